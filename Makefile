@@ -1,0 +1,48 @@
+# Every target sets up what it needs from a fresh clone, and a second call repeats no set-up.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PINNED := -c requirements/constraints.txt
+
+export V1FAST_REQUIRE_NATIVE = 1
+
+.PHONY: demo test test-slow check format bench clean
+demo: $(VENV)/.built
+	$(BIN)/v1fast demo --out out/demo
+
+# Twice: with the compiled kernels, and with the reference alone, so that no kernel is tested against itself.
+test: $(VENV)/.built
+	$(BIN)/pytest -m "not slow"
+	V1FAST_KERNELS= $(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.built
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(BIN)/mypy
+
+format: $(VENV)/.built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
+
+bench: $(VENV)/.built
+	$(BIN)/v1fast bench
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info v1fast/*.so
+
+# torch comes first and alone: with it absent, another package's open range would bring the newest CUDA build.
+$(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(PINNED) torch
+	$(PIP) install --quiet $(PINNED) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@

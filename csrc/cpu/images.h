@@ -1,0 +1,127 @@
+// Feature maps of any dtype and strides, seen by the kernels as [H, W, C] images of the compute type T.
+//
+// Channels-last maps of type T are read and written where they are. Anything else goes through a bounded buffer, a few
+// images at a time, so that the row kernels exist once per compute type and no copy of the whole map is made.
+#pragma once
+
+#include "dispatch.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace v1fast {
+
+using torch::stable::Tensor;
+
+inline constexpr int64_t kBufferBytes = 16 << 20; // stays in the outer caches; one image at least
+
+template <class T>
+inline constexpr auto kScalarType =
+    sizeof(T) == 8 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
+
+// Sizes, strides and dtype of a [B, C, H, W] tensor.
+template <class T>
+struct ImageLayout {
+    int64_t B, C, H, W, stride_b, stride_c, stride_h, stride_w;
+    torch::headeronly::ScalarType dtype;
+    bool direct; // each image is already a dense [H, W, C] block of T
+
+    explicit ImageLayout(const Tensor& t)
+        : B(t.size(0)), C(t.size(1)), H(t.size(2)), W(t.size(3)), stride_b(t.stride(0)), stride_c(t.stride(1)),
+          stride_h(t.stride(2)), stride_w(t.stride(3)), dtype(t.scalar_type()),
+          direct(dtype == kScalarType<T> && (C == 1 || stride_c == 1) && (W == 1 || stride_w == C) &&
+                 (H == 1 || stride_h == W * C)) {}
+
+    int64_t size() const { return C * H * W; }
+};
+
+template <class T>
+class ImageReader {
+public:
+    explicit ImageReader(const Tensor& features) : layout_(features), data_(features.const_data_ptr()) {
+        const int64_t image_bytes = std::max<int64_t>(1, layout_.size() * static_cast<int64_t>(sizeof(T)));
+        chunk_ = layout_.direct ? layout_.B : std::clamp<int64_t>(kBufferBytes / image_bytes, 1, layout_.B);
+        if (!layout_.direct)
+            buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
+    }
+
+    // Calls work(first, last) for consecutive ranges of images that image() can then give.
+    template <class Work>
+    void for_each_chunk(const Work& work) {
+        for (first_ = 0; first_ < layout_.B; first_ += chunk_) {
+            const int64_t last = std::min(first_ + chunk_, layout_.B);
+            if (!layout_.direct)
+                fill(last);
+            work(first_, last);
+        }
+    }
+
+    const T* image(int64_t b) const {
+        return layout_.direct ? static_cast<const T*>(data_) + b * layout_.stride_b
+                              : buffer_.get() + (b - first_) * layout_.size();
+    }
+
+private:
+    void fill(int64_t last) {
+        const ImageLayout<T>& s = layout_;
+        V1FAST_DISPATCH_FLOATING(s.dtype, "features", [&] {
+            const scalar_t* source = static_cast<const scalar_t*>(data_);
+            torch::stable::parallel_for(0, (last - first_) * s.H, 8, [&](int64_t begin, int64_t end) {
+                for (int64_t row = begin; row < end; ++row) {
+                    const scalar_t* from = source + (first_ + row / s.H) * s.stride_b + (row % s.H) * s.stride_h;
+                    T* to = buffer_.get() + row * s.W * s.C;
+                    for (int64_t c = 0; c < s.C; ++c)
+                        for (int64_t w = 0; w < s.W; ++w)
+                            to[w * s.C + c] = static_cast<T>(from[c * s.stride_c + w * s.stride_w]);
+                }
+            });
+        });
+    }
+
+    ImageLayout<T> layout_;
+    const void* data_;
+    std::unique_ptr<T[]> buffer_;
+    int64_t chunk_ = 0, first_ = 0;
+};
+
+// The gradient of feature maps: accumulated image by image in T, rounded once to the tensor's dtype.
+template <class T>
+class ImageWriter {
+public:
+    explicit ImageWriter(const Tensor& gradient) : layout_(gradient), data_(gradient.mutable_data_ptr()) {}
+
+    // A buffer for the images of one thread; none where the tensor itself serves.
+    std::unique_ptr<T[]> buffer() const {
+        return std::unique_ptr<T[]>(layout_.direct ? nullptr : new T[static_cast<size_t>(layout_.size())]);
+    }
+
+    // Zeros to accumulate image b in.
+    T* begin(int64_t b, T* buffer) const {
+        T* image = layout_.direct ? static_cast<T*>(data_) + b * layout_.stride_b : buffer;
+        std::fill_n(image, layout_.size(), T(0));
+        return image;
+    }
+
+    void finish(int64_t b, const T* buffer) const {
+        if (layout_.direct)
+            return;
+        const ImageLayout<T>& s = layout_;
+        V1FAST_DISPATCH_FLOATING(s.dtype, "features", [&] {
+            scalar_t* image = static_cast<scalar_t*>(data_) + b * s.stride_b;
+            for (int64_t h = 0; h < s.H; ++h)
+                for (int64_t c = 0; c < s.C; ++c)
+                    for (int64_t w = 0; w < s.W; ++w)
+                        image[c * s.stride_c + h * s.stride_h + w * s.stride_w] =
+                            static_cast<scalar_t>(buffer[(h * s.W + w) * s.C + c]);
+        });
+    }
+
+private:
+    ImageLayout<T> layout_;
+    void* data_;
+};
+
+} // namespace v1fast

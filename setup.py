@@ -1,0 +1,68 @@
+"""Compiled parts of v1fast; everything declarative is in pyproject.toml.
+
+``v1fast._C``      the ops for the CPU, on torch's stable ABI (one binary for every torch >= 2.13)
+``v1fast._probe``  the machine probe of ``v1fast doctor``, by pybind11
+
+Both are optional: where they do not compile (no compiler, no torch at build time, macOS, Windows) the package
+installs without them and runs on the pure-torch reference. ``V1FAST_REQUIRE_NATIVE=1`` makes that an error.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+STABLE_ABI_VERSION = "0x020d000000000000"  # torch 2.13
+COMPILE_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra"]
+required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
+
+
+def ops_extension() -> Extension:
+    from torch.utils import cpp_extension
+
+    return Extension(
+        "v1fast._C",
+        sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))],
+        depends=sorted(str(p) for p in Path("csrc").glob("**/*.h")),
+        # -isystem: torch's headers are not ours to warn about
+        extra_compile_args=[*COMPILE_FLAGS, *(f"-isystem{path}" for path in cpp_extension.include_paths())],
+        include_dirs=["csrc"],
+        define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", "0x030b0000")],
+        library_dirs=cpp_extension.library_paths(),
+        libraries=["torch_cpu", "c10"],
+        extra_link_args=["-Wl,-s"],
+        py_limited_api=True,
+        optional=not required,
+        language="c++",
+    )
+
+
+def probe_extension() -> Extension:
+    from pybind11.setup_helpers import Pybind11Extension
+
+    return Pybind11Extension(
+        "v1fast._probe",
+        sources=["csrc/probe.cpp"],
+        extra_compile_args=COMPILE_FLAGS,
+        cxx_std=20,
+        extra_link_args=["-pthread"],
+        optional=not required,
+    )
+
+
+def extensions() -> list[Extension]:
+    if sys.platform != "linux":
+        return []
+    found = []
+    for make in (ops_extension, probe_extension):
+        try:
+            found.append(make())
+        except ImportError as error:
+            if required:
+                raise
+            print(f"v1fast: {make.__name__} left out, the reference will run instead: {error}", file=sys.stderr)
+    return found
+
+
+setup(ext_modules=extensions())

@@ -1,0 +1,131 @@
+"""Operands worth testing, each for a reason."""
+
+from dataclasses import dataclass
+
+import eager
+import torch
+
+from v1fast import functional
+
+
+@dataclass(frozen=True)
+class Case:
+    """Shapes and regime of one call of the Gaussian readout."""
+
+    why: str
+    B: int = 3
+    C: int = 20  # one full vector of lanes and a rest, in float32 and float64
+    H: int = 6
+    W: int = 9
+    N: int = 11
+    sigma: str | None = "full"
+    noise: str | None = "seed"  # "seed", "tensor", or None for the mean positions
+    share_noise: bool = False
+    neuron_index: bool = False
+    image_offset: int = 0
+    bias: bool = True
+    shift: bool = True
+    align_corners: bool = True
+    spread: float = 0.8  # range of mu
+    shift_scale: float = 0.1
+
+    def __str__(self):
+        return self.why.replace(" ", "-")
+
+
+PLAIN = Case("plain")
+
+REGIMES = (
+    PLAIN,
+    Case("uncorrelated", sigma="uncorrelated"),
+    Case("isotropic", sigma="isotropic"),
+    Case("no sigma", sigma=None, noise=None),
+    Case("mean positions", noise=None),
+    Case("explicit noise", noise="tensor"),
+    Case("shared explicit noise", noise="tensor", share_noise=True),
+    Case("shared seed", share_noise=True, image_offset=5),
+    Case("neurons counted by index", neuron_index=True),
+    Case("odd first image", image_offset=3),
+    Case("pixel edges", align_corners=False),
+    Case("nothing optional", bias=False, shift=False, noise=None, sigma=None),
+    Case("most positions clamped", spread=1.5, shift=False),
+    Case("shifted outside", shift_scale=1.5),
+    Case("one channel", C=1),
+    Case("fewer channels than lanes", C=3),
+    Case("exactly one vector", C=16),
+    Case("many channels", C=131, N=3),
+    Case("one row", H=1),
+    Case("one column", W=1),
+    Case("one pixel", H=1, W=1, align_corners=False),
+    Case("no neuron", N=0),
+    Case("one neuron", N=1),
+    Case("no image", B=0),
+    Case("one image", B=1),
+    Case("neurons beyond every block", N=300, C=5),
+    Case("many images", B=40, C=2, N=2),
+)
+
+SEED = 2**63 - 12345  # both words of the key matter
+
+
+def _sigma(case):
+    shape = {"full": (case.N, 2, 2), "uncorrelated": (case.N, 2), "isotropic": (case.N, 1)}
+    return None if case.sigma is None else 0.3 * torch.randn(shape[case.sigma], dtype=torch.float64)
+
+
+def _draw(case):
+    operands = {
+        "features": torch.randn(case.B, case.C, case.H, case.W, dtype=torch.float64),
+        "mu": case.spread * (2 * torch.rand(case.N, 2, dtype=torch.float64) - 1),
+        "sigma": _sigma(case),
+        "weight": torch.randn(case.N, case.C, dtype=torch.float64),
+        "bias": torch.randn(case.N, dtype=torch.float64) if case.bias else None,
+        "shift": case.shift_scale * torch.randn(case.B, 2, dtype=torch.float64) if case.shift else None,
+    }
+    images = 1 if case.share_noise else case.B
+    options = {"share_noise": case.share_noise, "align_corners": case.align_corners, "image_offset": case.image_offset}
+    if case.noise == "tensor":
+        options["noise"] = torch.randn(images, case.N, 2, dtype=torch.float64).float()
+    elif case.noise == "seed":
+        options["seed"] = torch.tensor([SEED - torch.randint(1000, ()).item()])
+    if case.neuron_index:
+        options["neuron_index"] = torch.randperm(1000)[: case.N]
+    return operands, options
+
+
+def noise_of(case, options):
+    """The normals that a call draws or is given, [B, N, 2] or [1, N, 2], for an implementation that draws none."""
+    if case.noise != "seed":
+        return options.get("noise")
+    images, first = (1, 0) if case.share_noise else (case.B, case.image_offset)
+    return functional.philox_normal(
+        options["seed"], images, case.N, neuron_index=options.get("neuron_index"), image_offset=first
+    )
+
+
+def _distance_to_cell_border(case, operands, options):
+    """Smallest distance in pixels, over positions that are not exactly clamped: the gradient jumps there."""
+    noise = noise_of(case, options)
+    noise = None if noise is None else noise.double()
+    p = eager.positions(operands["mu"], operands["sigma"], operands["shift"], noise, case.B)
+    size = torch.tensor([case.W, case.H], dtype=torch.float64)
+    scale = (size - 1) / 2 if case.align_corners else size / 2
+    pixel = (p + 1) * scale - (0 if case.align_corners else 0.5)
+    away = (pixel - pixel.round()).abs()[(p.abs() != 1) & (scale > 0)]
+    return away.amin().item() if away.numel() else 1.0
+
+
+def make(case, features=torch.float64, weight=torch.float64, others=torch.float64):
+    """Operands in the given dtypes and options of one call; the same values for the same arguments.
+
+    Positions keep away from the borders of pixels, where two right implementations may differ by a whole gradient.
+    """
+    torch.manual_seed(sum(map(ord, case.why)))
+    dtypes = {"features": features, "weight": weight}
+    for _ in range(100):
+        operands, options = _draw(case)
+        operands = {k: None if v is None else v.to(dtypes.get(k, others)) for k, v in operands.items()}
+        exact = {k: None if v is None else v.double() for k, v in operands.items()}
+        if case.B == 0 or _distance_to_cell_border(case, exact, options) > 1e-5:
+            return operands, options
+    raise AssertionError(f"{case}: no draw keeps away from the borders")

@@ -1,0 +1,36 @@
+"""Fixtures of the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import v1fast
+
+
+def pytest_report_header():
+    sets = "; ".join(f"{name}: {state}" for name, state in v1fast.ops.loaded.items())
+    return [f"v1fast {v1fast.__version__} from {Path(v1fast.__file__).parent}", f"kernels: {sets}"]
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan():
+    """Fresh memory is filled with NaN, in C++ too: an element that a kernel forgot to write shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_random_numbers():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_data():
+    """Folder of recordings and trained models that others made; see V1FAST_REAL_DATA in CONTRIBUTING."""
+    folder = os.environ.get("V1FAST_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("V1FAST_REAL_DATA does not point to the real recordings and trained models")
+    return Path(folder)

@@ -1,0 +1,567 @@
+"""The op v1fast::gaussian_readout and its backward.
+
+Results are held against an expression of torch's own ops in float64 (tests/eager.py), which shares nothing with the
+library: with V1FAST_KERNELS= the same tests hold the reference to the same standard.
+"""
+
+import itertools
+
+import cases
+import eager
+import pytest
+import torch
+from assertions import assert_as_accurate
+from torch.nn import functional as F
+
+from v1fast import functional, ops
+from v1fast.reference import gaussian_readout as reference
+
+f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+NAMES = ("features", "mu", "sigma", "weight", "bias", "shift")
+DTYPES = (  # features, weight, all others
+    (f64, f64, f64),
+    (f32, f32, f32),
+    (bf16, bf16, f32),
+    (f16, f16, f32),
+    (bf16, f32, f32),
+    (f16, f32, f32),
+    (f32, bf16, f32),
+    (bf16, f16, f32),
+    (f32, f64, f32),
+    (f32, f32, f64),
+    (bf16, bf16, f64),
+)
+TABLE = [(case, (f32, f32, f32)) for case in cases.REGIMES] + [
+    (case, dtypes)
+    for case, dtypes in itertools.product(
+        [c for c in cases.REGIMES if c.why in ("plain", "shared seed", "explicit noise", "one channel", "no neuron")],
+        [d for d in DTYPES if d != (f32, f32, f32)],
+    )
+]
+
+
+def label(value):
+    return "-".join(str(d).removeprefix("torch.") for d in value) if isinstance(value, tuple) else str(value)
+
+
+def cast(operands, dtype):
+    return {k: None if v is None else v.detach().to(dtype) for k, v in operands.items()}
+
+
+def run(function, operands, options, grad_output=None, wanted=NAMES):
+    """Output and, for a grad_output, the gradients of the operands that are wanted and there."""
+    leaves = {k: v if v is None or v.requires_grad else v.detach().requires_grad_(k in wanted) for k, v in operands.items()}
+    out = function(**leaves, **options)
+    if grad_output is None:
+        return out.detach(), {}
+    names = [k for k in wanted if leaves[k] is not None]
+    gradients = torch.autograd.grad(out, [leaves[k] for k in names], grad_output.to(out.dtype), allow_unused=True)
+    return out.detach(), dict(zip(names, gradients, strict=True))
+
+
+def eager_run(case, operands, options, dtype, grad_output):
+    noise = cases.noise_of(case, options)
+    eager_options = {"noise": None if noise is None else noise.to(dtype), "align_corners": case.align_corners}
+    return run(eager.gaussian_readout, cast(operands, dtype), eager_options, grad_output.to(dtype))
+
+
+def rescale_error(own, exact):
+    if own is None:
+        return None
+    return exact + (own.double() - exact) * torch.finfo(f64).eps / torch.finfo(f32).eps
+
+
+def assert_matches_eager(case, operands, options):
+    """Output and all gradients, in the operands' dtypes, against float64."""
+    compute = reference.compute_dtype(*operands.values())
+    promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
+    grad_output = torch.randn(case.B, case.N).to(promoted)
+    got, got_grads = run(functional.gaussian_readout, operands, options, grad_output)
+    own, own_grads = eager_run(case, operands, options, f32, grad_output)
+    exact, exact_grads = eager_run(case, operands, options, f64, grad_output)
+    if compute == f64:  # nothing is more exact: what float32 errs, in float64's units
+        own, own_grads = rescale_error(own, exact), {k: rescale_error(v, exact_grads[k]) for k, v in own_grads.items()}
+    assert got.dtype == promoted
+    assert_as_accurate(got, own.to(promoted), exact, "output")
+    for name, gradient in got_grads.items():
+        want = exact_grads[name]
+        want = torch.zeros_like(want if want is not None else operands[name]) if want is None else want
+        mine = own_grads[name]
+        mine = torch.zeros_like(want) if mine is None else mine.to(operands[name].dtype)
+        assert gradient is not None, f"d_{name} is missing"
+        assert gradient.dtype == operands[name].dtype
+        assert_as_accurate(gradient, mine, want, f"d_{name}")
+
+
+@pytest.mark.parametrize(("case", "dtypes"), TABLE, ids=label)
+def test_matches_eager(case, dtypes):
+    assert_matches_eager(case, *cases.make(case, *dtypes))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=label)
+def test_matches_reference(dtypes):
+    """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
+    operands, options = cases.make(cases.PLAIN, *dtypes)
+    arguments = [*operands.values(), None, options["seed"], None, 0, False, True]
+    compute = reference.compute_dtype(*operands.values())
+    got, want = ops.gaussian_readout.gaussian_readout(*arguments), reference.gaussian_readout(*arguments)
+    bound = 30 * torch.finfo(compute).eps if got.dtype == compute else torch.finfo(got.dtype).eps
+    # seeds: normals of the reference are within 2e-6 of the kernel's, and move a point by as much of half the map
+    assert got.dtype == want.dtype
+    assert (got - want).abs().max() <= (bound + 2e-5) * want.abs().max()
+
+
+def layouts(features):
+    b, c, h, w = features.shape
+    yield "channels-first", features.contiguous()
+    yield "channels-last", features.contiguous(memory_format=torch.channels_last)
+    yield "every other channel", torch.repeat_interleave(features, 2, 1)[:, ::2]
+    yield "a window", F.pad(features, (1, 2, 3, 1))[:, :, 3 : 3 + h, 1 : 1 + w]
+    yield "transposed", features.transpose(2, 3).contiguous().transpose(2, 3)
+    yield "a slice of the batch", features.repeat_interleave(2, 0)[::2].contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", range(6))
+@pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
+def test_layouts_of_features(layout, dtypes):
+    operands, options = cases.make(cases.PLAIN, *dtypes)
+    grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N)
+    want, want_grads = run(functional.gaussian_readout, operands, options, grad_output)
+    name, features = list(layouts(operands["features"]))[layout]
+    assert features.equal(operands["features"]), name
+    got, grads = run(functional.gaussian_readout, operands | {"features": features}, options, grad_output)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, msg=name)
+    torch.testing.assert_close(grads, want_grads, rtol=0, atol=0)
+    assert grads["features"].stride() == torch.empty_like(features).stride(), name
+
+
+def test_expanded_operands():
+    """One image for a whole batch, one weight for all neurons, one gradient for all outputs."""
+    case = cases.PLAIN
+    operands, options = cases.make(case, f32, f32, f32)
+    for name, axis in (("features", 0), ("weight", 0), ("mu", 0), ("sigma", 0), ("bias", 0), ("shift", 0)):
+        value = operands[name]
+        operands[name] = value[:1].expand_as(value)
+        dense = operands | {name: operands[name].contiguous()}
+        got = run(functional.gaussian_readout, operands, options, torch.ones(()).expand(case.B, case.N))
+        want = run(functional.gaussian_readout, dense, options, torch.ones(case.B, case.N))
+        torch.testing.assert_close(got, want, rtol=0, atol=0, msg=f"{name}, axis {axis}")
+
+
+def test_weight_of_any_strides():
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    want = run(functional.gaussian_readout, operands, options, torch.ones(cases.PLAIN.B, cases.PLAIN.N))
+    for weight in (operands["weight"].t().contiguous().t(), operands["weight"].repeat_interleave(3, 1)[:, ::3]):
+        got = run(functional.gaussian_readout, operands | {"weight": weight}, options, torch.ones(want[0].shape))
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_low_precision_positions_are_read_as_they_are():
+    """A bfloat16 mu (a module cast as a whole) is raised, and its gradient comes back in its dtype."""
+    operands, options = cases.make(cases.PLAIN, bf16, bf16, bf16)
+    raised = {k: v if k in ("features", "weight") else v.float() for k, v in operands.items()}
+    grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N, dtype=bf16)
+    got, grads = run(functional.gaussian_readout, operands, options, grad_output)
+    want, want_grads = run(functional.gaussian_readout, raised, options, grad_output)
+    assert got.equal(want)
+    for name in NAMES:
+        assert grads[name].dtype == bf16
+        assert grads[name].equal(want_grads[name].to(bf16)), name
+
+
+# Conventions -----------------------------------------------------------------------------------------------------
+
+
+def point(x, y, features, align_corners, through_shift=False, grad=True):
+    """Output and gradients at one point by v1fast and by F.grid_sample."""
+    p = torch.tensor([[x, y]], dtype=f64)
+    mine = features.clone().requires_grad_(grad)
+    weight = torch.ones(1, features.shape[1], dtype=f64)
+    mu, shift = (torch.zeros_like(p), p) if through_shift else (p, torch.zeros_like(p))
+    mu.requires_grad_(), shift.requires_grad_()
+    out = functional.gaussian_readout(mine, mu, None, weight, None, shift, align_corners=align_corners)
+    got = torch.autograd.grad(out.sum(), (mine, mu, shift))
+    theirs = features.clone().requires_grad_(grad)
+    mu2, shift2 = mu.detach().clone().requires_grad_(), shift.detach().clone().requires_grad_()
+    out2 = eager.gaussian_readout(theirs, mu2, None, weight, None, shift2, align_corners=align_corners)
+    return (out.detach(), *got), (out2.detach(), *torch.autograd.grad(out2.sum(), (theirs, mu2, shift2)))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("through_shift", [True, False])
+def test_conventions_of_torch_at_special_positions(align_corners, through_shift):
+    """At exactly +-1, on pixels, outside, at infinity and NaN: value and every gradient as torch's, NaN for NaN."""
+    nan, inf = float("nan"), float("inf")
+    values = (-inf, -1e30, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, inf, nan)
+    features = torch.randn(1, 3, 5, 9, dtype=f64)
+    for x, y in itertools.product(values, values):
+        got, want = point(x, y, features, align_corners, through_shift)
+        for name, a, b in zip(("out", "d_features", "d_mu", "d_shift"), got, want, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-12, atol=1e-12, msg=f"{name} at {x}, {y}")
+
+
+def test_a_nan_position_gives_nan_and_touches_no_feature():
+    features = torch.randn(1, 3, 5, 9)
+    mu = torch.tensor([[float("nan"), 0.0], [0.2, 0.1]]).requires_grad_()
+    features.requires_grad_()
+    out = functional.gaussian_readout(features, mu, None, torch.ones(2, 3))
+    assert out[0, 0].isnan()
+    assert out[0, 1].isfinite()
+    (d_features,) = torch.autograd.grad(out.sum(), features)
+    assert d_features.isfinite().all()
+    assert d_features.sum().item() == pytest.approx(3.0)
+
+
+def test_a_nan_outside_the_cell_does_not_reach_it():
+    """Corners outside the map are not read at all, and no other pixel of the map matters."""
+    features = torch.full((1, 40, 4, 4), float("nan"))
+    features[..., 3, 3] = 1.0
+    mu = torch.tensor([[1.0, 1.0]])
+    shift = torch.tensor([[0.2, 0.2]])  # beyond the last pixel: three corners are outside
+    out = functional.gaussian_readout(features, mu, None, torch.ones(1, 40), shift=shift)
+    assert out.item() == pytest.approx(40 * 0.7 * 0.7, rel=1e-5)
+
+
+def test_clamped_coordinates_get_no_gradient_and_shift_still_does():
+    mu = torch.tensor([[1.5, 0.1], [1.0, -1.0]], dtype=f64, requires_grad=True)
+    shift = torch.tensor([[-0.1, 0.05]], dtype=f64, requires_grad=True)
+    features = torch.randn(1, 2, 7, 7, dtype=f64)
+    out = functional.gaussian_readout(features, mu, None, torch.ones(2, 2, dtype=f64), shift=shift)
+    d_mu, d_shift = torch.autograd.grad(out.sum(), (mu, shift))
+    assert d_mu[0, 0] == 0
+    assert (d_mu[0, 1] != 0) & (d_mu[1] != 0).all()  # inclusive at the bounds, as torch.clamp
+    assert (d_shift != 0).all()
+
+
+def test_sigma_gets_zeros_in_evaluation():
+    operands, options = cases.make(cases.Case("mean positions", noise=None), f32, f32, f32)
+    _, grads = run(functional.gaussian_readout, operands, options, torch.ones(3, 11))
+    assert grads["sigma"].equal(torch.zeros(11, 2, 2))
+
+
+# Noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_seed_equals_explicit_noise():
+    case = cases.PLAIN
+    operands, options = cases.make(case, f32, f32, f32)
+    noise = cases.noise_of(case, options)
+    explicit = {**options, "noise": noise}
+    explicit.pop("seed")
+    grad_output = torch.randn(case.B, case.N)
+    got = run(functional.gaussian_readout, operands, options, grad_output)
+    want = run(functional.gaussian_readout, operands, explicit, grad_output)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_noise_does_not_depend_on_the_split_of_batch_or_neurons():
+    case = cases.Case("split", B=7, N=150, C=4, image_offset=2)
+    operands, options = cases.make(case, f32, f32, f32)
+    whole = functional.gaussian_readout(**operands, **options)
+    images = []
+    for first, last in ((0, 3), (3, 4), (4, 7)):
+        part = operands | {k: operands[k][first:last] for k in ("features", "shift")}
+        images.append(functional.gaussian_readout(**part, **options | {"image_offset": 2 + first}))
+    assert torch.cat(images).equal(whole)
+    index = torch.randperm(150)[:37]
+    part = operands | {k: operands[k][index] for k in ("mu", "sigma", "weight", "bias")}
+    assert functional.gaussian_readout(**part, **options, neuron_index=index).equal(whole[:, index])
+
+
+def test_int_seeds_and_tensor_seeds_are_the_same():
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    a = functional.gaussian_readout(**operands, **options | {"seed": 7})
+    b = functional.gaussian_readout(**operands, **options | {"seed": torch.tensor([7])})
+    c = functional.gaussian_readout(**operands, **options | {"seed": 7 + 2**32})
+    assert a.equal(b)
+    assert not a.equal(c)
+
+
+# Determinism -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16], ids=str)
+def test_threads_and_runs_give_the_same_bits(dtype):
+    case = cases.Case("threads", B=9, C=24, H=12, W=15, N=700)
+    operands, options = cases.make(case, dtype, dtype, f32)
+    grad_output = torch.randn(case.B, case.N, dtype=dtype)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            results.append(run(functional.gaussian_readout, operands, options, grad_output))
+    finally:
+        torch.set_num_threads(threads)
+    if "loaded" != ops.loaded["native"]:  # the reference's sums are torch's own
+        results = results[1::2]
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+
+
+# Derivatives -----------------------------------------------------------------------------------------------------
+
+SMALL = cases.Case("small", B=2, C=3, H=4, W=5, N=3)
+
+
+@pytest.mark.parametrize("wanted", NAMES)
+def test_output_mask_computes_what_is_asked_for(wanted):
+    operands, options = cases.make(cases.PLAIN, f32, bf16, f32)
+    rest = [None, options["seed"], None, 0, False, True]
+    grad_output = torch.randn(3, 11)
+    everything = ops.gaussian_readout.gaussian_readout_backward(grad_output, *operands.values(), *rest, [True] * 6)
+    mask = [name == wanted for name in NAMES]
+    gradients = ops.gaussian_readout.gaussian_readout_backward(grad_output, *operands.values(), *rest, mask)
+    for name, gradient, whole in zip(NAMES, gradients, everything, strict=True):
+        if name == wanted:
+            assert gradient.equal(whole), name
+        else:
+            assert tuple(gradient.shape) == (0,), name
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        SMALL,
+        cases.Case("small uncorrelated", B=2, C=2, H=4, W=5, N=3, sigma="uncorrelated"),
+        cases.Case("small isotropic", B=2, C=2, H=4, W=5, N=3, sigma="isotropic", share_noise=True),
+        cases.Case("small mean", B=2, C=2, H=4, W=5, N=3, noise=None, align_corners=False),
+    ],
+    ids=str,
+)
+def test_gradcheck_and_gradgradcheck(case):
+    operands, options = cases.make(case)
+    leaves = [v.requires_grad_() for v in operands.values()]
+
+    def function(*values):
+        return functional.gaussian_readout(*values, **options)
+
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradgradcheck(function, leaves, eps=1e-7, atol=1e-5)
+
+
+def test_reference_backward_is_the_derivative_of_reference_forward():
+    operands, options = cases.make(SMALL)
+    leaves = [v.requires_grad_() for v in operands.values()]
+    rest = (None, options["seed"], None, 0, False, True)
+    out = reference.gaussian_readout(*leaves, *rest)
+    grad_output = torch.randn_like(out)
+    want = torch.autograd.grad(out, leaves, grad_output)
+    got = reference.gaussian_readout_backward(grad_output, *leaves, *rest, [True] * 6)
+    for name, a, b in zip(NAMES, got, want, strict=True):
+        torch.testing.assert_close(a.detach(), b, msg=name)
+
+
+def test_third_derivatives_are_right():
+    operands, options = cases.make(SMALL)
+    options = {"noise": cases.noise_of(SMALL, options).double()}
+    leaves = {k: v.requires_grad_() for k, v in operands.items()}
+
+    def third(function):
+        out = function(*leaves.values(), options["noise"], None, None, 0, False, True).square().sum()
+        (first,) = torch.autograd.grad(out, leaves["mu"], create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaves["features"], create_graph=True)
+        return torch.autograd.grad(second.square().sum(), list(leaves.values()), allow_unused=True)
+
+    got, want = third(ops.gaussian_readout.gaussian_readout), third(reference.gaussian_readout)
+    for name, a, b in zip(NAMES, got, want, strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("case", [cases.PLAIN, cases.Case("explicit noise", noise="tensor", share_noise=True)], ids=str)
+@pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
+def test_opcheck(case, dtypes):
+    operands, options = cases.make(case, *dtypes)
+    rest = [options.get("noise"), options.get("seed"), None, 0, case.share_noise, True]
+    leaves = [v.requires_grad_() for v in operands.values()]
+    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *rest))
+    grad_output = torch.randn(case.B, case.N, dtype=torch.promote_types(*dtypes[:2]))
+    for mask in ([True] * 6, [False, True, False, True, False, False]):
+        detached = [v.detach() for v in leaves]
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_fullgraph(dynamic):
+    """A seed and the sizes may change from call to call without a new compilation, once they are dynamic."""
+    torch.compiler.reset()
+    compilations = 0
+
+    def backend(graph, inputs):
+        nonlocal compilations
+        compilations += 1
+        from torch._dynamo.backends.debugging import aot_eager
+
+        return aot_eager(graph, inputs)
+
+    @torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)
+    def step(operands, options):
+        return functional.gaussian_readout(**operands, **options).square().sum()
+
+    for seed, batch in ((1, 3), (2, 3), (3, 5), (4, 7)):
+        case = cases.Case("compiled", B=batch)
+        operands, options = cases.make(case, f32, f32, f32)
+        options["seed"] = torch.tensor([seed])
+        leaves = {k: v.requires_grad_() for k, v in operands.items()}
+        got = torch.autograd.grad(step(leaves, options), list(leaves.values()))
+        want = torch.autograd.grad(
+            functional.gaussian_readout(**leaves, **options).square().sum(), list(leaves.values())
+        )
+        torch.testing.assert_close(got, want)
+    assert compilations == (1 if dynamic else 3)  # static: one for each batch size, none for another seed
+
+
+def test_compiles_with_inductor():
+    torch.compiler.reset()
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    leaves = {k: v.requires_grad_() for k, v in operands.items()}
+
+    def step(leaves, options):
+        return functional.gaussian_readout(**leaves, **options).square().sum()
+
+    got = torch.autograd.grad(torch.compile(step, fullgraph=True)(leaves, options), list(leaves.values()))
+    want = torch.autograd.grad(step(leaves, options), list(leaves.values()))
+    torch.testing.assert_close(got, want)
+
+
+# Function transforms ---------------------------------------------------------------------------------------------
+
+
+def test_vmap_over_an_ensemble_and_its_gradient():
+    operands, _ = cases.make(SMALL, f32, f32, f32)
+    members = {k: torch.stack([v, v.flip(0), 2 * v]) for k, v in operands.items() if k != "features"}
+    members = {k: v.requires_grad_() for k, v in members.items()}
+    features = operands["features"].requires_grad_()
+    seeds = torch.tensor([[1], [2], [3]])
+
+    def model(parameters, seed):
+        return functional.gaussian_readout(features, **parameters, seed=seed)
+
+    got = torch.vmap(model)(members, seeds)
+    want = torch.stack([model({k: v[i] for k, v in members.items()}, seeds[i]) for i in range(3)])
+    assert got.equal(want)
+    leaves = [features, *members.values()]
+    got_grads = torch.autograd.grad(got.square().sum(), leaves, retain_graph=True)
+    torch.testing.assert_close(got_grads, torch.autograd.grad(want.square().sum(), leaves))
+
+
+def test_function_transforms_are_right():
+    operands, options = cases.make(SMALL)
+    noise = cases.noise_of(SMALL, options).double()
+
+    def mine(mu, sigma):
+        return functional.gaussian_readout(**operands | {"mu": mu, "sigma": sigma}, **options)
+
+    def theirs(mu, sigma):
+        return eager.gaussian_readout(**operands | {"mu": mu, "sigma": sigma}, noise=noise)
+
+    point = (operands["mu"], operands["sigma"])
+    points = torch.stack([point[0], 0.5 * point[0]])
+    tangent = (torch.randn_like(point[0]), torch.randn_like(point[1]))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if ops.loaded["native"] == "loaded" else {}
+    for transform, oracle in (
+        (lambda f: torch.func.grad(lambda *p: f(*p).square().sum(), argnums=(0, 1))(*point), None),
+        (lambda f: torch.func.jacrev(f, argnums=(0, 1))(*point), None),
+        # torch has no forward derivative of grid_sample: its reverse one is the oracle
+        (lambda f: torch.func.jacfwd(f, argnums=(0, 1))(*point), lambda f: torch.func.jacrev(f, argnums=(0, 1))(*point)),
+        (lambda f: torch.func.vmap(torch.func.grad(lambda m: f(m, point[1]).square().sum()))(points), None),
+    ):
+        torch.testing.assert_close(transform(mine), (oracle or transform)(theirs), **tolerance)
+    _, got = torch.func.jvp(mine, point, tangent)
+    jacobians = torch.func.jacrev(theirs, argnums=(0, 1))(*point)
+    want = sum((j * t).flatten(2).sum(-1) for j, t in zip(jacobians, tangent, strict=True))
+    torch.testing.assert_close(got, want, **tolerance)
+    hessian = torch.func.hessian(lambda mu: mine(mu, point[1]).square().sum())(point[0])
+    autograd = torch.autograd.functional.hessian(lambda mu: mine(mu, point[1]).square().sum(), point[0])
+    torch.testing.assert_close(hessian, autograd, **tolerance)
+
+
+def test_forward_mode_duals_are_right():
+    operands, options = cases.make(cases.Case("small explicit", B=2, C=3, N=3, noise="tensor"))
+    tangent = torch.randn_like(operands["weight"])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(operands["weight"], tangent)
+        out = functional.gaussian_readout(**operands | {"weight": dual}, **options)
+        got = torch.autograd.forward_ad.unpack_dual(out).tangent
+    without_bias = operands | {"weight": tangent, "bias": None}
+    torch.testing.assert_close(got, functional.gaussian_readout(**without_bias, **options))
+
+
+def test_autocast_casts_nothing():
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    want = functional.gaussian_readout(**operands, **options)
+    with torch.autocast("cpu", dtype=bf16):
+        assert functional.gaussian_readout(**operands, **options).equal(want)
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "features: want [B, C, H, W], got (3, 20, 6)": {"features": lambda t: t[..., 0]},
+    "features: want [B, C, H, W] with C, H, W >= 1, got (3, 20, 0, 9)": {"features": lambda t: t[:, :, :0]},
+    "features: want one of float64, float32, bfloat16, float16, got int64": {"features": lambda t: t.long()},
+    "mu: want [N, 2], got (11,)": {"mu": lambda t: t[:, 0]},
+    "mu: want [N, 2] = (11, 2), got (11, 1)": {"mu": lambda t: t[:, :1]},
+    "weight: want [N, C] = (11, 20), got (11, 19)": {"weight": lambda t: t[:, 1:]},
+    "weight: want [N, C] = (11, 20), got (20, 11)": {"weight": lambda t: t.t()},
+    "sigma: want [N, 2, 2] (full), [N, 2] (uncorrelated) or [N, 1] (isotropic) with N = 11, got (11,)": {
+        "sigma": lambda t: t[:, 0, 0]
+    },
+    "sigma: want [N, 2, 2] (full), [N, 2] (uncorrelated) or [N, 1] (isotropic) beside noise or seed, got None": {
+        "sigma": lambda t: None
+    },
+    "bias: want [N] = (11,), got (10,)": {"bias": lambda t: t[1:]},
+    "shift: want [B, 2] = (3, 2), got (2,)": {"shift": lambda t: t[0]},
+    "seed: want [1] = (1,), got ()": {"seed": lambda t: t[0]},
+    "seed: want int64, got float32": {"seed": lambda t: t.float()},
+    "noise, seed: want at most one of the two, got both": {"noise": lambda t: torch.zeros(3, 11, 2)},
+    "neuron_index: want [N] = (11,), got (3,)": {"neuron_index": lambda t: torch.arange(3)},
+    "neuron_index: want int64, got int32": {"neuron_index": lambda t: torch.arange(11, dtype=torch.int32)},
+    "image_offset: want at least 0, got -1": {"image_offset": lambda t: -1},
+    "mu: want device cpu, that of features, got meta": {"mu": lambda t: t.to("meta")},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_rejects_bad_operands(message):
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    arguments = operands | options
+    for name, change in BAD[message].items():
+        arguments[name] = change(arguments.get(name))
+    with pytest.raises(ValueError) as error:
+        functional.gaussian_readout(**arguments)
+    assert str(error.value) == message
+
+
+def test_rejects_bad_noise():
+    operands, _ = cases.make(cases.PLAIN, f32, f32, f32)
+    with pytest.raises(ValueError, match=r"noise: want \[1, N, 2\] \(share_noise\) = \(1, 11, 2\), got \(3, 11, 2\)"):
+        functional.gaussian_readout(**operands, noise=torch.zeros(3, 11, 2), share_noise=True)
+    with pytest.raises(ValueError, match="noise: want a constant"):
+        functional.gaussian_readout(**operands, noise=torch.zeros(3, 11, 2, requires_grad=True))
+
+
+@pytest.mark.skipif(ops.loaded["native"] != "loaded", reason="the compiled kernels are not loaded")
+def test_the_op_itself_refuses_to_read_outside_a_tensor():
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    rest = (None, options["seed"], None, 0, False, True)
+    for name in NAMES[1:]:
+        cut = operands | {name: operands[name][..., :-1]}
+        with pytest.raises(RuntimeError):
+            torch.ops.v1fast.gaussian_readout(*cut.values(), *rest)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ops.loaded["native"] != "loaded", reason="the reference would need 30 GB")
+def test_more_than_2_to_31_elements():
+    """Offsets are counted in int64: the last image starts beyond element 2**31."""
+    features = torch.zeros(17, 128, 1024, 1024, dtype=bf16)
+    assert features.numel() > 2**31
+    features[-1] = torch.randn(128, 1, 1, dtype=bf16)
+    features.requires_grad_()
+    mu, weight = torch.rand(5, 2) * 1.8 - 0.9, torch.randn(5, 128)
+    out = functional.gaussian_readout(features, mu, None, weight)
+    assert out[:-1].eq(0).all()
+    torch.testing.assert_close(out[-1], weight @ features[-1, :, 0, 0].detach().float())
+    (d_features,) = torch.autograd.grad(out.sum(), features)
+    assert d_features[-1].float().sum().item() == pytest.approx(weight.sum().item(), rel=1e-2)

@@ -1,0 +1,13 @@
+"""Fast kernels for neural encoding models of visual cortex.
+
+``v1fast.functional``  the computations, as functions of tensors
+``v1fast.readouts``    the layers made of them, drop-in for neuralpredictors' layers of the same names
+``v1fast.models``      cores
+``v1fast.data``        simulated populations
+``v1fast.ops.loaded``  which kernels this installation runs
+"""
+
+from v1fast import functional, ops, readouts
+from v1fast._version import __version__
+
+__all__ = ["__version__", "functional", "ops", "readouts"]

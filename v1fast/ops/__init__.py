@@ -1,0 +1,13 @@
+"""The contracts of the ops, ``torch.ops.v1fast.*``, and which kernels run them.
+
+Importing this package defines every op with its reference as the default kernel, then loads the faster kernels that
+this installation has. ``loaded`` says what came of it.
+"""
+
+from v1fast.ops import gaussian_readout, philox_normal
+from v1fast.ops._load import load_kernels
+
+loaded: dict[str, str] = load_kernels()
+"""Kernel set ("native", "triton") -> "loaded", or why it is not."""
+
+__all__ = ["gaussian_readout", "loaded", "philox_normal"]

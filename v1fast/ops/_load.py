@@ -1,0 +1,68 @@
+"""Which kernels this installation has, and in which order they are taken."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from v1fast.ops._define import library
+
+KERNEL_SETS = ("native", "triton")
+
+
+def _requested() -> list[str]:
+    names = [name.strip() for name in os.environ.get("V1FAST_KERNELS", ",".join(KERNEL_SETS)).split(",")]
+    names = [name for name in names if name]
+    for name in names:
+        if name not in KERNEL_SETS:
+            raise ValueError(f"V1FAST_KERNELS: want a comma-separated list of {', '.join(KERNEL_SETS)}, got {name!r}")
+    return names
+
+
+def _load_native() -> str:
+    try:
+        importlib.import_module("v1fast._C")
+    except ModuleNotFoundError as error:
+        # Only the absence of exactly this module is a reason to go on: a broken binary must not hide as "not built".
+        if error.name != "v1fast._C":
+            raise
+        return "not built: no C++ compiler was at hand when v1fast was installed, or this is not Linux"
+    return "loaded"
+
+
+def _import_kernels() -> ModuleType:
+    """``v1fast.kernels``; in a source tree that nothing has installed, the folder ``kernels`` beside ``v1fast``."""
+    folder = Path(__file__).parents[2] / "kernels"
+    if importlib.util.find_spec("v1fast.kernels") is None and (folder / "__init__.py").exists():
+        spec = importlib.util.spec_from_file_location("v1fast.kernels", folder / "__init__.py")
+        if spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            sys.modules["v1fast.kernels"] = module
+            spec.loader.exec_module(module)
+    return importlib.import_module("v1fast.kernels")
+
+
+def _load_triton() -> str:
+    try:
+        kernels = _import_kernels()
+    except ModuleNotFoundError as error:
+        if error.name not in ("triton", "v1fast.kernels"):
+            raise
+        return f"not available: no module named {error.name!r}"
+    for name, launcher in kernels.CUDA.items():
+        library.impl(name, launcher, "CUDA")
+    return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
+
+
+def load_kernels() -> dict[str, str]:
+    """Load the kernel sets that ``V1FAST_KERNELS`` names (default: all); say for each what came of it."""
+    requested = _requested()
+    loaders = {"native": _load_native, "triton": _load_triton}
+    return {
+        name: loaders[name]() if name in requested else "left out by the environment variable V1FAST_KERNELS"
+        for name in KERNEL_SETS
+    }

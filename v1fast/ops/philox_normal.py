@@ -1,0 +1,37 @@
+"""The contract of ``v1fast::philox_normal``: the position noise that the readout kernels draw, as a tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import _checks
+from v1fast.ops._define import define
+from v1fast.reference import philox
+
+
+def check(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> None:
+    """Raise ValueError, naming the operand, unless the arguments fit each other."""
+    _checks.shape("seed", seed, "[1]", (1,))
+    _checks.int64("seed", seed)
+    if images < 0:
+        raise ValueError(f"images: want at least 0, got {images}")
+    if neurons < 0:
+        raise ValueError(f"neurons: want at least 0, got {neurons}")
+    if image_offset < 0:
+        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    if neuron_index is not None:
+        _checks.shape("neuron_index", neuron_index, "[N]", (neurons,))
+        _checks.int64("neuron_index", neuron_index)
+
+
+def _fake(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> Tensor:
+    check(seed, images, neurons, neuron_index, image_offset)
+    return seed.new_empty((images, neurons, 2), dtype=torch.float32)
+
+
+philox_normal = define(
+    "philox_normal(Tensor seed, SymInt images, SymInt neurons, Tensor? neuron_index, SymInt image_offset) -> Tensor",
+    reference=philox.philox_normal,
+    fake=_fake,
+)

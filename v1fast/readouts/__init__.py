@@ -1,0 +1,6 @@
+"""Readouts: one map from a core's features to the response of each neuron. Drop-in for neuralpredictors' layers."""
+
+from v1fast.readouts.base import ConfigurationError, Readout
+from v1fast.readouts.gaussian import FullGaussian2d
+
+__all__ = ["ConfigurationError", "FullGaussian2d", "Readout"]

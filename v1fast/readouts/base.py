@@ -1,0 +1,117 @@
+"""What all readouts share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Reduction = Literal["sum", "mean"] | None
+NeuronSelection = Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]
+
+
+class ConfigurationError(Exception):
+    """Arguments of a readout exclude one another."""
+
+
+def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device) -> Tensor:
+    """Indices of the chosen neurons as an int64 tensor, in the order given.
+
+    Args:
+        out_idx: integer indices (negative ones count from the end) or a boolean mask over all neurons, as an array,
+            list or tensor.
+        outdims: number of neurons.
+        device: of the result.
+
+    Raises:
+        ValueError: a mask of another length, or indices that are not one list of integers.
+        IndexError: an index out of range.
+    """
+    index = torch.as_tensor(out_idx, device=device)
+    if index.dtype == torch.bool:
+        if tuple(index.shape) != (outdims,):
+            raise ValueError(f"out_idx: want a mask of {outdims} neurons, got shape {tuple(index.shape)}")
+        return index.nonzero().flatten()
+    if index.dim() != 1 or (index.is_floating_point() and index.numel() > 0):
+        raise ValueError(f"out_idx: want a list of integers or a mask, got {index.dtype} of shape {tuple(index.shape)}")
+    return torch.arange(outdims, device=device)[index.to(torch.int64)]
+
+
+class Readout(nn.Module):
+    """Base class of the readouts.
+
+    Attributes:
+        bias: [N] or None.
+        feature_reg_weight: factor of ``regularizer``.
+    """
+
+    bias: nn.Parameter | None
+    feature_reg_weight: float
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Reset the parameters to their initial distribution."""
+        raise TypeError(f"{type(self).__name__} has to define initialize()")
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
+        """The penalty to add to the loss."""
+        raise TypeError(f"{type(self).__name__} has to define regularizer()")
+
+    def resolve_reduction_method(self, reduction: Reduction = "mean", average: bool | None = None) -> Reduction:
+        """``reduction``, unless the deprecated ``average`` is given: True means "mean", False "sum"."""
+        if average is None:
+            return reduction
+        warnings.warn('average is deprecated: use reduction="mean" or "sum"', DeprecationWarning, stacklevel=2)
+        return "mean" if average else "sum"
+
+    def apply_reduction(self, x: Tensor, reduction: Reduction = "mean", average: bool | None = None) -> Tensor:
+        """Mean or sum of ``x``, or ``x`` itself for None.
+
+        Raises:
+            ValueError: for any other reduction.
+        """
+        reduction = self.resolve_reduction_method(reduction, average)
+        if reduction == "mean":
+            return x.mean()
+        if reduction == "sum":
+            return x.sum()
+        if reduction is None:
+            return x
+        raise ValueError(f'reduction: want "sum", "mean" or None, got {reduction!r}')
+
+    def resolve_deprecated_gamma_readout(
+        self, feature_reg_weight: float | None, gamma_readout: float | None, default: float = 1.0
+    ) -> float:
+        """``feature_reg_weight``, or else its old name ``gamma_readout``, or else the default."""
+        if gamma_readout is not None:
+            warnings.warn(
+                "gamma_readout is deprecated: use feature_reg_weight, which takes precedence",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+        if feature_reg_weight is not None:
+            return feature_reg_weight
+        return default if gamma_readout is None else gamma_readout
+
+    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to a copy of ``mean_activity`` [N], or to zero.
+
+        The values are copied into the parameter, which keeps its own dtype and device. (In neuralpredictors the
+        parameter becomes the caller's tensor, and training changes it.)
+
+        Raises:
+            ValueError: ``mean_activity`` has another shape.
+        """
+        if self.bias is None:
+            return
+        with torch.no_grad():
+            if mean_activity is None:
+                self.bias.zero_()
+            elif tuple(mean_activity.shape) != tuple(self.bias.shape):
+                want, got = tuple(self.bias.shape), tuple(mean_activity.shape)
+                raise ValueError(f"mean_activity: want [N] = {want}, got {got}")
+            else:
+                self.bias.copy_(mean_activity)

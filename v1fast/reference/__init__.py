@@ -1,0 +1,1 @@
+"""What each op means, in plain torch: forward and backward as explicit formulas. The default kernel of every device."""

@@ -1,0 +1,89 @@
+"""Bilinear interpolation of feature maps at points, zeros outside, written out so that its gradient can be too.
+
+The conventions are those of ``torch.nn.functional.grid_sample(mode="bilinear", padding_mode="zeros")`` on the CPU:
+a point belongs to the cell floor(x), floor(y), also exactly on the last row or column, where the far corner is outside
+and counts as zero; a corner outside is never read; a NaN or infinite coordinate gives NaN.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Cells(NamedTuple):
+    """Where B x N points lie in the map. Corners are ordered (y0 x0), (y0 x1), (y1 x0), (y1 x1)."""
+
+    index: tuple[Tensor, ...]  # 4 x [B, N] int64: row of the corner in the [H * W, C] image, 0 where outside
+    inside: tuple[Tensor, ...]  # 4 x [B, N] bool
+    weight: tuple[Tensor, ...]  # 4 x [B, N]
+    fraction: Tensor  # [B, N, 2]
+    scale: Tensor  # [2]: pixels for each unit of the normalised coordinate, (x, y)
+
+
+def locate(
+    position: Tensor,  # [B, N, 2], (x, y) in [-1, 1] inside the map
+    height: int,
+    width: int,
+    align_corners: bool,
+) -> Cells:
+    """Cells, fractions and corner weights of normalised positions."""
+    size = torch.tensor([width, height], dtype=position.dtype, device=position.device)
+    scale = (size - 1) / 2 if align_corners else size / 2
+    pixel = (position + 1) * scale if align_corners else (position + 1) * scale - 0.5
+    lower = pixel.floor()
+    fraction = pixel - lower
+    ax, ay = fraction.unbind(-1)
+    index, inside = [], []
+    for dy in (0, 1):
+        for dx in (0, 1):
+            x, y = lower[..., 0] + dx, lower[..., 1] + dy
+            here = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            row = torch.where(here, y, 0).to(torch.int64) * width + torch.where(here, x, 0).to(torch.int64)
+            index.append(row)
+            inside.append(here)
+    weight = ((1 - ay) * (1 - ax), (1 - ay) * ax, ay * (1 - ax), ay * ax)
+    return Cells(tuple(index), tuple(inside), weight, fraction, scale)
+
+
+def _rows(index: Tensor, channels: int) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, channels)
+
+
+def gather(features: Tensor, cells: Cells, dtype: torch.dtype) -> list[Tensor]:
+    """The four corners of every point, 4 x [B, N, C] in ``dtype``, zero where a corner is outside [B, C, H, W]."""
+    channels = features.shape[1]
+    images = features.permute(0, 2, 3, 1).flatten(1, 2)
+    corners = []
+    for index, inside in zip(cells.index, cells.inside, strict=True):
+        values = images.gather(1, _rows(index, channels)).to(dtype)
+        corners.append(torch.where(inside.unsqueeze(-1), values, 0))
+    return corners
+
+
+def interpolate(corners: list[Tensor], cells: Cells) -> Tensor:
+    """[B, N, C]: the corners weighted and added."""
+    w = [weight.unsqueeze(-1) for weight in cells.weight]
+    return w[0] * corners[0] + w[1] * corners[1] + w[2] * corners[2] + w[3] * corners[3]
+
+
+def scatter(d_values: Tensor, cells: Cells, like: Tensor) -> Tensor:
+    """The adjoint of gather and interpolate: [B, N, C] -> gradient in the shape, dtype and layout of ``like``."""
+    batch, channels, height, width = like.shape
+    total = d_values.new_zeros(batch, height * width, channels)
+    for index, inside, weight in zip(cells.index, cells.inside, cells.weight, strict=True):
+        part = torch.where(inside.unsqueeze(-1), weight.unsqueeze(-1) * d_values, 0)
+        total = total.scatter_add(1, _rows(index, channels), part)
+    images = total.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return torch.empty_like(like).copy_(images)
+
+
+def position_gradient(dots: list[Tensor], grad: Tensor, cells: Cells) -> Tensor:
+    """[B, N, 2]: gradient of the normalised position, from dots[k] = <corner k, weight> and the output's gradient."""
+    ax, ay = cells.fraction.unbind(-1)
+    d0, d1, d2, d3 = dots
+    dx = (d1 - d0) * (1 - ay) + (d3 - d2) * ay
+    dy = (d2 - d0) * (1 - ax) + (d3 - d1) * ax
+    return torch.stack((dx, dy), dim=-1) * grad.unsqueeze(-1) * cells.scale
