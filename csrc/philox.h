@@ -2,7 +2,8 @@
 //
 // The bits of the result are part of the library's contract: every kernel makes the same ones. So every sum below is
 // one fused multiply-add and no product feeds a plain addition, which leaves a compiler nothing to contract, and the
-// square root is the correctly rounded one. Largest error of a normal against exact arithmetic: 6e-7.
+// square root is the correctly rounded one. Largest error of a normal against exact arithmetic: 6.8e-7 in 10^8
+// draws, where the normals themselves reach 5.8.
 #pragma once
 
 #include <cmath>
@@ -52,16 +53,16 @@ V1FAST_HD float box_muller_radius(uint32_t word) {
     const int32_t bits = static_cast<int32_t>(bits_of_float(u));
     const int32_t e = (bits - 0x3f3504f3) >> 23;
     const float f = float_of_bits(static_cast<uint32_t>(bits - e * (1 << 23))) - 1.0f;
-    float p = -0x1.5d86460000000p-3f;
-    p = std::fma(p, f, 0x1.243c020000000p-2f);
-    p = std::fma(p, f, -0x1.32bcb80000000p-2f);
-    p = std::fma(p, f, 0x1.53846e0000000p-2f);
-    p = std::fma(p, f, -0x1.98b2900000000p-2f);
-    p = std::fma(p, f, 0x1.00038c0000000p-1f);
-    p = std::fma(p, f, -0x1.5557960000000p-1f);
-    p = std::fma(p, f, 0x1.fffffe0000000p-1f);
-    p = std::fma(p, f, -0x1.0000000000000p+1f);
-    const float minus_two_log = std::fma(static_cast<float>(e), -0x1.62e42fefa39efp+0f, f * p);
+    float p = -0x1.5d8646p-3f;
+    p = std::fma(p, f, 0x1.243c02p-2f);
+    p = std::fma(p, f, -0x1.32bcb8p-2f);
+    p = std::fma(p, f, 0x1.53846ep-2f);
+    p = std::fma(p, f, -0x1.98b290p-2f);
+    p = std::fma(p, f, 0x1.00038cp-1f);
+    p = std::fma(p, f, -0x1.555796p-1f);
+    p = std::fma(p, f, 0x1.fffffep-1f);
+    p = std::fma(p, f, -2.0f);
+    const float minus_two_log = std::fma(static_cast<float>(e), -0x1.62e430p+0f, f * p);
     return std::sqrt(minus_two_log);
 }
 
@@ -73,13 +74,14 @@ V1FAST_HD void normal_pair(uint32_t first, uint32_t second, float& x, float& y) 
     const int32_t q = (k + (1 << 21)) >> 22;
     const float t = static_cast<float>(k - q * (1 << 22)) * 0x1p-22f;
     const float s = t * t;
-    float sine = -0x1.2d9b400000000p-8f;
-    sine = std::fma(sine, s, 0x1.465ec40000000p-4f);
-    sine = std::fma(sine, s, -0x1.4abbba0000000p-1f);
-    sine = std::fma(sine, s, 0x1.921fb60000000p+0f) * t;
-    float cosine = -0x1.4e5e060000000p-6f;
-    cosine = std::fma(cosine, s, 0x1.03af580000000p-2f);
-    cosine = std::fma(cosine, s, -0x1.3bd3920000000p+0f);
+    float sine = -0x1.2d9b40p-8f;
+    sine = std::fma(sine, s, 0x1.465ec4p-4f);
+    sine = std::fma(sine, s, -0x1.4abbbap-1f);
+    sine = std::fma(sine, s, 0x1.921fb6p+0f) * t;
+    float cosine = 0x1.d9c2e8p-11f;
+    cosine = std::fma(cosine, s, -0x1.55c57ap-6f);
+    cosine = std::fma(cosine, s, 0x1.03c1dcp-2f);
+    cosine = std::fma(cosine, s, -0x1.3bd3ccp+0f);
     cosine = std::fma(cosine, s, 1.0f);
     const bool swap = (q & 1) != 0;
     const uint32_t sign_x = static_cast<uint32_t>((q + 1) & 2) << 30;

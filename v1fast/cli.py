@@ -1,0 +1,82 @@
+"""The commands of ``v1fast``. Each imports what it needs when it runs: an absent extra stops only its own commands."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from v1fast._version import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
+
+Quick = Annotated[bool, typer.Option("--quick", help="Do less, so that it takes less time.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"v1fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
+    quick: Quick = False,
+) -> None:
+    """Print versions, devices, which kernels are loaded, and this machine's measured ceilings."""
+    from v1fast.doctor import examine, tables
+
+    with Console(stderr=True).status("measuring this machine"):
+        report = examine(quick)
+    if as_json:
+        typer.echo(report.to_json())
+        return
+    console = Console(markup=False, emoji=False, highlight=False)  # paths and names are printed as they are
+    for part in tables(report):
+        table = Table(*part.columns, title=part.title, title_justify="left", box=SIMPLE, show_header=any(part.columns))
+        for row in part.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path("out/demo"),
+    real_data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="V1FAST_REAL_DATA", exists=True, file_okay=False, help="Folder of recordings and trained models."
+        ),
+    ] = None,
+    quick: Quick = False,
+) -> None:
+    """Fit Gaussian readouts to simulated neurons and, where the data is there, run a trained model of mouse V1."""
+    _need("demo", "matplotlib", "skimage")
+    from v1fast.demo import main
+
+    main(out=out, real_data=real_data, quick=quick)
+
+
+def _need(extra: str, *modules: str) -> None:
+    """Ends the command with exit code 1 where a module of an optional extra is absent."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        typer.echo(
+            f'v1fast: this command needs the "{extra}" extra ({", ".join(missing)} not found): '
+            f'pip install "v1fast[{extra}]"',
+            err=True,
+        )
+        raise typer.Exit(1)

@@ -1,0 +1,117 @@
+"""Smoothness penalties on the filters of a core's first convolution.
+
+Each compares a filter with its neighbours through the 3x3 discrete Laplacian L (4 in the middle, -1 at its four
+neighbours). With ``avg`` every sum below is a mean.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Laplace(nn.Module):
+    """Convolution of every filter with the discrete Laplacian.
+
+    Args:
+        padding: Zeros around each filter, in pixels. 0 leaves the filter's border unpenalised; None is 1.
+    """
+
+    filter: Tensor
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.padding = 1 if padding is None else padding
+        cross = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])
+        self.register_buffer("filter", cross[None, None])
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Filters [out, in, kh, kw] -> their Laplacian [out * in, 1, kh + 2 * padding - 2, kw + 2 * padding - 2]."""
+        return F.conv2d(weight.reshape(-1, 1, *weight.shape[2:]), self.filter, padding=self.padding)
+
+
+class LaplacePenalty(nn.Module):
+    """What the penalties have in common.
+
+    Args:
+        kernel: (height, width) of the filters.
+        padding: See :class:`Laplace`.
+    """
+
+    def __init__(self, kernel: tuple[int, int], padding: int | None) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.laplace = Laplace(padding)
+
+    def forward(self, weight: Tensor, avg: bool) -> Tensor:
+        """The penalty of filters [out, in, kh, kw], a scalar."""
+        raise NotImplementedError
+
+
+def _aggregate(x: Tensor, avg: bool) -> Tensor:
+    return x.mean() if avg else x.sum()
+
+
+class LaplaceL1(LaplacePenalty):
+    """``sum |L w|``."""
+
+    def forward(self, weight: Tensor, avg: bool) -> Tensor:
+        """The penalty of filters [out, in, kh, kw], a scalar."""
+        return _aggregate(self.laplace(weight).abs(), avg)
+
+
+class LaplaceL2(LaplacePenalty):
+    """``sum (L w)^2 / 2``."""
+
+    def forward(self, weight: Tensor, avg: bool) -> Tensor:
+        """The penalty of filters [out, in, kh, kw], a scalar."""
+        return _aggregate(self.laplace(weight).square(), avg) / 2
+
+
+class LaplaceL2norm(LaplacePenalty):
+    """``sum (L w)^2 / sum w^2``, which does not depend on the filters' scale."""
+
+    def forward(self, weight: Tensor, avg: bool) -> Tensor:
+        """The penalty of filters [out, in, kh, kw], a scalar."""
+        return _aggregate(self.laplace(weight).square(), avg) / _aggregate(weight.square(), avg)
+
+
+class GaussianLaplaceL2(LaplacePenalty):
+    """``sum (m L w)^2 / sum w^2``: free at the filter's centre, full price at its corners.
+
+    m = 1 - g, where g is a round Gaussian of standard deviation min(kernel) / 4 pixels, stretched to the range 0 to 1
+    over the filter. Without padding, m is cut to the pixels at which L w is defined.
+
+    Raises:
+        ValueError: If padding is more than 1, or the kernel is a single pixel.
+    """
+
+    mask: Tensor
+
+    def __init__(self, kernel: tuple[int, int], padding: int | None) -> None:
+        super().__init__(kernel, padding)
+        if self.laplace.padding not in (0, 1):
+            raise ValueError(f"laplace_padding: want None, 0 or 1 with a Gaussian mask, got {padding}")
+        if kernel == (1, 1):
+            raise ValueError("input_kern: want more than one pixel for a Gaussian mask, got 1")
+        y, x = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in kernel)
+        gauss = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * (min(kernel) / 4) ** 2))
+        low, high = gauss.aminmax()
+        cut = 1 - self.laplace.padding
+        mask = (1 - (gauss - low) / (high - low))[cut : kernel[0] - cut, cut : kernel[1] - cut]
+        # Made anew from the kernel's size: not part of a checkpoint.
+        self.register_buffer("mask", mask.float(), persistent=False)
+
+    def forward(self, weight: Tensor, avg: bool) -> Tensor:
+        """The penalty of filters [out, in, kh, kw], a scalar."""
+        masked = self.laplace(weight) * self.mask
+        return _aggregate(masked.square(), avg) / _aggregate(weight.square(), avg)
+
+
+REGULARIZERS: dict[str, type[LaplacePenalty]] = {
+    "LaplaceL1": LaplaceL1,
+    "LaplaceL2": LaplaceL2,
+    "LaplaceL2norm": LaplaceL2norm,
+    "GaussianLaplaceL2": GaussianLaplaceL2,
+    # The same penalty: the adaptive one takes the kernel's size from the weights, which here always have it.
+    "GaussianLaplaceL2Adaptive": GaussianLaplaceL2,
+}
