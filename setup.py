@@ -14,7 +14,15 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 STABLE_ABI_VERSION = "0x020d000000000000"  # torch 2.13
-COMPILE_FLAGS = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra"]
+COMPILE_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
 
 

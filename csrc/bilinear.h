@@ -75,8 +75,7 @@ V1FAST_INLINE T dot_bilinear(const Corners<const T>& corners, const T (&w)[4], c
     int64_t c = 0;
     for (; c + kLanes<T> <= C; c += kLanes<T>)
         for (int l = 0; l < kLanes<T>; ++l)
-            lanes[l] +=
-                weight[c + l] * (w[0] * f0[c + l] + w[1] * f1[c + l] + w[2] * f2[c + l] + w[3] * f3[c + l]);
+            lanes[l] += weight[c + l] * (w[0] * f0[c + l] + w[1] * f1[c + l] + w[2] * f2[c + l] + w[3] * f3[c + l]);
     for (int l = 0; c < C; ++c, ++l)
         lanes[l] += weight[c] * (w[0] * f0[c] + w[1] * f1[c] + w[2] * f2[c] + w[3] * f3[c]);
     return sum_lanes<T>(lanes);

@@ -24,11 +24,11 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> wan
     STD_TORCH_CHECK(same, "gaussian_readout: ", name, ": sizes do not fit the other operands");
 }
 
-inline GaussianReadoutSizes check_gaussian_readout(const Tensor& features, const Tensor& mu, const OptionalTensor& sigma,
-                                                   const Tensor& weight, const OptionalTensor& bias,
-                                                   const OptionalTensor& shift, const OptionalTensor& noise,
-                                                   const OptionalTensor& seed, const OptionalTensor& neuron_index,
-                                                   bool share_noise) {
+inline GaussianReadoutSizes check_gaussian_readout(const Tensor& features, const Tensor& mu,
+                                                   const OptionalTensor& sigma, const Tensor& weight,
+                                                   const OptionalTensor& bias, const OptionalTensor& shift,
+                                                   const OptionalTensor& noise, const OptionalTensor& seed,
+                                                   const OptionalTensor& neuron_index, bool share_noise) {
     using torch::headeronly::ScalarType;
     STD_TORCH_CHECK(features.dim() == 4 && mu.dim() == 2, "gaussian_readout: want features [B, C, H, W] and mu [N, 2]");
     const GaussianReadoutSizes s{features.size(0), features.size(1), features.size(2), features.size(3), mu.size(0)};

@@ -16,9 +16,9 @@ def largest(values):
 def assert_as_accurate(got, own, exact, what=""):
     """``got`` errs at most twice as much as torch's own result, plus one unit in the last place.
 
-    The error is the root mean square over the elements: both results round the same positions, at random, so that the
-    largest of a few dozen errors is a throw of the dice. It is bounded all the same, by twice as much, so that no single
-    element can be wrong.
+    The error is the root mean square over the elements: both results round the same positions, at random, so that
+    the largest of a few dozen errors is a throw of the dice. It is bounded all the same, by twice as much, so that
+    no single element can be wrong.
 
     Args:
         got: the result under test.

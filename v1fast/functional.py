@@ -36,18 +36,20 @@ def gaussian_readout(
 
     .. math::
         p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \\
-        \mathrm{out}_{bn} &= \mathrm{bias}_n + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
+        \mathrm{out}_{bn} &= \mathrm{bias}_n
+            + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
 
     The readout of Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021. Positions
     are (x, y) with x along the width; -1 and 1 are the centres of the outermost pixels (``align_corners``) or their
     outer edges. Outside the map the features are zero. Conventions at the clamp, on the border and for NaN are those
     of ``torch.clamp`` and ``torch.nn.functional.grid_sample``.
 
-    Noise is given (``noise``), drawn inside the kernel from a counter (``seed``), or absent (the mean positions). A draw
-    depends on the seed, the neuron's index and the image's index only: not on the batch, its split, or threads.
+    Noise is given (``noise``), drawn inside the kernel from a counter (``seed``), or absent (the mean positions). A
+    draw depends on the seed, the neuron's index and the image's index only: not on the batch, its split, or threads.
 
     Args:
-        features: [B, C, H, W], any memory format; channels-last is read in place. float64, float32, bfloat16 or float16.
+        features: [B, C, H, W] in float64, float32, bfloat16 or float16, of any memory format; channels-last is read in
+            place.
         mu: [N, 2], mean positions.
         sigma: square root A of the covariance: [N, 2, 2] full, [N, 2] uncorrelated, [N, 1] isotropic, or None.
         weight: [N, C], any strides; its dtype may differ from that of the features.
@@ -85,8 +87,8 @@ def philox_normal(
 ) -> Tensor:
     """The standard normals that ``gaussian_readout`` draws from the same seed.
 
-    Philox4x32-10 (Salmon et al. 2011), counter = (neuron, image // 2, 0, 0), and Box-Muller. Kernels agree in every bit;
-    the reference is within 2e-6 of them.
+    Philox4x32-10 (Salmon et al. 2011), counter = (neuron, image // 2, 0, 0), and Box-Muller. Kernels agree in every
+    bit; the reference is within 2e-6 of them.
 
     Args:
         seed: int, or int64 tensor [1] on the device wanted.

@@ -125,8 +125,8 @@ V1FAST_INLINE void for_each_block(const Operands<T>& o, int64_t b, int64_t n0, i
 }
 
 template <class T>
-V1FAST_INLINE void forward_image(const Operands<T>& o, const T* image, const T* zeros, int64_t b, int64_t n0, int64_t n1,
-                                 T* out) {
+V1FAST_INLINE void forward_image(const Operands<T>& o, const T* image, const T* zeros, int64_t b, int64_t n0,
+                                 int64_t n1, T* out) {
     for_each_block(o, b, n0, n1, [&](int64_t n, int64_t count, const Samples<T>& at) __attribute__((always_inline)) {
         for (int64_t i = 0; i < count; ++i) {
             const Corners<const T> corners(image, zeros, at.x[i], at.y[i], o.s.C, o.s.H, o.s.W);
@@ -141,8 +141,8 @@ V1FAST_INLINE void forward_image(const Operands<T>& o, const T* image, const T* 
 // Sums over images that one thread owns for its neurons. Position gradients are summed in double: there are few.
 template <class T>
 struct NeuronSums {
-    T* d_weight;    // [N, C], null: not wanted
-    double* d_z;    // [6, N]: d_mu (x, y), then d_z times noise (xx, xy, yx, yy); null: no position gradient wanted
+    T* d_weight;     // [N, C], null: not wanted
+    double* d_z;     // [6, N]: d_mu (x, y), then d_z times noise (xx, xy, yx, yy); null: no position gradient wanted
     double* d_shift; // [B, ceil(N / kShiftBlock), 2], null: not wanted
 };
 
@@ -242,23 +242,13 @@ V1FAST_CLONES void draw_normals_entry(uint64_t seed, const int64_t* neuron, int6
 template <class T>
 class OwnedOperands {
 public:
-    OwnedOperands(const GaussianReadoutSizes& sizes, const Tensor& mu, const OptionalTensor& sigma, const Tensor& weight,
-                  const OptionalTensor& bias, const OptionalTensor& shift, const OptionalTensor& noise,
-                  const OptionalTensor& seed, const OptionalTensor& neuron_index, int64_t image_offset,
-                  bool share_noise, bool align_corners)
-        : operands{sizes,
-                   values(mu),
-                   values(sigma),
-                   sigma_columns(sigma),
-                   values(weight),
-                   values(bias),
-                   values(shift),
-                   values(noise),
-                   integers(neuron_index),
-                   integers(seed),
-                   image_offset,
-                   share_noise,
-                   align_corners} {}
+    OwnedOperands(const GaussianReadoutSizes& sizes, const Tensor& mu, const OptionalTensor& sigma,
+                  const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& shift,
+                  const OptionalTensor& noise, const OptionalTensor& seed, const OptionalTensor& neuron_index,
+                  int64_t image_offset, bool share_noise, bool align_corners)
+        : operands{sizes,        values(mu),    values(sigma), sigma_columns(sigma),   values(weight),
+                   values(bias), values(shift), values(noise), integers(neuron_index), integers(seed),
+                   image_offset, share_noise,   align_corners} {}
 
     // The same for a tensor that comes later, such as the gradient of the output.
     const T* values(const OptionalTensor& tensor) {
@@ -462,8 +452,8 @@ Gradients gaussian_readout_backward(const Tensor& grad_output, const Tensor& fea
         check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index, share_noise);
     check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
     STD_TORCH_CHECK(output_mask.size() == 6, "gaussian_readout_backward: output_mask: want 6 entries");
-    const Wanted want{output_mask[0],          output_mask[1],         output_mask[2] && sigma,
-                      output_mask[3],          output_mask[4] && bias, output_mask[5] && shift};
+    const Wanted want{output_mask[0], output_mask[1],         output_mask[2] && sigma,
+                      output_mask[3], output_mask[4] && bias, output_mask[5] && shift};
     const auto run = [&]<class T>(T) {
         OwnedOperands<T> owned(sizes, mu, sigma, weight, bias, shift, noise, seed, neuron_index, image_offset,
                                share_noise, align_corners);
@@ -473,7 +463,7 @@ Gradients gaussian_readout_backward(const Tensor& grad_output, const Tensor& fea
 }
 
 Tensor draw_normals(const Tensor& seed, int64_t images, int64_t neurons, OptionalTensor neuron_index,
-                     int64_t image_offset) {
+                    int64_t image_offset) {
     check_shape(seed, {1}, "seed");
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long, "philox_normal: seed: want int64");
     STD_TORCH_CHECK(images >= 0 && neurons >= 0, "philox_normal: images, neurons: want at least 0");

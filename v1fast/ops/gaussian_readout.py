@@ -79,11 +79,11 @@ def check(
     if shift is not None:
         _checks.shape("shift", shift, "[B, 2]", (batch, 2))
     _check_noise(sigma, noise, seed, neuron_index, image_offset, share_noise, batch, neurons)
-    floats = dict(features=features, mu=mu, sigma=sigma, weight=weight, bias=bias, shift=shift, noise=noise)
-    for name, tensor in floats.items():
+    floats = {"features": features, "mu": mu, "sigma": sigma, "weight": weight, "bias": bias, "shift": shift}
+    for name, tensor in (floats | {"noise": noise}).items():
         if tensor is not None:
             _checks.floating(name, tensor)
-    for name, tensor in (floats | dict(seed=seed, neuron_index=neuron_index)).items():
+    for name, tensor in (floats | {"noise": noise, "seed": seed, "neuron_index": neuron_index}).items():
         if tensor is not None:
             _checks.device(name, tensor, features)
 
@@ -137,7 +137,7 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ..
     needed = [i for i in range(7) if ctx.needs_input_grad[i]]
     with torch.enable_grad():
         # Views, so that a tensor that was given as two operands gets the gradient of each.
-        operands = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
         outputs = reference.gaussian_readout_backward(*operands, *ctx.options)
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
         result: list[Tensor | None] = [None] * 14
@@ -155,8 +155,8 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ..
 
 
 _OPERANDS = (
-    "Tensor features, Tensor mu, Tensor? sigma, Tensor weight, Tensor? bias, Tensor? shift, Tensor? noise, Tensor? seed, "
-    "Tensor? neuron_index, SymInt image_offset, bool share_noise, bool align_corners"
+    "Tensor features, Tensor mu, Tensor? sigma, Tensor weight, Tensor? bias, Tensor? shift, Tensor? noise, "
+    "Tensor? seed, Tensor? neuron_index, SymInt image_offset, bool share_noise, bool align_corners"
 )
 
 gaussian_readout = define(

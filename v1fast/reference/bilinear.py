@@ -16,7 +16,7 @@ from torch import Tensor
 class Cells(NamedTuple):
     """Where B x N points lie in the map. Corners are ordered (y0 x0), (y0 x1), (y1 x0), (y1 x1)."""
 
-    index: tuple[Tensor, ...]  # 4 x [B, N] int64: row of the corner in the [H * W, C] image, 0 where outside
+    row: tuple[Tensor, ...]  # 4 x [B, N] int64: number of the corner in the [H * W, C] image, 0 where outside
     inside: tuple[Tensor, ...]  # 4 x [B, N] bool
     weight: tuple[Tensor, ...]  # 4 x [B, N]
     fraction: Tensor  # [B, N, 2]
@@ -36,20 +36,20 @@ def locate(
     lower = pixel.floor()
     fraction = pixel - lower
     ax, ay = fraction.unbind(-1)
-    index, inside = [], []
+    rows, inside = [], []
     for dy in (0, 1):
         for dx in (0, 1):
             x, y = lower[..., 0] + dx, lower[..., 1] + dy
             here = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             row = torch.where(here, y, 0).to(torch.int64) * width + torch.where(here, x, 0).to(torch.int64)
-            index.append(row)
+            rows.append(row)
             inside.append(here)
     weight = ((1 - ay) * (1 - ax), (1 - ay) * ax, ay * (1 - ax), ay * ax)
-    return Cells(tuple(index), tuple(inside), weight, fraction, scale)
+    return Cells(tuple(rows), tuple(inside), weight, fraction, scale)
 
 
-def _rows(index: Tensor, channels: int) -> Tensor:
-    return index.unsqueeze(-1).expand(-1, -1, channels)
+def _rows(row: Tensor, channels: int) -> Tensor:
+    return row.unsqueeze(-1).expand(-1, -1, channels)
 
 
 def gather(features: Tensor, cells: Cells, dtype: torch.dtype) -> list[Tensor]:
@@ -57,8 +57,8 @@ def gather(features: Tensor, cells: Cells, dtype: torch.dtype) -> list[Tensor]:
     channels = features.shape[1]
     images = features.permute(0, 2, 3, 1).flatten(1, 2)
     corners = []
-    for index, inside in zip(cells.index, cells.inside, strict=True):
-        values = images.gather(1, _rows(index, channels)).to(dtype)
+    for row, inside in zip(cells.row, cells.inside, strict=True):
+        values = images.gather(1, _rows(row, channels)).to(dtype)
         corners.append(torch.where(inside.unsqueeze(-1), values, 0))
     return corners
 
@@ -73,9 +73,9 @@ def scatter(d_values: Tensor, cells: Cells, like: Tensor) -> Tensor:
     """The adjoint of gather and interpolate: [B, N, C] -> gradient in the shape, dtype and layout of ``like``."""
     batch, channels, height, width = like.shape
     total = d_values.new_zeros(batch, height * width, channels)
-    for index, inside, weight in zip(cells.index, cells.inside, cells.weight, strict=True):
+    for row, inside, weight in zip(cells.row, cells.inside, cells.weight, strict=True):
         part = torch.where(inside.unsqueeze(-1), weight.unsqueeze(-1) * d_values, 0)
-        total = total.scatter_add(1, _rows(index, channels), part)
+        total = total.scatter_add(1, _rows(row, channels), part)
     images = total.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     return torch.empty_like(like).copy_(images)
 

@@ -1,0 +1,471 @@
+"""The layer FullGaussian2d: constructor, state, quirks and repairs of neuralpredictors' class, on v1fast's op."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import eager
+import numpy as np
+import pytest
+import torch
+from assertions import assert_as_accurate
+from torch import nn
+
+from v1fast.readouts import ConfigurationError, FullGaussian2d
+
+SHAPE, N = (5, 7, 9), 12
+MATCH_IDS = [3, 1, 3, 8, 1, 0, 0, 8, 3, 1, 2, 2]  # five distinct ids
+SOURCE = np.random.default_rng(0).normal(size=(N, 3))
+RETINOTOPY = {
+    "grid_mean_predictor": {"hidden_layers": 1, "hidden_features": 6, "final_tanh": True},
+    "source_grid": SOURCE,
+}
+
+
+def readout(**options):
+    """A readout whose positions move, whose features differ and whose bias is not zero."""
+    options = {"bias": True, "init_mu_range": 0.8, "init_sigma": 0.3} | options
+    layer = FullGaussian2d(SHAPE, N, **options)
+    with torch.no_grad():
+        layer._features.copy_(torch.randn_like(layer._features))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.randn(N))
+    return layer
+
+
+def features(batch=4):
+    return torch.randn(batch, *SHAPE)
+
+
+def eager_forward(layer, x, noise=None, shift=None, dtype=torch.float64):
+    """What the layer means, from its parameters, by torch's own ops."""
+    sigma = layer.sigma[0] if layer.gauss_type == "full" else layer.sigma[0, :, 0]
+    return eager.gaussian_readout(
+        x.to(dtype),
+        layer.mu[0, :, 0].to(dtype),
+        sigma.to(dtype),
+        layer.features[0, :, 0].t().to(dtype),
+        None if layer.bias is None else layer.bias.to(dtype),
+        None if shift is None else shift.to(dtype),
+        noise=None if noise is None else noise.to(dtype),
+        align_corners=layer.align_corners,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({}, {"_mu": (1, N, 1, 2), "sigma": (1, N, 2, 2), "_features": (1, 5, 1, N), "bias": (N,)}),
+        (
+            {"gauss_type": "uncorrelated", "bias": False},
+            {"_mu": (1, N, 1, 2), "sigma": (1, N, 1, 2), "_features": (1, 5, 1, N)},
+        ),
+        (
+            {"gauss_type": "isotropic", "bias": False},
+            {"_mu": (1, N, 1, 2), "sigma": (1, N, 1, 1), "_features": (1, 5, 1, N)},
+        ),
+        (
+            RETINOTOPY | {"bias": False},
+            {
+                "sigma": (1, N, 2, 2),
+                "_features": (1, 5, 1, N),
+                "source_grid": (N, 3),
+                "mu_transform.0.weight": (6, 3),
+                "mu_transform.0.bias": (6,),
+                "mu_transform.2.weight": (2, 6),
+                "mu_transform.2.bias": (2,),
+            },
+        ),
+        (
+            {"shared_features": {"match_ids": MATCH_IDS}, "bias": False},
+            {
+                "_mu": (1, N, 1, 2),
+                "sigma": (1, N, 2, 2),
+                "_features": (1, 5, 1, 5),
+                "scales": (1, 1, 1, N),
+                "feature_sharing_index": (N,),
+            },
+        ),
+        (
+            {"shared_grid": {"match_ids": MATCH_IDS}, "bias": False},
+            {"_mu": (1, 5, 1, 2), "sigma": (1, N, 2, 2), "_features": (1, 5, 1, N), "grid_sharing_index": (N,)},
+        ),
+        (
+            {"shared_grid": {"match_ids": MATCH_IDS, "shared_grid": nn.Parameter(torch.zeros(1, 5, 1, 2))}},
+            {
+                "_mu": (1, 5, 1, 2),
+                "sigma": (1, N, 2, 2),
+                "_features": (1, 5, 1, N),
+                "bias": (N,),
+                "grid_sharing_index": (N,),
+                "mu_transform.weight": (2, 2),
+                "mu_transform.bias": (2,),
+            },
+        ),
+    ],
+)
+def test_state_dict_keys_and_shapes(options, keys):
+    state = FullGaussian2d(SHAPE, N, **{"bias": True} | options).state_dict()
+    assert {k: tuple(v.shape) for k, v in state.items()} == keys
+
+
+def test_initial_values():
+    layer = FullGaussian2d((5, 7, 9), 500, bias=True, init_mu_range=0.4, init_sigma=0.2)
+    assert 0.38 < layer._mu.abs().max() <= 0.4
+    assert 0.19 < layer.sigma.abs().max() <= 0.2
+    assert layer.sigma.min() < -0.15, "the entries of a full sigma are uniform around zero"
+    assert (layer._features == 1 / 5).all()
+    assert (layer.bias == 0).all()
+    assert (readout(gauss_type="isotropic").sigma == 0.3).all()
+    assert layer.feature_reg_weight == 1.0
+
+
+def test_mean_activity_is_copied():
+    mean = torch.rand(N, dtype=torch.float64)
+    layer = FullGaussian2d(SHAPE, N, bias=True, mean_activity=mean)
+    assert layer.bias.dtype == torch.float32
+    assert layer.bias.equal(mean.float())
+    with torch.no_grad():
+        layer.bias.add_(1)
+    assert mean.max() <= 1
+    layer.initialize()
+    assert layer.bias.equal(mean.float()), "initialize() without an argument uses the constructor's mean activity"
+
+
+@pytest.mark.parametrize("gauss_type", ["full", "uncorrelated", "isotropic"])
+@pytest.mark.parametrize("batch_sample", [True, False])
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_forward_in_training_with_torchs_stream(gauss_type, batch_sample, align_corners, shifted):
+    """sampler="torch" draws as neuralpredictors does: normals of shape (B, N, 1, 2), or (1, N, 1, 2)."""
+    layer = readout(gauss_type=gauss_type, batch_sample=batch_sample, align_corners=align_corners, sampler="torch")
+    x, shift = features(), 0.2 * torch.randn(4, 2) if shifted else None
+    torch.manual_seed(5)
+    got = layer(x, shift=shift)
+    torch.manual_seed(5)
+    noise = torch.empty(4 if batch_sample else 1, N, 1, 2).normal_().squeeze(2)
+    own = eager_forward(layer, x, noise, shift, torch.float32)
+    assert_as_accurate(got, own, eager_forward(layer, x, noise, shift))
+
+
+@pytest.mark.parametrize("options", [{}, RETINOTOPY, {"shared_features": {"match_ids": MATCH_IDS}}, {"bias": False}])
+def test_evaluation_reads_the_means(options):
+    layer = readout(**options).eval()
+    x = features()
+    assert_as_accurate(layer(x), eager_forward(layer, x, dtype=torch.float32), eager_forward(layer, x))
+    assert layer(x).equal(layer(x))
+    assert layer.train()(x, sample=False).equal(layer.eval()(x))
+    assert not layer.eval()(x, sample=True).equal(layer(x))
+
+
+def test_sampled_positions_have_the_learned_gaussian():
+    """Over many images the readout of a coordinate map has the mean and covariance of mu + A eps."""
+    layer = FullGaussian2d((2, 33, 33), 1, bias=False, init_sigma=0.1)
+    axis = torch.linspace(-1, 1, 33)
+    coordinates = torch.stack([axis.expand(33, 33), axis[:, None].expand(33, 33)])[None].expand(20000, -1, -1, -1)
+    with torch.no_grad():
+        layer._features.zero_()
+        layer._mu.copy_(torch.tensor([0.1, -0.2]).view(1, 1, 1, 2))
+        points = []
+        torch.manual_seed(1)
+        for channel in range(2):
+            layer._features.zero_()[0, channel] = 1
+            torch.manual_seed(1)  # the same draws for x and y
+            points.append(layer(coordinates)[:, 0])
+    points = torch.stack(points)
+    root = layer.sigma[0, 0].detach()
+    assert (points.mean(1) - layer._mu[0, 0, 0].detach()).abs().max() < 5e-3
+    assert (points.cov() - root @ root.t()).abs().max() < 5e-4
+
+
+def test_every_forward_draws_anew_and_torchs_seed_repeats_it():
+    layer, x = readout(), features()
+    torch.manual_seed(3)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(3)
+    assert not first.equal(second)
+    assert layer(x).equal(first)
+    assert layer(x).equal(second)
+
+
+def test_one_draw_for_the_batch():
+    layer = readout(batch_sample=False)
+    y = layer(features(1).expand(6, -1, -1, -1))
+    assert y.equal(y[:1].expand(6, -1))
+    per_image = readout()(features(1).expand(6, -1, -1, -1))
+    assert not per_image.equal(per_image[:1].expand(6, -1))
+
+
+@pytest.mark.parametrize("sampler", ["philox", "torch"])
+@pytest.mark.parametrize(
+    "out_idx",
+    [
+        np.array([3, 0, -1]),
+        np.arange(N) % 3 == 0,
+        [1, 2, 7],
+        [True] * 4 + [False] * 8,
+        torch.tensor([5, 5, 1]),
+        torch.arange(N) > 8,
+        torch.tensor([2], dtype=torch.int32),
+        [],
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_out_idx_is_a_choice_of_the_whole(sampler, out_idx):
+    layer, x = readout(sampler=sampler), features()
+    torch.manual_seed(2)
+    whole = layer(x)
+    torch.manual_seed(2)
+    part = layer(x, out_idx=out_idx)
+    chosen = torch.as_tensor(out_idx)
+    chosen = chosen if chosen.dtype == torch.bool else chosen.long()
+    assert part.equal(whole[:, chosen])
+    layer.eval()
+    assert layer(x, out_idx=out_idx).equal(layer(x)[:, chosen])
+
+
+def test_bad_out_idx():
+    layer = readout()
+    with pytest.raises(ValueError, match="out_idx: want a mask of 12 neurons"):
+        layer(features(), out_idx=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="out_idx: want a list of integers"):
+        layer(features(), out_idx=[0.5])
+    with pytest.raises(IndexError):
+        layer(features(), out_idx=[N])
+
+
+def test_means_are_clamped_in_place():
+    layer = readout().eval()
+    with torch.no_grad():
+        layer._mu[0, 0, 0] = torch.tensor([1.7, -3.0])
+    parameter = layer._mu
+    layer(features())
+    assert layer._mu is parameter
+    assert layer._mu[0, 0, 0].tolist() == [1, -1]
+
+
+def test_shift_comes_after_the_clamp():
+    layer = readout(bias=False).eval()
+    with torch.no_grad():
+        layer._mu.fill_(1.0)
+    x = torch.ones(2, *SHAPE)
+    inside, beyond = torch.zeros(2, 2), torch.full((2, 2), 1.0)
+    assert layer(x, shift=inside).abs().min() > 0
+    assert (layer(x, shift=beyond) == 0).all()
+
+
+def test_unknown_arguments_are_accepted():
+    layer = FullGaussian2d(SHAPE, N, bias=True, shared_transform=True, another=1).eval()
+    x = features()
+    assert layer(x, data_key="a", images=x, behavior=None, pupil_center=None).equal(layer(x))
+
+
+def test_other_maps_are_read_with_a_warning():
+    layer = readout().eval()
+    with pytest.warns(UserWarning, match=r"\(5, 6, 8\)"):
+        assert layer(torch.randn(2, 5, 6, 8)).shape == (2, N)
+    with pytest.warns(UserWarning, match="made for"), pytest.raises(ValueError, match="weight: want"):
+        layer(torch.randn(2, 4, 7, 9))
+
+
+def test_retinotopy():
+    layer = readout(**RETINOTOPY)
+    centred = SOURCE - SOURCE.mean(0)
+    assert np.allclose(layer.source_grid, centred / np.abs(centred).max(), atol=1e-7)
+    calls = []
+    layer.mu_transform.register_forward_hook(lambda *_: calls.append(1))
+    layer(features()).sum().backward()
+    assert len(calls) == 1, "the predictor runs once for each forward pass"
+    assert layer.mu_transform[0].weight.grad.abs().sum() > 0
+    assert layer.mu.shape == layer.grid.shape == (1, N, 1, 2)
+    assert layer.mu_dispersion.item() > 0
+    assert [type(m).__name__ for m in layer.mu_transform] == ["Linear", "ELU", "Linear", "Tanh"]
+    linear = readout(grid_mean_predictor={}, source_grid=torch.from_numpy(SOURCE))
+    assert [type(m).__name__ for m in linear.mu_transform] == ["Linear"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.mu.dtype == torch.float32
+        assert layer.eval()(features()).dtype == torch.float32
+
+
+def test_shared_features():
+    own = readout(shared_features={"match_ids": MATCH_IDS})
+    for i, j in ((0, 2), (1, 4), (5, 6)):
+        assert own.features[..., i].equal(own.features[..., j])
+    assert own.features[..., 5].equal(own._features[..., 0]), "features stand in the order of the sorted ids"
+    before = own._features.detach().clone()
+    other = FullGaussian2d(
+        SHAPE, N, bias=True, shared_features={"match_ids": MATCH_IDS, "shared_features": own.shared_features}
+    )
+    assert other._features is own._features
+    assert own._features.equal(before), "a readout that joins does not reset what is shared"
+    assert other.regularizer() == 0
+    with torch.no_grad():
+        own.scales[..., 0] = 2
+    assert own.features[..., 0].equal(2 * own.features[..., 2])
+    assert own.regularizer().item() == pytest.approx(own.features.abs().sum().item())
+    other(features()).sum().backward()
+    assert own._features.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"shared_features: want \(1, 5, 1, 5\), got \(1, 5, 1, 12\)"):
+        readout(shared_features={"match_ids": MATCH_IDS, "shared_features": readout()._features})
+
+
+def test_shared_grid():
+    own = readout(shared_grid={"match_ids": MATCH_IDS})
+    assert own.mu[0, 0].equal(own.mu[0, 2])
+    before = own._mu.detach().clone()
+    other = readout(shared_grid={"match_ids": MATCH_IDS, "shared_grid": own.shared_grid})
+    assert own._mu.equal(before)
+    assert other.mu.equal(own.mu), "the affine map starts as the identity"
+    with torch.no_grad():
+        other.mu_transform.bias.fill_(0.1)
+    torch.testing.assert_close(other.mu, own.mu + 0.1)
+    assert other.eval()(features()).shape == (4, N)
+
+
+def test_regularizer():
+    layer = readout(feature_reg_weight=0.5)
+    magnitude = layer._features.detach().abs()
+    assert layer.regularizer().item() == pytest.approx(0.5 * magnitude.sum().item(), rel=1e-6)
+    assert layer.regularizer(reduction="mean").item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
+    torch.testing.assert_close(layer.regularizer(reduction=None), 0.5 * magnitude)
+    with pytest.warns(DeprecationWarning, match="average"):
+        assert layer.regularizer(average=True).item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
+    with pytest.raises(ValueError, match="reduction"):
+        layer.regularizer(reduction="max")
+    with pytest.warns(DeprecationWarning, match="gamma_readout"):
+        assert readout(gamma_readout=0.25).feature_reg_weight == 0.25
+    with pytest.warns(DeprecationWarning, match="gamma_readout"):
+        assert readout(gamma_readout=0.25, feature_reg_weight=2.0).feature_reg_weight == 2.0
+
+
+def is_neuron_major(layer):
+    return layer._features[0, :, 0].t().is_contiguous()
+
+
+def test_features_are_stored_neuron_after_neuron():
+    layer = readout()
+    assert layer._features.shape == (1, 5, 1, N)
+    assert is_neuron_major(layer)
+    assert is_neuron_major(copy.deepcopy(layer))
+    assert is_neuron_major(pickle.loads(pickle.dumps(layer)))
+    buffer = io.BytesIO()
+    torch.save({k: v.contiguous() for k, v in layer.state_dict().items()}, buffer)
+    for assign in (False, True):
+        buffer.seek(0)
+        other = readout()
+        other.load_state_dict(torch.load(buffer), assign=assign)
+        assert is_neuron_major(other)
+        assert other._features.equal(layer._features)
+    layer(features()).sum().backward()
+    assert layer._features.grad.stride() == layer._features.stride()
+    torch.optim.Adam(layer.parameters()).step()
+    assert is_neuron_major(layer)
+    assert is_neuron_major(layer.to(memory_format=torch.channels_last).double())
+
+
+def test_meta_device_and_assign():
+    with torch.device("meta"):
+        empty = FullGaussian2d(SHAPE, N, bias=True)
+    full = readout().eval()
+    empty.load_state_dict(full.state_dict(), assign=True)
+    x = features()
+    assert empty.eval()(x).equal(full(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_cast_as_a_whole(dtype):
+    layer = readout().to(dtype)
+    y = layer(features().to(dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
+    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_gradients_in_evaluation():
+    """sigma gets zeros, not None, as neuralpredictors' does."""
+    layer = readout().eval()
+    layer(features()).square().sum().backward()
+    assert layer.sigma.grad.equal(torch.zeros_like(layer.sigma))
+    assert layer._mu.grad.abs().sum() > 0
+
+
+def test_sample_grid():
+    layer = readout()
+    assert layer.grid.equal(layer.mu)
+    assert layer.sample_grid(3, sample=False).shape == (3, N, 1, 2)
+    for sampler in ("philox", "torch"):
+        layer.sampler = sampler
+        grid = layer.sample_grid(2000)
+        assert grid.shape == (2000, N, 1, 2)
+        assert grid.abs().max() <= 1
+        inside = (layer.mu.abs().amax(-1) < 0.3)[0, :, 0]
+        assert inside.any()
+        assert (grid.mean(0)[inside] - layer.mu[0][inside]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"init_mu_range": 0}, ValueError, r"init_mu_range: want a value in \(0, 1\], got 0"),
+        ({"init_mu_range": 1.5}, ValueError, "init_mu_range"),
+        ({"init_sigma": 0}, ValueError, "init_sigma: want a positive value, got 0"),
+        ({"gauss_type": "round"}, ValueError, "gauss_type: want one of full, uncorrelated, isotropic, got 'round'"),
+        ({"sampler": "numpy"}, ValueError, "sampler"),
+        (RETINOTOPY | {"shared_grid": {"match_ids": MATCH_IDS}}, ConfigurationError, "exclude each other"),
+        ({"grid_mean_predictor": {}}, ValueError, r"source_grid: want \[N, D\] for grid_mean_predictor, got None"),
+        ({"grid_mean_predictor": {}, "source_grid": SOURCE[:-1]}, ValueError, r"with N = 12, got \(11, 3\)"),
+        ({"shared_grid": {}}, ConfigurationError, "match_ids"),
+        ({"shared_features": {"match_ids": [0, 1]}}, ValueError, r"match_ids: want one id per neuron, \(12,\)"),
+        ({"mean_activity": torch.zeros(3)}, ValueError, r"mean_activity: want \[N\] = \(12,\), got \(3,\)"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        FullGaussian2d(SHAPE, N, **{"bias": True} | options)
+
+
+def test_compiles_and_draws_anew_in_each_call():
+    torch.compiler.reset()
+    layer, x = readout(), features()
+    step = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    first, second = step(x), step(x)
+    assert not first.equal(second)
+    first.sum().backward()
+    assert layer._mu.grad.abs().sum() > 0
+    layer.eval()
+    torch.testing.assert_close(step(x), layer(x))
+
+
+def test_ensemble_by_vmap():
+    layers = [readout() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    x = features()
+    base = copy.deepcopy(layers[0]).eval().to("meta")
+
+    def call(p, b):
+        return torch.func.functional_call(base, (p, b), (x,))
+
+    got = torch.vmap(call)(parameters, buffers)
+    assert got.equal(torch.stack([layer.eval()(x) for layer in layers]))
+
+
+def test_learns():
+    """Adam moves the means of a readout onto those of another from which the targets come."""
+    torch.manual_seed(1)
+    x = torch.nn.functional.avg_pool2d(torch.randn(600, 8, 23, 27), 5, stride=1)
+    truth = FullGaussian2d((8, 19, 23), 6, bias=False, init_mu_range=0.5)
+    layer = FullGaussian2d((8, 19, 23), 6, bias=False, init_mu_range=0.1, init_sigma=0.3)
+    with torch.no_grad():
+        truth._features.copy_(torch.randn_like(truth._features))
+        target = truth.eval()(x)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(12):
+            for batch in torch.randperm(600).split(50):
+                optimiser.zero_grad()
+                (layer(x[batch]) - target[batch]).square().mean().backward()
+                optimiser.step()
+    assert (layer.mu - truth.mu).abs().max() < 0.1
+    assert (layer.eval()(x) - target).square().mean() < 0.05 * target.var()
