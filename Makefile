@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .peers
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := -c requirements/constraints.txt
 
 export V1FAST_REQUIRE_NATIVE = 1
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-slow test-peers check format bench clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -19,22 +20,26 @@ test: $(VENV)/.built
 test-slow: $(VENV)/.built
 	$(BIN)/pytest -m slow
 
+# Side by side with the published packages that v1fast's layers stand in for.
+test-peers: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_PEERS=$(PEERS) $(BIN)/pytest tests/peers
+
 check: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files csrc)
 	$(BIN)/mypy
 
 format: $(VENV)/.built
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files csrc)
 
 bench: $(VENV)/.built
 	$(BIN)/v1fast bench
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info v1fast/*.so
+	rm -rf $(VENV) $(PEERS) build dist out *.egg-info v1fast/*.so
 
 # torch comes first and alone: with it absent, another package's open range would bring the newest CUDA build.
 $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
@@ -43,6 +48,12 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 	$(PIP) install --quiet $(PINNED) -r requirements/dev.txt
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+$(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Beside the environment, not in it: the peers ask for other versions of what it holds.
+$(PEERS)/.installed: $(VENV)/.deps requirements/peers.txt
+	rm -rf $(PEERS)
+	$(PIP) install --quiet --no-deps --target $(PEERS) --requirement requirements/peers.txt
 	@touch $@

@@ -22,6 +22,8 @@ COMPILE_FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Wno-psabi",  # vectors are passed between inlined functions only
+    "-Wno-maybe-uninitialized",  # GCC 12's own AVX-512 header
 ]
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
 
@@ -32,7 +34,7 @@ def ops_extension() -> Extension:
     return Extension(
         "v1fast._C",
         sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))],
-        depends=sorted(str(p) for p in Path("csrc").glob("**/*.h")),
+        depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[*COMPILE_FLAGS, *(f"-isystem{path}" for path in cpp_extension.include_paths())],
         include_dirs=["csrc"],

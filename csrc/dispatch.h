@@ -1,4 +1,4 @@
-// The one list of dtypes that kernels read and write, and the instruction sets they are compiled for.
+// The one list of dtypes that kernels read and write.
 #pragma once
 
 #include <torch/headeronly/core/Dispatch.h>
@@ -13,12 +13,3 @@
                             THO_DISPATCH_CASE(torch::headeronly::ScalarType::Double, __VA_ARGS__)                      \
                                 THO_DISPATCH_CASE(torch::headeronly::ScalarType::BFloat16, __VA_ARGS__)                \
                                     THO_DISPATCH_CASE(torch::headeronly::ScalarType::Half, __VA_ARGS__))
-
-// One compilation per instruction set (AVX-512, AVX2 with FMA, what the ABI guarantees), chosen by the loader at run
-// time. It must stand on a plain function; the templates it calls are inlined into each of its clones.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define V1FAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define V1FAST_CLONES
-#endif
-#define V1FAST_INLINE inline __attribute__((always_inline))

@@ -10,10 +10,11 @@
 #include <cstdint>
 #include <cstring>
 
+#define V1FAST_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define V1FAST_HD __host__ __device__ __forceinline__
 #else
-#define V1FAST_HD inline __attribute__((always_inline))
+#define V1FAST_HD V1FAST_INLINE
 #endif
 
 namespace v1fast {
@@ -22,14 +23,17 @@ struct Words {
     uint32_t w0, w1, w2, w3;
 };
 
+inline constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+inline constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
+
 V1FAST_HD Words philox4x32_10(Words counter, uint32_t key0, uint32_t key1) {
     for (int round = 0; round < 10; ++round) {
-        const uint64_t a = static_cast<uint64_t>(counter.w0) * 0xD2511F53u;
-        const uint64_t b = static_cast<uint64_t>(counter.w2) * 0xCD9E8D57u;
+        const uint64_t a = static_cast<uint64_t>(counter.w0) * kPhiloxMultiplier0;
+        const uint64_t b = static_cast<uint64_t>(counter.w2) * kPhiloxMultiplier1;
         counter = {static_cast<uint32_t>(b >> 32) ^ counter.w1 ^ key0, static_cast<uint32_t>(b),
                    static_cast<uint32_t>(a >> 32) ^ counter.w3 ^ key1, static_cast<uint32_t>(a)};
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
+        key0 += kPhiloxWeyl0;
+        key1 += kPhiloxWeyl1;
     }
     return counter;
 }

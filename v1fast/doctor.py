@@ -18,7 +18,7 @@ from v1fast._version import __version__
 from v1fast.ops import loaded
 
 _PACKAGES = ("torch", "triton", "numpy", "scipy", "typer", "rich", "matplotlib", "scikit-image")
-_ENVIRONMENT = ("V1FAST_KERNELS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_ENVIRONMENT = ("V1FAST_KERNELS", "V1FAST_MAX_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)

@@ -7,136 +7,46 @@
 #include "../bilinear.h"
 #include "../philox.h"
 #include "images.h"
+#include "isa.h"
 
 #include <torch/csrc/stable/library.h>
 
+#include <numeric>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace v1fast {
-namespace {
 
 using torch::headeronly::ScalarType;
 
 constexpr int64_t kBlock = 64;       // neurons located at a time: their state stays in L1
 constexpr int64_t kShiftBlock = 256; // neurons whose d_shift is summed before the sum over all
 
-// All operands in the compute type, contiguous.
+// All operands in the compute type, contiguous. Neurons are worked through in the order of their places in the map, so
+// that the rows that one block reads are still in the nearest cache for the next.
 template <class T>
 struct Operands {
     GaussianReadoutSizes s;
-    const T* mu;                 // [N, 2]
-    const T* sigma;              // [N, sigma_columns], null: none
+    const int32_t* order;        // [N]: the k-th neuron to work on
+    const T* mu;                 // [N, 2], in that order
+    const T* sigma;              // [N, sigma_columns], in that order; null: none
     int64_t sigma_columns;       // 4 full, 2 uncorrelated, 1 isotropic
-    const T* weight;             // [N, C]
+    const int64_t* neuron_index; // [N], in that order; null: no noise to draw
+    const T* weight;             // [N, C], in that order
     const T* bias;               // [N], null: none
     const T* shift;              // [B, 2], null: none
     const T* noise;              // [B, N, 2] or, shared, [1, N, 2]; null: none
-    const int64_t* neuron_index; // [N], null: 0 .. N-1
     const int64_t* seed;         // [1], null: none
     int64_t image_offset;
     bool share_noise, align_corners;
 
-    bool sampled() const { return sigma && (noise || seed); }
+    bool samples() const { return sigma && (noise || seed); }
+    // The image whose draws image b of the batch takes.
+    int64_t noise_image(int64_t b) const { return share_noise ? 0 : image_offset + b; }
 };
-
-template <class T>
-struct Samples {
-    T noise_x[kBlock], noise_y[kBlock];
-    T ax[kBlock], ay[kBlock];                         // fractions of the cell
-    int32_t x[kBlock], y[kBlock];                     // its lower corner, -2: none inside
-    int32_t unclamped_x[kBlock], unclamped_y[kBlock]; // 1: the clamp lets the gradient through
-};
-
-template <class T>
-V1FAST_INLINE void make_noise(const Operands<T>& o, int64_t b, int64_t n0, int64_t count, Samples<T>& out) {
-    if (o.noise) {
-        const T* noise = o.noise + ((o.share_noise ? 0 : b * o.s.N) + n0) * 2;
-        for (int64_t i = 0; i < count; ++i) {
-            out.noise_x[i] = noise[2 * i];
-            out.noise_y[i] = noise[2 * i + 1];
-        }
-        return;
-    }
-    const int64_t image = o.share_noise ? 0 : o.image_offset + b;
-    const uint64_t seed = static_cast<uint64_t>(*o.seed);
-    int64_t neuron[kBlock];
-    for (int64_t i = 0; i < count; ++i)
-        neuron[i] = o.neuron_index ? o.neuron_index[n0 + i] : n0 + i;
-    for (int64_t i = 0; i < count; ++i) {
-        float x, y;
-        philox_normal(seed, neuron[i], image, x, y);
-        out.noise_x[i] = x;
-        out.noise_y[i] = y;
-    }
-}
-
-// One coordinate: clamped, shifted, in pixels, split into cell and fraction. A NaN stays a NaN and lies nowhere.
-template <class T>
-V1FAST_INLINE void locate_axis(const T (&z)[kBlock], T shift, PixelMap<T> map, int64_t size, int64_t count,
-                               int32_t (&cell)[kBlock], T (&fraction)[kBlock], int32_t (&unclamped)[kBlock]) {
-    for (int64_t i = 0; i < count; ++i) {
-        unclamped[i] = z[i] >= T(-1) && z[i] <= T(1);
-        const T clamped = z[i] < T(-1) ? T(-1) : z[i] > T(1) ? T(1) : z[i];
-        const T pixel = std::fma(clamped + shift + T(1), map.scale, map.offset);
-        const T lower = std::floor(pixel);
-        fraction[i] = pixel - lower;
-        cell[i] = lower_corner(lower, size);
-    }
-}
-
-// Positions of neurons n0 .. n0 + count - 1 for image b: clamp(mu + A noise, -1, 1) + shift.
-template <class T>
-V1FAST_INLINE void locate(const Operands<T>& o, int64_t b, int64_t n0, int64_t count, Samples<T>& out) {
-    T zx[kBlock], zy[kBlock];
-    const T* mu = o.mu + 2 * n0;
-    for (int64_t i = 0; i < count; ++i) {
-        zx[i] = mu[2 * i];
-        zy[i] = mu[2 * i + 1];
-    }
-    if (o.sampled()) {
-        make_noise(o, b, n0, count, out);
-        const T* sigma = o.sigma + o.sigma_columns * n0;
-        const T *ex = out.noise_x, *ey = out.noise_y;
-        if (o.sigma_columns == 4)
-            for (int64_t i = 0; i < count; ++i) {
-                zx[i] = std::fma(sigma[4 * i + 1], ey[i], std::fma(sigma[4 * i], ex[i], zx[i]));
-                zy[i] = std::fma(sigma[4 * i + 3], ey[i], std::fma(sigma[4 * i + 2], ex[i], zy[i]));
-            }
-        else
-            for (int64_t i = 0; i < count; ++i) {
-                zx[i] = std::fma(sigma[o.sigma_columns * i], ex[i], zx[i]);
-                zy[i] = std::fma(sigma[o.sigma_columns * (i + 1) - 1], ey[i], zy[i]);
-            }
-    }
-    const T shift_x = o.shift ? o.shift[2 * b] : T(0), shift_y = o.shift ? o.shift[2 * b + 1] : T(0);
-    locate_axis<T>(zx, shift_x, {o.s.W, o.align_corners}, o.s.W, count, out.x, out.ax, out.unclamped_x);
-    locate_axis<T>(zy, shift_y, {o.s.H, o.align_corners}, o.s.H, count, out.y, out.ay, out.unclamped_y);
-}
-
-// Calls work(n, count, samples) for the blocks of neurons n0 .. n1.
-template <class T, class Work>
-V1FAST_INLINE void for_each_block(const Operands<T>& o, int64_t b, int64_t n0, int64_t n1, const Work& work) {
-    Samples<T> samples;
-    for (int64_t n = n0; n < n1; n += kBlock) {
-        const int64_t count = std::min(kBlock, n1 - n);
-        locate(o, b, n, count, samples);
-        work(n, count, samples);
-    }
-}
-
-template <class T>
-V1FAST_INLINE void forward_image(const Operands<T>& o, const T* image, const T* zeros, int64_t b, int64_t n0,
-                                 int64_t n1, T* out) {
-    for_each_block(o, b, n0, n1, [&](int64_t n, int64_t count, const Samples<T>& at) __attribute__((always_inline)) {
-        for (int64_t i = 0; i < count; ++i) {
-            const Corners<const T> corners(image, zeros, at.x[i], at.y[i], o.s.C, o.s.H, o.s.W);
-            T w[4];
-            corner_weights(at.ax[i], at.ay[i], w);
-            const T value = dot_bilinear(corners, w, o.weight + (n + i) * o.s.C, o.s.C);
-            out[b * o.s.N + n + i] = o.bias ? value + o.bias[n + i] : value;
-        }
-    });
-}
 
 // Sums over images that one thread owns for its neurons. Position gradients are summed in double: there are few.
 template <class T>
@@ -146,111 +56,97 @@ struct NeuronSums {
     double* d_shift; // [B, ceil(N / kShiftBlock), 2], null: not wanted
 };
 
-template <class T>
-V1FAST_INLINE void add_position_gradients(const Operands<T>& o, const NeuronSums<T>& sums, int64_t b, int64_t n,
-                                          int64_t count, const Samples<T>& at, const T (&gx)[kBlock],
-                                          const T (&gy)[kBlock]) {
-    const int64_t N = o.s.N;
-    double* d_mu = sums.d_z + n;
-    for (int64_t i = 0; i < count; ++i) {
-        d_mu[i] += at.unclamped_x[i] ? gx[i] : T(0);
-        d_mu[N + i] += at.unclamped_y[i] ? gy[i] : T(0);
-    }
-    if (o.sampled()) {
-        double* d_sigma = d_mu + 2 * N;
-        for (int64_t i = 0; i < count; ++i) {
-            const T zx = at.unclamped_x[i] ? gx[i] : T(0), zy = at.unclamped_y[i] ? gy[i] : T(0);
-            d_sigma[i] += zx * at.noise_x[i];
-            d_sigma[N + i] += zx * at.noise_y[i];
-            d_sigma[2 * N + i] += zy * at.noise_x[i];
-            d_sigma[3 * N + i] += zy * at.noise_y[i];
-        }
-    }
-    if (sums.d_shift) {
-        const int64_t blocks = (N + kShiftBlock - 1) / kShiftBlock;
-        double* part = sums.d_shift + (b * blocks + n / kShiftBlock) * 2;
-        for (int64_t i = 0; i < count; ++i) {
-            part[0] += gx[i];
-            part[1] += gy[i];
-        }
-    }
-}
+// A Philox block serves an even image and the odd one after it. The even one leaves its other words here.
+struct OddWords {
+    static constexpr int64_t kMost = 1 << 18; // neurons; more are not worth the memory
+    std::vector<uint32_t> first, second;      // [n1 - n0]
+    int64_t n0 = 0, n1 = 0, block = -1;
 
-template <class T, bool kPosition, bool kWeight>
-V1FAST_INLINE void backward_neurons(const Operands<T>& o, const T* image, const T* zeros, const T* grad, int64_t b,
-                                    int64_t n0, int64_t n1, const NeuronSums<T>& sums) {
-    const PixelMap<T> map_x(o.s.W, o.align_corners), map_y(o.s.H, o.align_corners);
-    for_each_block(o, b, n0, n1, [&](int64_t n, int64_t count, const Samples<T>& at) __attribute__((always_inline)) {
-        T gx[kBlock], gy[kBlock];
-        for (int64_t i = 0; i < count; ++i) {
-            const Corners<const T> corners(image, zeros, at.x[i], at.y[i], o.s.C, o.s.H, o.s.W);
-            const T g = grad[b * o.s.N + n + i], ax = at.ax[i], ay = at.ay[i];
-            T w[4], dot[4];
-            corner_weights(ax, ay, w);
-            T* d_weight = kWeight ? sums.d_weight + (n + i) * o.s.C : nullptr;
-            dot_bilinear_backward<T, kPosition, kWeight>(corners, w, o.weight + (n + i) * o.s.C, g, o.s.C, d_weight,
-                                                         dot);
-            if constexpr (kPosition) {
-                gx[i] = g * map_x.scale * ((dot[1] - dot[0]) * (T(1) - ay) + (dot[3] - dot[2]) * ay);
-                gy[i] = g * map_y.scale * ((dot[2] - dot[0]) * (T(1) - ax) + (dot[3] - dot[1]) * ax);
-            }
-        }
-        if constexpr (kPosition)
-            add_position_gradients(o, sums, b, n, count, at, gx, gy);
-    });
-}
+    bool hold(int64_t n0_, int64_t n1_, int64_t block_) const { return n0 == n0_ && n1 == n1_ && block == block_; }
+    void prepare(int64_t n0_, int64_t n1_) {
+        first.resize(static_cast<size_t>(n1_ - n0_));
+        second.resize(static_cast<size_t>(n1_ - n0_));
+        n0 = n0_, n1 = n1_, block = -1;
+    }
+};
+
+// The row kernels that one instruction set provides, for one compute type.
+template <class T>
+struct RowKernels {
+    void (*forward_image)(const Operands<T>&, const T* image, const T* zeros, int64_t b, int64_t n0, int64_t n1, T* out,
+                          OddWords&);
+    void (*backward_neurons)(const Operands<T>&, const T* image, const T* zeros, const T* grad, int64_t b, int64_t n0,
+                             int64_t n1, const NeuronSums<T>&, OddWords&);
+    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, OddWords&);
+};
+
+} // namespace v1fast
+
+#define V1FAST_ISA_FILE "gaussian_readout.inc"
+#include "foreach_isa.h"
+
+namespace v1fast {
+namespace {
 
 template <class T>
-V1FAST_INLINE void backward_image(const Operands<T>& o, const T* grad, int64_t b, T* d_image) {
-    for_each_block(o, b, 0, o.s.N, [&](int64_t n, int64_t count, const Samples<T>& at) __attribute__((always_inline)) {
-        for (int64_t i = 0; i < count; ++i) {
-            const Corners<T> corners(d_image, d_image, at.x[i], at.y[i], o.s.C, o.s.H, o.s.W);
-            T w[4];
-            corner_weights(at.ax[i], at.ay[i], w);
-            scatter_bilinear(corners, w, o.weight + (n + i) * o.s.C, grad[b * o.s.N + n + i], o.s.C);
-        }
-    });
+const RowKernels<T>& row_kernels() {
+    static const RowKernels<T> best = V1FAST_PICK_ISA(row_kernels<T>());
+    return best;
 }
 
-// The compiled entry points: one set of clones for each compute type.
-#define V1FAST_ENTRY_POINTS(T)                                                                                         \
-    V1FAST_CLONES void forward_image_entry(const Operands<T>& o, const T* image, const T* zeros, int64_t b,            \
-                                           int64_t n0, int64_t n1, T* out) {                                           \
-        forward_image(o, image, zeros, b, n0, n1, out);                                                                \
-    }                                                                                                                  \
-    V1FAST_CLONES void backward_neurons_entry(const Operands<T>& o, const T* image, const T* zeros, const T* grad,     \
-                                              int64_t b, int64_t n0, int64_t n1, const NeuronSums<T>& sums) {          \
-        if (sums.d_z && sums.d_weight)                                                                                 \
-            backward_neurons<T, true, true>(o, image, zeros, grad, b, n0, n1, sums);                                   \
-        else if (sums.d_z)                                                                                             \
-            backward_neurons<T, true, false>(o, image, zeros, grad, b, n0, n1, sums);                                  \
-        else                                                                                                           \
-            backward_neurons<T, false, true>(o, image, zeros, grad, b, n0, n1, sums);                                  \
-    }                                                                                                                  \
-    V1FAST_CLONES void backward_image_entry(const Operands<T>& o, const T* grad, int64_t b, T* d_image) {              \
-        backward_image(o, grad, b, d_image);                                                                           \
+// The neurons in the order of the tiles of 4 x 4 pixels that their means lie in.
+template <class T>
+std::vector<int32_t> order_by_place(const GaussianReadoutSizes& s, const T* mu, bool align_corners) {
+    std::vector<int32_t> order(static_cast<size_t>(s.N));
+    if (s.N < 2 * kBlock || s.B < 4) { // too little work to gain from it
+        std::iota(order.begin(), order.end(), 0);
+        return order;
     }
-V1FAST_ENTRY_POINTS(float)
-V1FAST_ENTRY_POINTS(double)
-
-V1FAST_CLONES void draw_normals_entry(uint64_t seed, const int64_t* neuron, int64_t image, int64_t N, float* out) {
-    for (int64_t n = 0; n < N; ++n)
-        philox_normal(seed, neuron ? neuron[n] : n, image, out[2 * n], out[2 * n + 1]);
+    const auto tile = [&](T position, int64_t size) {
+        const PixelMap<T> map(size, align_corners);
+        const T pixel = (position + 1) * map.scale + map.offset;
+        return pixel > 0 ? static_cast<int64_t>(std::min(pixel, T(size - 1))) / 4 : 0; // NaN: 0
+    };
+    const int64_t columns = (s.W + 3) / 4;
+    std::vector<int32_t> tiles(static_cast<size_t>(s.N));
+    std::vector<int32_t> next(static_cast<size_t>(columns * ((s.H + 3) / 4) + 1));
+    for (int64_t n = 0; n < s.N; ++n) {
+        tiles[n] = static_cast<int32_t>(tile(mu[2 * n + 1], s.H) * columns + tile(mu[2 * n], s.W));
+        ++next[tiles[n] + 1];
+    }
+    std::partial_sum(next.begin(), next.end(), next.begin());
+    for (int64_t n = 0; n < s.N; ++n)
+        order[next[tiles[n]]++] = static_cast<int32_t>(n);
+    return order;
 }
 
-// Operands as given, and copies of those that were not contiguous in the compute type. Copies are of parameter size.
+// Operands as the row kernels want them, and what had to be copied for it: of parameter size, never of the features'.
 template <class T>
 class OwnedOperands {
 public:
-    OwnedOperands(const GaussianReadoutSizes& sizes, const Tensor& mu, const OptionalTensor& sigma,
-                  const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& shift,
-                  const OptionalTensor& noise, const OptionalTensor& seed, const OptionalTensor& neuron_index,
-                  int64_t image_offset, bool share_noise, bool align_corners)
-        : operands{sizes,        values(mu),    values(sigma), sigma_columns(sigma),   values(weight),
-                   values(bias), values(shift), values(noise), integers(neuron_index), integers(seed),
-                   image_offset, share_noise,   align_corners} {}
+    OwnedOperands(const GaussianReadoutSizes& s, const Tensor& mu, const OptionalTensor& sigma, const Tensor& weight,
+                  const OptionalTensor& bias, const OptionalTensor& shift, const OptionalTensor& noise,
+                  const OptionalTensor& seed, const OptionalTensor& neuron_index, int64_t image_offset,
+                  bool share_noise, bool align_corners)
+        : order_(order_by_place(s, values(mu), align_corners)), mu_(ordered(values(mu), 2)),
+          sigma_(ordered(values(sigma), sigma_columns(sigma))), weight_(ordered(values(weight), s.C)),
+          neuron_index_(seed ? ordered_indices(neuron_index) : std::vector<int64_t>()),
+          operands{s,
+                   order_.data(),
+                   mu_.data(),
+                   sigma ? sigma_.data() : nullptr,
+                   sigma_columns(sigma),
+                   neuron_index_.data(),
+                   weight_.data(),
+                   values(bias),
+                   values(shift),
+                   values(noise),
+                   integers(seed),
+                   image_offset,
+                   share_noise,
+                   align_corners} {}
 
-    // The same for a tensor that comes later, such as the gradient of the output.
+    // A tensor in the compute type, contiguous; null for none.
     const T* values(const OptionalTensor& tensor) {
         return tensor ? keep(torch::stable::to(*tensor, kScalarType<T>)).template const_data_ptr<T>() : nullptr;
     }
@@ -261,14 +157,31 @@ public:
 
 private:
     std::vector<Tensor> kept_;
+    std::vector<int32_t> order_;
+    std::vector<T> mu_, sigma_, weight_;
+    std::vector<int64_t> neuron_index_;
 
+    const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(torch::stable::contiguous(tensor)); }
     const int64_t* integers(const OptionalTensor& tensor) {
         return tensor ? keep(*tensor).template const_data_ptr<int64_t>() : nullptr;
     }
-    const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(torch::stable::contiguous(tensor)); }
+    std::vector<T> ordered(const T* rows, int64_t columns) const {
+        std::vector<T> out(order_.size() * static_cast<size_t>(rows ? columns : 0));
+        for (size_t k = 0; k < out.size(); ++k)
+            out[k] = rows[order_[k / columns] * columns + static_cast<int64_t>(k) % columns];
+        return out;
+    }
+    std::vector<int64_t> ordered_indices(const OptionalTensor& neuron_index) {
+        const int64_t* given = integers(neuron_index);
+        std::vector<int64_t> out(order_.begin(), order_.end());
+        if (given)
+            for (int64_t& index : out)
+                index = given[index];
+        return out;
+    }
 
 public:
-    const Operands<T> operands; // after kept_, which its initialiser fills
+    const Operands<T> operands; // last: it points to all the others
 };
 
 bool any_double(std::initializer_list<OptionalTensor> tensors) {
@@ -293,6 +206,7 @@ Tensor forward(const Tensor& features, OwnedOperands<T>& owned) {
         return out;
     T* out_data = out.mutable_data_ptr<T>();
     const std::vector<T> zeros(static_cast<size_t>(C), T(0));
+    const RowKernels<T>& kernels = row_kernels<T>();
     ImageReader<T> images(features);
     images.for_each_chunk([&](int64_t first, int64_t last) {
         // Fewer images than threads: an image's neurons are split, which changes no sum.
@@ -300,9 +214,10 @@ Tensor forward(const Tensor& features, OwnedOperands<T>& owned) {
         const int64_t parts = std::clamp<int64_t>(threads / (last - first), 1, (N + kBlock - 1) / kBlock);
         const int64_t step = ((N + parts - 1) / parts + kBlock - 1) / kBlock * kBlock;
         torch::stable::parallel_for(0, (last - first) * parts, 1, [&](int64_t begin, int64_t end) {
+            OddWords odd;
             for (int64_t task = begin; task < end; ++task) {
                 const int64_t b = first + task / parts, n0 = task % parts * step, n1 = std::min(n0 + step, N);
-                forward_image_entry(o, images.image(b), zeros.data(), b, n0, n1, out_data);
+                kernels.forward_image(o, images.image(b), zeros.data(), b, n0, n1, out_data, odd);
             }
         });
     });
@@ -322,8 +237,9 @@ Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* 
     const ImageWriter<T> writer(d_features);
     torch::stable::parallel_for(0, o.s.B, 1, [&](int64_t begin, int64_t end) {
         const std::unique_ptr<T[]> buffer = writer.buffer();
+        OddWords odd;
         for (int64_t b = begin; b < end; ++b) {
-            backward_image_entry(o, grad, b, writer.begin(b, buffer.get()));
+            row_kernels<T>().backward_image(o, grad, b, writer.begin(b, buffer.get()), odd);
             writer.finish(b, buffer.get());
         }
     });
@@ -334,12 +250,14 @@ template <class T>
 void neuron_gradients(const Tensor& features, const Operands<T>& o, const T* grad, const NeuronSums<T>& sums) {
     const auto [B, C, H, W, N] = o.s;
     const std::vector<T> zeros(static_cast<size_t>(C), T(0));
+    const RowKernels<T>& kernels = row_kernels<T>();
     ImageReader<T> images(features);
     images.for_each_chunk([&](int64_t first, int64_t last) {
         torch::stable::parallel_for(0, (N + kShiftBlock - 1) / kShiftBlock, 1, [&](int64_t begin, int64_t end) {
+            OddWords odd;
             for (int64_t b = first; b < last; ++b)
-                backward_neurons_entry(o, images.image(b), zeros.data(), grad, b, begin * kShiftBlock,
-                                       std::min(end * kShiftBlock, N), sums);
+                kernels.backward_neurons(o, images.image(b), zeros.data(), grad, b, begin * kShiftBlock,
+                                         std::min(end * kShiftBlock, N), sums, odd);
         });
     });
 }
@@ -361,11 +279,11 @@ Tensor bias_gradient(const Tensor& like, const Operands<T>& o, const T* grad) {
     return d_bias;
 }
 
-// [N, columns] from the double sums [6, N] that start at the given rows.
+// [N, columns], each column the sum of some rows of sums [6, N], put back from the working order.
 template <class T>
-Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t N,
+Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, const Operands<T>& o,
                    const std::vector<std::vector<int64_t>>& rows_of_column) {
-    const int64_t columns = static_cast<int64_t>(rows_of_column.size());
+    const int64_t N = o.s.N, columns = static_cast<int64_t>(rows_of_column.size());
     Tensor out = torch::stable::new_empty(like, {N, columns}, kScalarType<T>);
     T* data = out.mutable_data_ptr<T>();
     for (int64_t n = 0; n < N; ++n)
@@ -373,17 +291,37 @@ Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t 
             double sum = 0;
             for (int64_t row : rows_of_column[k])
                 sum += sums[row * N + n];
-            data[n * columns + k] = static_cast<T>(sum);
+            data[o.order[n] * columns + k] = static_cast<T>(sum);
         }
     return out;
 }
 
+// Puts the rows of d_weight, which stand in the working order, back to the neurons' own, in place: cycle by cycle.
 template <class T>
-Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, int64_t N) {
+void undo_order(const Operands<T>& o, T* d_weight) {
+    const int64_t C = o.s.C;
+    std::vector<bool> done(static_cast<size_t>(o.s.N));
+    std::vector<T> carried(static_cast<size_t>(C));
+    for (int64_t start = 0; start < o.s.N; ++start) {
+        if (done[start] || o.order[start] == start)
+            continue;
+        std::copy_n(d_weight + start * C, C, carried.data());
+        int64_t k = start;
+        do {
+            const int64_t neuron = o.order[k];
+            std::swap_ranges(carried.begin(), carried.end(), d_weight + neuron * C);
+            done[k] = true;
+            k = neuron;
+        } while (k != start);
+    }
+}
+
+template <class T>
+Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, const Operands<T>& o) {
     const int64_t columns = OwnedOperands<T>::sigma_columns(sigma);
     if (columns == 4)
-        return torch::stable::view(gather_rows<T>(sigma, sums, N, {{2}, {3}, {4}, {5}}), {N, 2, 2});
-    return columns == 2 ? gather_rows<T>(sigma, sums, N, {{2}, {5}}) : gather_rows<T>(sigma, sums, N, {{2, 5}});
+        return torch::stable::view(gather_rows<T>(sigma, sums, o, {{2}, {3}, {4}, {5}}), {o.s.N, 2, 2});
+    return columns == 2 ? gather_rows<T>(sigma, sums, o, {{2}, {5}}) : gather_rows<T>(sigma, sums, o, {{2, 5}});
 }
 
 template <class T>
@@ -411,6 +349,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& features, const Tens
     const auto unwanted = [](const Tensor& like) { return torch::stable::new_empty(like, {0}); };
 
     Tensor d_weight = want.weight ? torch::stable::new_zeros(weight, {N, C}, kScalarType<T>) : unwanted(weight);
+    // the order of d_weight's rows is undone in place
     std::vector<double> d_z(want.position() ? static_cast<size_t>(6 * N) : 0);
     std::vector<double> d_shift(want.shift ? static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2) : 0);
     if (B * N > 0 && (want.position() || want.weight))
@@ -418,12 +357,15 @@ Gradients backward(const Tensor& grad_output, const Tensor& features, const Tens
                          NeuronSums<T>{want.weight ? d_weight.mutable_data_ptr<T>() : nullptr,
                                        want.position() ? d_z.data() : nullptr, want.shift ? d_shift.data() : nullptr});
 
+    if (want.weight)
+        undo_order(o, d_weight.mutable_data_ptr<T>());
+
     const auto as = [](const Tensor& value, const Tensor& like) {
         return torch::stable::to(value, like.scalar_type());
     };
     return {want.features ? features_gradient(features, o, grad) : unwanted(features),
-            want.mu ? as(gather_rows<T>(mu, d_z, N, {{0}, {1}}), mu) : unwanted(mu),
-            want.sigma ? as(sigma_gradient<T>(*sigma, d_z, N), *sigma) : unwanted(mu),
+            want.mu ? as(gather_rows<T>(mu, d_z, o, {{0}, {1}}), mu) : unwanted(mu),
+            want.sigma ? as(sigma_gradient<T>(*sigma, d_z, o), *sigma) : unwanted(mu),
             as(d_weight, weight),
             want.bias ? as(bias_gradient(*bias, o, grad), *bias) : unwanted(mu),
             want.shift ? as(shift_gradient<T>(*shift, d_shift, B), *shift) : unwanted(mu)};
@@ -462,8 +404,8 @@ Gradients gaussian_readout_backward(const Tensor& grad_output, const Tensor& fea
     return any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
 }
 
-Tensor draw_normals(const Tensor& seed, int64_t images, int64_t neurons, OptionalTensor neuron_index,
-                    int64_t image_offset) {
+Tensor philox_normal_op(const Tensor& seed, int64_t images, int64_t neurons, OptionalTensor neuron_index,
+                        int64_t image_offset) {
     check_shape(seed, {1}, "seed");
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long, "philox_normal: seed: want int64");
     STD_TORCH_CHECK(images >= 0 && neurons >= 0, "philox_normal: images, neurons: want at least 0");
@@ -476,9 +418,10 @@ Tensor draw_normals(const Tensor& seed, int64_t images, int64_t neurons, Optiona
     float* data = out.mutable_data_ptr<float>();
     const uint64_t key = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
     const int64_t* neuron = neuron_index ? neuron_index->const_data_ptr<int64_t>() : nullptr;
+    const auto draw = V1FAST_PICK_ISA(draw_normals);
     torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b)
-            draw_normals_entry(key, neuron, image_offset + b, neurons, data + b * neurons * 2);
+            draw(key, neuron, image_offset + b, neurons, data + b * neurons * 2);
     });
     return out;
 }
@@ -488,7 +431,7 @@ Tensor draw_normals(const Tensor& seed, int64_t images, int64_t neurons, Optiona
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
     m.impl("gaussian_readout", TORCH_BOX(&gaussian_readout));
     m.impl("gaussian_readout_backward", TORCH_BOX(&gaussian_readout_backward));
-    m.impl("philox_normal", TORCH_BOX(&draw_normals));
+    m.impl("philox_normal", TORCH_BOX(&philox_normal_op));
 }
 
 } // namespace v1fast
