@@ -2,5 +2,6 @@
 
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.gaussian import FullGaussian2d
+from v1fast.readouts.gaussian_legacy import Gaussian2d
 
-__all__ = ["ConfigurationError", "FullGaussian2d", "Readout"]
+__all__ = ["ConfigurationError", "FullGaussian2d", "Gaussian2d", "Readout"]

@@ -56,7 +56,7 @@ class Readout(nn.Module):
         """Reset the parameters to their initial distribution."""
         raise TypeError(f"{type(self).__name__} has to define initialize()")
 
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
         """The penalty to add to the loss."""
         raise TypeError(f"{type(self).__name__} has to define regularizer()")
 

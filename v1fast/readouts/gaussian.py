@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -11,18 +12,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from v1fast import functional
-from v1fast.readouts.base import ConfigurationError, NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts._points import GaussianPointReadout, Sampler, neuron_major
+from v1fast.readouts.base import ConfigurationError, Reduction
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
-Sampler = Literal["philox", "torch"]
 
 _SIGMA_SHAPE: dict[str, tuple[int, int]] = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
-
-
-def _neuron_major(features: Tensor) -> Tensor:
-    """The same values in the same shape (1, C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
-    return features.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
 
 def _sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
@@ -34,12 +29,12 @@ def _sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
     return len(unique), torch.from_numpy(index.astype(np.int64))
 
 
-class FullGaussian2d(Readout):
+class FullGaussian2d(GaussianPointReadout):
     """Each neuron reads the features at a point drawn from its Gaussian, by bilinear interpolation.
 
     Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021. In training a position is
-    drawn for every neuron and image, in evaluation the mean is read. Drop-in for ``FullGaussian2d`` of neuralpredictors:
-    same constructor, state_dict keys and shapes, forward arguments. The computation is
+    drawn for every neuron and image, in evaluation the mean is read. Drop-in for ``FullGaussian2d`` of
+    neuralpredictors: same constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.gaussian_readout`.
 
     Where neuralpredictors is plainly broken this class does the sensible thing instead: ``mean_activity`` is copied,
@@ -81,6 +76,11 @@ class FullGaussian2d(Readout):
     of the covariance with free sign; ``_features`` (1, C, 1, N), stored neuron after neuron; ``bias`` (N).
     """
 
+    stored_features = "_features"
+    source_grid: Tensor
+    feature_sharing_index: Tensor
+    grid_sharing_index: Tensor
+
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -102,23 +102,24 @@ class FullGaussian2d(Readout):
         sampler: Sampler = "philox",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            in_shape,
+            outdims,
+            init_mu_range=init_mu_range,
+            batch_sample=batch_sample,
+            align_corners=align_corners,
+            mean_activity=mean_activity,
+            sampler=sampler,
+        )
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
-        if not 0 < init_mu_range <= 1:
-            raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
         if not init_sigma > 0:
             raise ValueError(f"init_sigma: want a positive value, got {init_sigma}")
         if gauss_type not in _SIGMA_SHAPE:
             raise ValueError(f"gauss_type: want one of {', '.join(_SIGMA_SHAPE)}, got {gauss_type!r}")
-        if sampler not in ("philox", "torch"):
-            raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
         if grid_mean_predictor is not None and shared_grid is not None:
             raise ConfigurationError("grid_mean_predictor and shared_grid exclude each other")
-        self.in_shape, self.outdims = in_shape, outdims
-        self.gauss_type, self.batch_sample, self.align_corners = gauss_type, batch_sample, align_corners
-        self.init_mu_range, self.init_sigma, self.mean_activity = init_mu_range, init_sigma, mean_activity
-        self.sampler, self.return_weighted_features = sampler, return_weighted_features
-        self.grid_shape, self.sigma_shape = (1, outdims, 1, 2), (1, outdims, *_SIGMA_SHAPE[gauss_type])
+        self.gauss_type, self.sigma_shape = gauss_type, (1, outdims, *_SIGMA_SHAPE[gauss_type])
+        self.init_sigma, self.return_weighted_features = init_sigma, return_weighted_features
 
         self._predicted_grid, self._shared_grid, self._original_grid = False, False, True
         # The order of registration is that of neuralpredictors: the same seed gives the same initial values.
@@ -143,12 +144,13 @@ class FullGaussian2d(Readout):
         """Make the network that predicts the means from ``source_grid`` [N, D]."""
         if source_grid is None:
             raise ValueError("source_grid: want [N, D] for grid_mean_predictor, got None")
-        source = np.asarray(source_grid, dtype=np.float64)
+        source = np.asarray(source_grid)
+        source = source if np.issubdtype(source.dtype, np.floating) else source.astype(np.float64)
         if source.ndim != 2 or source.shape[0] != self.outdims:
             raise ValueError(f"source_grid: want [N, D] with N = {self.outdims}, got {source.shape}")
         widths = [source.shape[1], *[hidden_features] * hidden_layers, 2]
         layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-        for inputs, outputs in zip(widths[1:-1], widths[2:], strict=True):
+        for inputs, outputs in itertools.pairwise(widths[1:]):
             layers += [nn.ELU(), nn.Linear(inputs, outputs)]
         if final_tanh:
             layers.append(nn.Tanh())
@@ -184,11 +186,11 @@ class FullGaussian2d(Readout):
         channels = self.in_shape[0]
         self._original_features, self._shared_features = True, match_ids is not None
         if match_ids is None:
-            self._features = nn.Parameter(_neuron_major(torch.empty(1, channels, 1, self.outdims)))
+            self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, self.outdims)))
             return
         count, index = _sharing_index(match_ids, self.outdims)
         if shared_features is None:
-            self._features = nn.Parameter(_neuron_major(torch.empty(1, channels, 1, count)))
+            self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, count)))
         else:
             if tuple(shared_features.shape) != (1, channels, 1, count):
                 got = tuple(shared_features.shape)
@@ -215,12 +217,6 @@ class FullGaussian2d(Readout):
             self.scales.fill_(1.0)
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        # load_state_dict(assign=True) brings the checkpoint's own strides.
-        if not self._features.is_meta:
-            self._features.data = _neuron_major(self._features.data)
-
     @property
     def shared_features(self) -> nn.Parameter:
         """The parameter (1, C, 1, M) to hand to another readout's ``shared_features``."""
@@ -232,7 +228,7 @@ class FullGaussian2d(Readout):
         return self._mu
 
     @property
-    def features(self) -> Tensor:
+    def features(self) -> Tensor:  # type: ignore[override]
         """Feature weights of every neuron, (1, C, 1, N)."""
         if self._shared_features:
             return self.scales * self._features[..., self.feature_sharing_index]
@@ -252,11 +248,6 @@ class FullGaussian2d(Readout):
             return self.mu_transform(self._mu)[:, self.grid_sharing_index]
 
     @property
-    def grid(self) -> Tensor:
-        """Positions read in evaluation, (1, N, 1, 2)."""
-        return self.sample_grid(batch_size=1, sample=False)
-
-    @property
     def mu_dispersion(self) -> Tensor:
         """Standard deviation of the means over neurons, summed over x and y: a penalty that draws them together."""
         return self.mu.view(-1, 2).std(0).sum()
@@ -265,105 +256,23 @@ class FullGaussian2d(Readout):
         """L1 norm of the features; 0 where they belong to another readout, which counts them."""
         if not self._original_features:
             return 0
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+        return super().feature_l1(reduction=reduction, average=average)
 
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``."""
-        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+    def _clamped(self) -> tuple[Tensor, Tensor]:
+        if self._predicted_grid or self._shared_grid:
+            return self.mu, self.sigma
+        with torch.no_grad():
+            self._mu.clamp_(-1, 1)
+        return self._mu.clone(), self.sigma
 
-    def _clamp_means(self) -> None:
-        # neuralpredictors does this on every forward pass too, and so writes it into checkpoints.
-        if not (self._predicted_grid or self._shared_grid):
-            with torch.no_grad():
-                self._mu.clamp_(-1, 1)
-
-    def _sigma_operand(self) -> Tensor:
-        """[N, 2, 2], [N, 2] or [N, 1] as the op takes it."""
-        return self.sigma[0] if self.gauss_type == "full" else self.sigma[0, :, 0]
-
-    def _draw_seed(self, device: torch.device) -> Tensor:
-        # On the device and without .item(): neither a compiled graph nor a CUDA graph freezes it.
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-
-    def _draw_noise(self, images: int, like: Tensor) -> Tensor:
-        """[images, N, 2] of the stream that neuralpredictors draws."""
-        return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
-
-    def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
-        """Positions (batch_size, N, 1, 2), sampled if ``sample`` (None: in training mode), else the means."""
-        self._clamp_means()
-        mu = self.mu[0, :, 0]
-        if not (self.training if sample is None else sample):
-            return mu.clamp(-1, 1).expand(batch_size, self.outdims, 2).unsqueeze(2)
-        if self.sampler == "torch":
-            noise = self._draw_noise(batch_size, mu)
-        else:
-            seed = self._draw_seed(mu.device)
-            noise = functional.philox_normal(seed, batch_size, self.outdims).to(mu.dtype)
-        sigma = self._sigma_operand()
-        z = (sigma * noise.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * noise
-        return (mu + z).clamp(-1, 1).unsqueeze(2)
-
-    def forward(
-        self,
-        x: Tensor,
-        sample: bool | None = None,
-        shift: Tensor | None = None,
-        out_idx: NeuronSelection | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W]; channels-last is fastest.
-            sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
-            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
-                neuron does not depend on which others are computed.
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N], or [B, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
+    def _check_features(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != tuple(self.in_shape):
             got, want = tuple(x.shape[1:]), tuple(self.in_shape)
-            warnings.warn(f"features of shape (C, H, W) = {got} where the readout was made for {want}", stacklevel=2)
-        self._clamp_means()
-        mu, sigma, weight, bias = self.mu[0, :, 0], self._sigma_operand(), self.features[0, :, 0].t(), self.bias
-        noise, seed, neuron_index = None, None, None
-        if self.training if sample is None else sample:
-            if self.sampler == "torch":
-                noise = self._draw_noise(x.shape[0] if self.batch_sample else 1, mu)
-            else:
-                seed = self._draw_seed(x.device)
-        if out_idx is not None:
-            neuron_index = select_neurons(out_idx, self.outdims, x.device)
-            mu, sigma, weight = mu[neuron_index], sigma[neuron_index], weight[neuron_index]
-            bias = None if bias is None else bias[neuron_index]
-            noise = None if noise is None else noise[:, neuron_index]
-        return functional.gaussian_readout(
-            x,
-            mu,
-            sigma,
-            weight,
-            bias,
-            shift,
-            noise=noise,
-            seed=seed,
-            neuron_index=neuron_index,
-            share_noise=not self.batch_sample,
-            align_corners=self.align_corners,
-        )
+            warnings.warn(f"features of shape (C, H, W) = {got} where the readout was made for {want}", stacklevel=3)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
-        channels, height, width = self.in_shape
-        words = [f"{channels} x {height} x {width} -> {self.outdims}", self.gauss_type]
-        if self.bias is not None:
-            words.append("bias")
+        words = [super().extra_repr(), self.gauss_type]
         if self._shared_features:
             words.append(f"{'own' if self._original_features else 'shared'} matched features")
         if self._predicted_grid:

@@ -1,0 +1,42 @@
+"""Side by side with the published packages that v1fast's layers stand in for.
+
+``make test-peers`` installs them and says where by V1FAST_PEERS; without it these tests are not collected.
+"""
+
+import collections.abc
+import importlib.util
+import os
+import sys
+import types
+
+import pytest
+import torch
+
+folder = os.environ.get("V1FAST_PEERS")
+collect_ignore_glob = [] if folder else ["test_*.py"]
+
+if folder:
+    sys.path.append(os.path.abspath(folder))  # last: nothing in it hides what is installed
+    collections.Iterable = collections.abc.Iterable  # neuralpredictors 0.3.0 looks for it where Python 3.9 had it
+    if importlib.util.find_spec("torchvision") is None:
+        sys.modules["torchvision"] = types.ModuleType("torchvision")  # needed by a core that is not compared
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The tensors are so small that more threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_stream_for_all_precisions(monkeypatch):
+    """float64 draws what float32 draws from the same seed: by itself it would draw other numbers."""
+    draw = torch.Tensor.normal_
+    monkeypatch.setattr(
+        torch.Tensor,
+        "normal_",
+        lambda self, *arguments, **options: self.copy_(draw(torch.empty(self.shape), *arguments, **options)),
+    )

@@ -1,0 +1,166 @@
+"""What the readouts share that sample one point per neuron from a learned Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from v1fast import functional
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+Sampler = Literal["philox", "torch"]
+
+
+def neuron_major(features: Tensor) -> Tensor:
+    """The same values in the same shape (1, C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
+    return features.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+
+
+class GaussianPointReadout(Readout):
+    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
+
+    Attributes:
+        features: weights of the channels, (1, C, 1, N).
+        stored_features: name of the parameter that holds them, stored neuron after neuron.
+    """
+
+    features: Tensor
+    stored_features: ClassVar[str] = "features"
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        *,
+        init_mu_range: float,
+        batch_sample: bool,
+        align_corners: bool,
+        mean_activity: Tensor | None,
+        sampler: Sampler,
+    ) -> None:
+        super().__init__()
+        if not 0 < init_mu_range <= 1:
+            raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
+        if sampler not in ("philox", "torch"):
+            raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+        self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
+        self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
+        self.batch_sample, self.align_corners, self.sampler = batch_sample, align_corners, sampler
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # load_state_dict(assign=True) brings the checkpoint's own strides.
+        features: Tensor = getattr(self, self.stored_features)
+        features.data = neuron_major(features.data)
+
+    def _clamped(self) -> tuple[Tensor, Tensor]:
+        """Bring the parameters into their range, in place, and return mu (1, N, 1, 2) and sigma for this pass.
+
+        neuralpredictors clamps on every pass too, and so writes it into checkpoints. A parameter that is clamped is
+        returned as a copy: what one pass keeps for its backward must not be changed by the next.
+        """
+        raise NotImplementedError
+
+    def _check_features(self, x: Tensor) -> None:
+        """Warn or raise where the features are not of ``in_shape``."""
+        raise NotImplementedError
+
+    def _gaussian(self) -> tuple[Tensor, Tensor]:
+        """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
+        mu, sigma = self._clamped()
+        return mu.view(-1, 2), sigma[0] if sigma.shape[2] == 2 else sigma[0, :, 0]
+
+    def _draw_seed(self, device: torch.device) -> Tensor:
+        # On the device and without .item(): neither a compiled graph nor a CUDA graph freezes it.
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+
+    def _draw_noise(self, images: int, like: Tensor) -> Tensor:
+        """[images, N, 2] of the stream that neuralpredictors draws."""
+        return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
+
+    def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
+        """Positions (batch_size, N, 1, 2), sampled if ``sample`` (None: in training mode), else the means."""
+        mu, sigma = self._gaussian()
+        if not (self.training if sample is None else sample):
+            return mu.clamp(-1, 1).expand(batch_size, self.outdims, 2).unsqueeze(2)
+        if self.sampler == "torch":
+            noise = self._draw_noise(batch_size, mu)
+        else:
+            seed = self._draw_seed(mu.device)
+            noise = functional.philox_normal(seed, batch_size, self.outdims).to(mu.dtype)
+        z = (sigma * noise.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * noise
+        return (mu + z).clamp(-1, 1).unsqueeze(2)
+
+    @property
+    def grid(self) -> Tensor:
+        """Positions read in evaluation, (1, N, 1, 2)."""
+        return self.sample_grid(batch_size=1, sample=False)
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
+        """L1 norm of the features."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
+        """``feature_l1`` times ``feature_reg_weight``."""
+        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        shift: Tensor | None = None,
+        out_idx: NeuronSelection | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W]; channels-last is fastest.
+            sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
+            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
+                neuron does not depend on which others are computed.
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N], or [B, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        self._check_features(x)
+        mu, sigma = self._gaussian()
+        weight = self.features[0, :, 0].t()
+        bias: Tensor | None = self.bias
+        noise, seed, neuron_index = None, None, None
+        if self.training if sample is None else sample:
+            if self.sampler == "torch":
+                noise = self._draw_noise(x.shape[0] if self.batch_sample else 1, mu)
+            else:
+                seed = self._draw_seed(x.device)
+        if out_idx is not None:
+            neuron_index = select_neurons(out_idx, self.outdims, x.device)
+            mu, sigma, weight = mu[neuron_index], sigma[neuron_index], weight[neuron_index]
+            bias = None if bias is None else bias[neuron_index]
+            noise = None if noise is None else noise[:, neuron_index]
+        return functional.gaussian_readout(
+            x,
+            mu,
+            sigma,
+            weight,
+            bias,
+            shift,
+            noise=noise,
+            seed=seed,
+            neuron_index=neuron_index,
+            share_noise=not self.batch_sample,
+            align_corners=self.align_corners,
+        )
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        channels, height, width = self.in_shape
+        return f"{channels} x {height} x {width} -> {self.outdims}" + (", bias" if self.bias is not None else "")
