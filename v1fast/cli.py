@@ -1,5 +1,6 @@
 """The commands of ``v1fast``. Each imports what it needs when it runs: an absent extra stops only its own commands."""
 
+import importlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from v1fast._source_tree import import_package
 from v1fast._version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
@@ -68,6 +70,25 @@ def demo(
     from v1fast.demo import main
 
     main(out=out, real_data=real_data, quick=quick)
+
+
+@app.command()
+def bench(
+    case: Annotated[list[str] | None, typer.Option(help="Measure this case alone; may be repeated.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Measure this provider alone; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for rows.jsonl and speed.png.")] = Path("out/bench"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    full: Annotated[bool, typer.Option("--full", help="Every provider in every case, and more rounds.")] = False,
+    quick: Quick = False,
+) -> None:
+    """Measure error and speed of v1fast, eager torch, torch.compile and installed peers, in a few minutes."""
+    _need("plot", "matplotlib")
+    import_package("benchmarks")
+    measure = importlib.import_module("v1fast.benchmarks.run").main
+    try:
+        measure(out, case or (), provider or (), device=device, quick=quick, full=full)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _need(extra: str, *modules: str) -> None:

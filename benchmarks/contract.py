@@ -1,0 +1,105 @@
+"""What an op's benchmark gives the harness: cases, providers, and the steps that they prepare."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Absent(Exception):
+    """A provider that does not run here, or not in this run; the message says why."""
+
+
+class Check(Protocol):
+    """Exact results of one call, and the upstream gradient that they are for."""
+
+    upstream: Tensor
+
+    def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+        """Relative error of the output and of each gradient."""
+
+
+class Step(ABC):
+    """One provider's call on one case, with its operands in place.
+
+    Attributes:
+        noise: the rows that its times are for: "seed" counts ``draw`` into the forward pass, "given" does not; None for
+            a computation without noise.
+        upstream: gradient of the output in the timed calls; None for a forward pass alone, without autograd.
+    """
+
+    noise: tuple[str | None, ...] = (None,)
+    upstream: Tensor | None
+
+    def warm_up(self) -> None:  # noqa: B027 - most have nothing to compile
+        """Whatever is done once and not timed, such as compiling."""
+
+    def draw(self) -> Any:
+        """What is drawn anew in every call, for ``forward``."""
+        return None
+
+    @abstractmethod
+    def forward(self, drawn: Any) -> Tensor:
+        """The output."""
+
+    @abstractmethod
+    def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
+        """The gradients by the names of the operands."""
+
+    @abstractmethod
+    def check(self) -> Check:
+        """The exact results of the next call; the harness seeds torch alike before this and before that call."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that a phase can do: floating-point operations, and bytes between registers and cache."""
+
+    flops: float
+    bytes: float
+
+    def seconds(self, ceiling: Mapping[str, Any]) -> float:
+        """By this machine's peak rate of multiply-adds and the bandwidth of reading from its second-level cache."""
+        seconds = self.flops / (1e9 * ceiling["fma_gflops"]["best"])
+        if ceiling["L2"]:
+            seconds = max(seconds, self.bytes / (1e9 * ceiling["L2"]["read_gbs"]["best"]))
+        return seconds
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: operands are kept by case
+class Case:
+    """Shapes of one call; subclasses add what their op needs.
+
+    Attributes:
+        name: what the rows call it.
+        shape: the sizes, for the rows.
+        dtype: of the large operands.
+        noise: the kinds of rows, as in ``Step.noise``.
+        error_bound: largest relative error with which a provider is timed.
+        work: by phase, "forward" and "backward", where known.
+    """
+
+    name: str
+    shape: dict[str, int]
+    dtype: str = "float32"
+    noise: tuple[str | None, ...] = (None,)
+    error_bound: float = 1e-4
+    work: Mapping[str, Work] = field(default_factory=dict)
+
+
+class Provider(NamedTuple):
+    """A way to compute.
+
+    Attributes:
+        name: what the rows call it.
+        prepare: puts the operands in place; raises Absent where it cannot.
+        baseline: whether speed is quoted against it, or against a better baseline.
+    """
+
+    name: str
+    prepare: Callable[[], Step]
+    baseline: bool = False

@@ -1,0 +1,259 @@
+"""Error first, then time: the providers of one computation take turns on one case.
+
+A provider is measured only where its error is within the case's bound. In round r the turns start with provider r mod
+P, so that a machine which speeds up or slows down treats all alike.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .clocks import Clock
+from .contract import Absent, Case, Provider, Step, Work
+from .memory import peak_of
+from .rows import MEASURED, Memory, Quartiles, Row, Speedup
+
+FINEST_OBSERVATION = 2e-3  # seconds: shorter calls are timed several at once, or the clock itself would show
+MOST_OBSERVATIONS = 8  # of one provider in one turn
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure one case.
+
+    Attributes:
+        rounds: at most; there is always one.
+        seconds: of turns; no further round begins that would probably end later. Preparing is not counted.
+        turn: seconds of one provider's turn, which ends after the first observation beyond them.
+        lasting: a first call of this many seconds counts as an observation: warming up is lost in it.
+    """
+
+    rounds: int = 50
+    seconds: float = 10.0
+    turn: float = 0.3
+    lasting: float = 1.0
+
+
+class Times(NamedTuple):
+    """Seconds of one call's phases."""
+
+    draw: float
+    forward: float
+    backward: float
+
+
+@dataclass
+class _Entrant:
+    provider: Provider
+    step: Step | None = None
+    status: str = MEASURED
+    errors: dict[str, float] = field(default_factory=dict)
+    memory: Memory | None = None
+    calls: int = 1
+    times: list[Times] = field(default_factory=list)
+
+
+class Contest:
+    """Providers on one case, with one number of threads. ``rows`` may be asked for at any time, also after Ctrl-C."""
+
+    def __init__(
+        self,
+        op: str,
+        case: Case,
+        providers: Sequence[Provider],
+        *,
+        clock: Clock,
+        device: str = "cpu",
+        threads: int | None = 1,
+        effort: Effort | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.op, self.case, self.clock, self.device, self.threads = op, case, clock, device, threads
+        self.effort, self.say, self.now = effort or Effort(), say, now
+        self.entrants = [_Entrant(provider) for provider in providers]
+        self.rounds = 0
+        self.preparing = 0.0  # seconds
+
+    def run(self) -> None:
+        """Measures."""
+        with _torch_threads(self.threads):
+            start = begun = self._spent()
+            while self.rounds == 0 or self._worth_another(start, begun):
+                begun = self._spent()
+                first = self.rounds % max(1, len(self.entrants))
+                for entrant in self.entrants[first:] + self.entrants[:first]:
+                    if entrant.status == MEASURED:
+                        self.say(f"{self.case.name}: {entrant.provider.name}, round {self.rounds + 1}")
+                        self._take_turn(entrant)
+                self.rounds += 1
+                if not any(entrant.status == MEASURED for entrant in self.entrants):
+                    return
+
+    def _spent(self) -> float:
+        return self.now() - self.preparing
+
+    def _worth_another(self, start: float, begun: float) -> bool:
+        now = self._spent()
+        return self.rounds < self.effort.rounds and (now - start) + (now - begun) <= self.effort.seconds
+
+    def _take_turn(self, entrant: _Entrant) -> None:
+        if entrant.step is None:
+            start = self.now()
+            self._enter(entrant)
+            lasted = sum(sum(times) for times in entrant.times)
+            self.preparing += self.now() - start - lasted
+            if entrant.times or entrant.step is None:
+                return
+        step, spent = entrant.step, 0.0
+        assert step is not None
+        for _ in range(MOST_OBSERVATIONS):
+            calls = [_call(step, self.clock, step.upstream)[0] for _ in range(entrant.calls)]
+            mean = Times(*(sum(phase) / len(calls) for phase in zip(*calls, strict=True)))
+            entrant.times.append(mean)
+            spent += len(calls) * sum(mean)
+            if spent >= self.effort.turn:
+                return
+
+    def _enter(self, entrant: _Entrant) -> None:
+        """The first call, which gives error and memory; a long one is an observation too."""
+        try:
+            step = entrant.provider.prepare()
+            step.warm_up()
+        except Absent as why:
+            entrant.status = str(why)
+            return
+        torch.manual_seed(0)
+        check = step.check()
+        torch.manual_seed(0)
+        upstream = None if step.upstream is None else check.upstream
+        (times, output, gradients), peak = peak_of(lambda: _call(step, self.clock, upstream), self.device)
+        results = sum(tensor.nbytes for tensor in (output, *gradients.values()))
+        entrant.memory = None if peak is None else Memory(results, max(0, peak - results))
+        entrant.errors = check.errors(output, gradients)
+        worst = max(entrant.errors, key=lambda name: _badness(entrant.errors[name]))
+        if _badness(entrant.errors[worst]) > self.case.error_bound:
+            error = entrant.errors[worst]
+            entrant.status = f"not timed: error {error:.2g} in {worst}, beyond {self.case.error_bound:.2g}"
+            return
+        entrant.step = step
+        entrant.calls = max(1, math.ceil(FINEST_OBSERVATION / max(sum(times), 1e-9)))
+        if sum(times) >= self.effort.lasting:
+            entrant.times.append(times)
+
+    def rows(self, run: Mapping[str, Any]) -> list[Row]:
+        """What was measured so far; ``run`` is a ``v1fast.doctor.Report`` as a dict."""
+        found = []
+        for entrant in self.entrants:
+            if entrant.status != MEASURED:
+                found.append(self._row(entrant, self.case.noise[0], run))
+            elif entrant.step is not None and entrant.times:
+                found += [self._row(entrant, noise, run) for noise in entrant.step.noise]
+        return [replace(row, speedup=_speedup(row, found)) for row in found]
+
+    def _row(self, entrant: _Entrant, noise: str | None, run: Mapping[str, Any]) -> Row:
+        milliseconds = _milliseconds(entrant, noise) if entrant.status == MEASURED else {}
+        return Row(
+            op=self.op,
+            case=self.case.name,
+            shape=dict(self.case.shape),
+            dtype=self.case.dtype,
+            noise=noise,
+            provider=entrant.provider.name,
+            baseline=entrant.provider.baseline,
+            device=self.device,
+            threads=self.threads,
+            clock=self.clock.name,
+            status=entrant.status,
+            errors={name: error for name, error in entrant.errors.items() if math.isfinite(error)},
+            error_bound=self.case.error_bound,
+            milliseconds=milliseconds,
+            observations=len(entrant.times),
+            rounds=self.rounds,
+            speedup={},
+            limit_fraction=_limit_fraction(self.case.work, milliseconds, self._ceiling(run)),
+            memory=entrant.memory,
+            run=dict(run),
+        )
+
+    def _ceiling(self, run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        found = (ceiling for ceiling in run.get("ceilings", ()) if ceiling["threads"] == self.threads)
+        return next(found, None) if self.device == "cpu" else None
+
+
+def _call(step: Step, clock: Clock, upstream: Tensor | None) -> tuple[Times, Tensor, dict[str, Tensor]]:
+    with torch.set_grad_enabled(upstream is not None):
+        begin = clock.stamp()
+        drawn = step.draw()
+        forward = clock.stamp()
+        output = step.forward(drawn)
+        backward = end = clock.stamp()
+        gradients: dict[str, Tensor] = {}
+        if upstream is not None:
+            gradients = step.backward(output, upstream)
+            end = clock.stamp()
+    seconds = clock.seconds
+    return Times(seconds(begin, forward), seconds(forward, backward), seconds(backward, end)), output, gradients
+
+
+def _badness(error: float) -> float:
+    return error if math.isfinite(error) else math.inf
+
+
+def _milliseconds(entrant: _Entrant, noise: str | None) -> dict[str, Quartiles]:
+    step = entrant.step
+    assert step is not None
+    forward = [times.forward + (0 if noise == "given" else times.draw) for times in entrant.times]
+    found = {"forward": Quartiles.of(forward)}
+    if step.upstream is not None:
+        backward = [times.backward for times in entrant.times]
+        found["backward"] = Quartiles.of(backward)
+        found["step"] = Quartiles.of(a + b for a, b in zip(forward, backward, strict=True))
+    return found
+
+
+def _speedup(row: Row, rows: Sequence[Row]) -> dict[str, Speedup]:
+    found = {}
+    for phase, own in row.milliseconds.items():
+        rivals = [
+            (other.milliseconds[phase].median, other.provider)
+            for other in rows
+            if other.baseline and other.noise == row.noise and other.measured
+        ]
+        if rivals and own.median > 0:
+            median, provider = min(rivals)
+            found[phase] = Speedup(median / own.median, provider)
+    return found
+
+
+def _limit_fraction(
+    work: Mapping[str, Work], milliseconds: Mapping[str, Quartiles], ceiling: Mapping[str, Any] | None
+) -> dict[str, float]:
+    if ceiling is None:
+        return {}
+    limits = {phase: 1e3 * least.seconds(ceiling) for phase, least in work.items()}
+    if {"forward", "backward"} <= limits.keys():
+        limits["step"] = limits["forward"] + limits["backward"]
+    return {
+        phase: limits[phase] / taken.median
+        for phase, taken in milliseconds.items()
+        if phase in limits and taken.median > 0
+    }
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before if count is None else count)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""Published libraries that compute the same, measured where they are installed."""

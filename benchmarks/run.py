@@ -1,0 +1,142 @@
+"""The whole run: cases one after another, rows written as they come, one table and one picture at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from v1fast import doctor
+
+from . import bench_gaussian_readout as bench
+from . import picture, report, rows
+from .clocks import Clock, CpuClock, CudaClock, WallClock
+from .exact_gaussian_readout import ReadoutCase
+from .harness import Contest, Effort
+from .peers import gaussian_readout as peers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+QUICK_CASES = ("tiny", "lurz")
+CASE_NAMES = tuple(case.name for case in bench.CASES)
+HEADLINE = "sensorium"  # all figures that are quoted come from here, so it gets more rounds
+
+
+def main(
+    out: Path,
+    cases: Sequence[str] = (),
+    providers: Sequence[str] = (),
+    device: str = "cpu",
+    quick: bool = False,
+    full: bool = False,
+) -> list[rows.Row]:
+    """Measures, prints the table, and writes ``rows.jsonl`` and ``speed.png``; Ctrl-C keeps what was measured.
+
+    Args:
+        out: folder, made where missing; the files of an earlier run are replaced.
+        cases: names from ``CASE_NAMES``; none: all, or a few with ``quick``.
+        providers: names from ``bench_gaussian_readout.NAMES``, for every case; none: a choice that takes a few minutes.
+        device: "cpu" or "cuda".
+        quick: one round.
+        full: every provider in every case, and more rounds: about an hour on two cores.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: an unknown case, provider or device.
+    """
+    from rich.console import Console
+
+    _check(cases, providers, device)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=report.TABLE_WIDTH)
+    with console.status("measuring this machine"):
+        run = asdict(doctor.examine(quick))
+    run["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    run["versions"] |= {name: _version(name) for name in peers.NAMES}
+    chosen = [case for case in bench.CASES if case.name in (cases or (QUICK_CASES if quick else CASE_NAMES))]
+    found: list[rows.Row] = []
+    try:
+        with _progress(console, len(chosen)) as (say, advance):
+            for case in chosen:
+                for contest in _contests(case, providers, device, full, _effort(case, quick, full), say):
+                    try:
+                        contest.run()
+                    finally:
+                        found += contest.rows(run)
+                        rows.write(out / "rows.jsonl", found)
+                advance()
+    finally:
+        _conclude(out, found, console)
+    return found
+
+
+def _check(cases: Sequence[str], providers: Sequence[str], device: str) -> None:
+    for what, given, known in (("case", cases, CASE_NAMES), ("provider", providers, bench.NAMES)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{what}: want one of {', '.join(known)}, got {name!r}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f'device: want "cpu" or "cuda", got {device!r}')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: torch sees no CUDA device")
+
+
+def _effort(case: ReadoutCase, quick: bool, full: bool) -> Effort:
+    if quick:
+        return Effort(rounds=1)
+    if full:
+        return Effort(rounds=7, seconds=600)
+    return Effort(seconds=45) if case.name == HEADLINE else Effort()
+
+
+def _contests(
+    case: ReadoutCase, chosen: Sequence[str], device: str, full: bool, effort: Effort, say: Callable[[str], None]
+) -> Iterator[Contest]:
+    """On the CPU one with one thread, in CPU time, and one with two, in elapsed time."""
+    on_cpu: list[tuple[Clock, int | None]] = [(CpuClock(), 1), (WallClock(), 2)]
+    settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(CudaClock(), None)]
+    for clock, threads in settings:
+        names = chosen or (bench.NAMES if full else bench.plan(case, threads))
+        entrants = [provider for provider in bench.providers(case, device) if provider.name in names]
+        if entrants:
+            yield Contest(bench.OP, case, entrants, clock=clock, device=device, threads=threads, effort=effort, say=say)
+
+
+def _conclude(out: Path, found: Sequence[rows.Row], console: Console) -> None:
+    if not any(row.measured for row in found):
+        console.print("Nothing was measured.")
+        return
+    console.print(report.table(found))
+    for line in report.footnotes(found):
+        console.print(line, markup=False)
+    picture.save(found, out / "speed.png")
+    console.print(f"Rows: {out / 'rows.jsonl'}; picture: {out / 'speed.png'}", markup=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def _progress(console: Console, cases: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """What to call with a text, and after each case."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=cases)
+        yield lambda text: bar.update(task, description=text), lambda: bar.advance(task)

@@ -1,0 +1,287 @@
+"""A small core and a Gaussian readout, fitted to a simulated population."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from v1fast.data import Simulation, Tier
+from v1fast.models.cores import Stacked2dCore
+from v1fast.readouts import FullGaussian2d
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the simulation, and how the model is fitted to it."""
+
+    neurons: int = 800
+    image_shape: tuple[int, int] = (36, 64)
+    train: int = 2000
+    validation: int = 200
+    test: int = 200
+    repeats: int = 10
+    channels: int = 16
+    epochs: int = 24
+    batch: int = 64
+    learning_rate: float = 0.02
+    # The means have up to 25 pixels to go, and sigma must stay wide until they are there.
+    mu_learning_rate: float = 0.06
+    sigma_learning_rate: float = 0.015
+    init_mu_range: float = 0.1
+    init_sigma: float = 0.2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images came to; the medians are over neurons.
+
+    Attributes:
+        train_loss, validation_loss: Poisson loss in nats for each response, without the terms of the response alone.
+        correlation: median correlation with the single responses to the validation images.
+        position_error: median distance between learned and true receptive-field centres, pixels.
+        seconds: wall-clock time.
+    """
+
+    train_loss: float
+    validation_loss: float
+    correlation: float
+    position_error: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A fitted model: that of the epoch with the lowest validation loss.
+
+    Attributes:
+        model: in evaluation mode.
+        history: the epochs done.
+        interrupted: whether Ctrl-C ended the training.
+    """
+
+    model: Encoder
+    history: list[Epoch]
+    interrupted: bool
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch kept, counted from 1."""
+        return 1 + min(range(len(self.history)), key=lambda i: self.history[i].validation_loss)
+
+
+class Encoder(nn.Module):
+    """Images [B, 1, H, W] to expected spikes [B, N]: a core, a Gaussian readout, ELU + 1."""
+
+    def __init__(self, settings: Settings, mean_response: Tensor) -> None:
+        super().__init__()
+        self.core = Stacked2dCore(
+            input_channels=1,
+            hidden_channels=settings.channels,
+            input_kern=9,
+            hidden_kern=3,
+            layers=2,
+            stack=-1,
+            pad_input=False,
+        )
+        # The readout then reads the core's map without a copy.
+        self.core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            _, *self.map_shape = self.core(torch.zeros(2, 1, *settings.image_shape)).shape
+        self.image_shape = settings.image_shape
+        self.readout = FullGaussian2d(
+            self.map_shape,
+            len(mean_response),
+            bias=True,
+            init_mu_range=settings.init_mu_range,
+            init_sigma=settings.init_sigma,
+            mean_activity=mean_response - 1,  # ELU adds the 1
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Expected spikes, at sampled positions in training mode, at the means in evaluation mode."""
+        rates: Tensor = F.elu(self.readout(self.core(images))) + 1
+        return rates
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Expected spikes [T, N] in evaluation mode, for any number of images."""
+        self.eval()
+        return torch.cat([self(chunk) for chunk in images.split(100)])
+
+    def centres(self) -> Tensor:
+        """Learned receptive-field centres [N, 2], x then y, in pixels of the image.
+
+        -1 and 1 are the centres of the map's outermost pixels, and a convolution without padding takes as many pixels
+        off one side of the image as off the other.
+        """
+        size, map_size = (torch.tensor(shape[-2:]).flip(0) for shape in (self.image_shape, self.map_shape))
+        mu = self.readout.mu.detach()[0, :, 0]
+        return (size - map_size) / 2 + (mu + 1) / 2 * (map_size - 1)
+
+
+def poisson_loss(rates: Tensor, responses: Tensor) -> Tensor:
+    """Mean of rate - response * log(rate), in nats."""
+    return F.poisson_nll_loss(rates, responses, log_input=False)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation over images, [N], of [T, N] and [T, N]; 0 for a neuron that is constant in either."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    norms = a.norm(dim=0) * b.norm(dim=0)
+    return (a * b).sum(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
+    """Train on ``simulation.train``, printing a line for each epoch; Ctrl-C keeps the best epoch done so far.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before the first epoch was done.
+    """
+    tier = simulation.train
+    torch.manual_seed(settings.seed)
+    model = Encoder(settings, tier.responses[0].mean(0))
+    steps = settings.epochs * -(-len(tier.images) // settings.batch)
+    optimizer, schedule = _optimizer(model, settings, steps)
+    history: list[Epoch] = []
+    best: dict[str, Any] = {}
+    interrupted = False
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task("fitting", total=steps)
+            for number in range(1, settings.epochs + 1):
+                start = time.perf_counter()
+                losses = list(_epoch(model, tier, settings.batch, optimizer, schedule, progress, task))
+                epoch = _assess(model, simulation, sum(losses) / len(losses), start)
+                if all(epoch.validation_loss < earlier.validation_loss for earlier in history):
+                    best = copy.deepcopy(model.state_dict())
+                history.append(epoch)
+                progress.console.print(_line(number, settings.epochs, epoch))
+    except KeyboardInterrupt:
+        if not history:
+            raise
+        interrupted = True
+        console.print(f"Interrupted: going on with the best of {len(history)} epochs.")
+    model.load_state_dict(best)
+    return Fit(model.eval(), history, interrupted)
+
+
+def evaluate(fitted: Fit, simulation: Simulation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Judge the fit on the test images and by the true positions.
+
+    Returns:
+        A summary for JSON; and the tensors behind it: ``predicted``, ``observed`` [T, N], ``correlation`` [N], ``true``
+        and ``learned`` [N, 2].
+    """
+    tier, model = simulation.test, fitted.model
+    predicted, observed = model.predict(tier.images), tier.responses.mean(0)
+    score, ceiling = correlation(predicted, observed), correlation(tier.rates, observed)
+    learned, true = model.centres(), simulation.population.position
+    error = (learned - true).norm(dim=1)
+    summary = {
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "interrupted": fitted.interrupted,
+        "seconds": round(sum(epoch.seconds for epoch in fitted.history), 1),
+        "correlation_median": score.median().item(),
+        "correlation_mean": score.mean().item(),
+        "ceiling_median": ceiling.median().item(),
+        "ceiling_mean": ceiling.mean().item(),
+        "position_error_median_px": error.median().item(),
+        "position_error_mean_px": error.mean().item(),
+        "within_1_px": (error <= 1).float().mean().item(),
+        "within_2_px": (error <= 2).float().mean().item(),
+        "history": [dataclasses.asdict(epoch) for epoch in fitted.history],
+    }
+    tensors = {"predicted": predicted, "observed": observed, "correlation": score, "true": true, "learned": learned}
+    return summary, tensors
+
+
+def _optimizer(
+    model: Encoder, settings: Settings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    readout = model.readout
+    groups = [
+        (
+            settings.learning_rate,
+            [*model.core.parameters(), *(readout.get_parameter(name) for name in ("_features", "bias"))],
+        ),
+        (settings.mu_learning_rate, [readout.get_parameter("_mu")]),
+        (settings.sigma_learning_rate, [readout.sigma]),
+    ]
+    optimizer = torch.optim.Adam([{"params": parameters, "lr": rate} for rate, parameters in groups])
+    rates = [rate for rate, _ in groups]
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.15)
+
+
+def _epoch(
+    model: Encoder,
+    tier: Tier,
+    batch: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    progress: Progress,
+    task: TaskID,
+) -> Iterator[float]:
+    """The loss of each step."""
+    model.train()
+    images = tier.images.contiguous(memory_format=torch.channels_last)
+    for chosen in torch.randperm(len(images)).split(batch):
+        loss = poisson_loss(model(images[chosen]), tier.responses[0, chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress.advance(task)
+        yield loss.item()
+
+
+def _assess(model: Encoder, simulation: Simulation, train_loss: float, start: float) -> Epoch:
+    tier = simulation.validation
+    predicted = model.predict(tier.images)
+    return Epoch(
+        train_loss=train_loss,
+        validation_loss=poisson_loss(predicted, tier.responses[0]).item(),
+        correlation=correlation(predicted, tier.responses[0]).median().item(),
+        position_error=(model.centres() - simulation.population.position).norm(dim=1).median().item(),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _line(number: int, epochs: int, epoch: Epoch) -> str:
+    return (
+        f"epoch {number:2}/{epochs}  loss {epoch.train_loss:.3f}  validation: loss {epoch.validation_loss:.3f}, "
+        f"correlation {epoch.correlation:.3f}, position error {epoch.position_error:5.2f} px  {epoch.seconds:.1f} s"
+    )

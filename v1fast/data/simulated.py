@@ -1,0 +1,276 @@
+"""A simulated V1 population: Gabor energy cells on a retinotopic map, with Poisson responses to photographs.
+
+A recording never tells where a neuron's receptive field truly is, nor its rate without noise; this does. It is the
+ground truth for whatever claims to recover them.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Whole photographs go to one tier each, so that no part of a test image was ever trained on. scikit-image ships these
+# inside its wheel; the right half of its stereo pair is left out, because it shows what the left half shows.
+PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
+    "train": ("astronaut", "brick", "camera", "coffee", "grass", "moon", "stereo_motorcycle"),
+    "validation": ("coins", "gravel"),
+    "test": ("chelsea", "rocket"),
+}
+# A photograph is cropped at three sizes: its shorter side is this many crops high.
+CROPS_PER_SIDE = (4, 6, 8)
+# Below this standard deviation (of luminance in 0..1) a crop is sky or shade, and z-scoring it would show only grain.
+MIN_CONTRAST = 0.06
+
+MARGIN = 8.0  # pixels between the mapped field and the image's edge
+SCATTER = 1.0  # pixels, standard deviation of a receptive field about the smooth map
+CORTEX_UM = (900.0, 600.0)  # imaged window of cortex
+FREQUENCIES = (0.12, 0.22)  # cycles per pixel
+CYCLES_PER_SIGMA = 0.4  # a half-height bandwidth of 1.5 octaves, as of typical V1 cells (De Valois et al. 1982)
+MEAN_COUNTS = (1.0, 2.0)  # expected spikes per image
+NEURONS_AT_ONCE = 512  # bounds the filter bank in memory: 512 pairs of 36 x 64 filters are 9 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Complex cells by the energy model (Adelson & Bergen 1985, J. Opt. Soc. Am. A 2, 284).
+
+    A cell's energy is the summed square of a quadrature pair of Gabor filters, and its expected spike count is
+    proportional to the square root of it: the response grows linearly with contrast and ignores phase.
+
+    Attributes:
+        image_shape: (H, W) of the images, in pixels.
+        cortex: [N, 2], where the cells lie in cortex, in micrometres.
+        position: [N, 2], receptive-field centres, x (width) first, in pixels; (0, 0) is the first pixel's centre.
+        orientation: [N], direction of the filter's wave vector, in radians, [0, pi): the bars run across it.
+        frequency: [N], in cycles per pixel.
+        sigma: [N], standard deviation of the round Gaussian envelope, in pixels.
+        gain: [N], expected spikes per image for a root energy of 1.
+    """
+
+    image_shape: tuple[int, int]
+    cortex: Tensor
+    position: Tensor
+    orientation: Tensor
+    frequency: Tensor
+    sigma: Tensor
+    gain: Tensor
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def filters(self, cells: slice = slice(None)) -> Tensor:
+        """The quadrature pairs, each filter without a mean (blind to luminance) and of unit norm.
+
+        Returns:
+            [2, n, H, W]: the even and the odd filter of the ``n`` cells chosen by ``cells``.
+        """
+        height, width = self.image_shape
+        x = torch.arange(width) - self.position[cells, 0, None]
+        y = torch.arange(height) - self.position[cells, 1, None]
+        # [n, H, W] from [n, 1, W] and [n, H, 1]
+        x, y = x[:, None, :], y[:, :, None]
+        sigma, frequency, orientation = (v[cells, None, None] for v in (self.sigma, self.frequency, self.orientation))
+        envelope = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+        phase = 2 * math.pi * frequency * (x * orientation.cos() + y * orientation.sin())
+        pair = torch.stack([phase.cos(), phase.sin()]) * envelope
+        # Taken from under the envelope, so that a filter stays zero outside of it.
+        pair = pair - envelope * (pair.sum((-2, -1), keepdim=True) / envelope.sum((-2, -1), keepdim=True))
+        return pair / pair.flatten(2).norm(dim=2)[..., None, None]
+
+    def energy(self, images: Tensor) -> Tensor:
+        """Summed square of both filters' responses.
+
+        Args:
+            images: [B, 1, H, W], H and W as in ``image_shape``.
+
+        Returns:
+            [B, N], >= 0.
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        if images.ndim != 4 or images.shape[1:] != (1, *self.image_shape):
+            raise ValueError(f"images: want [B, 1, H, W] = (B, 1, {_shape(self.image_shape)}), got {_got(images)}")
+        flat = images.flatten(1)
+        chunks = []
+        for start in range(0, len(self), NEURONS_AT_ONCE):
+            even, odd = self.filters(slice(start, start + NEURONS_AT_ONCE)).flatten(2).to(flat)
+            chunks.append((flat @ even.T).square_() + (flat @ odd.T).square_())
+        return torch.cat(chunks, dim=1)
+
+    def rates(self, images: Tensor) -> Tensor:
+        """Expected spike counts, [B, N], for images [B, 1, H, W]."""
+        return self.gain * self.energy(images).sqrt()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """Images and the responses to them.
+
+    Attributes:
+        images: [T, 1, H, W], each of mean 0 and standard deviation 1.
+        rates: [T, N], expected spike counts.
+        responses: [R, T, N], Poisson counts, R repeats of every image.
+    """
+
+    images: Tensor
+    rates: Tensor
+    responses: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """A population and its responses; no photograph occurs in two tiers."""
+
+    population: Population
+    train: Tier
+    validation: Tier
+    test: Tier
+
+
+def simulate(
+    neurons: int = 800,
+    image_shape: tuple[int, int] = (36, 64),
+    *,
+    train: int = 2000,
+    validation: int = 200,
+    test: int = 200,
+    repeats: int = 10,
+    seed: int = 0,
+) -> Simulation:
+    """Draw a population and its responses to crops of photographs.
+
+    The same arguments give the same simulation.
+
+    Args:
+        neurons: N >= 1.
+        image_shape: (H, W) of a crop, in pixels, both >= 20.
+        train, validation: number of crops of either tier, each shown once.
+        test: number of test crops, shown ``repeats`` times.
+        repeats: R >= 1.
+        seed: of everything random here, >= 0.
+
+    Raises:
+        ValueError: for an argument out of range.
+        ModuleNotFoundError: without scikit-image, which brings the photographs.
+    """
+    counts = {"neurons": neurons, "train": train, "validation": validation, "test": test, "repeats": repeats}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}: want >= 1, got {value}")
+    rng = np.random.default_rng(seed)
+    population = _draw_population(neurons, image_shape, rng)
+    shown = {"train": train, "validation": validation, "test": test}
+    images = {name: photograph_crops(PHOTOGRAPHS[name], count, image_shape, rng) for name, count in shown.items()}
+    mean_amplitude = population.rates(images["train"]).mean(0)
+    wanted = _float(rng.uniform(*MEAN_COUNTS, neurons))
+    population = dataclasses.replace(population, gain=wanted / mean_amplitude)
+
+    def respond(name: str, times: int = 1) -> Tier:
+        rates = population.rates(images[name])
+        return Tier(images[name], rates, _float(rng.poisson(rates.numpy(), (times, *rates.shape))))
+
+    return Simulation(population, respond("train"), respond("validation"), respond("test", repeats))
+
+
+def photograph_crops(
+    names: Sequence[str], count: int, image_shape: tuple[int, int], rng: np.random.Generator
+) -> Tensor:
+    """Random crops of scikit-image's photographs, in grey, some mirrored, each z-scored.
+
+    Args:
+        names: functions of ``skimage.data``; each photograph gives about as many crops as any other.
+        count: number of crops.
+        image_shape: (H, W), in pixels.
+        rng: the generator drawn from.
+
+    Returns:
+        [count, 1, H, W], float32.
+
+    Raises:
+        ModuleNotFoundError: without scikit-image.
+    """
+    height, width = image_shape
+    pages = [[_resized(name, height * n) for n in CROPS_PER_SIDE] for name in names]
+    found: list[Tensor] = []
+    while len(found) < count:
+        sizes = pages[len(found) % len(pages)]
+        page = sizes[rng.integers(len(sizes))]
+        top, left = (int(rng.integers(have - want + 1)) for have, want in zip(page.shape, image_shape, strict=True))
+        crop = page[top : top + height, left : left + width]
+        mirrored = bool(rng.integers(2))
+        if crop.std() >= MIN_CONTRAST:
+            found.append(crop.flip(1) if mirrored else crop)
+    crops = torch.stack(found)[:, None]
+    deviation, mean = torch.std_mean(crops, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (crops - mean) / deviation
+
+
+def _draw_population(neurons: int, image_shape: tuple[int, int], rng: np.random.Generator) -> Population:
+    height, width = image_shape
+    if min(image_shape) < 20:
+        raise ValueError(f"image_shape: want (H, W), both >= 20, got {image_shape}")
+    place = rng.uniform(-1, 1, (neurons, 2))
+    half_field = np.array([width, height]) / 2 - 0.5 - MARGIN
+    centre = np.array([width, height]) / 2 - 0.5
+    scatter = (SCATTER * rng.standard_normal((neurons, 2))).clip(-3 * SCATTER, 3 * SCATTER)
+    frequency = np.exp(rng.uniform(math.log(FREQUENCIES[0]), math.log(FREQUENCIES[1]), neurons))
+    return Population(
+        image_shape=(height, width),
+        cortex=_float((place + 1) / 2 * CORTEX_UM),
+        position=_float(centre + half_field * _retinotopy(place) + scatter),
+        orientation=_float(rng.uniform(0, math.pi, neurons)),
+        frequency=_float(frequency),
+        sigma=_float(CYCLES_PER_SIGMA / frequency),
+        gain=torch.ones(neurons),
+    )
+
+
+def _retinotopy(place: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Smooth map from the square of cortex to the square of the visual field, both [-1, 1]^2; [N, 2] to [N, 2].
+
+    Bent, and mirror-reversed as V1's is, so that no readout gets it right by copying its input.
+    """
+    u, v = place.T
+    return np.stack([0.9 * u + 0.1 * u * v, -0.85 * v + 0.15 * u**2], axis=1)
+
+
+@functools.cache
+def _photograph(name: str) -> Tensor:
+    """One of scikit-image's photographs in grey, [height, width], luminance in 0..1."""
+    try:
+        import skimage.color
+        import skimage.data
+        import skimage.util
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('the photographs come with scikit-image: pip install "v1fast[demo]"') from error
+    image = getattr(skimage.data, name)()
+    if isinstance(image, tuple):  # the stereo pair comes as left, right, disparity
+        image = image[0]
+    grey = skimage.color.rgb2gray(image) if image.ndim == 3 else skimage.util.img_as_float(image)
+    return _float(grey)
+
+
+def _resized(name: str, shorter_side: int) -> Tensor:
+    page = _photograph(name)
+    scale = shorter_side / min(page.shape)
+    size = [round(scale * side) for side in page.shape]
+    return F.interpolate(page[None, None], size, mode="bilinear", antialias=True)[0, 0]
+
+
+def _float(values: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _got(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
