@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := -c requirements/constraints.txt
 
 export V1FAST_REQUIRE_NATIVE = 1
+# Threads that spin while they wait slow each other down where cores are shared.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test test-slow test-peers check format bench clean
 demo: $(VENV)/.built

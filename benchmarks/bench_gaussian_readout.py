@@ -49,13 +49,13 @@ CASES = (
 
 def plan(case: ReadoutCase, threads: int | None) -> tuple[str, ...]:
     """Who takes part in a run of a few minutes: eager takes seconds for a step, in the stress case a minute."""
-    if threads is None:  # on a GPU
+    if threads is None:  # a GPU
         return NAMES
+    if threads > 1:
+        return COMPARED if case.name in ("tiny", "sensorium", "lurz", "eval") else ()
     if case.name == "stress":
-        return ("eager-channels-last", "v1fast") if threads == 1 else ()
-    if case.name in ("tiny", "sensorium") and threads == 1:
-        return NAMES
-    return COMPARED
+        return ("eager-channels-last", "v1fast")
+    return NAMES if case.name in ("tiny", "lurz") else COMPARED
 
 
 class ReadoutStep(Step):

@@ -37,8 +37,8 @@ class Effort:
     """
 
     rounds: int = 50
-    seconds: float = 10.0
-    turn: float = 0.3
+    seconds: float = 6.0
+    turn: float = 0.6
     lasting: float = 1.0
 
 

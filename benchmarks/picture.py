@@ -66,9 +66,12 @@ def _draw_errors(axes: Axes, lines: Mapping[str, int], rows: Sequence[Row]) -> N
 def _draw_speed(axes: Axes, lines: Mapping[str, int], rows: Sequence[Row]) -> None:
     compared = [row for row in rows if row.speedup]
     ours = {lines[row.case]: row.speedup for row in compared if row.provider == OURS}
-    _bars(axes, {line: speedup["forward"].times for line, speedup in ours.items()}, UPPER, LIGHT_BLUE, "forward")
-    steps = {line: speedup["step"].times for line, speedup in ours.items() if "step" in speedup}
-    _bars(axes, steps, LOWER, plots.BLUE, "forward and backward")
+    for phase, label, colour, side in (
+        ("forward", "forward", LIGHT_BLUE, UPPER),
+        ("step", "forward and backward", plots.BLUE, LOWER),
+    ):
+        times = {line: speedup[phase].times for line, speedup in ours.items() if phase in speedup}
+        _bars(axes, times, side, "{:.3g}", color=colour, label=label)
     for name, marker in MARKERS.items():
         at = [row for row in compared if row.provider == name and "step" in row.speedup]
         if at:
@@ -84,11 +87,11 @@ def _draw_limit(axes: Axes, lines: Mapping[str, int], rows: Sequence[Row]) -> No
     ours = {lines[row.case]: row.limit_fraction for row in rows if row.provider == OURS}
     for phase, colour, side in (("forward", LIGHT_BLUE, UPPER), ("backward", plots.GREEN, LOWER)):
         percent = {line: 100 * found[phase] for line, found in ours.items() if phase in found}
-        _bars(axes, percent, side, colour, phase)
+        _bars(axes, percent, side, "{:.0f}", color=colour, label=phase)
     axes.axvline(100, color="black", lw=1, ls="--")
     axes.set(title="Limit of this machine", xlabel="%, by arithmetic or reading from L2", xlim=(0, 118))
 
 
-def _bars(axes: Axes, values: Mapping[int, float], side: float, colour: str, label: str) -> None:
-    bars = axes.barh([line + side for line in values], list(values.values()), THICK, color=colour, label=label)
-    axes.bar_label(bars, [f"{value:.3g}" for value in values.values()], padding=3, fontsize=9)
+def _bars(axes: Axes, values: Mapping[int, float], side: float, form: str, **look: Any) -> None:
+    bars = axes.barh([line + side for line in values], list(values.values()), THICK, **look)
+    axes.bar_label(bars, [form.format(value) for value in values.values()], padding=3, fontsize=9)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import eager
 import torch
 
+from v1fast import _eager as eager
 from v1fast import functional
 
 
@@ -108,10 +108,9 @@ def _distance_to_cell_border(case, operands, options):
     noise = noise_of(case, options)
     noise = None if noise is None else noise.double()
     p = eager.positions(operands["mu"], operands["sigma"], operands["shift"], noise, case.B)
-    size = torch.tensor([case.W, case.H], dtype=torch.float64)
-    scale = (size - 1) / 2 if case.align_corners else size / 2
-    pixel = (p + 1) * scale - (0 if case.align_corners else 0.5)
-    away = (pixel - pixel.round()).abs()[(p.abs() != 1) & (scale > 0)]
+    away = eager.distance_to_cell_border(p, case.H, case.W, case.align_corners)
+    one_pixel = torch.tensor([case.W == 1, case.H == 1]) & case.align_corners  # a coordinate that does not matter
+    away = away[(p.abs() != 1) & ~one_pixel]
     return away.amin().item() if away.numel() else 1.0
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from v1fast import _demo_fit, demo, ops
-from v1fast._demo_fit import Encoder, Settings, correlation, evaluate, fit, poisson_loss
-from v1fast._demo_trained import EXPECTED, MODEL, Comparison, MismatchError, check_trained_model, require_match
+from v1fast import _files, demo, ops
 from v1fast.data import simulate
+from v1fast.demo import fitting
+from v1fast.demo.fitting import Encoder, Settings, correlation, evaluate, fit, poisson_loss
+from v1fast.demo.trained import EXPECTED, MODEL, Comparison, MismatchError, check_trained_model, require_match
 
 pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
@@ -111,9 +112,9 @@ def scripted(monkeypatch):
             if isinstance(loss, BaseException):
                 raise loss
             weights.append(model.readout.features.detach().clone())
-            return _demo_fit.Epoch(train_loss, loss, 0.0, 0.0, 0.0)
+            return fitting.Epoch(train_loss, loss, 0.0, 0.0, 0.0)
 
-        monkeypatch.setattr(_demo_fit, "_assess", assess)
+        monkeypatch.setattr(fitting, "_assess", assess)
         return weights
 
     return script
@@ -230,13 +231,13 @@ def test_one_wrong_weight_is_noticed(real_data, tmp_path, console, key, noticed)
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
-    demo._replace(path, b"old")
+    _files.replace(path, b"old")
 
     def full(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
-        demo._replace(path, b"new")
+        _files.replace(path, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
     assert path.read_bytes() == b"old"

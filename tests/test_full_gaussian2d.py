@@ -5,13 +5,13 @@ import io
 import pickle
 import warnings
 
-import eager
 import numpy as np
 import pytest
 import torch
 from assertions import assert_as_accurate
 from torch import nn
 
+from v1fast import _eager as eager
 from v1fast.readouts import ConfigurationError, FullGaussian2d
 
 SHAPE, N = (5, 7, 9), 12

@@ -1,6 +1,6 @@
 """The op v1fast::gaussian_readout and its backward.
 
-Results are held against an expression of torch's own ops in float64 (tests/eager.py), which shares nothing with the
+Results are held against an expression of torch's own ops in float64 (v1fast/_eager.py), which shares nothing with the
 library: with V1FAST_KERNELS= the same tests hold the reference to the same standard.
 """
 
@@ -8,12 +8,12 @@ import itertools
 import re
 
 import cases
-import eager
 import pytest
 import torch
 from assertions import assert_as_accurate
 from torch.nn import functional as F
 
+from v1fast import _eager as eager
 from v1fast import functional, ops
 from v1fast.reference import gaussian_readout as reference
 

@@ -102,7 +102,7 @@ def learning_curve(
     loss.plot(epochs, validation_loss, color=VERMILLION, lw=2, label="validation, mean positions")
     loss.axhline(loss_floor, color="black", ls=":", lw=1.5, label="validation, true rates")
     loss.set(ylabel="Poisson loss (nats per response)")
-    loss.set_title(f"Validation loss ends {min(validation_loss) - loss_floor:.2f} nats above the true rates'")
+    loss.set_title(f"Loss ends {min(validation_loss) - loss_floor:.2f} nats above the true rates'")
     loss.legend(fontsize=10)
     similarity.plot(epochs, correlation, color=VERMILLION, lw=2, label="model")
     similarity.axhline(correlation_ceiling, color="black", ls=":", lw=1.5, label="true rates")

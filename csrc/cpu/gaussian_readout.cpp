@@ -167,8 +167,10 @@ private:
     }
     std::vector<T> ordered(const T* rows, int64_t columns) const {
         std::vector<T> out(order_.size() * static_cast<size_t>(rows ? columns : 0));
-        for (size_t k = 0; k < out.size(); ++k)
-            out[k] = rows[order_[k / columns] * columns + static_cast<int64_t>(k) % columns];
+        T* to = out.data();
+        if (rows)
+            for (int64_t neuron : order_)
+                to = std::copy_n(rows + neuron * columns, columns, to);
         return out;
     }
     std::vector<int64_t> ordered_indices(const OptionalTensor& neuron_index) {

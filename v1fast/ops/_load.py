@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
-from pathlib import Path
-from types import ModuleType
 
+from v1fast._source_tree import import_package
 from v1fast.ops._define import library
 
 KERNEL_SETS = ("native", "triton")
@@ -34,21 +31,9 @@ def _load_native() -> str:
     return "loaded"
 
 
-def _import_kernels() -> ModuleType:
-    """``v1fast.kernels``; in a source tree that nothing has installed, the folder ``kernels`` beside ``v1fast``."""
-    folder = Path(__file__).parents[2] / "kernels"
-    if importlib.util.find_spec("v1fast.kernels") is None and (folder / "__init__.py").exists():
-        spec = importlib.util.spec_from_file_location("v1fast.kernels", folder / "__init__.py")
-        if spec is not None and spec.loader is not None:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["v1fast.kernels"] = module
-            spec.loader.exec_module(module)
-    return importlib.import_module("v1fast.kernels")
-
-
 def _load_triton() -> str:
     try:
-        kernels = _import_kernels()
+        kernels = import_package("kernels")
     except ModuleNotFoundError as error:
         if error.name not in ("triton", "v1fast.kernels"):
             raise

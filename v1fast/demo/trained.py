@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v1fast import functional
+from v1fast import _eager, functional
 from v1fast.models.cores import Stacked2dCore
 from v1fast.readouts import FullGaussian2d
 
@@ -20,6 +20,7 @@ EXPECTED = Path("sensorium_mouse_v1/sensorium_sota_expected.npz")
 # to 6 x 7776 outputs, 1.2e-6. Some twenty and a hundred times that leaves room for other compilers and instruction
 # sets, while one feature weight in 7776 x 64, off by a ten-thousandth of the largest, exceeds the first.
 FORWARD_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
+ROUNDING_PIXELS = 5e-6  # of a float32 position in a map 56 pixels wide
 
 
 class MismatchError(RuntimeError):
@@ -100,13 +101,19 @@ def check_trained_model(folder: Path) -> list[Comparison]:
     with torch.no_grad():
         features = core(expected["x"])
         forward = {"core_mean": features.mean((2, 3)), "y": F.elu(readout(features)) + 1}
-    sampled, gradients = _sampled_step(core, readout, expected)
-    forward["y_sampled"] = sampled
-    return [
-        _compare(name, found[name], expected[name], bound)
-        for found, bound in ((forward, FORWARD_BOUND), (gradients, GRADIENT_BOUND))
-        for name in found
-    ]
+    attempts = []
+    for side in (0, 1, -1):
+        sampled, gradients = _sampled_step(core, readout, expected, side)
+        attempts.append(
+            [
+                _compare(name, found[name], expected[name], bound)
+                for found, bound in ((forward | {"y_sampled": sampled}, FORWARD_BOUND), (gradients, GRADIENT_BOUND))
+                for name in found
+            ]
+        )
+        if all(comparison.holds for comparison in attempts[-1]):
+            return attempts[-1]
+    return attempts[0]
 
 
 def require_match(comparisons: list[Comparison]) -> None:
@@ -120,23 +127,28 @@ def require_match(comparisons: list[Comparison]) -> None:
 
 
 def _sampled_step(
-    core: Stacked2dCore, readout: FullGaussian2d, expected: dict[str, Tensor]
+    core: Stacked2dCore, readout: FullGaussian2d, expected: dict[str, Tensor], side: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Responses at the positions that the file's noise gives, and the gradients of their weighted sum."""
+    """Responses at the positions that the file's noise gives, and the gradients of their weighted sum.
+
+    At the centre of a pixel the derivative by position jumps. Where a position lies so near to one that a last bit
+    decides between two right answers (one or two of the 93312 do), a ``side`` of 1 or -1 moves it off to that side.
+    """
     images = expected["x"].clone().requires_grad_()
     # Scaled, because the trained sigmas are so small that the noise would hardly matter.
     sigma = (readout.sigma * expected["sigma_scale"].float()).detach().requires_grad_()
-    # One sampled coordinate of 93312 lies 1e-6 pixels beside a pixel's centre, where the derivative by position jumps:
-    # a last bit would decide between two right answers. Moved off by 3e-5 pixels, it does not.
-    off = torch.zeros(readout.outdims, 2)
-    off[4659, 0] = 1e-6
+    noise, mu = expected["noise"].squeeze(2), readout.mu[0, :, 0]
+    _, height, width = readout.in_shape
+    with torch.no_grad():
+        position = _eager.positions(mu, sigma[0], None, noise, len(images))
+        near = _eager.distance_to_cell_border(position, height, width) < ROUNDING_PIXELS
     responses = functional.gaussian_readout(
         core(images),
-        readout.mu[0, :, 0] + off,
+        mu + side * near.any(0) * 1e-6,  # 3e-5 pixels
         sigma[0],
         readout.features[0, :, 0].T,
         readout.bias,
-        noise=expected["noise"].squeeze(2),
+        noise=noise,
     )
     wanted = {
         "d_x": images,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from v1fast import ops, plots
-from v1fast._demo_fit import Fit, Settings, correlation, evaluate, fit, poisson_loss
-from v1fast._demo_speed import Shape, time_readout
-from v1fast._demo_trained import Comparison, check_trained_model, require_match
+from v1fast import _files, ops, plots
 from v1fast._version import __version__
 from v1fast.data import Simulation, simulate
+from v1fast.demo.fitting import Fit, Settings, correlation, evaluate, fit, poisson_loss
+from v1fast.demo.speed import Shape, time_readout
+from v1fast.demo.trained import Comparison, check_trained_model, require_match
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +150,7 @@ def _fit_pictures(fitted: Fit, simulation: Simulation, tensors: dict[str, torch.
         correlation=[epoch.correlation for epoch in history],
         position_error=[epoch.position_error for epoch in history],
         loss_floor=poisson_loss(*truth).item(),
-        correlation_ceiling=correlation(*truth).median().item(),
+        correlation_ceiling=correlation(*truth).quantile(0.5).item(),
     )
     return {
         "positions": plots.positions(tensors["true"], tensors["learned"], simulation.population.image_shape),
@@ -199,15 +198,5 @@ def _write(out: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> N
     for name, figure in pictures.items():
         image = io.BytesIO()
         figure.savefig(image, format="png")
-        _replace(out / f"{name}.png", image.getvalue())
-    _replace(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write at once: whoever reads ``path`` meanwhile sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        _files.replace(out / f"{name}.png", image.getvalue())
+    _files.replace(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -194,11 +194,11 @@ def evaluate(fitted: Fit, simulation: Simulation) -> tuple[dict[str, Any], dict[
         "best_epoch": fitted.best_epoch,
         "interrupted": fitted.interrupted,
         "seconds": round(sum(epoch.seconds for epoch in fitted.history), 1),
-        "correlation_median": score.median().item(),
+        "correlation_median": score.quantile(0.5).item(),
         "correlation_mean": score.mean().item(),
-        "ceiling_median": ceiling.median().item(),
+        "ceiling_median": ceiling.quantile(0.5).item(),
         "ceiling_mean": ceiling.mean().item(),
-        "position_error_median_px": error.median().item(),
+        "position_error_median_px": error.quantile(0.5).item(),
         "position_error_mean_px": error.mean().item(),
         "within_1_px": (error <= 1).float().mean().item(),
         "within_2_px": (error <= 2).float().mean().item(),
@@ -253,8 +253,8 @@ def _assess(model: Encoder, simulation: Simulation, train_loss: float, start: fl
     return Epoch(
         train_loss=train_loss,
         validation_loss=poisson_loss(predicted, tier.responses[0]).item(),
-        correlation=correlation(predicted, tier.responses[0]).median().item(),
-        position_error=(model.centres() - simulation.population.position).norm(dim=1).median().item(),
+        correlation=correlation(predicted, tier.responses[0]).quantile(0.5).item(),
+        position_error=(model.centres() - simulation.population.position).norm(dim=1).quantile(0.5).item(),
         seconds=time.perf_counter() - start,
     )
 
