@@ -39,7 +39,7 @@ class Effort:
     rounds: int = 50
     seconds: float = 6.0
     turn: float = 0.6
-    lasting: float = 1.0
+    lasting: float = 3.0
 
 
 class Times(NamedTuple):

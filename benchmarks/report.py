@@ -42,8 +42,16 @@ def footnotes(rows: Sequence[Row]) -> Iterator[str]:
         "better eager layout's median over this one's."
     )
     yield "error: the largest, relative, of output and gradients. extra: peak memory beyond output and gradients."
+    yield from _lone_baselines(rows)
     reasons = {f"{row.provider} ({row.case}): {row.status}" for row in rows if not row.measured}
     yield from sorted(reasons)
+
+
+def _lone_baselines(rows: Sequence[Row]) -> Iterator[str]:
+    for case in dict.fromkeys(row.case for row in rows):
+        found = {row.provider for row in rows if row.case == case and row.baseline and row.measured}
+        if len(found) == 1:
+            yield f"{case}: compared with {found.pop()} alone, the other layout was not measured in this run."
 
 
 def machine(run: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def main(
         cases: names from ``CASE_NAMES``; none: all, or a few with ``quick``.
         providers: names from ``bench_gaussian_readout.NAMES``, for every case; none: a choice that takes a few minutes.
         device: "cpu" or "cuda".
-        quick: one round, and two small cases.
+        quick: one round of v1fast and eager, in two small cases.
         full: every provider in every case, and more rounds: more than an hour on two cores.
 
     Returns:
@@ -107,7 +107,7 @@ def _contests(
     on_cpu: list[tuple[Clock, int | None]] = [(CpuClock(), 1), (WallClock(), 2)]
     settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(CudaClock(), None)]
     for clock, threads in settings:
-        names = chosen or (bench.NAMES if full else bench.plan(case, threads))
+        names = chosen or (bench.NAMES if full else bench.COMPARED if quick else bench.plan(case, threads))
         entrants = [provider for provider in bench.providers(case, device) if provider.name in names]
         effort = _effort(case, threads, quick, full)
         if entrants:

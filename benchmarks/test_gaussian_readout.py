@@ -6,6 +6,8 @@ pytest benchmarks --benchmark-compare       on the new
 
 import importlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ bench = importlib.import_module("v1fast.benchmarks.bench_gaussian_readout")
 
 
 @pytest.fixture
-def one_thread():
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,10 +28,10 @@ def one_thread():
 
 @pytest.mark.benchmark(timer=time.process_time, min_rounds=10, max_time=1, warmup=True, warmup_iterations=1)
 @pytest.mark.parametrize("case", bench.CASES, ids=lambda case: case.name)
-def test_step(benchmark, one_thread, case):
+def test_step(benchmark: Any, one_thread: None, case: Any) -> None:
     step = bench.FunctionStep(case, "cpu", case.noise[0])
 
-    def call():
+    def call() -> Any:
         with torch.set_grad_enabled(step.upstream is not None):
             output = step.forward(step.draw())
             return output if step.upstream is None else step.backward(output, step.upstream)

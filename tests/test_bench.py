@@ -21,7 +21,7 @@ def _module(name):
 bench, contract, exact, harness = map(
     _module, ("bench_gaussian_readout", "contract", "exact_gaussian_readout", "harness")
 )
-memory, peers, rows, run = map(_module, ("memory", "peers.gaussian_readout", "rows", "run"))
+memory, peers, report, rows, run = map(_module, ("memory", "peers.gaussian_readout", "report", "rows", "run"))
 
 CEILING = {"threads": 1, "fma_gflops": {"best": 100.0}, "L2": {"read_gbs": {"best": 50.0}}}
 RUN = {
@@ -361,6 +361,32 @@ def test_positions_at_a_border_carry_no_gradient():
     noise = torch.zeros(2, 5, 2)
     assert exact._at_border(case, given, noise).tolist() == at_border.tolist()
     assert _eager.distance_to_cell_border(mu[:1], 4, 6).min() == pytest.approx(0.25)
+
+
+def test_a_lone_baseline_is_told(clock):
+    both = {
+        BASELINE: FakeStep(clock, [(0, 1, 1)]),
+        OTHER: FakeStep(clock, [(0, 2, 2)]),
+        OURS: FakeStep(clock, [(0, 1, 1)]),
+    }
+    for steps, told in ((both, False), ({name: both[name] for name in (OTHER, OURS)}, True)):
+        made = contest(clock, steps)
+        made.run()
+        lines = list(report.footnotes(made.rows(RUN)))
+        assert any(line.startswith(f"a case: compared with {OTHER} alone") for line in lines) == told
+
+
+def test_the_table_shows_the_better_baseline_and_given_noise_only_for_v1fast(clock):
+    noise = ("seed", "given")
+    steps = {
+        BASELINE: FakeStep(clock, [(1, 2, 3)], noise=noise),
+        OTHER: FakeStep(clock, [(1, 4, 3)], noise=noise),
+        OURS: FakeStep(clock, [(0, 1, 1)], noise=noise),
+    }
+    made = contest(clock, steps, case=contract.Case("a case", SHAPE, noise=noise))
+    made.run()
+    cells = list(report.table(made.rows(RUN)).columns[1].cells)
+    assert cells == [BASELINE, OURS, "v1fast, noise given"]
 
 
 def test_the_plan_compares():

@@ -6,13 +6,13 @@ What it shares with FullGaussian2d is tested here for both where test_full_gauss
 import copy
 import io
 
-import eager
 import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
 from assertions import assert_as_accurate
 
+from v1fast import _eager as eager
 from v1fast.readouts import FullGaussian2d, Gaussian2d
 
 pytestmark = pytest.mark.filterwarnings("ignore:Gaussian2d is deprecated")
