@@ -14,10 +14,12 @@ export OMP_WAIT_POLICY ?= passive
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
-# Twice: with the compiled kernels, and with the reference alone, so that no kernel is tested against itself.
+# Those that run an op, twice: with the compiled kernels, and with the reference alone, so that no kernel is tested
+# against itself.
+OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
-	V1FAST_KERNELS= $(BIN)/pytest -m "not slow"
+	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)
 
 test-slow: $(VENV)/.built
 	$(BIN)/pytest -m slow

@@ -121,7 +121,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    mask = list(ctx.needs_input_grad[:6])
+    mask = list(ctx.needs_input_grad[1:7])
     gradients = gaussian_readout_backward(grad_output, *ctx.saved_tensors, *ctx.options, mask)
     return (*(g if wanted else None for g, wanted in zip(gradients, mask, strict=True)), *(None,) * 6)
 
@@ -134,7 +134,7 @@ def _setup_context_of_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Differentiates the explicit formula of the reference's backward, in turn differentiable to any order."""
     create_graph = torch.is_grad_enabled()
-    needed = [i for i in range(7) if ctx.needs_input_grad[i]]
+    needed = [i for i in range(7) if ctx.needs_input_grad[1 + i]]
     with torch.enable_grad():
         # Views, so that a tensor that was given as two operands gets the gradient of each.
         operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
