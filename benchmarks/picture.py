@@ -88,10 +88,14 @@ def _draw_limit(axes: Axes, lines: Mapping[str, int], rows: Sequence[Row]) -> No
     for phase, colour, side in (("forward", LIGHT_BLUE, UPPER), ("backward", plots.GREEN, LOWER)):
         percent = {line: 100 * found[phase] for line, found in ours.items() if phase in found}
         _bars(axes, percent, side, "{:.0f}", color=colour, label=phase)
+    if not any(ours.values()):
+        axes.text(0.5, 0.5, "not measured:\nno machine probe", transform=axes.transAxes, ha="center", color=plots.GREY)
     axes.axvline(100, color="black", lw=1, ls="--")
     axes.set(title="Limit of this machine", xlabel="%, by arithmetic or reading from L2", xlim=(0, 118))
 
 
 def _bars(axes: Axes, values: Mapping[int, float], side: float, form: str, **look: Any) -> None:
+    if not values:
+        return
     bars = axes.barh([line + side for line in values], list(values.values()), THICK, **look)
     axes.bar_label(bars, [form.format(value) for value in values.values()], padding=3, fontsize=9)

@@ -152,6 +152,13 @@ def test_a_long_first_call_counts(clock):
     assert found["short", None].milliseconds["step"].median == pytest.approx(2000)
 
 
+def test_a_later_turn_begins_with_a_call_that_is_not_counted(clock):
+    calls = [(0, 1, 1), (0, 2, 2), (0, 50, 50), (0, 3, 3), (0, 1, 1)]
+    effort = harness.Effort(rounds=2, seconds=1e9, turn=0, lasting=5)
+    row = measured(clock, {"a": FakeStep(clock, calls)}, effort=effort)["a", None]
+    assert row.milliseconds["step"].median == pytest.approx(5000)  # of 4 s and 6 s
+
+
 @pytest.mark.parametrize("error", [2e-3, float("nan"), float("inf")])
 def test_no_time_beyond_the_error_bound(clock, error):
     log = []
