@@ -63,6 +63,10 @@ REGIMES = (
     Case("one image", B=1),
     Case("neurons beyond every block", N=300, C=5),
     Case("many images", B=40, C=2, N=2),
+    # enough of both for a kernel to reorder the neurons
+    Case("many neurons and images", B=5, N=300, C=5, neuron_index=True, image_offset=1),
+    Case("many neurons and given noise", B=5, N=260, C=3, noise="tensor", sigma="uncorrelated"),
+    Case("many neurons at their means", B=4, N=200, C=17, noise=None, align_corners=False, spread=1.2),
 )
 
 SEED = 2**63 - 12345  # both words of the key matter
