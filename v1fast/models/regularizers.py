@@ -4,6 +4,8 @@ Each compares a filter with its neighbours through the 3x3 discrete Laplacian L 
 neighbours). With ``avg`` every sum below is a mean.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Laplace(nn.Module):
         return F.conv2d(weight.reshape(-1, 1, *weight.shape[2:]), self.filter, padding=self.padding)
 
 
-class LaplacePenalty(nn.Module):
+class LaplacePenalty(nn.Module, ABC):
     """What the penalties have in common.
 
     Args:
@@ -42,9 +44,9 @@ class LaplacePenalty(nn.Module):
         self.kernel = kernel
         self.laplace = Laplace(padding)
 
+    @abstractmethod
     def forward(self, weight: Tensor, avg: bool) -> Tensor:
         """The penalty of filters [out, in, kh, kw], a scalar."""
-        raise NotImplementedError
 
 
 def _aggregate(x: Tensor, avg: bool) -> Tensor:

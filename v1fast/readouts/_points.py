@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +20,7 @@ def neuron_major(features: Tensor) -> Tensor:
     return features.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
 
-class GaussianPointReadout(Readout):
+class GaussianPointReadout(Readout, ABC):
     """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
 
     Attributes:
@@ -56,17 +57,17 @@ class GaussianPointReadout(Readout):
         features: Tensor = getattr(self, self.stored_features)
         features.data = neuron_major(features.data)
 
+    @abstractmethod
     def _clamped(self) -> tuple[Tensor, Tensor]:
         """Bring the parameters into their range, in place, and return mu (1, N, 1, 2) and sigma for this pass.
 
         neuralpredictors clamps on every pass too, and so writes it into checkpoints. A parameter that is clamped is
         returned as a copy: what one pass keeps for its backward must not be changed by the next.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_features(self, x: Tensor) -> None:
         """Warn or raise where the features are not of ``in_shape``."""
-        raise NotImplementedError
 
     def _gaussian(self) -> tuple[Tensor, Tensor]:
         """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
