@@ -3,5 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-CUDA: dict[str, Callable[..., Any]] = {}
+from v1fast.kernels import gaussian_readout, gaussian_readout_backward, philox_normal
+
+CUDA: dict[str, Callable[..., Any]] = {
+    "gaussian_readout": gaussian_readout.gaussian_readout,
+    "gaussian_readout_backward": gaussian_readout_backward.gaussian_readout_backward,
+    "philox_normal": philox_normal.philox_normal,
+}
 """Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""

@@ -1,0 +1,231 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+"""What the kernels share: the noise, the cell of a position, its four corners.
+
+The functions work on blocks of any shape that broadcast, so that the same lines serve a tile of neurons x images and a
+list of samples. Positions and normals are sums of explicit fused multiply-adds in the order of csrc/: their bits are a
+contract, and a compiler that contracts products and sums finds nothing to contract in them.
+"""
+
+import triton
+import triton.language as tl
+
+
+def _constants(*values):
+    return tl.constexpr(tuple(float.fromhex(v) for v in values))
+
+
+# As in csrc/philox.h, which says what they approximate and how well.
+_LOG = _constants(
+    "-0x1.5d8646p-3", "0x1.243c02p-2", "-0x1.32bcb8p-2", "0x1.53846ep-2", "-0x1.98b290p-2",
+    "0x1.00038cp-1", "-0x1.555796p-1", "0x1.fffffep-1", "-2.0",
+)  # fmt: skip
+_MINUS_TWO_LN_2 = tl.constexpr(float.fromhex("-0x1.62e430p+0"))
+_SINE = _constants("-0x1.2d9b40p-8", "0x1.465ec4p-4", "-0x1.4abbbap-1", "0x1.921fb6p+0")
+_COSINE = _constants("0x1.d9c2e8p-11", "-0x1.55c57ap-6", "0x1.03c1dcp-2", "-0x1.3bd3ccp+0", "1.0")
+
+CLAMP_X = tl.constexpr(16)
+CLAMP_Y = tl.constexpr(32)
+"""Bits beside the corners' (1, 2, 4, 8): the clamp lets the gradient of this coordinate through."""
+
+
+# Noise -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _polynomial(x, COEFFICIENTS: tl.constexpr):
+    """Horner's scheme, highest power first."""
+    p = tl.fma(x, COEFFICIENTS[0], COEFFICIENTS[1])
+    for i in tl.static_range(2, len(COEFFICIENTS)):
+        p = tl.fma(p, x, COEFFICIENTS[i])
+    return p
+
+
+@triton.jit
+def _box_muller_radius(word):
+    u = ((word >> 8) + 1).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+    bits = u.to(tl.int32, bitcast=True)
+    e = (bits - 0x3F3504F3) >> 23
+    f = (bits - (e << 23)).to(tl.float32, bitcast=True) - 1.0
+    return tl.sqrt_rn(tl.fma(e.to(tl.float32), _MINUS_TWO_LN_2, f * _polynomial(f, _LOG)))
+
+
+@triton.jit
+def _flip_sign(value, sign):
+    return (value.to(tl.int32, bitcast=True) ^ (sign << 30)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _normal_pair(first, second):
+    """Two independent standard normals from two words of Philox."""
+    radius = _box_muller_radius(first)
+    k = (second >> 8).to(tl.int32)
+    q = (k + (1 << 21)) >> 22
+    t = (k - (q << 22)).to(tl.float32) * 2.384185791015625e-07  # 2^-22
+    s = t * t
+    sine = _polynomial(s, _SINE) * t
+    cosine = _polynomial(s, _COSINE)
+    swap = (q & 1) != 0
+    x = radius * _flip_sign(tl.where(swap, sine, cosine), (q + 1) & 2)
+    y = radius * _flip_sign(tl.where(swap, cosine, sine), q & 2)
+    return x, y
+
+
+@triton.jit
+def philox_normals(seed, neuron, block, odd):
+    """The normals (x, y) of a neuron for the even image of a Philox block, or the odd one after it."""
+    w0, w1, w2, w3 = tl.philox(seed, neuron, block, 0, 0)
+    return _normal_pair(tl.where(odd, w2, w0), tl.where(odd, w3, w1))
+
+
+@triton.jit
+def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHARED: tl.constexpr, dtype: tl.constexpr):
+    """The noise (x, y) of neurons n for images b, given [B, N, 2] or drawn; SHARED: of one image for all.
+
+    first_block and odd say which image of the population's count is the first of the batch: 2 * first_block + odd.
+    """
+    if seed is not None:
+        neuron = n if neuron_index is None else tl.load(neuron_index + n, mask=has_n, other=0).to(tl.int32)
+        key = tl.load(seed)
+        if SHARED:
+            x, y = philox_normals(key, neuron, 0, False)
+        else:
+            image = b + odd
+            x, y = philox_normals(key, neuron, first_block + (image >> 1), (image & 1) != 0)
+    else:
+        if SHARED:
+            at, has = n.to(tl.int64), has_n
+        else:
+            at, has = b.to(tl.int64) * N + n, has_n & has_b
+        x = tl.load(noise + at * 2, mask=has, other=0)
+        y = tl.load(noise + at * 2 + 1, mask=has, other=0)
+    return x.to(dtype), y.to(dtype)
+
+
+# Positions -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
+    """Mean (x, y) and square root of the covariance (xx, xy, yx, yy) of neurons n.
+
+    SIGMA is the number of columns of sigma: 4, 2, 1, or 0 for none. Entries that it lacks are not to be used.
+    """
+    x = tl.load(mu + n.to(tl.int64) * 2, mask=has_n, other=0)
+    y = tl.load(mu + n.to(tl.int64) * 2 + 1, mask=has_n, other=0)
+    xx, xy, yx, yy = x, x, y, y
+    if SIGMA > 0:
+        row = sigma + n.to(tl.int64) * SIGMA
+        xx = tl.load(row, mask=has_n, other=0)
+        yy = xx if SIGMA == 1 else tl.load(row + SIGMA - 1, mask=has_n, other=0)
+        if SIGMA == 4:
+            xy = tl.load(row + 1, mask=has_n, other=0)
+            yx = tl.load(row + 2, mask=has_n, other=0)
+    return x, y, xx, xy, yx, yy
+
+
+@triton.jit
+def displace(gaussian, ex, ey, SIGMA: tl.constexpr):
+    """mu + A (ex, ey)."""
+    x, y, xx, xy, yx, yy = gaussian
+    if SIGMA == 4:
+        return tl.fma(xy, ey, tl.fma(xx, ex, x)), tl.fma(yy, ey, tl.fma(yx, ex, y))
+    return tl.fma(xx, ex, x), tl.fma(yy, ey, y)
+
+
+@triton.jit
+def pixels_per_unit(size, ALIGN_CORNERS: tl.constexpr, dtype: tl.constexpr):
+    """Pixels for each unit of the normalised coordinate."""
+    return (size - 1).to(dtype) * 0.5 if ALIGN_CORNERS else size.to(dtype) * 0.5
+
+
+@triton.jit
+def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr):
+    """Lower corner of the cell, -2 where neither corner is in the map, and fraction: clamped, shifted, in pixels.
+
+    A NaN stays one and lies nowhere. Only a value that has an integer is converted to one.
+    """
+    position = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    if shift is not None:
+        position = position + shift
+    pixel = tl.fma(position + 1, pixels_per_unit(size, ALIGN_CORNERS, z.dtype), 0.0 if ALIGN_CORNERS else -0.5)
+    lower = tl.floor(pixel)
+    near = (lower >= -1) & (lower < size)
+    return tl.where(near, lower, -2).to(tl.int32), pixel - lower
+
+
+@triton.jit
+def locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS: tl.constexpr):
+    """Cells (x, y) and fractions (x, y) of positions before the clamp, in images b; shift is [B, 2] or None."""
+    shift_x = None if shift is None else tl.load(shift + b.to(tl.int64) * 2, mask=has_b, other=0)
+    shift_y = None if shift is None else tl.load(shift + b.to(tl.int64) * 2 + 1, mask=has_b, other=0)
+    x, ax = _locate_axis(z_x, shift_x, W, ALIGN_CORNERS)
+    y, ay = _locate_axis(z_y, shift_y, H, ALIGN_CORNERS)
+    return x, y, ax, ay
+
+
+@triton.jit
+def corner_bits(x, y, valid, H, W):
+    """Which corners (y0 x0, y0 x1, y1 x0, y1 x1) are in the map: bits 1, 2, 4, 8.
+
+    The far corner is tested without adding to the near one's coordinate, which may be the largest integer.
+    """
+    row = tl.where(x >= 0, 1, 0) | tl.where((x >= -1) & (x < W - 1), 2, 0)
+    near_y, far_y = valid & (y >= 0), valid & (y >= -1) & (y < H - 1)
+    return tl.where(near_y, row, 0) | tl.where(far_y, row << 2, 0)
+
+
+@triton.jit
+def clamp_bits(z_x, z_y):
+    """CLAMP_X and CLAMP_Y where the clamp lets the gradient through: bounds included, NaN not."""
+    pass_x, pass_y = (z_x >= -1) & (z_x <= 1), (z_y >= -1) & (z_y <= 1)
+    return tl.where(pass_x, CLAMP_X, 0) | tl.where(pass_y, CLAMP_Y, 0)
+
+
+@triton.jit
+def corner_weights(ax, ay):
+    """Weights of the four corners at a fraction of the cell."""
+    return (1 - ay) * (1 - ax), (1 - ay) * ax, ay * (1 - ax), ay * ax
+
+
+# Tiles -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def columns(tile, T: tl.constexpr):
+    """The T columns of [BN, T], or T times that of [BN, 1].
+
+    tl.split also keeps the compiler from computing the tile anew in the layout of each use, once for every lane of
+    channels: that would cost more than all the rest.
+    """
+    BN: tl.constexpr = tile.shape[0]
+    if tile.shape[1] == 1:
+        column = tl.reshape(tile, [BN])
+        if T == 2:
+            result = (column, column)
+        else:
+            result = (column, column, column, column)
+    elif T == 2:
+        result = tl.split(tile)
+    else:
+        even, odd = tl.split(tl.reshape(tile, [BN, 2, 2]))
+        c0, c2 = tl.split(even)
+        c1, c3 = tl.split(odd)
+        result = (c0, c1, c2, c3)
+    return result
+
+
+@triton.jit
+def load_corners(
+    first,  # [BN, BC] pointers to the near corner y0 x0
+    bits,  # [BN, 1]
+    has_c,  # [1, BC]
+    pixel,
+    row,
+    dtype: tl.constexpr,
+):
+    """The four corners [BN, BC], zero where outside; pixel and row are the steps to the next of each."""
+    f00 = tl.load(first, mask=((bits & 1) != 0) & has_c, other=0).to(dtype)
+    f01 = tl.load(first + pixel, mask=((bits & 2) != 0) & has_c, other=0).to(dtype)
+    f10 = tl.load(first + row, mask=((bits & 4) != 0) & has_c, other=0).to(dtype)
+    f11 = tl.load(first + row + pixel, mask=((bits & 8) != 0) & has_c, other=0).to(dtype)
+    return f00, f01, f10, f11

@@ -1,0 +1,458 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+"""The backward pass of the Gaussian readout.
+
+A program holds the sums of some neurons, for some channels, and loops over images as the forward pass does. What it
+sums goes to one slab of partial sums per image split, and a second kernel adds the slabs in a fixed order: no atomics,
+the same bits every time. Only d_features is scattered, with relaxed float32 atomics, unless
+``gaussian_readout_features`` gathers it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from v1fast.kernels import gaussian_readout_features
+from v1fast.kernels._common import (
+    CLAMP_X,
+    CLAMP_Y,
+    clamp_bits,
+    columns,
+    corner_bits,
+    corner_weights,
+    displace,
+    draw,
+    load_corners,
+    load_gaussian,
+    locate,
+    pixels_per_unit,
+)
+from v1fast.kernels._launch import (
+    OPTIONS,
+    Config,
+    Operands,
+    Rows,
+    images_per_program,
+    jit,
+    neuron_configs,
+    prepare,
+    rows_in_place,
+    run_tuned,
+)
+from v1fast.ops import _checks
+from v1fast.ops.gaussian_readout import check
+from v1fast.reference.gaussian_readout import compute_dtype
+
+QUANTITIES = tl.constexpr(7)
+"""What ``parts`` holds of each neuron: d_z (x, y), d_z times noise (xx, xy, yx, yy), d_bias. d_z is per pixel."""
+
+
+@triton.jit
+def _lanes(product, BN: tl.constexpr, BC: tl.constexpr):
+    """[BN, BC] -> [BN, BC / 4]: sums of the channels that one thread holds, across no threads."""
+    return tl.sum(tl.reshape(product, [BN, BC // 4, 4]), axis=2)
+
+
+@triton.jit
+def _pixel_gradient(f00, f01, f10, f11, w, a_x, a_y, g, BN: tl.constexpr, BC: tl.constexpr):
+    """Gradients of the pixel coordinates (x, y), [BN, BC / 4]: shares of the channels that each thread holds."""
+    d00, d01 = _lanes(f00 * w, BN, BC), _lanes(f01 * w, BN, BC)
+    d10, d11 = _lanes(f10 * w, BN, BC), _lanes(f11 * w, BN, BC)
+    x = tl.fma(d11 - d10, a_y[:, None], (d01 - d00) * (1 - a_y)[:, None])
+    y = tl.fma(d11 - d01, a_x[:, None], (d10 - d00) * (1 - a_x)[:, None])
+    return x * g[:, None], y * g[:, None]
+
+
+@triton.jit
+def _scatter(near, w, gw00, gw01, gw10, gw11, bits, has_c, pixel, row):
+    """Add to the four corners; the order of additions is the hardware's."""
+    tl.atomic_add(near, gw00[:, None] * w, mask=((bits & 1) != 0)[:, None] & has_c, sem="relaxed")
+    tl.atomic_add(near + pixel, gw01[:, None] * w, mask=((bits & 2) != 0)[:, None] & has_c, sem="relaxed")
+    tl.atomic_add(near + row, gw10[:, None] * w, mask=((bits & 4) != 0)[:, None] & has_c, sem="relaxed")
+    tl.atomic_add(near + row + pixel, gw11[:, None] * w, mask=((bits & 8) != 0)[:, None] & has_c, sem="relaxed")
+
+
+@triton.jit
+def _store_part(parts, value, row: tl.constexpr, part, n, has_n, N):
+    """One quantity of the neurons; value is [BN, lanes] or [BN]."""
+    total = value if len(value.shape) == 1 else tl.sum(value, axis=1)
+    tl.store(parts + (part.to(tl.int64) * QUANTITIES + row) * N + n, total, mask=has_n)
+
+
+@jit
+def backward_kernel(
+    d_features,  # rows, added to; None: not wanted
+    d_weight,  # [splits, N, C]; None: not wanted
+    parts,  # [splits * chunks, QUANTITIES, N]
+    shift_parts,  # [blocks * chunks, B, 2]; None: not wanted
+    grad,  # [B, N]
+    features,  # rows
+    weight,  # [N, C]
+    mu,  # [N, 2]
+    sigma,  # [N, SIGMA] or None
+    shift,  # [B, 2] or None
+    noise,  # [B, N, 2], SHARED: [1, N, 2], or None
+    seed,  # [1] or None
+    neuron_index,  # [N] or None
+    B,
+    N,
+    H,
+    W,
+    image_pitch,
+    row_pitch,
+    d_image_pitch,
+    d_row_pitch,
+    first_block,
+    odd,
+    images,  # for each program
+    C: tl.constexpr,
+    PIXEL: tl.constexpr,
+    D_PIXEL: tl.constexpr,
+    SIGMA: tl.constexpr,
+    SHARED: tl.constexpr,
+    ALIGN_CORNERS: tl.constexpr,
+    WIDE: tl.constexpr,
+    MU: tl.constexpr,  # wanted
+    COVARIANCE: tl.constexpr,  # wanted: d_sigma
+    BIAS: tl.constexpr,  # wanted
+    BN: tl.constexpr,
+    BC: tl.constexpr,
+    T: tl.constexpr,
+):
+    dtype: tl.constexpr = mu.dtype.element_ty
+    POSITION: tl.constexpr = MU or COVARIANCE or shift_parts is not None
+    DRAWN: tl.constexpr = SIGMA > 0 and not SHARED
+    chunk, chunks = tl.program_id(1), tl.num_programs(1)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    has_n = n < N
+    row = n.to(tl.int64) * C
+    c = chunk * BC + tl.arange(0, BC)[None, :]
+    has_c = c < C
+    tile_n, tile_has_n = n[:, None], has_n[:, None]
+    gaussian = load_gaussian(mu, sigma, tile_n, tile_has_n, SIGMA)
+    if SHARED:
+        e_x, e_y = draw(noise, seed, neuron_index, tile_n, tile_has_n, 0, True, N, 0, 0, True, dtype)
+        z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
+    elif not DRAWN:
+        z_x, z_y = gaussian[0], gaussian[1]
+    if POSITION or d_features is not None:
+        w = tl.load(weight + row[:, None] + c, mask=tile_has_n & has_c, other=0).to(dtype)
+    d_w = tl.zeros([BN, BC], dtype)
+    d_x, d_y = tl.zeros([BN, BC // 4], dtype), tl.zeros([BN, BC // 4], dtype)
+    d_xx, d_xy, d_yx, d_yy = d_x, d_x, d_x, d_x
+    d_bias = tl.zeros([BN], dtype)
+
+    start = tl.program_id(2) * images - odd
+    stop = tl.minimum(start + images, B)
+    for b0 in range(start, stop, T):
+        b = b0 + tl.arange(0, T)[None, :]
+        has_b = (b >= 0) & (b < stop)
+        if DRAWN:
+            e_x, e_y = draw(
+                noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype
+            )
+            z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
+        x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
+        xs, ys = columns(x, T), columns(y, T)
+        a_xs, a_ys = columns(a_x, T), columns(a_y, T)
+        bits = columns(corner_bits(x, y, tile_has_n, H, W) | clamp_bits(z_x, z_y), T)
+        if COVARIANCE:
+            e_xs, e_ys = columns(e_x, T), columns(e_y, T)
+        for i in tl.static_range(T):
+            image = (b0 + i).to(tl.int64)
+            here = (b0 + i >= 0) & (b0 + i < stop)
+            inside = tl.where(here, bits[i], 0)
+            g = tl.load(grad + image * N + n, mask=has_n & here, other=0).to(dtype)
+            if BIAS:
+                d_bias += g
+            w00, w01, w10, w11 = corner_weights(a_xs[i], a_ys[i])
+            gw00, gw01, gw10, gw11 = g * w00, g * w01, g * w10, g * w11
+            if POSITION or d_weight is not None:
+                first = _first(xs[i], ys[i], row_pitch, PIXEL, WIDE)
+                near = features + image * image_pitch * PIXEL + first[:, None] + c
+                f00, f01, f10, f11 = load_corners(near, inside[:, None], has_c, PIXEL, row_pitch * PIXEL, dtype)
+            if d_weight is not None:
+                d_w = tl.fma(f01, gw01[:, None], tl.fma(f00, gw00[:, None], d_w))
+                d_w = tl.fma(f11, gw11[:, None], tl.fma(f10, gw10[:, None], d_w))
+            if POSITION:
+                p_x, p_y = _pixel_gradient(f00, f01, f10, f11, w, a_xs[i], a_ys[i], g, BN, BC)
+                if shift_parts is not None:
+                    at = shift_parts + ((tl.program_id(0) * chunks + chunk).to(tl.int64) * B + image) * 2
+                    tl.store(at, tl.sum(p_x) * pixels_per_unit(W, ALIGN_CORNERS, dtype), mask=here)
+                    tl.store(at + 1, tl.sum(p_y) * pixels_per_unit(H, ALIGN_CORNERS, dtype), mask=here)
+                p_x = tl.where(((inside & CLAMP_X) != 0)[:, None], p_x, 0)
+                p_y = tl.where(((inside & CLAMP_Y) != 0)[:, None], p_y, 0)
+                if MU:
+                    d_x += p_x
+                    d_y += p_y
+                if COVARIANCE:
+                    d_xx = tl.fma(p_x, e_xs[i][:, None], d_xx)
+                    d_yy = tl.fma(p_y, e_ys[i][:, None], d_yy)
+                    if SIGMA == 4:
+                        d_xy = tl.fma(p_x, e_ys[i][:, None], d_xy)
+                        d_yx = tl.fma(p_y, e_xs[i][:, None], d_yx)
+            if d_features is not None:
+                first = _first(xs[i], ys[i], d_row_pitch, D_PIXEL, WIDE)
+                near = d_features + image * d_image_pitch * D_PIXEL + first[:, None] + c
+                _scatter(near, w, gw00, gw01, gw10, gw11, inside, has_c, D_PIXEL, d_row_pitch * D_PIXEL)
+
+    part = tl.program_id(2) * chunks + chunk
+    if d_weight is not None:
+        at = d_weight + tl.program_id(2).to(tl.int64) * N * C + row[:, None] + c
+        tl.store(at, d_w.to(d_weight.dtype.element_ty), mask=tile_has_n & has_c)
+    if MU:
+        _store_part(parts, d_x, 0, part, n, has_n, N)
+        _store_part(parts, d_y, 1, part, n, has_n, N)
+    if COVARIANCE:
+        _store_part(parts, d_xx, 2, part, n, has_n, N)
+        _store_part(parts, d_yy, 5, part, n, has_n, N)
+        if SIGMA == 4:
+            _store_part(parts, d_xy, 3, part, n, has_n, N)
+            _store_part(parts, d_yx, 4, part, n, has_n, N)
+    if BIAS:
+        _store_part(parts, d_bias, 6, part, n, has_n & (chunk == 0), N)
+
+
+@triton.jit
+def _first(x, y, row_pitch, PIXEL: tl.constexpr, WIDE: tl.constexpr):
+    """Elements from the image's first pixel to the near corner."""
+    pixel = y * row_pitch + x
+    return (pixel.to(tl.int64) if WIDE else pixel) * PIXEL
+
+
+# Sums of the slabs -----------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _total(parts, row: tl.constexpr, n, has_n, first, step, count, N):
+    """Sum over parts first, first + step, ... of one quantity."""
+    total = tl.zeros(n.shape, parts.dtype.element_ty)
+    for i in range(count):
+        at = ((first + i * step).to(tl.int64) * QUANTITIES + row) * N + n
+        total += tl.load(parts + at, mask=has_n, other=0)
+    return total
+
+
+@jit
+def neurons_kernel(
+    d_mu,  # [N, 2] or None
+    d_sigma,  # [N, SIGMA] or None
+    d_bias,  # [N] or None
+    parts,  # [splits * chunks, QUANTITIES, N]
+    splits,
+    chunks,
+    N,
+    H,
+    W,
+    SIGMA: tl.constexpr,
+    ALIGN_CORNERS: tl.constexpr,
+    BN: tl.constexpr,
+):
+    dtype: tl.constexpr = parts.dtype.element_ty
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    has_n = n < N
+    count = splits * chunks
+    scale_x, scale_y = pixels_per_unit(W, ALIGN_CORNERS, dtype), pixels_per_unit(H, ALIGN_CORNERS, dtype)
+    if d_mu is not None:
+        at = d_mu + n.to(tl.int64) * 2
+        x, y = _total(parts, 0, n, has_n, 0, 1, count, N), _total(parts, 1, n, has_n, 0, 1, count, N)
+        tl.store(at, (x * scale_x).to(d_mu.dtype.element_ty), mask=has_n)
+        tl.store(at + 1, (y * scale_y).to(d_mu.dtype.element_ty), mask=has_n)
+    if d_sigma is not None:
+        at = d_sigma + n.to(tl.int64) * SIGMA
+        out: tl.constexpr = d_sigma.dtype.element_ty
+        xx = _total(parts, 2, n, has_n, 0, 1, count, N) * scale_x
+        yy = _total(parts, 5, n, has_n, 0, 1, count, N) * scale_y
+        if SIGMA == 1:
+            tl.store(at, (xx + yy).to(out), mask=has_n)
+        else:
+            tl.store(at, xx.to(out), mask=has_n)
+            tl.store(at + SIGMA - 1, yy.to(out), mask=has_n)
+        if SIGMA == 4:
+            xy, yx = _total(parts, 3, n, has_n, 0, 1, count, N), _total(parts, 4, n, has_n, 0, 1, count, N)
+            tl.store(at + 1, (xy * scale_x).to(out), mask=has_n)
+            tl.store(at + 2, (yx * scale_y).to(out), mask=has_n)
+    if d_bias is not None:
+        # the first chunk's parts: each chunk of channels would add the same
+        bias = _total(parts, 6, n, has_n, 0, chunks, splits, N)
+        tl.store(d_bias + n, bias.to(d_bias.dtype.element_ty), mask=has_n)
+
+
+@jit
+def slabs_kernel(
+    out,  # [M]
+    slabs,  # [S, M]
+    S,
+    M,
+    BS: tl.constexpr,
+    BM: tl.constexpr,
+):
+    m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
+    total = tl.zeros([BS, BM], slabs.dtype.element_ty)
+    for s0 in range(0, S, BS):
+        s = s0 + tl.arange(0, BS)[:, None]
+        total += tl.load(slabs + s.to(tl.int64) * M + m, mask=(s < S) & (m < M), other=0)
+    at = out + tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    has_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM) < M
+    tl.store(at, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=has_m)
+
+
+# Launchers -------------------------------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """The operands whose gradients are asked for; None: not asked for, or not there."""
+
+    features: Tensor | None
+    mu: Tensor | None
+    sigma: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    shift: Tensor | None
+
+
+def _sum_slabs(slabs: Tensor, like: Tensor) -> Tensor:  # [S, ...] -> [...]
+    """The sum over the first axis in the dtype of ``like``."""
+    if slabs.shape[0] == 1:
+        return slabs[0].to(like.dtype)
+    out = slabs.new_empty(slabs.shape[1:], dtype=like.dtype)
+    many = slabs.shape[0] >= 32  # parts of few sums: spread over the threads too
+    slab_block, block = (64, 16) if many else (1, 512)
+    grid = (triton.cdiv(out.numel(), block),)
+    slabs_kernel[grid](out, slabs, slabs.shape[0], out.numel(), BS=slab_block, BM=block, num_warps=4, **OPTIONS)
+    return out
+
+
+def _sum_parts(o: Operands, parts: Tensor, chunks: int, want: Wanted) -> dict[str, Tensor]:
+    """d_mu, d_sigma and d_bias, those that are wanted."""
+    wanted = {"mu": want.mu, "sigma": want.sigma, "bias": want.bias}
+    out = {name: like.new_empty(like.shape) for name, like in wanted.items() if like is not None}
+    _, _, height, width, neurons = o.sizes
+    neurons_kernel[(triton.cdiv(neurons, 128),)](
+        out.get("mu"),
+        out.get("sigma"),
+        out.get("bias"),
+        parts,
+        parts.shape[0] // chunks,
+        chunks,
+        neurons,
+        height,
+        width,
+        SIGMA=0 if want.sigma is None else want.sigma[0].numel(),
+        ALIGN_CORNERS=o.align_corners,
+        BN=128,
+        num_warps=4,
+        **OPTIONS,
+    )
+    return out
+
+
+def _scatter_target(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rows]:
+    """Gradient in the layout of ``empty_like(features)``, and zeroed rows to add to: its own where they can be."""
+    out = torch.empty_like(features)
+    rows = rows_in_place(out) if out.dtype == dtype else None
+    if rows is None:
+        batch, channels, height, width = features.shape
+        data = out.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
+        rows = Rows(data, channels, width, height * width)
+    rows.data.zero_()
+    return out, rows
+
+
+def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict[str, Tensor]:
+    """The gradients that are wanted, by name; that of the features is scattered."""
+    batch, channels, _, _, neurons = o.sizes
+    blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
+    images = images_per_program(batch + o.odd, blocks * chunks, config.images)
+    splits = triton.cdiv(batch + o.odd, images)
+    sums = any(like is not None for like in (want.mu, want.sigma, want.bias))
+    new = o.mu.new_empty
+    slabs = parts = shift_parts = out_features = target = None
+    if want.features is not None:
+        out_features, target = _scatter_target(want.features, o.dtype)
+    if want.weight is not None:
+        slabs = new((splits, neurons, channels), dtype=want.weight.dtype if splits == 1 else o.dtype)
+    if sums:
+        parts = new((splits * chunks, QUANTITIES.value, neurons))
+    if want.shift is not None:
+        shift_parts = new((blocks * chunks, batch, 2))
+    backward_kernel[(blocks, chunks, splits)](
+        d_weight=slabs,
+        parts=parts,
+        shift_parts=shift_parts,
+        grad=grad,
+        weight=o.weight,
+        images=images,
+        C=channels,
+        WIDE=o.rows.wide or (target is not None and target.wide),
+        MU=want.mu is not None,
+        COVARIANCE=want.sigma is not None,
+        BIAS=want.bias is not None,
+        **(target or Rows(None, 0, 0, 0)).arguments("d_"),
+        **o.rows.arguments(),
+        **o.positions(),
+        **config.options(),
+    )
+    out = {} if parts is None else _sum_parts(o, parts, chunks, want)
+    if slabs is not None and want.weight is not None:
+        out["weight"] = _sum_slabs(slabs, want.weight)
+    if shift_parts is not None and want.shift is not None:
+        out["shift"] = _sum_slabs(shift_parts, want.shift)
+    if out_features is not None and target is not None:
+        out["features"] = out_features if target.data is out_features else out_features.copy_(target.data)
+    return out
+
+
+def _gradients(o: Operands, grad: Tensor, want: Wanted) -> dict[str, Tensor]:
+    """The gradients that are wanted, by name, of at least one sample."""
+    out = {}
+    if want.sigma is not None and o.sigma is None:  # the mean positions do not depend on it
+        out["sigma"] = want.sigma.new_zeros(want.sigma.shape)
+        want = want._replace(sigma=None)
+    if want.features is not None and gaussian_readout_features.is_gathered(o):
+        out["features"] = gaussian_readout_features.features_gradient(o, grad, want.features)
+        want = want._replace(features=None)
+    if any(like is not None for like in want):
+        batch, channels, _, _, neurons = o.sizes
+        shapes = (channels, batch.bit_length(), neurons.bit_length(), o.noise_kind)
+        dtypes = (o.rows.data.dtype, o.weight.dtype, o.dtype)
+        key = ("backward", *shapes, *dtypes, *(like is not None for like in want))
+        configs = neuron_configs(channels, images=2)
+        out |= run_tuned(key, configs, lambda config: neuron_pass(o, grad, want, config), grad.device)
+    return out
+
+
+def gaussian_readout_backward(
+    grad_output: Tensor,  # [B, N]
+    features: Tensor,
+    mu: Tensor,
+    sigma: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    neuron_index: Tensor | None,
+    image_offset: int,
+    share_noise: bool,
+    align_corners: bool,
+    output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
+) -> tuple[Tensor, ...]:
+    """The op ``v1fast::gaussian_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
+    operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
+    check(*operands, image_offset, share_noise, align_corners)
+    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], mu.shape[0]))
+    want = Wanted(*(like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)))
+    out: dict[str, Tensor] = {}
+    if grad_output.numel() == 0:
+        out = {name: torch.zeros_like(like) for name, like in want._asdict().items() if like is not None}
+    elif any(output_mask):
+        o = prepare(compute_dtype(*operands[:7]), *operands, image_offset, share_noise, align_corners)
+        with torch.cuda.device_of(features):
+            out = _gradients(o, grad_output.contiguous(), want)
+    unwanted = {"features": features, "weight": weight}
+    return tuple(out[name] if name in out else unwanted.get(name, mu).new_empty(0) for name in Wanted._fields)
