@@ -1,0 +1,33 @@
+"""What can go wrong in an emulated kernel."""
+
+
+class EmulatorError(RuntimeError):
+    """A kernel did what a GPU would punish, or the emulator cannot run it."""
+
+
+class UnsupportedPtx(EmulatorError, NotImplementedError):
+    """An opcode, modifier, type or construct that the emulator does not know: never guessed at."""
+
+
+class OutOfBounds(EmulatorError, IndexError):
+    """An access outside the tensors of the launch, or outside the memory that the launch asked for."""
+
+
+class MisalignedAccess(EmulatorError):
+    """An access at an address that is no multiple of its width."""
+
+
+class Divergence(EmulatorError):
+    """A barrier or a warp operation that not all of its threads come to."""
+
+
+class Deadlock(EmulatorError):
+    """A loop that does not end."""
+
+
+class Trap(EmulatorError):
+    """The kernel executed ``trap``, as a failed ``tl.device_assert`` does."""
+
+
+class OutOfResources(EmulatorError):
+    """More shared memory or threads than the architecture has."""
