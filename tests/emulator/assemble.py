@@ -58,7 +58,7 @@ class _Assembler:
         self.constants: dict[int, int] = {}
         self.labels: dict[str, int] = {}
         self.jumps: list[tuple[list[int], str, int]] = []  # (slots of a step, label, line)
-        self.addresses = {name: offset for name, offset in self.program.parameter_offsets.items()}
+        self.addresses = dict(self.program.parameter_offsets)
         dynamic = []
         for name, found in kernel.symbols.items():
             if found.space == "shared" and found.extern:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.cache import get_cache_manager
 
+from . import native
 from .errors import EmulatorError, UnsupportedPtx
 from .kernel import SHARED_BYTES, PtxKernel
 
@@ -58,6 +60,8 @@ def install(arch: int = 80, order: str | int = "forward", transform: Transform |
     if arch not in SHARED_BYTES:
         raise ValueError(f"arch: want one of {sorted(SHARED_BYTES)}, got {arch}")
     _state.order, _state.transform = order, transform
+    if "TRITON_CACHE_DIR" not in os.environ:
+        triton.knobs.cache.dir = str(native.cache_folder() / "triton")
     triton.runtime.driver.set_active(Driver(arch))
 
 

@@ -61,7 +61,8 @@ def opcodes() -> dict[tuple[str, int], int]:
     return {(line.split()[0], int(line.split()[1])): i for i, line in enumerate(lines)}
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where the machine and Triton's kernels are kept: V1FAST_EMULATOR_CACHE, or for this process alone."""
     if folder := os.environ.get("V1FAST_EMULATOR_CACHE"):
         return Path(folder)
     return Path(_temporary_folder().name)
@@ -79,7 +80,7 @@ def _built() -> Path:
     content = hashlib.sha256(version + " ".join(_FLAGS).encode())
     for source in sources:
         content.update(source.name.encode() + source.read_bytes())
-    folder = _cache_folder()
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"machine-{content.hexdigest()[:24]}.so"
     if not target.exists():

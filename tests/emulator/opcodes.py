@@ -73,4 +73,4 @@ def _without_hints(opcode: str, name: str, modifiers: list[str]) -> tuple[list[s
             raise UnsupportedPtx(f"{opcode}: a second .{modifier}")
         else:
             seen.add(group)
-    return rest, _POLICY <= set(modifiers)
+    return rest, _POLICY.issubset(modifiers)

@@ -63,7 +63,7 @@ template <Space space> struct In {
   void vectors() {
     add_both<float, add_float, 2>("add.v2.f32"), add_both<float, add_float, 4>("add.v4.f32");
     add_both<Half, add_half, 2>("add.v2.f16"), add_both<Half, add_half, 4>("add.v4.f16");
-    add_both<Half, add_half, 8>("add.v8.f16");
+    add_both<Half, add_half, 8>("add.v8.f16"), add_both<BFloat, add_half, 8>("add.v8.bf16");
     add_both<BFloat, add_half, 2>("add.v2.bf16"), add_both<BFloat, add_half, 4>("add.v4.bf16");
     add_both<Pair<Half>, add_halves, 2>("add.v2.f16x2"), add_both<Pair<Half>, add_halves, 4>("add.v4.f16x2");
     add_both<Pair<BFloat>, add_halves, 2>("add.v2.bf16x2"), add_both<Pair<BFloat>, add_halves, 4>("add.v4.bf16x2");

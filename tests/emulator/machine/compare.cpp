@@ -49,16 +49,15 @@ template <class Kind, auto f> const Step* compare_pair(const Step* step, Thread&
   return step + 1;
 }
 
-template <class Kind, auto f> void comparison(Table& table, const std::string& name, const std::string& type) {
-  const std::string opcode = "setp." + name;
+template <class Kind, auto f> void comparison(Table& table, const char* name, const std::string& type) {
   if constexpr (std::is_base_of_v<Packed<typename Kind::Operand>, Kind>) {
-    table.add(opcode + "." + type, 4, compare_pair<Kind, f>);
+    table.add(dotted({"setp", name, type}), 4, compare_pair<Kind, f>);
   } else {
-    table.add(opcode + "." + type, 3, compare<Kind, f, Combine::none>);
-    table.add(opcode + "." + type, 4, compare_both<Kind, f>);
-    table.add(opcode + ".and." + type, 4, compare<Kind, f, Combine::with_and>);
-    table.add(opcode + ".or." + type, 4, compare<Kind, f, Combine::with_or>);
-    table.add(opcode + ".xor." + type, 4, compare<Kind, f, Combine::with_xor>);
+    table.add(dotted({"setp", name, type}), 3, compare<Kind, f, Combine::none>);
+    table.add(dotted({"setp", name, type}), 4, compare_both<Kind, f>);
+    table.add(dotted({"setp", name, "and", type}), 4, compare<Kind, f, Combine::with_and>);
+    table.add(dotted({"setp", name, "or", type}), 4, compare<Kind, f, Combine::with_or>);
+    table.add(dotted({"setp", name, "xor", type}), 4, compare<Kind, f, Combine::with_xor>);
   }
 }
 

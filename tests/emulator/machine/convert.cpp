@@ -63,9 +63,8 @@ void between_integers(Table& table) {
     each_integer([&](auto from) {
       using To = typename decltype(to)::type;
       using From = typename decltype(from)::type;
-      const std::string types = std::string(to.name) + "." + from.name;
-      table.pure<[](From x) { return To(x); }>("cvt." + types);
-      table.pure<[](From x) { return clamped<To>(x); }>("cvt.sat." + types);
+      table.pure<[](From x) { return To(x); }>(dotted({"cvt", to.name, from.name}));
+      table.pure<[](From x) { return clamped<To>(x); }>(dotted({"cvt.sat", to.name, from.name}));
     });
   });
 }
@@ -75,12 +74,13 @@ template <Round mode> void integers_and_floats(Table& table, const std::string& 
     using F = typename decltype(real)::type;
     each_integer([&](auto integer) {
       using I = typename decltype(integer)::type;
-      const std::string i = integer.name, f = real.name, opcode = "cvt.r" + suffix;
-      table.pure<[](I x) { return to_float<F>(x, mode); }>(opcode + "." + f + "." + i);
-      for (const std::string sat : {"", ".sat"}) {
-        table.pure<[](F x) { return to_integer<I>(exactly(x), mode); }>(opcode + "i" + sat + "." + i + "." + f);
+      const char *i = integer.name, *f = real.name;
+      const std::string to = "cvt.r" + suffix, whole = to + "i";
+      table.pure<[](I x) { return to_float<F>(x, mode); }>(dotted({to, f, i}));
+      for (const char* sat : {"", "sat"}) {
+        table.pure<[](F x) { return to_integer<I>(exactly(x), mode); }>(dotted({whole, sat, i, f}));
         if constexpr (std::is_same_v<F, float>)
-          table.pure<[](F x) { return to_integer<I>(flushed(x), mode); }>(opcode + "i.ftz" + sat + "." + i + "." + f);
+          table.pure<[](F x) { return to_integer<I>(flushed(x), mode); }>(dotted({whole, "ftz", sat, i, f}));
       }
     });
   });

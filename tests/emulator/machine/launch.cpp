@@ -1,6 +1,7 @@
 // Runs a launch: blocks one after another, the threads of a block in turns, each until it has to wait.
 #include <numeric>
 #include <random>
+#include <stdexcept>
 
 #include "machine.h"
 
@@ -138,6 +139,17 @@ void run_launch(const Launch& launch) {
 }
 
 }  // namespace
+
+void Table::add(const std::string& opcode, int operands, Handler handler) {
+  if (!handlers.emplace(std::pair{opcode, operands}, handler).second) throw std::logic_error(opcode + " twice");
+}
+
+std::string dotted(std::initializer_list<std::string_view> parts) {
+  std::string result;
+  for (std::string_view part : parts)
+    if (!part.empty()) result.append(result.empty() ? "" : ".").append(part);
+  return result;
+}
 
 void fault(const char* kind, const Step* step, const Thread& thread, const std::string& what) {
   const u32* b = thread.block->index;

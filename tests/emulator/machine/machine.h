@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -138,11 +140,13 @@ template <auto f> const Step* value_of(const Step* step, Thread& thread) {
 struct Table {
   std::map<std::pair<std::string, int>, Handler> handlers;
 
-  void add(const std::string& opcode, int operands, Handler handler) {
-    if (!handlers.emplace(std::pair{opcode, operands}, handler).second) throw Fault{"EmulatorError", opcode + " twice"};
-  }
+  // Not inlined anywhere: there are thousands of calls, and each would bring its own copy of the map's code.
+  void add(const std::string& opcode, int operands, Handler handler);
   template <auto f> void pure(const std::string& opcode) { add(opcode, 1 + int(arity(+f)), value_of<f>); }
 };
+
+// "a.b.c" of {"a", "b", "c"}; empty parts leave no dot.
+std::string dotted(std::initializer_list<std::string_view> parts);
 
 void integer_opcodes(Table&);
 void bit_opcodes(Table&);

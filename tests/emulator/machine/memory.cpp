@@ -35,10 +35,10 @@ template <class T, int lanes, Space space> const Step* store_step(const Step* st
 
 template <class T, int lanes, Space space>
 void access(Table& table, const std::string& where, const std::string& type) {
-  const std::string vector = lanes == 1 ? "" : "v" + std::to_string(lanes) + ".";
-  table.add("ld." + where + vector + type, lanes + 2, load_step<T, lanes, space>);
+  const std::string vector = lanes == 1 ? "" : "v" + std::to_string(lanes);
+  table.add(dotted({"ld", where, vector, type}), lanes + 2, load_step<T, lanes, space>);
   if constexpr (space != Space::parameter)
-    table.add("st." + where + vector + type, lanes + 2, store_step<T, lanes, space>);
+    table.add(dotted({"st", where, vector, type}), lanes + 2, store_step<T, lanes, space>);
 }
 
 template <class T, Space space> void vectors(Table& table, const std::string& where, const std::string& type) {
@@ -115,8 +115,8 @@ const Step* wait_all_step(const Step* step, Thread& t) {
 }  // namespace
 
 void memory_opcodes(Table& table) {
-  space_opcodes<Space::global>(table, "global."), space_opcodes<Space::shared>(table, "shared.");
-  space_opcodes<Space::local>(table, "local."), space_opcodes<Space::parameter>(table, "param.");
+  space_opcodes<Space::global>(table, "global"), space_opcodes<Space::shared>(table, "shared");
+  space_opcodes<Space::local>(table, "local"), space_opcodes<Space::parameter>(table, "param");
   space_opcodes<Space::generic>(table, "");
   address_opcodes(table);
   table.add("cp.async", 5, copy_step<false>), table.add("cp.async", 6, copy_step<true>);
