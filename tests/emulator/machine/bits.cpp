@@ -121,7 +121,7 @@ void bit_opcodes(Table& table) {
   }
   select<u32>(table, "f32"), select<u64>(table, "f64");
   table.pure<[](bool a) { return a; }>("mov.pred");
-  packing<u32, u16>(table, "b32"), packing<u32, u8>(table, "b32");
+  packing<u32, u16>(table, "b32");
   packing<u64, u32>(table, "b64"), packing<u64, u16>(table, "b64");
 }
 

@@ -60,10 +60,8 @@ template <Space space> void space_opcodes(Table& table, const std::string& where
 }
 
 void window(Table& table, const char* space, auto enter, auto leave) {
-  for (const char* type : {"u64", "u32"}) {
-    table.pure<decltype(enter){}>(std::string("cvta.") + space + "." + type);
-    table.pure<decltype(leave){}>(std::string("cvta.to.") + space + "." + type);
-  }
+  table.pure<decltype(enter){}>(dotted({"cvta", space, "u64"}));
+  table.pure<decltype(leave){}>(dotted({"cvta.to", space, "u64"}));
 }
 
 void address_opcodes(Table& table) {

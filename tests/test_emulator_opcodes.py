@@ -1,0 +1,23 @@
+"""Every opcode that computes a value from values, against exact arithmetic."""
+
+import emulator
+import pytest
+from emulator import convert_cases, float_cases, integer_cases
+from emulator.snippets import check
+
+CASES = [*integer_cases.CASES, *float_cases.CASES, *convert_cases.CASES]
+# Opcodes of other kinds are tested in the files of their own.
+OTHERS = ("ld.", "st.", "atom.", "red.", "cp.", "shfl.", "vote.", "redux.", "elect.", "bar.", "barrier.", "ldmatrix.",
+          "stmatrix.", "mma.", "bra", "ret", "exit", "trap", "membar.", "fence.", "griddepcontrol.", "nanosleep.")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.opcode}-{case.table_key[1]}")
+def test_opcode(case):
+    check(case)
+
+
+def test_every_opcode_has_a_case():
+    computing = {key for key in emulator.opcodes() if not key[0].startswith(OTHERS)}
+    tested = [case.table_key for case in CASES]
+    assert len(tested) == len(set(tested))
+    assert computing == set(tested)
