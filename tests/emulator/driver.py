@@ -95,7 +95,7 @@ class Launcher:
         if getattr(metadata, "num_ctas", 1) > 1:
             raise UnsupportedPtx("num_ctas > 1: clusters are not supported")
         self.signature = list(_flat(source.signature.values()))
-        self.names = list(source.signature)
+        self.names = [name for name, kind in source.signature.items() for _ in _flat((kind,))]
         self.metadata = metadata
         stored = get_cache_manager(metadata.hash).get_file(f"{metadata.name}.ptx")
         if stored is None:
@@ -109,7 +109,6 @@ class Launcher:
         for name, kind, value in zip(self.names, self.signature, _flat(rest[4:]), strict=True):
             if kind != "constexpr":
                 args.append(_argument(kind, value))
-            if kind.startswith("*"):
                 names.append(name)
         _state.launches += 1
         scratch = self._scratch(x * y * z)

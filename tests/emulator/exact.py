@@ -1,7 +1,7 @@
 """Number formats in exact arithmetic: what the machine's results are compared with."""
 
+import functools
 import math
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,9 +20,9 @@ class Format:
     def bits(self) -> int:
         return 1 + self.exponent_bits + self.mantissa_bits
 
-    @property
-    def smallest_normal(self) -> Fraction:
-        return Fraction(2) ** (2 - 2 ** (self.exponent_bits - 1))
+    @functools.cached_property
+    def smallest_normal(self) -> float:
+        return math.ldexp(1.0, 2 - 2 ** (self.exponent_bits - 1))
 
     def decode(self, code: int) -> float:
         m, e = self.mantissa_bits, self.exponent_bits
@@ -49,12 +49,13 @@ class Format:
         size = abs(Fraction(value))
         bias = 2 ** (e - 1) - 1
         unit = max(_log2(size), 1 - bias) - m if size else 1 - bias - m
-        whole, rest = divmod(size / Fraction(2) ** unit, 1)
+        denominator = size.denominator << max(unit, 0)
+        whole, rest = divmod(size.numerator << max(-unit, 0), denominator)
         if mode == NEAREST:
-            whole += rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole % 2 == 1)
+            whole += 2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1)
         else:
             whole += rest > 0 and mode == (DOWN if negative else UP)
-        code = int(whole) if whole < 2**m else ((unit + m + bias) << m) + int(whole) - 2**m
+        code = whole if whole < 2**m else ((unit + m + bias) << m) + whole - 2**m
         if code >= infinity:
             overflows = mode == NEAREST or mode == (DOWN if negative else UP)
             code = infinity if overflows else infinity - 1
@@ -65,8 +66,9 @@ class Format:
 
 
 def _log2(value: Fraction) -> int:
-    guess = value.numerator.bit_length() - value.denominator.bit_length()
-    return guess if Fraction(2) ** guess <= value else guess - 1
+    n, d = value.numerator, value.denominator
+    guess = n.bit_length() - d.bit_length()
+    return guess if d << max(guess, 0) <= n << max(-guess, 0) else guess - 1
 
 
 FORMATS = {"f16": Format(5, 10), "bf16": Format(8, 7), "f32": Format(8, 23), "f64": Format(11, 52)}
@@ -137,7 +139,3 @@ def square_root(a: float, mode: str) -> tuple[float | Fraction, bool]:
     inexact = Fraction(root * root, 4**scale) != exact
     return Fraction(2 * root + inexact, 2 ** (scale + 1)), False  # a digit below all that any format keeps
 
-
-def bits_of(value: float) -> int:
-    """The code of a double."""
-    return int(struct.unpack("<Q", struct.pack("<d", value))[0])

@@ -63,7 +63,7 @@ class PtxKernel:
         if not math.prod(grid):
             return
         memory = _Memory(self.program.constants)
-        parameters = self._parameters(args, memory)
+        parameters = self._parameters(args, memory, names)
         regions = (native.Region * max(1, len(memory.regions)))(*memory.regions)
         raw = native.Launch(
             (ctypes.c_uint32 * 3)(*grid), (ctypes.c_uint32 * 3)(*block),
@@ -74,7 +74,7 @@ class PtxKernel:
         )  # fmt: skip
         message = native.library().emulator_launch(ctypes.byref(raw))
         if message:
-            raise self._error(message.decode(), len(self.program.constants), names)
+            raise self._error(message.decode(), memory.names)
 
     def _check_resources(self, block: Sequence[int], shared: int) -> None:
         threads, wanted = math.prod(block), self.program.kernel.threads
@@ -85,16 +85,17 @@ class PtxKernel:
             total = self.program.shared_bytes + shared
             raise errors.OutOfResources(f"{self.name}: {total} bytes of shared memory, sm_{self.arch} has {limit}")
 
-    def _parameters(self, args: Sequence[Any], memory: "_Memory") -> bytes:
+    def _parameters(self, args: Sequence[Any], memory: "_Memory", names: Sequence[str]) -> bytes:
         kinds = self.program.kernel.parameters
         if len(args) > len(kinds):
             raise errors.EmulatorError(f"{self.name}: {len(args)} arguments for {len(kinds)} parameters")
         packed = b""
-        for (kind, name), value in zip(kinds, [*args, *[0] * (len(kinds) - len(args))], strict=True):
+        values = [*args, *[0] * (len(kinds) - len(args))]
+        for i, ((kind, name), value) in enumerate(zip(kinds, values, strict=True)):
             if isinstance(value, torch.Tensor):
                 if kind not in ("u64", "b64", "s64"):
                     raise errors.EmulatorError(f"{self.name}: a tensor for parameter {name} of type {kind}")
-                value = memory.address(value)
+                value = memory.address(value, names[i] if i < len(names) else name)
             if isinstance(value, float):
                 if kind[1:] not in ("32", "64"):
                     raise errors.EmulatorError(f"{self.name}: a float for parameter {name} of type {kind}")
@@ -103,15 +104,10 @@ class PtxKernel:
                 packed += (int(value) & (2**64 - 1)).to_bytes(8, "little")
         return packed
 
-    def _error(self, message: str, constants: int, names: Sequence[str]) -> errors.EmulatorError:
+    def _error(self, message: str, names: Sequence[str]) -> errors.EmulatorError:
         kind, line_text, what = message.split("\n", 2)
         line = int(line_text)
-
-        def named(match: re.Match[str]) -> str:
-            index = int(match[1]) - constants
-            return f"tensor {names[index]}" if 0 <= index < len(names) else f"tensor {index}"
-
-        what = re.sub(r"tensor (\d+)", named, what)
+        what = re.sub(r"tensor (\d+)", lambda match: names[int(match[1])], what)
         origin = sources(self.text)
         source = f" ({origin[line]})" if line < len(origin) and origin[line] else ""
         where = f"PTX line {line}{source}: `{self.program.texts.get(line, 'ret')}`"
@@ -124,21 +120,24 @@ class _Memory:
 
     def __init__(self, constants: Sequence[bytes]):
         self.regions: list[native.Region] = []
-        self.kept = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in constants]
+        self.names: list[str] = []
         self.numbers: dict[tuple[int, int], int] = {}
-        for data in self.kept:
-            self.address(data)
+        self.kept = [ctypes.create_string_buffer(data, len(data)) for data in constants]
+        for data in self.kept:  # where the assembler expects them: first, each at the start of its space
+            self.regions.append(native.Region(ctypes.addressof(data), 0, len(data)))
+            self.names.append("module memory")
 
-    def address(self, tensor: torch.Tensor) -> int:
+    def address(self, tensor: torch.Tensor, name: str) -> int:
         """What the kernel sees instead of ``data_ptr()``: views of one storage stay in one space."""
         if tensor.device.type != "cpu":
-            raise errors.EmulatorError(f"the emulator runs on CPU tensors, got one on {tensor.device}")
+            raise errors.EmulatorError(f"{name}: the emulator runs on CPU tensors, got one on {tensor.device}")
         storage = tensor.untyped_storage()
         base, size = storage.data_ptr(), storage.nbytes()
-        begin = base % _PAGE
+        begin = base % _PAGE  # so that the alignment that the kernel sees is the real one
         if (base, size) not in self.numbers:
             self.numbers[base, size] = len(self.regions)
             self.regions.append(native.Region(base, begin, size))
+            self.names.append(name)
         return ((self.numbers[base, size] + 1) << TAG_SHIFT) + begin + (tensor.data_ptr() - base if size else 0)
 
 

@@ -14,8 +14,9 @@ std::string describe(Thread& thread, u64 address, u64 bytes);
 inline u8* locate_global(const Step* step, Thread& thread, u64 address, u64 bytes) {
   const auto& regions = thread.block->launch->regions;
   const u64 index = (address >> tag_shift) - 1, offset = address & offset_mask;
-  if (address % bytes) fault("MisalignedAccess", step, thread, describe(thread, address, bytes));
-  if (index >= regions.size() || offset < regions[index].begin || offset + bytes > regions[index].end)
+  const bool somewhere = index < regions.size();
+  if (somewhere && address % bytes) fault("MisalignedAccess", step, thread, describe(thread, address, bytes));
+  if (!somewhere || offset < regions[index].begin || offset + bytes > regions[index].end)
     fault("OutOfBounds", step, thread, describe(thread, address, bytes));
   return regions[index].host + (offset - regions[index].begin);
 }
