@@ -73,7 +73,7 @@ def test_scatter_uses_the_vector_atomics_of_the_architecture(arch):
         compiled = scatter_rows[(1,)](
             torch.zeros(32, 32), torch.zeros(32, dtype=torch.int32), torch.zeros(9, 32), 32, 32
         )
-    assert (".v4.f32" in [line for line in emulator.ptx_of(compiled).split("\n") if "red." in line][0]) == (arch >= 90)
+    assert (".v4.f32" in next(line for line in emulator.ptx_of(compiled).split("\n") if "red." in line)) == (arch >= 90)
 
 
 @triton.jit

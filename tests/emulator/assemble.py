@@ -71,14 +71,14 @@ class _Assembler:
     def memory(self, name: str, found: Symbol) -> None:
         """Give a named array its place."""
         if found.space == "global":
-            self.program.constants.append(found.data or bytes(found.bytes))
+            self.program.constants.append(found.data or bytes(found.size))
             self.addresses[name] = len(self.program.constants) << TAG_SHIFT
         elif found.space == "shared":
             self.addresses[name] = -(-self.program.shared_bytes // found.align) * found.align
-            self.program.shared_bytes = self.addresses[name] + found.bytes
+            self.program.shared_bytes = self.addresses[name] + found.size
         else:
             self.addresses[name] = -(-self.program.local_bytes // found.align) * found.align
-            self.program.local_bytes = self.addresses[name] + found.bytes
+            self.program.local_bytes = self.addresses[name] + found.size
 
     def statement(self, statement: Statement) -> None:
         text = statement.text

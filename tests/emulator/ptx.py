@@ -36,7 +36,7 @@ class Symbol:
     """A named array in memory."""
 
     space: str
-    bytes: int
+    size: int  # in bytes
     align: int
     data: bytes | None  # its initial contents
     extern: bool

@@ -4,31 +4,31 @@
 namespace emulator {
 namespace {
 
-template <class T, auto f, class... A> void single_and_pair(Table& table, const std::string& opcode) {
-  table.pure<[](A... x) { return f(x...); }>(opcode);
-  table.pure<[](Pair<A>... x) { return Pair<T>{f(x.low...), f(x.high...)}; }>(opcode + "x2");
+template <class T, auto f, class... A>
+void single_and_pair(Table& table, const std::string& opcode) {
+    table.pure<[](A... x) { return f(x...); }>(opcode);
+    table.pure<[](Pair<A>... x) { return Pair<T>{f(x.low...), f(x.high...)}; }>(opcode + "x2");
 }
 
 // Sums and products are rounded right by way of a float: it has twice a half's digits and two more.
-template <class T> void arithmetic(Table& table, const std::string& type) {
-  for (const std::string rn : {"", ".rn"}) {
-    single_and_pair<T, [](T a, T b) { return T::of(float(a) + float(b)); }, T, T>(table, "add" + rn + type);
-    single_and_pair<T, [](T a, T b) { return T::of(float(a) - float(b)); }, T, T>(table, "sub" + rn + type);
-    single_and_pair<T, [](T a, T b) { return T::of(float(a) * float(b)); }, T, T>(table, "mul" + rn + type);
-  }
-  single_and_pair<T, [](T a, T b, T c) { return T::of(odd_fma(a, b, c)); }, T, T, T>(table, "fma.rn" + type);
-  single_and_pair<T, [](T a) { return T{u16(a.bits ^ 0x8000)}; }, T>(table, "neg" + type);
-  single_and_pair<T, [](T a) { return T{u16(a.bits & 0x7FFF)}; }, T>(table, "abs" + type);
-  single_and_pair<T, [](T a, T b) { return T::of(smaller<false, float>(a, b)); }, T, T>(table, "min" + type);
-  single_and_pair<T, [](T a, T b) { return T::of(larger<false, float>(a, b)); }, T, T>(table, "max" + type);
-  single_and_pair<T, [](T a, T b) { return T::of(smaller<true, float>(a, b)); }, T, T>(table, "min.NaN" + type);
-  single_and_pair<T, [](T a, T b) { return T::of(larger<true, float>(a, b)); }, T, T>(table, "max.NaN" + type);
+template <class T>
+void arithmetic(Table& table, const std::string& type) {
+    for (const std::string rn : {"", ".rn"}) {
+        single_and_pair<T, [](T a, T b) { return T::of(float(a) + float(b)); }, T, T>(table, "add" + rn + type);
+        single_and_pair<T, [](T a, T b) { return T::of(float(a) - float(b)); }, T, T>(table, "sub" + rn + type);
+        single_and_pair<T, [](T a, T b) { return T::of(float(a) * float(b)); }, T, T>(table, "mul" + rn + type);
+    }
+    single_and_pair<T, [](T a, T b, T c) { return T::of(odd_fma(a, b, c)); }, T, T, T>(table, "fma.rn" + type);
+    single_and_pair<T, [](T a) { return T{u16(a.bits ^ 0x8000)}; }, T>(table, "neg" + type);
+    single_and_pair<T, [](T a) { return T{u16(a.bits & 0x7FFF)}; }, T>(table, "abs" + type);
+    single_and_pair<T, [](T a, T b) { return T::of(smaller<false, float>(a, b)); }, T, T>(table, "min" + type);
+    single_and_pair<T, [](T a, T b) { return T::of(larger<false, float>(a, b)); }, T, T>(table, "max" + type);
+    single_and_pair<T, [](T a, T b) { return T::of(smaller<true, float>(a, b)); }, T, T>(table, "min.NaN" + type);
+    single_and_pair<T, [](T a, T b) { return T::of(larger<true, float>(a, b)); }, T, T>(table, "max.NaN" + type);
 }
 
-}  // namespace
+} // namespace
 
-void half_opcodes(Table& table) {
-  arithmetic<Half>(table, ".f16"), arithmetic<BFloat>(table, ".bf16");
-}
+void half_opcodes(Table& table) { arithmetic<Half>(table, ".f16"), arithmetic<BFloat>(table, ".bf16"); }
 
-}  // namespace emulator
+} // namespace emulator

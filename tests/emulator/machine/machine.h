@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <initializer_list>
+#include <map>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -32,22 +32,22 @@ struct Thread;
 using Handler = const Step* (*)(const Step*, Thread&);
 
 struct Step {
-  Handler run;
-  u32 line;  // of the PTX text
-  u32 slot[19];
+    Handler run;
+    u32 line; // of the PTX text
+    u32 slot[19];
 };
 
 // What a kernel did wrong; `kind` is the name of the Python exception.
 struct Fault {
-  const char* kind;
-  std::string what;
+    const char* kind;
+    std::string what;
 };
 
 // One tensor that the launch was given, seen by the kernel at tag(index) + offset, with nothing on either side of it.
 struct Region {
-  u8* host;   // of the byte at offset `begin`
-  u64 begin;  // keeps the host address's low bits, so that its alignment is what the kernel sees
-  u64 end;
+    u8* host;  // of the byte at offset `begin`
+    u64 begin; // keeps the host address's low bits, so that its alignment is what the kernel sees
+    u64 end;
 };
 
 // The upper bits of an address say what it points into: 1 + index of a region, or one of two windows.
@@ -60,19 +60,19 @@ constexpr u64 shared_window = 0xFFFE, local_window = 0xFFFF;
 enum Special : u32 { tid = 0, ntid = 3, ctaid = 6, nctaid = 9, laneid = 12, warpid = 13 };
 
 struct Launch {
-  u32 grid[3], block[3];
-  std::vector<Step> code;
-  std::vector<u64> registers;  // what every thread starts with: poison and constants
-  std::vector<Region> regions;
-  std::vector<u8> parameters;
-  u64 shared_bytes, local_bytes;
-  u64 order;
+    u32 grid[3], block[3];
+    std::vector<Step> code;
+    std::vector<u64> registers; // what every thread starts with: poison and constants
+    std::vector<Region> regions;
+    std::vector<u8> parameters;
+    u64 shared_bytes, local_bytes;
+    u64 order;
 };
 
-struct Copy {  // a cp.async that has not landed
-  u64 to, from;
-  u32 bytes, read;
-  const Step* step;
+struct Copy { // a cp.async that has not landed
+    u64 to, from;
+    u32 bytes, read;
+    const Step* step;
 };
 
 enum class State : u8 { ready, warp, barrier, done };
@@ -80,69 +80,78 @@ enum class State : u8 { ready, warp, barrier, done };
 struct Block;
 
 struct Thread {
-  u64* slot;
-  Block* block;
-  const Step* next;
-  u32 index, lane;
-  u32 mask;  // of the warp operation that it waits in
-  u32 carry;
-  State state;
-  std::vector<u8> local;
-  std::vector<std::vector<Copy>> copies;  // committed groups, oldest first; the last one is open
+    u64* slot;
+    Block* block;
+    const Step* next;
+    u32 index, lane;
+    u32 mask; // of the warp operation that it waits in
+    u32 carry;
+    State state;
+    std::vector<u8> local;
+    std::vector<std::vector<Copy>> copies; // committed groups, oldest first; the last one is open
 };
 
 struct Block {
-  const Launch* launch;
-  u32 index[3];
-  std::vector<Thread> threads;
-  std::vector<u8> shared;
-  u32 at_barrier, done;
-  u64 jumps;  // left before the block counts as endless
+    const Launch* launch;
+    u32 index[3];
+    std::vector<Thread> threads;
+    std::vector<u8> shared;
+    u32 at_barrier, done;
+    u64 jumps; // left before the block counts as endless
 };
 
 [[noreturn]] void fault(const char* kind, const Step* step, const Thread& thread, const std::string& what);
 
 // Operands are stored with zeros (or the sign) above their own width, so that a narrower read sees the right bits.
-template <class T> T read(const Thread& thread, u32 slot) {
-  static_assert(sizeof(T) <= 8);
-  if constexpr (std::is_same_v<T, bool>) {
-    return (thread.slot[slot] & 0xFF) != 0;
-  } else {
-    T value;
-    std::memcpy(&value, &thread.slot[slot], sizeof value);
-    return value;
-  }
+template <class T>
+T read(const Thread& thread, u32 slot) {
+    static_assert(sizeof(T) <= 8);
+    if constexpr (std::is_same_v<T, bool>) {
+        return (thread.slot[slot] & 0xFF) != 0;
+    } else {
+        T value;
+        std::memcpy(&value, &thread.slot[slot], sizeof value);
+        return value;
+    }
 }
 
-template <class T> void write(Thread& thread, u32 slot, T value) {
-  if constexpr (std::is_integral_v<T>) {
-    thread.slot[slot] = static_cast<u64>(static_cast<s64>(value));
-  } else {
-    u64 bits = 0;
-    std::memcpy(&bits, &value, sizeof value);
-    thread.slot[slot] = bits;
-  }
+template <class T>
+void write(Thread& thread, u32 slot, T value) {
+    if constexpr (std::is_integral_v<T>) {
+        thread.slot[slot] = static_cast<u64>(static_cast<s64>(value));
+    } else {
+        u64 bits = 0;
+        std::memcpy(&bits, &value, sizeof value);
+        thread.slot[slot] = bits;
+    }
 }
 
 // A handler for a function of values: slot 0 takes the result, the others are its arguments.
 template <auto f, class R, class... A, std::size_t... k>
 const Step* apply(const Step* step, Thread& thread, R (*)(A...), std::index_sequence<k...>) {
-  write<R>(thread, step->slot[0], f(read<A>(thread, step->slot[k + 1])...));
-  return step + 1;
+    write<R>(thread, step->slot[0], f(read<A>(thread, step->slot[k + 1])...));
+    return step + 1;
 }
-template <class R, class... A> constexpr std::size_t arity(R (*)(A...)) { return sizeof...(A); }
-template <auto f> const Step* value_of(const Step* step, Thread& thread) {
-  constexpr auto function = +f;
-  return apply<f>(step, thread, function, std::make_index_sequence<arity(function)>{});
+template <class R, class... A>
+constexpr std::size_t arity(R (*)(A...)) {
+    return sizeof...(A);
+}
+template <auto f>
+const Step* value_of(const Step* step, Thread& thread) {
+    constexpr auto function = +f;
+    return apply<f>(step, thread, function, std::make_index_sequence<arity(function)>{});
 }
 
 // The opcodes: exact text, with every modifier, and the number of operands.
 struct Table {
-  std::map<std::pair<std::string, int>, Handler> handlers;
+    std::map<std::pair<std::string, int>, Handler> handlers;
 
-  // Not inlined anywhere: there are thousands of calls, and each would bring its own copy of the map's code.
-  void add(const std::string& opcode, int operands, Handler handler);
-  template <auto f> void pure(const std::string& opcode) { add(opcode, 1 + int(arity(+f)), value_of<f>); }
+    // Not inlined anywhere: there are thousands of calls, and each would bring its own copy of the map's code.
+    void add(const std::string& opcode, int operands, Handler handler);
+    template <auto f>
+    void pure(const std::string& opcode) {
+        add(opcode, 1 + int(arity(+f)), value_of<f>);
+    }
 };
 
 // "a.b.c" of {"a", "b", "c"}; empty parts leave no dot.
@@ -160,4 +169,4 @@ void atomic_opcodes(Table&);
 void warp_opcodes(Table&);
 void tensor_opcodes(Table&);
 
-}  // namespace emulator
+} // namespace emulator

@@ -27,18 +27,18 @@ class Format:
     def decode(self, code: int) -> float:
         m, e = self.mantissa_bits, self.exponent_bits
         sign = -1.0 if code >> (m + e) & 1 else 1.0
-        exponent, mantissa = code >> m & (2**e - 1), code & (2**m - 1)
-        if exponent == 2**e - 1:
+        exponent, mantissa = code >> m & ((1 << e) - 1), code & ((1 << m) - 1)
+        if exponent == (1 << e) - 1:
             return math.nan if mantissa else sign * math.inf
-        bias = 2 ** (e - 1) - 1
+        bias = (1 << (e - 1)) - 1
         if exponent == 0:
             return sign * math.ldexp(mantissa, 1 - bias - m)
-        return sign * math.ldexp(mantissa + 2**m, exponent - bias - m)
+        return sign * math.ldexp(mantissa + (1 << m), exponent - bias - m)
 
     def encode(self, value: float | Fraction, mode: str = NEAREST, negative: bool | None = None) -> int:
         """The code of ``value``, rounded; ``negative`` is the sign of a zero that a Fraction cannot tell."""
         m, e = self.mantissa_bits, self.exponent_bits
-        infinity = (2**e - 1) << m
+        infinity = ((1 << e) - 1) << m
         if isinstance(value, float) and math.isnan(value):
             return infinity | 1 << (m - 1)
         if negative is None or value != 0:
@@ -47,7 +47,7 @@ class Format:
         if isinstance(value, float) and math.isinf(value):
             return sign | infinity
         size = abs(Fraction(value))
-        bias = 2 ** (e - 1) - 1
+        bias = (1 << (e - 1)) - 1
         unit = max(_log2(size), 1 - bias) - m if size else 1 - bias - m
         denominator = size.denominator << max(unit, 0)
         whole, rest = divmod(size.numerator << max(-unit, 0), denominator)
@@ -55,7 +55,7 @@ class Format:
             whole += 2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1)
         else:
             whole += rest > 0 and mode == (DOWN if negative else UP)
-        code = whole if whole < 2**m else ((unit + m + bias) << m) + whole - 2**m
+        code = whole if whole < (1 << m) else ((unit + m + bias) << m) + whole - (1 << m)
         if code >= infinity:
             overflows = mode == NEAREST or mode == (DOWN if negative else UP)
             code = infinity if overflows else infinity - 1
@@ -138,4 +138,3 @@ def square_root(a: float, mode: str) -> tuple[float | Fraction, bool]:
     root = math.isqrt((exact.numerator << (2 * scale)) // exact.denominator)
     inexact = Fraction(root * root, 4**scale) != exact
     return Fraction(2 * root + inexact, 2 ** (scale + 1)), False  # a digit below all that any format keeps
-

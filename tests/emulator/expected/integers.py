@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .snippets import Case, width
 
@@ -24,7 +25,7 @@ def remainder(a: int, b: int) -> int:
 def arithmetic() -> Iterator[Case]:
     for kind in SIGNED + UNSIGNED:
         n = width(kind)
-        two = {
+        two: dict[str, Callable[..., int]] = {
             "add": operator.add, "sub": operator.sub, "mul.lo": operator.mul, "min": min, "max": max,
             "mul.hi": lambda a, b, n=n: (a * b) >> n, "div": quotient, "rem": remainder,
         }  # fmt: skip
@@ -45,7 +46,7 @@ def arithmetic() -> Iterator[Case]:
 
 def clamp(value: int, kind: str) -> int:
     n = width(kind)
-    low, high = (-(2 ** (n - 1)), 2 ** (n - 1) - 1) if kind[0] == "s" else (0, 2**n - 1)
+    low, high = (-(1 << (n - 1)), (1 << (n - 1)) - 1) if kind[0] == "s" else (0, (1 << n) - 1)
     return min(max(value, low), high)
 
 
@@ -62,7 +63,9 @@ def carries() -> Iterator[Case]:
             for name, takes, leaves in (("mad.{}.cc", 0, 1), ("madc.{}", 1, 0), ("madc.{}.cc", 1, 1)):
                 signed = kind[0] == "s"
 
-                def terms(a: int, b: int, c: int, n: int, high: bool = part == "hi", signed: bool = signed):
+                def terms(
+                    a: int, b: int, c: int, n: int, high: bool = part == "hi", signed: bool = signed
+                ) -> tuple[int, int]:
                     product = (_signed(a, n) * _signed(b, n)) if signed else a * b
                     return (product >> n if high else product) & (2**n - 1), c
 
@@ -73,7 +76,9 @@ def _signed(value: int, n: int) -> int:
     return value - 2**n if value >> (n - 1) else value
 
 
-def _chain(opcode: str, kind: str, operands: int, takes: int, leaves: int, terms: Callable) -> Case:
+def _chain(
+    opcode: str, kind: str, operands: int, takes: int, leaves: int, terms: Callable[..., tuple[int, int]]
+) -> Case:
     n = width(kind)
     minus = opcode.startswith("sub")
 
@@ -86,14 +91,15 @@ def _chain(opcode: str, kind: str, operands: int, takes: int, leaves: int, terms
 
     names = ", ".join(f"{{a{i + 2}}}" for i in range(operands))
     form = f"add.cc.{kind} {{r1}}, {{a0}}, {{a1}}; {{opcode}} {{r0}}, {names}; addc.{kind} {{r1}}, 0, 0"
-    case = Case(opcode, (kind, kind), (kind,) * (operands + 2), meaning, form=form, key=(opcode, operands + 1))
-    return case
+    return Case(opcode, (kind, kind), (kind,) * (operands + 2), meaning, form=form, key=(opcode, operands + 1))
 
 
 def logic() -> Iterator[Case]:
     for kind in ("pred", "b16", "b32", "b64"):
         for name in ("and", "or", "xor"):
-            yield Case(f"{name}.{kind}", (kind,), (kind, kind), getattr(operator, f"{name}_" if name != "xor" else "xor"))
+            yield Case(
+                f"{name}.{kind}", (kind,), (kind, kind), getattr(operator, f"{name}_" if name != "xor" else "xor")
+            )
         yield Case(f"not.{kind}", (kind,), (kind,), lambda a: (not a) if isinstance(a, bool) else ~a)
 
 
@@ -153,7 +159,9 @@ def fields() -> Iterator[Case]:
             yield Case(f"bfe.{kind}", (b,), (kind, "u32", "u32"),
                        lambda a, p, k, n=n, s=kind[0] == "s": extracted(a, p, k, n, s), domains=places)  # fmt: skip
         places = {2: places[1], 3: places[2]}
-        yield Case(f"bfi.{b}", (b,), (b, b, "u32", "u32"), lambda a, c, p, k, n=n: inserted(a, c, p, k, n), domains=places)
+        yield Case(
+            f"bfi.{b}", (b,), (b, b, "u32", "u32"), lambda a, c, p, k, n=n: inserted(a, c, p, k, n), domains=places
+        )
         yield Case(f"popc.{b}", ("u32",), (b,), int.bit_count)
         yield Case(f"clz.{b}", ("u32",), (b,), lambda a, n=n: n - a.bit_length())
         yield Case(f"brev.{b}", (b,), (b,), lambda a, n=n: int(f"{a:0{n}b}"[::-1], 2))
@@ -192,19 +200,21 @@ def _moves(kind: str, bits: str) -> Iterator[Case]:
     yield Case(f"selp.{kind}", (bits,), (bits, bits, "pred"), lambda a, b, p: a if p else b)
 
 
-COMPARISONS = {
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
 }  # fmt: skip
 COMBINATIONS = {"and": lambda r, c: r and c, "or": lambda r, c: r or c, "xor": lambda r, c: r != c}
 
 
-def compared(name: str, tail: str, kind: str, f: Callable) -> Iterator[Case]:
+def compared(name: str, tail: str, kind: str, f: Callable[[Any, Any], bool]) -> Iterator[Case]:
     """setp with one result, with two, and with each combination; ``tail`` is all that follows the comparison."""
     yield Case(f"setp.{name}.{tail}", ("pred",), (kind, kind), f)
     yield Case(f"setp.{name}.{tail}", ("pred", "pred"), (kind, kind), lambda a, b: (f(a, b), not f(a, b)),
                form="{opcode} {r0}|{r1}, {a0}, {a1}")  # fmt: skip
     for combination, g in COMBINATIONS.items():
-        yield Case(f"setp.{name}.{combination}.{tail}", ("pred",), (kind, kind, "pred"), lambda a, b, c, g=g: g(f(a, b), c))
+        yield Case(
+            f"setp.{name}.{combination}.{tail}", ("pred",), (kind, kind, "pred"), lambda a, b, c, g=g: g(f(a, b), c)
+        )
 
 
 def comparisons() -> Iterator[Case]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from .exact import FORMATS
-from .float_cases import MODES
-from .integer_cases import clamp
+from .floats import MODES
+from .integers import clamp
 from .snippets import Case
 
 INTEGERS = [f"{sign}{n}" for n in (8, 16, 32, 64) for sign in "us"]
@@ -42,8 +42,9 @@ def integers_and_floats() -> Iterator[Case]:
                 for flush in (False, True) if real == "f32" else (False,):
                     for saturate in (False, True):
                         opcode = f"cvt.{mode}i{'.ftz' * flush}{'.sat' * saturate}.{kind}.{real}"
+                        before = form.flush if flush else float
                         yield Case(opcode, (kind,), (real,),
-                                   lambda a, f=form, m=mode, k=kind, z=flush: to_integer(f.flush(a) if z else a, m, k))  # fmt: skip
+                                   lambda a, f=before, m=mode, k=kind: to_integer(f(a), m, k))  # fmt: skip
 
 
 def whole(value: float, mode: str) -> float:

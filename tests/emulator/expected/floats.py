@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from . import exact
-from .exact import FORMATS
-from .integer_cases import COMPARISONS, compared
+from .exact import FORMATS, Format
+from .integers import COMPARISONS, compared
 from .snippets import Case
 
 MODES = (exact.NEAREST, exact.ZERO, exact.DOWN, exact.UP)
@@ -75,7 +75,7 @@ def signs_and_order() -> Iterator[Case]:
         for flush in (False, True) if kind == "f32" else (False,):
             tail = f"ftz.{kind}" if flush else kind
 
-            def of(f: Callable[..., float], form=form, flush=flush) -> Callable[..., int]:
+            def of(f: Callable[..., float], form: Format = form, flush: bool = flush) -> Callable[..., int]:
                 return lambda *values: form.encode(f(*(form.flush(v) if flush else v for v in values)))
 
             yield Case(f"neg.{tail}", (kind,), (kind,), of(lambda a: -a))
@@ -116,13 +116,14 @@ def _rsqrt(a: float) -> float:
 
 
 def _ratio(*values: float) -> float:
-    value, negative = exact.divide(*(values if len(values) == 2 else (1.0, *values)), exact.NEAREST)
+    a, b = values if len(values) == 2 else (1.0, *values)
+    value, negative = exact.divide(a, b, exact.NEAREST)
     return FORMATS["f32"].decode(FORMATS["f32"].encode(value, exact.NEAREST, negative))
 
 
 def approximations() -> Iterator[Case]:
     """Compared with the true function: the hardware is allowed more error than the emulator makes."""
-    functions = {
+    functions: dict[str, Callable[..., float]] = {
         "div.full": _ratio, "div.approx": _ratio, "rcp.approx": _ratio, "sqrt.approx": math.sqrt,
         "rsqrt.approx": _rsqrt, "ex2.approx": _exp2, "lg2.approx": _log2, "sin.approx": math.sin,
         "cos.approx": math.cos,
@@ -132,7 +133,7 @@ def approximations() -> Iterator[Case]:
         operands = ("f32",) * (2 if name.startswith("div") else 1)
         for flush in (False, True):
 
-            def meaning(*values: float, f=f, flush=flush) -> float:
+            def meaning(*values: float, f: Callable[..., float] = f, flush: bool = flush) -> float:
                 result = _or_nan(lambda _: f(*(form.flush(v) if flush else v for v in values)))(0)
                 return form.flush(result) if flush else result
 
@@ -174,9 +175,21 @@ def _nan(a: float, b: float) -> bool:
     return math.isnan(a) or math.isnan(b)
 
 
+def _ordered(f: Callable[[float, float], bool]) -> Callable[[float, float], bool]:
+    return lambda a, b: not _nan(a, b) and f(a, b)
+
+
+def _or_unordered(f: Callable[[float, float], bool]) -> Callable[[float, float], bool]:
+    return lambda a, b: _nan(a, b) or f(a, b)
+
+
+def _of_both(f: Callable[[float, float], bool]) -> Callable[..., tuple[bool, bool]]:
+    return lambda a, b: (f(a[0], b[0]), f(a[1], b[1]))
+
+
 FLOAT_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    **{name: (lambda a, b, f=f: not _nan(a, b) and f(a, b)) for name, f in COMPARISONS.items()},
-    **{f"{name}u": (lambda a, b, f=f: _nan(a, b) or f(a, b)) for name, f in COMPARISONS.items()},
+    **{name: _ordered(f) for name, f in COMPARISONS.items()},
+    **{f"{name}u": _or_unordered(f) for name, f in COMPARISONS.items()},
     "num": lambda a, b: not _nan(a, b),
     "nan": _nan,
 }
@@ -190,7 +203,8 @@ def comparisons() -> Iterator[Case]:
         yield from compared(name, "ftz.f32", "f32", lambda a, b, f=f: f(flush(a), flush(b)))
         for kind in ("f16x2", "bf16x2"):
             yield Case(f"setp.{name}.{kind}", ("pred", "pred"), (kind, kind),
-                       lambda a, b, f=f: (f(a[0], b[0]), f(a[1], b[1])), form="{opcode} {r0}|{r1}, {a0}, {a1}")  # fmt: skip
+                       _of_both(f),
+                       form="{opcode} {r0}|{r1}, {a0}, {a1}")  # fmt: skip
 
 
 CASES = [*arithmetic(), *signs_and_order(), *approximations(), *halves(), *pairs(), *comparisons()]

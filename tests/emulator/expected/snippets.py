@@ -4,15 +4,15 @@ import functools
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..kernel import PtxKernel
 from .exact import FORMATS
-from .kernel import PtxKernel
 
 HEADER = ".version 8.6\n.target sm_100a\n.address_size 64\n"
 _THREADS = 128
@@ -31,7 +31,7 @@ class Case:
     operands: tuple[str, ...]
     meaning: Callable[..., Any]
     tolerance: float | None = None
-    domains: dict[int, Sequence[int]] = field(default_factory=dict)  # operand -> codes to draw from
+    domains: Mapping[int, Sequence[int]] = field(default_factory=dict)  # operand -> codes to draw from
     form: str | None = None  # the instruction, where it is not "opcode results, operands"
     key: tuple[str, int] | None = None  # in the machine's table, where it is not the opcode
 
@@ -59,12 +59,12 @@ def decode(kind: str, code: int) -> Any:
         return FORMATS[kind].decode(code)
     if kind == "pred":
         return bool(code)
-    return code - 2 ** width(kind) if kind[0] == "s" and code >> (width(kind) - 1) else code
+    return code - (1 << width(kind)) if kind[0] == "s" and code >> (width(kind) - 1) else code
 
 
 def encode(kind: str, value: Any) -> int:
     """The code of an int or a bool; floats come encoded."""
-    return int(value) & (2 ** width(kind) - 1)
+    return int(value) & ((1 << width(kind)) - 1)
 
 
 @functools.cache
@@ -133,7 +133,7 @@ def elementwise(case: Case) -> str:
         else:
             lines += [f"ld.global.b{width(kinds[i])} {registers[i]}, [%at];"]
     form = case.form or "{opcode} " + ", ".join(f"{{{name}}}" for name in names)
-    named = {name: reg for name, reg in zip(names, registers, strict=True)}
+    named = dict(zip(names, registers, strict=True))
     lines.append(form.format(opcode=case.opcode, **named) + ";")
     for i in range(first_operand):
         lines += [f"ld.param.u64 %at, [p{i}];", "add.u64 %at, %at, %offset;"]
@@ -141,7 +141,8 @@ def elementwise(case: Case) -> str:
             lines += [f"selp.b32 %word, 1, 0, {registers[i]};", "st.global.u32 [%at], %word;"]
         else:
             lines += [f"st.global.b{width(kinds[i])} [%at], {registers[i]};"]
-    return f"""{HEADER}
+    return (
+        f"""{HEADER}
 .visible .entry snippet({parameters})
 {{
 .reg .pred %over;
@@ -155,7 +156,10 @@ ld.param.u32 %n, [count];
 setp.ge.s32 %over, %i, %n;
 @%over ret;
 mul.wide.s32 %offset, %i, 8;
-""" + "\n".join(lines) + "\nret;\n}\n"
+"""
+        + "\n".join(lines)
+        + "\nret;\n}\n"
+    )
 
 
 def _register(kind: str) -> str:
