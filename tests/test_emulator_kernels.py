@@ -1,5 +1,8 @@
 """Small Triton kernels through the whole of the emulator: JIT, PTX of each architecture, execution in three orders."""
 
+import itertools
+import re
+
 import emulator
 import numpy as np
 import pytest
@@ -267,6 +270,27 @@ def test_functions(on_gpu):
     want = [v.exp(), v.log(), v.sqrt(), v.sqrt(), v.sin(), v.cos(), v.rsqrt(), v.erf(), v.sigmoid(), v / (v + 1)]
     want += [v / (v + 2), v.floor(), v.ceil(), v.clamp(0.5, 1.5), v * v + v]
     torch.testing.assert_close(out.double(), torch.stack(want), rtol=1e-5, atol=1e-6)
+
+
+def without_barrier(number):
+    """A transform that takes the barrier of this number out."""
+
+    def transform(text):
+        barriers = itertools.count()
+        return re.sub(r"bar\.sync[^;]*;", lambda match: "" if next(barriers) == number else match[0], text)
+
+    return transform
+
+
+def test_a_missing_barrier_is_found(arch):
+    x, outs = torch.randn(512), [empty(512) for _ in range(5)]
+    with emulator.active(arch):
+        compiled = shapes[(1,)](x, *outs, 512)
+    barriers = emulator.ptx_of(compiled).count("bar.sync")
+    assert barriers > 10
+    for number in range(barriers):
+        with emulator.active(arch, transform=without_barrier(number)), pytest.raises(emulator.DataRace):
+            shapes[(1,)](x, *outs, 512)
 
 
 configurations = [triton.Config({"N": n}) for n in (64, 128)]

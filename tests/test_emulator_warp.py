@@ -144,10 +144,14 @@ ld.shared.b32 %w1, [%l3+380];
 st.global.b32 [%at], %w1;"""
     x = words(192)
     text = per_thread(body, ".shared .align 4 .b8 place[384];\n")
-    out = launch_per_thread(text, torch.zeros(192, dtype=torch.int32), x, 96, 2, order)
+    options = {"threads": 96, "blocks": 2, "order": order}
+    out = launch_per_thread(text, torch.zeros(192, dtype=torch.int32), x, **options)
     assert torch.equal(out, x.reshape(2, 96).flip(1).reshape(-1))
-    missing = launch_per_thread(text.replace(f"{barrier};", ""), torch.zeros(192, dtype=torch.int32), x, 96, 2, order)
-    assert not torch.equal(missing, out), "a missing barrier must show"
+    text = text.replace(f"{barrier};", "")
+    with pytest.raises(emulator.DataRace, match="no barrier since thread"):
+        launch_per_thread(text, torch.zeros(192, dtype=torch.int32), x, **options)
+    missing = launch_per_thread(text, torch.zeros(192, dtype=torch.int32), x, races=False, **options)
+    assert not torch.equal(missing, out), "a missing barrier shows without a look for races"
     assert (missing == -1).any(), "what has not been written is poison"
 
 
@@ -164,8 +168,51 @@ st.global.b32 [%at], %w1;"""
     for order in ORDERS:
         out = launch_per_thread(text, torch.zeros(32, dtype=torch.int32), words(32), order=order)
         assert out.tolist() == list(range(31, -1, -1))
-    out = launch_per_thread(text.replace("bar.warp.sync -1;", ""), torch.zeros(32, dtype=torch.int32), words(32))
+    text = text.replace("bar.warp.sync -1;", "")
+    with pytest.raises(emulator.DataRace):
+        launch_per_thread(text, torch.zeros(32, dtype=torch.int32), words(32))
+    out = launch_per_thread(text, torch.zeros(32, dtype=torch.int32), words(32), races=False)
     assert out.tolist() != list(range(31, -1, -1))
+
+
+BARRIER = "bar.sync 0;\n"
+RACES = {  # what threads do with one place in shared memory: without and with a barrier where | is
+    "write, then read": "@%p st.shared.b32 [place], %t;\n|@!%p ld.shared.b32 %w0, [place];",
+    "read, then write": "@%p ld.shared.b32 %w0, [place];\n|@%q st.shared.b32 [place], %t;",
+    "write, then write": "st.shared.b32 [place], 7;\n|@%q st.shared.b32 [place], %t;",
+    "update, then read": "red.shared.add.u32 [place], 1;\n|@%p ld.shared.b32 %w0, [place];",
+    "part of a word": "@%p st.shared.v2.b32 [place], {%t, %t};\n|@!%p ld.shared.b8 %w0, [place+7];",
+    "copy, then read": "@%p cp.async.ca.shared.global [place], [%x], 4;\ncp.async.wait_all;\n|ld.shared.b32 %w0, [place];",
+    "read, then copy": "ld.shared.b32 %w0, [place];\n|@%p cp.async.ca.shared.global [place], [%x], 4;",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", list(RACES))
+def test_races_in_shared_memory(name, order):
+    """Thread 40 against the others, or, as %q, thread 41, which writes another value than they do."""
+    body = "setp.eq.u32 %p, %t, 40;\nsetp.eq.u32 %q, %t, 41;\n" + RACES[name]
+    options = {"threads": 64, "order": order}
+    out, declaration = torch.zeros(64, dtype=torch.int32), ".shared .align 8 .b8 place[8];\n"
+    launch_per_thread(per_thread(body.replace("|", BARRIER), declaration), out, words(64), **options)
+    with pytest.raises(emulator.DataRace):
+        launch_per_thread(per_thread(body.replace("|", ""), declaration), out, words(64), **options)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "st.shared.b32 [place], 7;",  # all the same value
+        "red.shared.add.u32 [place], 1;",
+        "ld.shared.b32 %w0, [place];",
+        "setp.eq.u32 %p, %t, 9;\n@%p st.shared.b32 [place], %t;\n@%p ld.shared.b32 %w0, [place];",
+        "setp.lt.u32 %p, %t, 32;\n@%p st.shared.b32 [place], 5;\nbar.warp.sync -1;\n@%p ld.shared.b32 %w0, [place];",
+    ],
+)
+def test_what_is_no_race(body, order):
+    out, declaration = torch.zeros(64, dtype=torch.int32), ".shared .align 8 .b8 place[8];\n"
+    launch_per_thread(per_thread(body, declaration), out, words(64), threads=64, order=order)
 
 
 FIRST_16 = "setp.lt.u32 %p, %t, 16;\n"

@@ -2,6 +2,7 @@
 
 from .driver import active, install, launches, ptx_of, uninstall
 from .errors import (
+    DataRace,
     Deadlock,
     Divergence,
     EmulatorError,
@@ -15,6 +16,7 @@ from .kernel import PtxKernel
 from .native import opcodes
 
 __all__ = [
+    "DataRace",
     "Deadlock",
     "Divergence",
     "EmulatorError",

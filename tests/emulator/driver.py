@@ -24,6 +24,7 @@ Transform = Callable[[str], str]
 class _State:
     order: str | int = "forward"
     transform: Transform | None = None
+    races: bool = True
     launches: int = 0
     kernels: dict[str, PtxKernel] = field(default_factory=dict)  # by digest of the PTX
 
@@ -49,17 +50,20 @@ def launches() -> int:
     return _state.launches
 
 
-def install(arch: int = 80, order: str | int = "forward", transform: Transform | None = None) -> None:
+def install(
+    arch: int = 80, order: str | int = "forward", transform: Transform | None = None, races: bool = True
+) -> None:
     """Make the emulator Triton's device, until ``uninstall``.
 
     Args:
         arch: compute capability: 80, 90 or 100.
         order: of blocks and threads: "forward", "reverse" or the seed of a shuffle.
         transform: applied to the PTX before it runs.
+        races: whether a race in shared memory is an error.
     """
     if arch not in SHARED_BYTES:
         raise ValueError(f"arch: want one of {sorted(SHARED_BYTES)}, got {arch}")
-    _state.order, _state.transform = order, transform
+    _state.order, _state.transform, _state.races = order, transform, races
     if "TRITON_CACHE_DIR" not in os.environ:
         triton.knobs.cache.dir = str(native.cache_folder() / "triton")
     triton.runtime.driver.set_active(Driver(arch))
@@ -68,19 +72,21 @@ def install(arch: int = 80, order: str | int = "forward", transform: Transform |
 def uninstall() -> None:
     """Give Triton its own choice of a driver back."""
     _set_active(None)
-    _state.order, _state.transform = "forward", None
+    _state.order, _state.transform, _state.races = "forward", None, True
 
 
 @contextlib.contextmanager
-def active(arch: int = 80, order: str | int = "forward", transform: Transform | None = None) -> Iterator[None]:
+def active(
+    arch: int = 80, order: str | int = "forward", transform: Transform | None = None, races: bool = True
+) -> Iterator[None]:
     """``install`` for the length of a ``with``; the arguments are the same."""
-    before = triton.runtime.driver._active, _state.order, _state.transform
-    install(arch, order, transform)
+    before = triton.runtime.driver._active, _state.order, _state.transform, _state.races
+    install(arch, order, transform, races)
     try:
         yield
     finally:
         _set_active(before[0])
-        _state.order, _state.transform = before[1:]
+        _state.order, _state.transform, _state.races = before[1:]
 
 
 def _set_active(driver: Any) -> None:
@@ -113,7 +119,9 @@ class Launcher:
         _state.launches += 1
         scratch = self._scratch(x * y * z)
         threads = (32 * self.metadata.num_warps,)
-        kernel_of(text).launch((x, y, z), threads, [*args, *scratch], self.metadata.shared, _state.order, names)
+        kernel_of(text).launch(
+            (x, y, z), threads, [*args, *scratch], self.metadata.shared, _state.order, names, _state.races
+        )
 
     def _scratch(self, blocks: int) -> list[torch.Tensor | int]:
         sizes = (getattr(self.metadata, f"{kind}_scratch_size", 0) for kind in ("global", "profile"))

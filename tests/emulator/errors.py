@@ -21,6 +21,10 @@ class Divergence(EmulatorError):
     """A barrier or a warp operation that not all of its threads come to."""
 
 
+class DataRace(EmulatorError):
+    """Accesses to shared memory by two threads with no barrier between them."""
+
+
 class Deadlock(EmulatorError):
     """A loop that does not end."""
 

@@ -47,6 +47,7 @@ class PtxKernel:
         shared: int = 0,
         order: str | int = "forward",
         names: Sequence[str] = (),
+        races: bool = True,
     ) -> None:
         """Run the kernel to its end.
 
@@ -57,6 +58,7 @@ class PtxKernel:
             shared: dynamic shared memory in bytes.
             order: of blocks and threads: "forward", "reverse" or the seed of a shuffle.
             names: of the arguments, for messages.
+            races: whether a race in shared memory is an error.
         """
         grid, block = ([*map(int, size)] + [1] * (3 - len(size)) for size in (grid, block))
         self._check_resources(block, shared)
@@ -68,7 +70,7 @@ class PtxKernel:
         raw = native.Launch(
             (ctypes.c_uint32 * 3)(*grid), (ctypes.c_uint32 * 3)(*block),
             len(self._steps), len(self._initial), len(memory.regions), len(parameters),
-            self.program.shared_bytes + shared, self.program.local_bytes, _order_number(order),
+            self.program.shared_bytes + shared, self.program.local_bytes, _order_number(order), races,
             ctypes.addressof(self._steps), ctypes.addressof(self._initial), ctypes.addressof(regions),
             ctypes.cast(ctypes.c_char_p(parameters), ctypes.c_void_p),
         )  # fmt: skip

@@ -36,7 +36,7 @@ class Launch(ctypes.Structure):
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
         *((name, ctypes.c_uint64) for name in ("steps", "registers", "regions", "parameter_bytes")),
-        *((name, ctypes.c_uint64) for name in ("shared_bytes", "local_bytes", "order")),
+        *((name, ctypes.c_uint64) for name in ("shared_bytes", "local_bytes", "order", "finds_races")),
         ("step", ctypes.c_void_p),
         ("initial", ctypes.c_void_p),
         ("region", ctypes.c_void_p),

@@ -183,6 +183,11 @@ def _or_unordered(f: Callable[[float, float], bool]) -> Callable[[float, float],
     return lambda a, b: _nan(a, b) or f(a, b)
 
 
+def _of_flushed(f: Callable[[float, float], bool]) -> Callable[[float, float], bool]:
+    flush = FORMATS["f32"].flush
+    return lambda a, b: f(flush(a), flush(b))
+
+
 def _of_both(f: Callable[[float, float], bool]) -> Callable[..., tuple[bool, bool]]:
     return lambda a, b: (f(a[0], b[0]), f(a[1], b[1]))
 
@@ -196,11 +201,10 @@ FLOAT_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 
 def comparisons() -> Iterator[Case]:
-    flush = FORMATS["f32"].flush
     for name, f in FLOAT_COMPARISONS.items():
         for kind in ("f32", "f64", "f16", "bf16"):
             yield from compared(name, kind, kind, f)
-        yield from compared(name, "ftz.f32", "f32", lambda a, b, f=f: f(flush(a), flush(b)))
+        yield from compared(name, "ftz.f32", "f32", _of_flushed(f))
         for kind in ("f16x2", "bf16x2"):
             yield Case(f"setp.{name}.{kind}", ("pred", "pred"), (kind, kind),
                        _of_both(f),

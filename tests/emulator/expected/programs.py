@@ -30,9 +30,9 @@ def from_memory(kind: str, data: torch.Tensor, lanes: int, stride: int | None = 
     return [int.from_bytes(raw[i * (stride or n) :][:n], "little") for i in range(lanes)]
 
 
-def launch(text: str, *args: Any, block: int = 1, grid: int = 1, order: str | int = "forward") -> None:
+def launch(text: str, *args: Any, block: int = 1, grid: int = 1, **options: Any) -> None:
     """Translate and run."""
-    PtxKernel(text).launch((grid,), (block,), args, order=order)
+    PtxKernel(text).launch((grid,), (block,), args, **options)
 
 
 def with_pointers(body: str, parameters: str = "x y", declarations: str = "", registers: str = "") -> str:
@@ -104,10 +104,10 @@ def _copied(source_space: str, source: str, to_space: str, to: str) -> str:
 
 
 def launch_per_thread(
-    text: str, out: torch.Tensor, x: torch.Tensor, threads: int = 32, blocks: int = 1, order: str | int = "forward"
+    text: str, out: torch.Tensor, x: torch.Tensor, threads: int = 32, blocks: int = 1, **options: Any
 ) -> torch.Tensor:
     """``launch`` for the kernels of ``per_thread``; returns ``out``."""
-    launch(text, out, x, block=threads, grid=blocks, order=order)
+    launch(text, out, x, block=threads, grid=blocks, **options)
     return out
 
 

@@ -24,6 +24,7 @@ template <class T, auto f, Space space, int lanes, bool returns>
 const Step* update(const Step* step, Thread& t) {
     const u32* operand = step->slot + (returns ? lanes : 0);
     u8* at = locate<space>(step, t, t.slot[operand[0]] + t.slot[operand[1]], lanes * sizeof(T));
+    touch(step, t, at, lanes * sizeof(T), Access::update);
     T values[lanes];
     for (int i = 0; i < lanes; ++i)
         values[i] = read<T>(t, operand[2 + i]);
@@ -40,6 +41,7 @@ template <class T, Space space>
 const Step* compare_and_swap(const Step* step, Thread& t) {
     const u32* o = step->slot;
     u8* at = locate<space>(step, t, t.slot[o[1]] + t.slot[o[2]], sizeof(T));
+    touch(step, t, at, sizeof(T), Access::update);
     const T old = load<T>(at), expected = read<T>(t, o[3]), wanted = read<T>(t, o[4]);
     if (old == expected)
         store<T>(at, wanted);

@@ -95,6 +95,7 @@ void open_barrier(Block& block) {
     for (Thread& t : block.threads)
         t.state = State::ready, ++t.next;
     block.at_barrier = 0;
+    ++block.epoch;
 }
 
 [[noreturn]] void deadlock(Block& block) {
@@ -124,6 +125,9 @@ void run_block(Block& block, Files& files, u64 order) {
         t.mask = 0, t.carry = 0, t.state = State::ready;
     }
     block.shared.assign(launch.shared_bytes, 0xFF);
+    block.touches.resize(launch.finds_races ? launch.shared_bytes : 0);
+    block.warp_epochs.resize((count + 31) / 32);
+    ++block.epoch;
     block.at_barrier = block.done = 0, block.jumps = jumps_per_block;
     for (Order turns(order, count); block.done < count;) {
         bool progress = false;
@@ -187,7 +191,7 @@ struct RawRegion {
 };
 struct RawLaunch {
     std::uint32_t grid[3], block[3];
-    std::uint64_t steps, registers, regions, parameter_bytes, shared_bytes, local_bytes, order;
+    std::uint64_t steps, registers, regions, parameter_bytes, shared_bytes, local_bytes, order, finds_races;
     const RawStep* step;
     const std::uint64_t* initial;
     const RawRegion* region;
@@ -221,6 +225,7 @@ const char* emulator_launch(const RawLaunch* raw) {
     }
     launch.parameters.assign(raw->parameter, raw->parameter + raw->parameter_bytes);
     launch.shared_bytes = raw->shared_bytes, launch.local_bytes = raw->local_bytes, launch.order = raw->order;
+    launch.finds_races = raw->finds_races;
     try {
         emulator::run_launch(launch);
     } catch (const emulator::Fault& f) {

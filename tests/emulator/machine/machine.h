@@ -67,6 +67,7 @@ struct Launch {
     std::vector<u8> parameters;
     u64 shared_bytes, local_bytes;
     u64 order;
+    bool finds_races;
 };
 
 struct Copy { // a cp.async that has not landed
@@ -91,11 +92,24 @@ struct Thread {
     std::vector<std::vector<Copy>> copies; // committed groups, oldest first; the last one is open
 };
 
+// Who touched a byte of shared memory last. Epochs count barriers, of the block and of the warp.
+struct Touch {
+    u32 epoch, warp_epoch, thread;
+    bool atomic;
+    bool many; // readers of several warps since the last barrier; `thread` is one of them
+};
+struct Touches {
+    Touch write, read;
+};
+
 struct Block {
     const Launch* launch;
     u32 index[3];
     std::vector<Thread> threads;
     std::vector<u8> shared;
+    std::vector<Touches> touches; // of each byte of it
+    u32 epoch;                    // never repeats within a launch, so that `touches` need no clearing
+    std::vector<u32> warp_epochs;
     u32 at_barrier, done;
     u64 jumps; // left before the block counts as endless
 };

@@ -23,6 +23,7 @@ template <class T, int lanes, Space space>
 const Step* load_step(const Step* step, Thread& t) {
     const u64 address = t.slot[step->slot[lanes]] + t.slot[step->slot[lanes + 1]];
     const u8* from = locate<space>(step, t, address, lanes * sizeof(T));
+    touch(step, t, from, lanes * sizeof(T), Access::read);
     for (int i = 0; i < lanes; ++i)
         write<T>(t, step->slot[i], load<T>(from + i * sizeof(T)));
     return step + 1;
@@ -32,8 +33,11 @@ template <class T, int lanes, Space space>
 const Step* store_step(const Step* step, Thread& t) {
     const u64 address = t.slot[step->slot[0]] + t.slot[step->slot[1]];
     u8* to = locate<space>(step, t, address, lanes * sizeof(T));
+    T values[lanes];
     for (int i = 0; i < lanes; ++i)
-        store<T>(to + i * sizeof(T), read<T>(t, step->slot[2 + i]));
+        values[i] = read<T>(t, step->slot[2 + i]);
+    touch(step, t, to, sizeof values, Access::write, values);
+    std::memcpy(to, values, sizeof values);
     return step + 1;
 }
 
@@ -84,6 +88,7 @@ void address_opcodes(Table& table) {
 void land(Thread& t, const std::vector<Copy>& group) {
     for (const Copy& copy : group) {
         u8* to = locate_shared(copy.step, t, copy.to, copy.bytes);
+        touch(copy.step, t, to, copy.bytes, Access::write);
         std::memset(to, 0, copy.bytes);
         if (copy.read == 0)
             continue;
@@ -100,7 +105,9 @@ const Step* copy_step(const Step* step, Thread& t) {
     const u32 *o = step->slot, bytes = read<u32>(t, o[4]), wanted = masked ? read<u32>(t, o[5]) : bytes;
     if (bytes != 4 && bytes != 8 && bytes != 16)
         fault("UnsupportedPtx", step, t, "cp.async of this size");
-    t.copies.back().push_back({t.slot[o[0]] + t.slot[o[1]], t.slot[o[2]] + t.slot[o[3]], bytes, wanted, step});
+    const u64 to = t.slot[o[0]] + t.slot[o[1]];
+    touch(step, t, locate_shared(step, t, to, bytes), bytes, Access::write); // it may land as early as this
+    t.copies.back().push_back({to, t.slot[o[2]] + t.slot[o[3]], bytes, wanted, step});
     return step + 1;
 }
 

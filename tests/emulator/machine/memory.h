@@ -1,6 +1,7 @@
 // Where an address points to, checked.
 #pragma once
 #include "machine.h"
+#include "race.h"
 
 namespace emulator {
 

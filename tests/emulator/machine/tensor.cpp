@@ -31,7 +31,9 @@ void load_matrices(const Step* step, Thread* lanes, u32 mask) {
             u32 both = 0;
             for (u32 k = 0; k < 2; ++k) {
                 const u64 at = element<transposed>(rows + 8 * i, lane, k);
-                both |= u32(load<u16>(locate_shared(step, lanes[lane], at, 2))) << (16 * k);
+                const u8* from = locate_shared(step, lanes[lane], at, 2);
+                touch(step, lanes[lane], from, 2, Access::read);
+                both |= u32(load<u16>(from)) << (16 * k);
             }
             write(lanes[lane], step->slot[i], both);
         }
@@ -46,8 +48,10 @@ void store_matrices(const Step* step, Thread* lanes, u32 mask) {
         for (int i = 0; i < matrices; ++i)
             for (u32 k = 0; k < 2; ++k) {
                 const u64 at = element<transposed>(rows + 8 * i, lane, k);
-                store(locate_shared(step, lanes[lane], at, 2),
-                      u16(read<u32>(lanes[lane], step->slot[2 + i]) >> (16 * k)));
+                u8* to = locate_shared(step, lanes[lane], at, 2);
+                const u16 value = u16(read<u32>(lanes[lane], step->slot[2 + i]) >> (16 * k));
+                touch(step, lanes[lane], to, 2, Access::write, &value);
+                store(to, value);
             }
     });
 }

@@ -104,7 +104,7 @@ void elect(const Step* step, Thread* lanes, u32 mask) {
     });
 }
 
-void nothing(const Step*, Thread*, u32) {}
+void synchronize(const Step*, Thread* lanes, u32) { ++lanes->block->warp_epochs[lanes->index / 32]; }
 
 } // namespace
 
@@ -113,7 +113,7 @@ void warp_opcodes(Table& table) {
     shuffles<Shuffle::bfly>(table, "bfly"), shuffles<Shuffle::idx>(table, "idx");
     reductions(table), votes(table);
     table.add("elect.sync", 3, masked<elect, 3>);
-    table.add("bar.warp.sync", 1, masked<nothing, 1>);
+    table.add("bar.warp.sync", 1, masked<synchronize, 1>);
 }
 
 } // namespace emulator
