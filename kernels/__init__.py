@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from v1fast.kernels import gaussian_readout, gaussian_readout_backward, philox_normal
+from . import gaussian_readout, gaussian_readout_backward, philox_normal
 
 CUDA: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """What the kernels share: the noise, the cell of a position, its four corners.
 
 The functions work on blocks of any shape that broadcast, so that the same lines serve a tile of neurons x images and a
@@ -200,10 +200,7 @@ def columns(tile, T: tl.constexpr):
     BN: tl.constexpr = tile.shape[0]
     if tile.shape[1] == 1:
         column = tl.reshape(tile, [BN])
-        if T == 2:
-            result = (column, column)
-        else:
-            result = (column, column, column, column)
+        result = (column, column) if T == 2 else (column, column, column, column)
     elif T == 2:
         result = tl.split(tile)
     else:

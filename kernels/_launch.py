@@ -19,10 +19,13 @@ Result = TypeVar("Result")
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True, "num_stages": 1}
 """Sums of products may be contracted: those whose bits matter are written as explicit fused operations."""
 
-SCALARS = ("B", "N", "H", "W", "image_pitch", "row_pitch", "d_image_pitch", "d_row_pitch", "first_block", "odd", "images")
+SCALARS = {
+    *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch", "d_row_pitch"),
+    *("first_block", "odd", "images", "first", "last", "splits", "chunks"),
+}
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
-UNALIGNED = ("mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "parts", "shift_parts")
+UNALIGNED = {"mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "parts", "shift_parts"}
 """Pointers that are read an element at a time: a slice of a larger tensor needs no kernel of its own."""
 
 
@@ -44,10 +47,9 @@ class Rows(NamedTuple):
     row: int  # pixels from a row to the next
     image: int  # pixels from an image to the next
 
-    def arguments(self, prefix: str = "") -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """As the kernels' arguments."""
-        names = {"features": self.data, "image_pitch": self.image, "row_pitch": self.row}
-        return {prefix + name: value for name, value in names.items()} | {f"{prefix}pixel".upper(): self.pixel}
+        return {"features": self.data, "image_pitch": self.image, "row_pitch": self.row, "PIXEL": self.pixel}
 
     @property
     def wide(self) -> bool:
@@ -66,9 +68,7 @@ def rows_in_place(features: Tensor) -> Rows | None:
     apart = (channel != 1 and channels > 1) or pixel < channels
     if apart or (height > 1 and row % pixel) or (batch > 1 and image % pixel):
         return None
-    return Rows(
-        features, pixel, row // pixel if height > 1 else width, image // pixel if batch > 1 else height * width
-    )
+    return Rows(features, pixel, row // pixel if height > 1 else width, image // pixel if batch > 1 else height * width)
 
 
 def as_rows(features: Tensor) -> Rows:
@@ -123,10 +123,12 @@ class Operands(NamedTuple):
         """1 where the first image is the second of its Philox block."""
         return self.image_offset & 1
 
-    @property
-    def noise_kind(self) -> str:
-        """Where the positions' noise comes from, for the choice of a configuration."""
-        return "given" if self.noise is not None else "drawn" if self.seed is not None else "none"
+    def shape_class(self) -> tuple[Any, ...]:
+        """What the best configuration depends on."""
+        batch, channels, _, _, neurons = self.sizes
+        noise = "given" if self.noise is not None else "drawn" if self.seed is not None else "none"
+        dtypes = (self.rows.data.dtype, self.weight.dtype, self.dtype)
+        return channels, batch.bit_length(), neurons.bit_length(), noise, *dtypes
 
     def positions(self) -> dict[str, Any]:
         """The kernels' arguments that say where the samples lie."""
@@ -146,7 +148,7 @@ class Operands(NamedTuple):
             "first_block": first_block,
             "odd": odd,
             "SIGMA": 0 if self.sigma is None else self.sigma[0].numel(),
-            "SHARED": self.share_noise and self.noise_kind != "none",
+            "SHARED": self.share_noise and self.sigma is not None,
             "ALIGN_CORNERS": self.align_corners,
         }
 
@@ -218,7 +220,9 @@ def neuron_configs(channels: int, images: int) -> list[Config]:
     warps = 2 if torch.version.hip else 4
     sizes = [(1024, warps), (512, warps), (1024, 2 * warps), (2048, 2 * warps)]
     return [
-        Config(min(max(elements // chunk, 4), 64), chunk, tile, w) for elements, w in sizes for tile in (images, 6 - images)
+        Config(min(max(elements // chunk, 4), 64), chunk, tile, w)
+        for elements, w in sizes
+        for tile in (images, 6 - images)
     ]
 
 

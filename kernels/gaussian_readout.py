@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The forward pass of the Gaussian readout: noise, positions, four reads of rows of channels, dot product, one store.
 
 A program holds the weights of some neurons and loops over images, a tile at a time, so that the arithmetic of the
@@ -13,7 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.kernels._common import (
+from v1fast.ops.gaussian_readout import check
+from v1fast.reference.gaussian_readout import compute_dtype
+
+from ._common import (
     columns,
     corner_bits,
     corner_weights,
@@ -23,9 +26,7 @@ from v1fast.kernels._common import (
     load_gaussian,
     locate,
 )
-from v1fast.kernels._launch import Config, Operands, images_per_program, jit, neuron_configs, prepare, run_tuned
-from v1fast.ops.gaussian_readout import check
-from v1fast.reference.gaussian_readout import compute_dtype
+from ._launch import Config, Operands, images_per_program, jit, neuron_configs, prepare, run_tuned
 
 
 @jit
@@ -59,6 +60,7 @@ def forward_kernel(
     BC: tl.constexpr,
     T: tl.constexpr,
 ):
+    """One block of neurons, some of the images."""
     dtype: tl.constexpr = mu.dtype.element_ty
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     has_n = n < N
@@ -82,9 +84,7 @@ def forward_kernel(
         b = b0 + tl.arange(0, T)[None, :]
         has_b = (b >= 0) & (b < stop)
         if DRAWN:
-            e_x, e_y = draw(
-                noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype
-            )
+            e_x, e_y = draw(noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype)
             z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
         x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
         firsts = columns(y * row_pitch + x, T)
@@ -155,5 +155,4 @@ def gaussian_readout(
         launch_forward(o, out, config)
         return out
 
-    key = ("forward", o.sizes[1], features.dtype, weight.dtype, dtype, o.noise_kind, *(s.bit_length() for s in out.shape))
-    return run_tuned(key, neuron_configs(o.sizes[1], images=4), run, features.device)
+    return run_tuned(("forward", *o.shape_class()), neuron_configs(o.sizes[1], images=4), run, features.device)

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The backward pass of the Gaussian readout.
 
 A program holds the sums of some neurons, for some channels, and loops over images as the forward pass does. What it
@@ -16,8 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.kernels import gaussian_readout_features
-from v1fast.kernels._common import (
+from v1fast.ops import _checks
+from v1fast.ops.gaussian_readout import check
+from v1fast.reference.gaussian_readout import compute_dtype
+
+from . import gaussian_readout_features
+from ._common import (
     CLAMP_X,
     CLAMP_Y,
     clamp_bits,
@@ -31,7 +35,7 @@ from v1fast.kernels._common import (
     locate,
     pixels_per_unit,
 )
-from v1fast.kernels._launch import (
+from ._launch import (
     OPTIONS,
     Config,
     Operands,
@@ -43,9 +47,6 @@ from v1fast.kernels._launch import (
     rows_in_place,
     run_tuned,
 )
-from v1fast.ops import _checks
-from v1fast.ops.gaussian_readout import check
-from v1fast.reference.gaussian_readout import compute_dtype
 
 QUANTITIES = tl.constexpr(7)
 """What ``parts`` holds of each neuron: d_z (x, y), d_z times noise (xx, xy, yx, yy), d_bias. d_z is per pixel."""
@@ -123,6 +124,7 @@ def backward_kernel(
     BC: tl.constexpr,
     T: tl.constexpr,
 ):
+    """One block of neurons, one chunk of channels, some of the images."""
     dtype: tl.constexpr = mu.dtype.element_ty
     POSITION: tl.constexpr = MU or COVARIANCE or shift_parts is not None
     DRAWN: tl.constexpr = SIGMA > 0 and not SHARED
@@ -152,9 +154,7 @@ def backward_kernel(
         b = b0 + tl.arange(0, T)[None, :]
         has_b = (b >= 0) & (b < stop)
         if DRAWN:
-            e_x, e_y = draw(
-                noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype
-            )
+            e_x, e_y = draw(noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype)
             z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
         x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
         xs, ys = columns(x, T), columns(y, T)
@@ -252,6 +252,7 @@ def neurons_kernel(
     ALIGN_CORNERS: tl.constexpr,
     BN: tl.constexpr,
 ):
+    """d_mu, d_sigma and d_bias of one block of neurons."""
     dtype: tl.constexpr = parts.dtype.element_ty
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     has_n = n < N
@@ -291,6 +292,7 @@ def slabs_kernel(
     BS: tl.constexpr,
     BM: tl.constexpr,
 ):
+    """One block of sums over the first axis."""
     m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
     total = tl.zeros([BS, BM], slabs.dtype.element_ty)
     for s0 in range(0, S, BS):
@@ -363,6 +365,12 @@ def _scatter_target(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rows]
     return out, rows
 
 
+def _scatter_arguments(target: Rows | None) -> dict[str, Any]:
+    if target is None:
+        return {"d_features": None, "d_image_pitch": 0, "d_row_pitch": 0, "D_PIXEL": 0}
+    return {f"d_{name}" if name.islower() else f"D_{name}": v for name, v in target.arguments().items()}
+
+
 def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict[str, Tensor]:
     """The gradients that are wanted, by name; that of the features is scattered."""
     batch, channels, _, _, neurons = o.sizes
@@ -392,7 +400,7 @@ def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict
         MU=want.mu is not None,
         COVARIANCE=want.sigma is not None,
         BIAS=want.bias is not None,
-        **(target or Rows(None, 0, 0, 0)).arguments("d_"),
+        **_scatter_arguments(target),
         **o.rows.arguments(),
         **o.positions(),
         **config.options(),
@@ -417,11 +425,8 @@ def _gradients(o: Operands, grad: Tensor, want: Wanted) -> dict[str, Tensor]:
         out["features"] = gaussian_readout_features.features_gradient(o, grad, want.features)
         want = want._replace(features=None)
     if any(like is not None for like in want):
-        batch, channels, _, _, neurons = o.sizes
-        shapes = (channels, batch.bit_length(), neurons.bit_length(), o.noise_kind)
-        dtypes = (o.rows.data.dtype, o.weight.dtype, o.dtype)
-        key = ("backward", *shapes, *dtypes, *(like is not None for like in want))
-        configs = neuron_configs(channels, images=2)
+        key = ("backward", *o.shape_class(), *(like is not None for like in want))
+        configs = neuron_configs(o.sizes[1], images=2)
         out |= run_tuned(key, configs, lambda config: neuron_pass(o, grad, want, config), grad.device)
     return out
 

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """d_features of the Gaussian readout without atomics: every pixel gathers what the samples around it give it.
 
 Samples are sorted by their cell, so that those that touch a pixel stand in two contiguous ranges, one for each row of
@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.kernels._common import displace, draw, load_gaussian, locate
-from v1fast.kernels._launch import OPTIONS, Operands, channel_chunk, jit
+from ._common import displace, draw, load_gaussian, locate
+from ._launch import OPTIONS, Operands, channel_chunk, jit
 
 RECORDS = 2**21
 """Samples, and cells, that are sorted at a time: the workspace does not grow with the batch."""
@@ -69,6 +69,7 @@ def cells_kernel(
     BN: tl.constexpr,
     T: tl.constexpr,
 ):
+    """The cells of a block of neurons in a few images."""
     dtype: tl.constexpr = mu.dtype.element_ty
     out: tl.constexpr = cells.dtype.element_ty
     blocks = tl.cdiv(N, BN)
@@ -115,6 +116,7 @@ def pixels_kernel(
     BS: tl.constexpr,
     BC: tl.constexpr,
 ):
+    """One pixel, one chunk of channels."""
     dtype: tl.constexpr = mu.dtype.element_ty
     pixel, image = tl.program_id(0) % (H * W), tl.program_id(0) // (H * W)
     p_x, p_y = pixel % W, pixel // W

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The normals that the Gaussian readout draws, as a tensor."""
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.kernels._common import draw
-from v1fast.kernels._launch import OPTIONS, jit, philox_block
 from v1fast.ops.philox_normal import check
+
+from ._common import draw
+from ._launch import OPTIONS, jit, philox_block
 
 
 @jit
@@ -25,6 +26,7 @@ def normal_kernel(
     BN: tl.constexpr,
     T: tl.constexpr,
 ):
+    """The normals of a block of neurons for a few images."""
     blocks = tl.cdiv(N, BN)
     n = (tl.program_id(0) % blocks * BN + tl.arange(0, BN))[:, None]
     b = (tl.program_id(0) // blocks * T + tl.arange(0, T))[None, :]
