@@ -176,14 +176,18 @@ st.global.b32 [%at], %w1;"""
 
 
 BARRIER = "bar.sync 0;\n"
+COPY = "cp.async.ca.shared.global [place], [%x], 4;"
+FIRST_32 = "setp.lt.u32 %p, %t, 32;\n"
 RACES = {  # what threads do with one place in shared memory: without and with a barrier where | is
     "write, then read": "@%p st.shared.b32 [place], %t;\n|@!%p ld.shared.b32 %w0, [place];",
     "read, then write": "@%p ld.shared.b32 %w0, [place];\n|@%q st.shared.b32 [place], %t;",
     "write, then write": "st.shared.b32 [place], 7;\n|@%q st.shared.b32 [place], %t;",
+    "write the same, then read": "st.shared.b32 [place], 7;\n|@%p ld.shared.b32 %w0, [place];",
+    "read, then write the same": "@%p ld.shared.b32 %w0, [place];\n|st.shared.b32 [place], 7;",
     "update, then read": "red.shared.add.u32 [place], 1;\n|@%p ld.shared.b32 %w0, [place];",
     "part of a word": "@%p st.shared.v2.b32 [place], {%t, %t};\n|@!%p ld.shared.b8 %w0, [place+7];",
-    "copy, then read": "@%p cp.async.ca.shared.global [place], [%x], 4;\ncp.async.wait_all;\n|ld.shared.b32 %w0, [place];",
-    "read, then copy": "ld.shared.b32 %w0, [place];\n|@%p cp.async.ca.shared.global [place], [%x], 4;",
+    "copy, then read": f"@%p {COPY}\ncp.async.wait_all;\n|ld.shared.b32 %w0, [place];",
+    "read, then copy": f"ld.shared.b32 %w0, [place];\n|@%p {COPY}",
 }
 
 
@@ -207,7 +211,7 @@ def test_races_in_shared_memory(name, order):
         "red.shared.add.u32 [place], 1;",
         "ld.shared.b32 %w0, [place];",
         "setp.eq.u32 %p, %t, 9;\n@%p st.shared.b32 [place], %t;\n@%p ld.shared.b32 %w0, [place];",
-        "setp.lt.u32 %p, %t, 32;\n@%p st.shared.b32 [place], 5;\nbar.warp.sync -1;\n@%p ld.shared.b32 %w0, [place];",
+        f"{FIRST_32}@%p st.shared.b32 [place], 5;\nbar.warp.sync -1;\n@%p ld.shared.b32 %w0, [place];",
     ],
 )
 def test_what_is_no_race(body, order):

@@ -93,10 +93,11 @@ struct Thread {
 };
 
 // Who touched a byte of shared memory last. Epochs count barriers, of the block and of the warp.
+enum class By : u8 { one_thread, one_warp, several_warps };
 struct Touch {
     u32 epoch, warp_epoch, thread;
+    By by; // `thread` is the last of them
     bool atomic;
-    bool many; // readers of several warps since the last barrier; `thread` is one of them
 };
 struct Touches {
     Touch write, read;

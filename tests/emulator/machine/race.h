@@ -9,14 +9,23 @@ enum class Access : u8 { read, write, update };
 // Whether what `touch` says happened before what `thread` does now, whatever the order in which threads run.
 inline bool ordered(const Touch& touch, const Thread& thread) {
     const Block& block = *thread.block;
-    if (touch.epoch != block.epoch || touch.thread == thread.index)
+    if (touch.epoch != block.epoch)
         return true;
-    return touch.thread / 32 == thread.index / 32 && touch.warp_epoch != block.warp_epochs[thread.index / 32];
+    if (touch.by == By::several_warps || touch.thread / 32 != thread.index / 32)
+        return false;
+    if (touch.warp_epoch != block.warp_epochs[thread.index / 32])
+        return true;
+    return touch.by == By::one_thread && touch.thread == thread.index;
 }
 
-inline Touch touch_of(const Thread& thread, Access access) {
+// The record of an access, where `before` is the last of its kind.
+inline Touch recorded(const Touch& before, const Thread& thread, Access access) {
     const Block& block = *thread.block;
-    return {block.epoch, block.warp_epochs[thread.index / 32], thread.index, access == Access::update, false};
+    By by = By::one_thread;
+    if (before.epoch == block.epoch && !ordered(before, thread))
+        by = before.by != By::several_warps && before.thread / 32 == thread.index / 32 ? By::one_warp
+                                                                                       : By::several_warps;
+    return {block.epoch, block.warp_epochs[thread.index / 32], thread.index, by, access == Access::update};
 }
 
 [[noreturn]] inline void race(const Step* step, const Thread& thread, u64 offset, const char* what, u32 other) {
@@ -25,31 +34,25 @@ inline Touch touch_of(const Thread& thread, Access access) {
               " " + what + " it");
 }
 
-// To be called before the access; `value` is what a write will leave. A value that is there already disturbs nobody.
+// To be called before the access; `value` is what a write will leave. Threads may write the same value twice, and a
+// value that has been there since the last barrier disturbs no reader.
 inline void touch(const Step* step, Thread& thread, const u8* at, u64 bytes, Access access,
                   const void* value = nullptr) {
     Block& block = *thread.block;
-    if (block.touches.empty() || at < block.shared.data() || at >= block.shared.data() + block.shared.size())
+    const u8* shared = block.shared.data();
+    if (block.touches.empty() || at < shared || at >= shared + block.shared.size())
         return;
-    const bool changes = access != Access::read && !(value && std::memcmp(at, value, bytes) == 0);
-    const u64 offset = u64(at - block.shared.data());
-    for (u64 i = offset; i < offset + bytes; ++i) {
+    const bool reads = access == Access::read, same = value && std::memcmp(at, value, bytes) == 0;
+    for (u64 i = u64(at - shared), end = i + bytes; i < end; ++i) {
         Touches& byte = block.touches[i];
         const bool both_atomic = byte.write.atomic && access == Access::update;
-        if ((changes || access == Access::read) && !both_atomic && !ordered(byte.write, thread))
+        const bool disturbs = !reads && (!same || byte.write.epoch == block.epoch);
+        if (!same && !both_atomic && !ordered(byte.write, thread))
             race(step, thread, i, "wrote", byte.write.thread);
-        if (access == Access::read) {
-            const bool alone = byte.read.epoch != block.epoch || (byte.read.thread == thread.index && !byte.read.many);
-            const bool same_warp = byte.read.thread / 32 == thread.index / 32;
-            const bool many = !alone && (byte.read.many || !same_warp);
-            byte.read = touch_of(thread, access);
-            byte.read.many = many;
-        } else {
-            const bool in_doubt = byte.read.many && byte.read.epoch == block.epoch;
-            if (changes && (in_doubt || !ordered(byte.read, thread)))
-                race(step, thread, i, "read", byte.read.thread);
-            byte.write = touch_of(thread, access);
-        }
+        if (disturbs && !ordered(byte.read, thread))
+            race(step, thread, i, "read", byte.read.thread);
+        Touch& last = reads ? byte.read : byte.write;
+        last = recorded(last, thread, access);
     }
 }
 
