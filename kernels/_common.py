@@ -144,7 +144,7 @@ def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr):
 
     A NaN stays one and lies nowhere. Only a value that has an integer is converted to one.
     """
-    position = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    position = tl.where(z < -1, -1.0, tl.where(z > 1, 1.0, z))  # tl.clamp does not compile for float64 on sm_90
     if shift is not None:
         position = position + shift
     pixel = tl.fma(position + 1, pixels_per_unit(size, ALIGN_CORNERS, z.dtype), 0.0 if ALIGN_CORNERS else -0.5)

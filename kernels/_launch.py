@@ -16,8 +16,12 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-OPTIONS: dict[str, Any] = {"enable_fp_fusion": True, "num_stages": 1}
-"""Sums of products may be contracted: those whose bits matter are written as explicit fused operations."""
+OPTIONS: dict[str, Any] = {"enable_fp_fusion": False, "num_stages": 1}
+"""Every fused multiply-add is written as one.
+
+A product that the compiler contracts with the first addition of a sum across threads leaves them with different last
+bits, and which thread's sum is stored is anyone's guess.
+"""
 
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch", "d_row_pitch"),

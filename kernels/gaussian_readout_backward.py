@@ -53,19 +53,28 @@ QUANTITIES = tl.constexpr(7)
 
 
 @triton.jit
-def _lanes(product, BN: tl.constexpr, BC: tl.constexpr):
-    """[BN, BC] -> [BN, BC / 4]: sums of the channels that one thread holds, across no threads."""
-    return tl.sum(tl.reshape(product, [BN, BC // 4, 4]), axis=2)
+def _quarters(tile, BN: tl.constexpr, BC: tl.constexpr):
+    """[BN, BC] -> 4 x [BN, BC / 4]: each fourth channel. A thread holds four neighbours of an aligned row anyway."""
+    even, odd = tl.split(tl.reshape(tile, [BN, BC // 4, 2, 2]))
+    c0, c2 = tl.split(even)
+    c1, c3 = tl.split(odd)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _dot(corner, w, BN: tl.constexpr, BC: tl.constexpr):
+    """[BN, BC / 4]: sums over four channels, w in quarters; what is left of the sum waits until all images are read."""
+    c0, c1, c2, c3 = _quarters(corner, BN, BC)
+    return tl.fma(c3, w[3], tl.fma(c2, w[2], tl.fma(c1, w[1], c0 * w[0])))
 
 
 @triton.jit
 def _pixel_gradient(f00, f01, f10, f11, w, a_x, a_y, g, BN: tl.constexpr, BC: tl.constexpr):
-    """Gradients of the pixel coordinates (x, y), [BN, BC / 4]: shares of the channels that each thread holds."""
-    d00, d01 = _lanes(f00 * w, BN, BC), _lanes(f01 * w, BN, BC)
-    d10, d11 = _lanes(f10 * w, BN, BC), _lanes(f11 * w, BN, BC)
-    x = tl.fma(d11 - d10, a_y[:, None], (d01 - d00) * (1 - a_y)[:, None])
-    y = tl.fma(d11 - d01, a_x[:, None], (d10 - d00) * (1 - a_x)[:, None])
-    return x * g[:, None], y * g[:, None]
+    """Gradients of the pixel coordinates (x, y), [BN, BC / 4]: shares of four channels each."""
+    d00, d01, d10, d11 = _dot(f00, w, BN, BC), _dot(f01, w, BN, BC), _dot(f10, w, BN, BC), _dot(f11, w, BN, BC)
+    x = tl.fma(d11 - d10, (g * a_y)[:, None], (d01 - d00) * (g * (1 - a_y))[:, None])
+    y = tl.fma(d11 - d01, (g * a_x)[:, None], (d10 - d00) * (g * (1 - a_x))[:, None])
+    return x, y
 
 
 @triton.jit
@@ -143,6 +152,8 @@ def backward_kernel(
         z_x, z_y = gaussian[0], gaussian[1]
     if POSITION or d_features is not None:
         w = tl.load(weight + row[:, None] + c, mask=tile_has_n & has_c, other=0).to(dtype)
+    if POSITION:
+        quarters = _quarters(w, BN, BC)
     d_w = tl.zeros([BN, BC], dtype)
     d_x, d_y = tl.zeros([BN, BC // 4], dtype), tl.zeros([BN, BC // 4], dtype)
     d_xx, d_xy, d_yx, d_yy = d_x, d_x, d_x, d_x
@@ -179,7 +190,7 @@ def backward_kernel(
                 d_w = tl.fma(f01, gw01[:, None], tl.fma(f00, gw00[:, None], d_w))
                 d_w = tl.fma(f11, gw11[:, None], tl.fma(f10, gw10[:, None], d_w))
             if POSITION:
-                p_x, p_y = _pixel_gradient(f00, f01, f10, f11, w, a_xs[i], a_ys[i], g, BN, BC)
+                p_x, p_y = _pixel_gradient(f00, f01, f10, f11, quarters, a_xs[i], a_ys[i], g, BN, BC)
                 if shift_parts is not None:
                     at = shift_parts + ((tl.program_id(0) * chunks + chunk).to(tl.int64) * B + image) * 2
                     tl.store(at, tl.sum(p_x) * pixels_per_unit(W, ALIGN_CORNERS, dtype), mask=here)

@@ -175,7 +175,7 @@ def features_gradient(
     """Gradient of the features, in chunks of images."""
     batch, channels, height, width, neurons = o.sizes
     out = torch.empty_like(features)
-    chunk = min(channel_chunk(channels), 64)
+    chunk = min(channel_chunk(channels), 64 if o.dtype == torch.float32 else 32)
     step = images_per_sort(neurons, (height + 1) * (width + 1))
     for first in range(0, batch, step):
         last = min(first + step, batch)
@@ -190,7 +190,7 @@ def features_gradient(
             first=first,
             **dict(zip(("stride_b", "stride_c", "stride_h", "stride_w"), out.stride(), strict=True)),
             C=channels,
-            BS=32 if o.dtype == torch.float32 else 16,
+            BS=32,  # one warp's threads: fewer samples would be computed anew for every lane of channels
             BC=chunk,
             num_warps=1,
             **o.positions(),
