@@ -24,7 +24,7 @@ bits, and which thread's sum is stored is anyone's guess.
 """
 
 SCALARS = {
-    *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch", "d_row_pitch"),
+    *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "splits", "chunks"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
@@ -70,7 +70,7 @@ def rows_in_place(features: Tensor) -> Rows | None:
     (batch, channels, height, width), (image, channel, row, step) = features.shape, features.stride()
     pixel = step if width > 1 else row if height > 1 else channels
     apart = (channel != 1 and channels > 1) or pixel < channels
-    if apart or (height > 1 and row % pixel) or (batch > 1 and image % pixel):
+    if apart or (height > 1 and (row % pixel or row < width * pixel)) or (batch > 1 and image % pixel):
         return None
     return Rows(features, pixel, row // pixel if height > 1 else width, image // pixel if batch > 1 else height * width)
 

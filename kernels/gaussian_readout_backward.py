@@ -113,9 +113,8 @@ def backward_kernel(
     H,
     W,
     image_pitch,
-    row_pitch,
+    row_pitch,  # of both, features and d_features
     d_image_pitch,
-    d_row_pitch,
     first_block,
     odd,
     images,  # for each program
@@ -168,7 +167,7 @@ def backward_kernel(
             e_x, e_y = draw(noise, seed, neuron_index, tile_n, tile_has_n, b, has_b, N, first_block, odd, False, dtype)
             z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
         x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
-        xs, ys = columns(x, T), columns(y, T)
+        pixels = columns(y * row_pitch + x, T)
         a_xs, a_ys = columns(a_x, T), columns(a_y, T)
         bits = columns(corner_bits(x, y, tile_has_n, H, W) | clamp_bits(z_x, z_y), T)
         if COVARIANCE:
@@ -182,9 +181,9 @@ def backward_kernel(
                 d_bias += g
             w00, w01, w10, w11 = corner_weights(a_xs[i], a_ys[i])
             gw00, gw01, gw10, gw11 = g * w00, g * w01, g * w10, g * w11
+            first = (pixels[i].to(tl.int64) if WIDE else pixels[i])[:, None]
             if POSITION or d_weight is not None:
-                first = _first(xs[i], ys[i], row_pitch, PIXEL, WIDE)
-                near = features + image * image_pitch * PIXEL + first[:, None] + c
+                near = features + image * image_pitch * PIXEL + first * PIXEL + c
                 f00, f01, f10, f11 = load_corners(near, inside[:, None], has_c, PIXEL, row_pitch * PIXEL, dtype)
             if d_weight is not None:
                 d_w = tl.fma(f01, gw01[:, None], tl.fma(f00, gw00[:, None], d_w))
@@ -193,8 +192,8 @@ def backward_kernel(
                 p_x, p_y = _pixel_gradient(f00, f01, f10, f11, quarters, a_xs[i], a_ys[i], g, BN, BC)
                 if shift_parts is not None:
                     at = shift_parts + ((tl.program_id(0) * chunks + chunk).to(tl.int64) * B + image) * 2
-                    tl.store(at, tl.sum(p_x) * pixels_per_unit(W, ALIGN_CORNERS, dtype), mask=here)
-                    tl.store(at + 1, tl.sum(p_y) * pixels_per_unit(H, ALIGN_CORNERS, dtype), mask=here)
+                    tl.store(at, tl.sum(p_x), mask=here)
+                    tl.store(at + 1, tl.sum(p_y), mask=here)
                 p_x = tl.where(((inside & CLAMP_X) != 0)[:, None], p_x, 0)
                 p_y = tl.where(((inside & CLAMP_Y) != 0)[:, None], p_y, 0)
                 if MU:
@@ -207,9 +206,8 @@ def backward_kernel(
                         d_xy = tl.fma(p_x, e_ys[i][:, None], d_xy)
                         d_yx = tl.fma(p_y, e_xs[i][:, None], d_yx)
             if d_features is not None:
-                first = _first(xs[i], ys[i], d_row_pitch, D_PIXEL, WIDE)
-                near = d_features + image * d_image_pitch * D_PIXEL + first[:, None] + c
-                _scatter(near, w, gw00, gw01, gw10, gw11, inside, has_c, D_PIXEL, d_row_pitch * D_PIXEL)
+                near = d_features + image * d_image_pitch * D_PIXEL + first * D_PIXEL + c
+                _scatter(near, w, gw00, gw01, gw10, gw11, inside, has_c, D_PIXEL, row_pitch * D_PIXEL)
 
     part = tl.program_id(2) * chunks + chunk
     if d_weight is not None:
@@ -226,13 +224,6 @@ def backward_kernel(
             _store_part(parts, d_yx, 4, part, n, has_n, N)
     if BIAS:
         _store_part(parts, d_bias, 6, part, n, has_n & (chunk == 0), N)
-
-
-@triton.jit
-def _first(x, y, row_pitch, PIXEL: tl.constexpr, WIDE: tl.constexpr):
-    """Elements from the image's first pixel to the near corner."""
-    pixel = y * row_pitch + x
-    return (pixel.to(tl.int64) if WIDE else pixel) * PIXEL
 
 
 # Sums of the slabs -----------------------------------------------------------------------------------------------
@@ -300,18 +291,26 @@ def slabs_kernel(
     slabs,  # [S, M]
     S,
     M,
+    H,
+    W,
+    PIXELS: tl.constexpr,  # the sums are gradients (x, y) per pixel, wanted for normalised coordinates
+    ALIGN_CORNERS: tl.constexpr,
     BS: tl.constexpr,
     BM: tl.constexpr,
 ):
     """One block of sums over the first axis."""
-    m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
+    column = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
     total = tl.zeros([BS, BM], slabs.dtype.element_ty)
     for s0 in range(0, S, BS):
         s = s0 + tl.arange(0, BS)[:, None]
-        total += tl.load(slabs + s.to(tl.int64) * M + m, mask=(s < S) & (m < M), other=0)
-    at = out + tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
-    has_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM) < M
-    tl.store(at, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=has_m)
+        total += tl.load(slabs + s.to(tl.int64) * M + column, mask=(s < S) & (column < M), other=0)
+    m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    value = tl.sum(total, axis=0)
+    if PIXELS:
+        dtype: tl.constexpr = slabs.dtype.element_ty
+        scale_x, scale_y = pixels_per_unit(W, ALIGN_CORNERS, dtype), pixels_per_unit(H, ALIGN_CORNERS, dtype)
+        value *= tl.where(m % 2 == 0, scale_x, scale_y)
+    tl.store(out + m, value.to(out.dtype.element_ty), mask=m < M)
 
 
 # Launchers -------------------------------------------------------------------------------------------------------
@@ -328,15 +327,26 @@ class Wanted(NamedTuple):
     shift: Tensor | None
 
 
-def _sum_slabs(slabs: Tensor, like: Tensor) -> Tensor:  # [S, ...] -> [...]
-    """The sum over the first axis in the dtype of ``like``."""
-    if slabs.shape[0] == 1:
-        return slabs[0].to(like.dtype)
+def _sum_slabs(o: Operands, slabs: Tensor, like: Tensor, pixels: bool = False) -> Tensor:  # [S, ...] -> [...]
+    """The sum over the first axis, in the dtype of ``like``."""
     out = slabs.new_empty(slabs.shape[1:], dtype=like.dtype)
     many = slabs.shape[0] >= 32  # parts of few sums: spread over the threads too
     slab_block, block = (64, 16) if many else (1, 512)
-    grid = (triton.cdiv(out.numel(), block),)
-    slabs_kernel[grid](out, slabs, slabs.shape[0], out.numel(), BS=slab_block, BM=block, num_warps=4, **OPTIONS)
+    _, _, height, width, _ = o.sizes
+    slabs_kernel[(triton.cdiv(out.numel(), block),)](
+        out,
+        slabs,
+        slabs.shape[0],
+        out.numel(),
+        height,
+        width,
+        PIXELS=pixels,
+        ALIGN_CORNERS=o.align_corners,
+        BS=slab_block,
+        BM=block,
+        num_warps=4,
+        **OPTIONS,
+    )
     return out
 
 
@@ -364,22 +374,25 @@ def _sum_parts(o: Operands, parts: Tensor, chunks: int, want: Wanted) -> dict[st
     return out
 
 
-def _scatter_target(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rows]:
-    """Gradient in the layout of ``empty_like(features)``, and zeroed rows to add to: its own where they can be."""
+def _scatter_target(features: Tensor, o: Operands) -> tuple[Tensor, Rows]:
+    """Gradient in the layout of ``empty_like(features)``, and zeroed rows to add to: its own where they can be.
+
+    The rows are as far apart as those that are read, which saves the kernel an address.
+    """
     out = torch.empty_like(features)
-    rows = rows_in_place(out) if out.dtype == dtype else None
-    if rows is None:
+    rows = rows_in_place(out) if out.dtype == o.dtype else None
+    if rows is None or rows.row != o.rows.row:
         batch, channels, height, width = features.shape
-        data = out.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
-        rows = Rows(data, channels, width, height * width)
+        buffer = out.new_empty((batch, height, o.rows.row, channels), dtype=o.dtype)
+        rows = Rows(buffer[:, :, :width].permute(0, 3, 1, 2), channels, o.rows.row, height * o.rows.row)
     rows.data.zero_()
     return out, rows
 
 
 def _scatter_arguments(target: Rows | None) -> dict[str, Any]:
     if target is None:
-        return {"d_features": None, "d_image_pitch": 0, "d_row_pitch": 0, "D_PIXEL": 0}
-    return {f"d_{name}" if name.islower() else f"D_{name}": v for name, v in target.arguments().items()}
+        return {"d_features": None, "d_image_pitch": 0, "D_PIXEL": 0}
+    return {"d_features": target.data, "d_image_pitch": target.image, "D_PIXEL": target.pixel}
 
 
 def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict[str, Tensor]:
@@ -392,7 +405,7 @@ def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict
     new = o.mu.new_empty
     slabs = parts = shift_parts = out_features = target = None
     if want.features is not None:
-        out_features, target = _scatter_target(want.features, o.dtype)
+        out_features, target = _scatter_target(want.features, o)
     if want.weight is not None:
         slabs = new((splits, neurons, channels), dtype=want.weight.dtype if splits == 1 else o.dtype)
     if sums:
@@ -418,9 +431,9 @@ def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict
     )
     out = {} if parts is None else _sum_parts(o, parts, chunks, want)
     if slabs is not None and want.weight is not None:
-        out["weight"] = _sum_slabs(slabs, want.weight)
+        out["weight"] = slabs[0] if splits == 1 else _sum_slabs(o, slabs, want.weight)
     if shift_parts is not None and want.shift is not None:
-        out["shift"] = _sum_slabs(shift_parts, want.shift)
+        out["shift"] = _sum_slabs(o, shift_parts, want.shift, pixels=True)
     if out_features is not None and target is not None:
         out["features"] = out_features if target.data is out_features else out_features.copy_(target.data)
     return out
