@@ -203,7 +203,7 @@ REFUSED = [
     "wgmma.fence.sync.aligned;", "tcgen05.wait::ld.sync.aligned;", "mbarrier.init.shared::cta.b64 [%r0], 1;",
     "cp.async.bulk.commit_group;", "activemask.b32 %r0;", "barrier.cluster.arrive.aligned;", "mov.u32 %r0, %clock;",
     "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r0, %r1}, {%r2, %r3, %r4, %r5}, {%r6, %r7}, {%r0, %r1};",
-    "shfl.bfly.b32 %r0, %r1, 1, 31;", "min.ftz.NaN.xorsign.abs.f32 %r0, %r1, %r2;", ".branchtargets a, b;",
+    "shfl.bfly.b32 %r0, %r1, 1, 31;", "min.NaN.ftz.f32 %r0, %r1, %r2;", ".branchtargets a, b;",
     "mov.f32 %r0, 1e5;", "ld.global.b32 %r0, [%r1+%r2];",
 ]  # fmt: skip
 

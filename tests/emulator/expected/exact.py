@@ -29,7 +29,7 @@ class Format:
         sign = -1.0 if code >> (m + e) & 1 else 1.0
         exponent, mantissa = code >> m & ((1 << e) - 1), code & ((1 << m) - 1)
         if exponent == (1 << e) - 1:
-            return math.nan if mantissa else sign * math.inf
+            return math.copysign(math.nan if mantissa else math.inf, sign)
         bias = (1 << (e - 1)) - 1
         if exponent == 0:
             return sign * math.ldexp(mantissa, 1 - bias - m)

@@ -69,6 +69,11 @@ def extreme(pick: Callable[[float, float], bool], keep_nan: bool) -> Callable[..
 EXTREMES = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 
 
+def signed_magnitude(pick: Callable[..., float]) -> Callable[..., float]:
+    """Of the magnitudes, with the product's sign."""
+    return lambda a, b: math.copysign(pick(abs(a), abs(b)), math.copysign(1, a) * math.copysign(1, b))
+
+
 def signs_and_order() -> Iterator[Case]:
     for kind in ("f32", "f64", "f16", "bf16"):
         form = FORMATS[kind]
@@ -81,12 +86,16 @@ def signs_and_order() -> Iterator[Case]:
             yield Case(f"neg.{tail}", (kind,), (kind,), of(lambda a: -a))
             yield Case(f"abs.{tail}", (kind,), (kind,), of(abs))
             for name, pick in EXTREMES.items():
-                yield Case(f"{name}.{tail}", (kind,), (kind, kind), of(extreme(pick, False)))
-                if kind != "f64":
-                    yield Case(f"{name}.NaN.{tail}", (kind,), (kind, kind), of(extreme(pick, True)))
-                if kind == "f32":
-                    yield Case(f"{name}.{tail}", (kind,), (kind,) * 3, of(extreme(pick, False)))
-                    yield Case(f"{name}.NaN.{tail}", (kind,), (kind,) * 3, of(extreme(pick, True)))
+                first, last = (f"{name}.ftz", "f32") if flush else (name, kind)
+                yield Case(f"{first}.{last}", (kind,), (kind, kind), of(extreme(pick, False)))
+                if kind == "f64":
+                    continue
+                yield Case(f"{first}.NaN.{last}", (kind,), (kind, kind), of(extreme(pick, True)))
+                for nan, keeps in (("", False), (".NaN", True)):
+                    f = signed_magnitude(extreme(pick, keeps))
+                    yield Case(f"{first}{nan}.xorsign.abs.{last}", (kind,), (kind, kind), of(f))
+                    if kind == "f32":
+                        yield Case(f"{first}{nan}.{last}", (kind,), (kind,) * 3, of(extreme(pick, keeps)))
         if kind in ("f32", "f64"):
             numbers = {0: [form.encode(a) for a in (0.0, -0.0, 1.5, -1.5, -math.inf)]}
             yield Case(f"copysign.{kind}", (kind,), (kind, kind),

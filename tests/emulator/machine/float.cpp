@@ -85,13 +85,17 @@ void float_only(Table& table) {
     flushes<T, nearest, [](T a) { return std::sin(a); }>(table, "sin.approx", "f32");
     flushes<T, nearest, [](T a) { return std::cos(a); }>(table, "cos.approx", "f32");
     table.pure<[](T a) { return canonical(std::tanh(a)); }>("tanh.approx.f32");
-    flushes<T, nearest, [](T a, T b) { return smaller<true>(a, b); }>(table, "min.NaN", "f32");
-    flushes<T, nearest, [](T a, T b) { return larger<true>(a, b); }>(table, "max.NaN", "f32");
+    flushes<T, nearest, [](T a, T b) { return smaller<true>(a, b); }>(table, "min", "NaN.f32");
+    flushes<T, nearest, [](T a, T b) { return larger<true>(a, b); }>(table, "max", "NaN.f32");
+    flushes<T, nearest, [](T a, T b) { return xorsign<smaller<false, T>>(a, b); }>(table, "min", "xorsign.abs.f32");
+    flushes<T, nearest, [](T a, T b) { return xorsign<larger<false, T>>(a, b); }>(table, "max", "xorsign.abs.f32");
+    flushes<T, nearest, [](T a, T b) { return xorsign<smaller<true, T>>(a, b); }>(table, "min", "NaN.xorsign.abs.f32");
+    flushes<T, nearest, [](T a, T b) { return xorsign<larger<true, T>>(a, b); }>(table, "max", "NaN.xorsign.abs.f32");
     // Three operands: sm_100 and later.
     flushes<T, nearest, [](T a, T b, T c) { return smaller<false>(smaller<false>(a, b), c); }>(table, "min", "f32");
     flushes<T, nearest, [](T a, T b, T c) { return larger<false>(larger<false>(a, b), c); }>(table, "max", "f32");
-    flushes<T, nearest, [](T a, T b, T c) { return smaller<true>(smaller<true>(a, b), c); }>(table, "min.NaN", "f32");
-    flushes<T, nearest, [](T a, T b, T c) { return larger<true>(larger<true>(a, b), c); }>(table, "max.NaN", "f32");
+    flushes<T, nearest, [](T a, T b, T c) { return smaller<true>(smaller<true>(a, b), c); }>(table, "min", "NaN.f32");
+    flushes<T, nearest, [](T a, T b, T c) { return larger<true>(larger<true>(a, b), c); }>(table, "max", "NaN.f32");
 }
 
 template <bool flush>

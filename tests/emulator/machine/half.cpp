@@ -21,10 +21,17 @@ void arithmetic(Table& table, const std::string& type) {
     single_and_pair<T, [](T a, T b, T c) { return T::of(odd_fma(a, b, c)); }, T, T, T>(table, "fma.rn" + type);
     single_and_pair<T, [](T a) { return T{u16(a.bits ^ 0x8000)}; }, T>(table, "neg" + type);
     single_and_pair<T, [](T a) { return T{u16(a.bits & 0x7FFF)}; }, T>(table, "abs" + type);
-    single_and_pair<T, [](T a, T b) { return T::of(smaller<false, float>(a, b)); }, T, T>(table, "min" + type);
-    single_and_pair<T, [](T a, T b) { return T::of(larger<false, float>(a, b)); }, T, T>(table, "max" + type);
-    single_and_pair<T, [](T a, T b) { return T::of(smaller<true, float>(a, b)); }, T, T>(table, "min.NaN" + type);
-    single_and_pair<T, [](T a, T b) { return T::of(larger<true, float>(a, b)); }, T, T>(table, "max.NaN" + type);
+    const auto order = [&]<auto pick, class... A>(const char* name) {
+        single_and_pair<T, [](A... x) { return T::of(pick(float(x)...)); }, A...>(table, name + type);
+    };
+    order.template operator()<smaller<false, float>, T, T>("min");
+    order.template operator()<larger<false, float>, T, T>("max");
+    order.template operator()<smaller<true, float>, T, T>("min.NaN");
+    order.template operator()<larger<true, float>, T, T>("max.NaN");
+    order.template operator()<xorsign<smaller<false, float>>, T, T>("min.xorsign.abs");
+    order.template operator()<xorsign<larger<false, float>>, T, T>("max.xorsign.abs");
+    order.template operator()<xorsign<smaller<true, float>>, T, T>("min.NaN.xorsign.abs");
+    order.template operator()<xorsign<larger<true, float>>, T, T>("max.NaN.xorsign.abs");
 }
 
 } // namespace

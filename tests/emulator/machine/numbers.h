@@ -107,6 +107,13 @@ T smaller(T a, T b) {
     return a == b ? (std::signbit(a) ? a : b) : (a < b ? a : b);
 }
 
+// The smaller or larger magnitude, with the product's sign: how a compiler clamps to a symmetric range.
+template <auto pick>
+float xorsign(float a, float b) {
+    const float magnitude = pick(std::fabs(a), std::fabs(b));
+    return std::copysign(magnitude, std::signbit(a) != std::signbit(b) ? -1.f : 1.f);
+}
+
 // f(x...) in one of the four rounding modes. Volatile, lest the compiler move the arithmetic out of the mode.
 template <Round mode, auto f, class T, class... A>
 T rounded(A... x) {
