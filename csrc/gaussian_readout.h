@@ -33,8 +33,8 @@ inline GaussianReadoutSizes check_gaussian_readout(const Tensor& features, const
     using torch::headeronly::ScalarType;
     STD_TORCH_CHECK(features.dim() == 4 && mu.dim() == 2, "gaussian_readout: want features [B, C, H, W] and mu [N, 2]");
     const GaussianReadoutSizes s{features.size(0), features.size(1), features.size(2), features.size(3), mu.size(0)};
-    STD_TORCH_CHECK(s.N <= INT32_MAX && s.H <= INT32_MAX && s.W <= INT32_MAX,
-                    "gaussian_readout: N, H, W: want less than 2^31 each");
+    STD_TORCH_CHECK(s.N <= INT32_MAX && s.H < INT32_MAX && s.W < INT32_MAX && (s.H + 1) * (s.W + 1) < INT32_MAX,
+                    "gaussian_readout: N, H * W: want less than 2^31 each");
     check_shape(mu, {s.N, 2}, "mu");
     check_shape(weight, {s.N, s.C}, "weight");
     if (sigma && sigma->dim() == 3)

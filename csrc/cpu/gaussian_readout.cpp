@@ -1,13 +1,15 @@
 // The Gaussian readout on the CPU. See v1fast/reference/gaussian_readout.py for what it computes.
 //
-// Neurons are taken in blocks: their noise and positions are made together in vectors, then each reads four rows of
-// channels. Every sum over images or neurons has one fixed order, whatever the number of threads.
+// Neurons are taken in blocks, whose noise and positions are made together in vectors. Reading passes go from neuron to
+// neuron, each in a few images, its weights in registers; the writing pass goes from cell to cell of an image, its
+// gradient in registers. Every sum over images or neurons has one fixed order, whatever the number of threads.
 #include "../gaussian_readout.h"
 
 #include "../bilinear.h"
 #include "../philox.h"
 #include "images.h"
 #include "isa.h"
+#include "samples.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -22,30 +24,35 @@ namespace v1fast {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kBlock = 64;       // neurons located at a time: their state stays in L1
+constexpr int64_t kBlock = 64;       // neurons that are located at a time for reading
+constexpr int64_t kSorted = 4096;    // and for writing: several to a cell, in some 200 KiB
+constexpr int64_t kImages = 4;       // images that a neuron reads before the next does: parts of all stay in L2
 constexpr int64_t kShiftBlock = 256; // neurons whose d_shift is summed before the sum over all
 
-// All operands in the compute type, contiguous. Neurons are worked through in the order of their places in the map, so
-// that the rows that one block reads are still in the nearest cache for the next.
+// All operands in the compute type. Neurons are worked through in the order of their places in the map, so that a block
+// reads but a part of it. Arrays of one number per neuron go on to a whole number of vectors, with zeros.
 template <class T>
 struct Operands {
     GaussianReadoutSizes s;
-    const int32_t* order;        // [N]: the k-th neuron to work on
-    const T* mu;                 // [N, 2], in that order
-    const T* sigma;              // [N, sigma_columns], in that order; null: none
-    int64_t sigma_columns;       // 4 full, 2 uncorrelated, 1 isotropic
-    const int64_t* neuron_index; // [N], in that order; null: no noise to draw
-    const T* weight;             // [N, C], in that order
-    const T* bias;               // [N], null: none
-    const T* shift;              // [B, 2], null: none
-    const T* noise;              // [B, N, 2] or, shared, [1, N, 2]; null: none
-    const int64_t* seed;         // [1], null: none
+    const int32_t* order;         // [N]: the k-th neuron to work on
+    const T *mu_x, *mu_y;         // [N], in that order
+    const T* sigma[4];            // xx, xy, yx, yy: [N] each, in that order; null: none
+    bool sigma_is_full;           // else xy and yx are zero
+    const uint32_t* neuron_index; // [N], in that order: the low words
+    const T* weight;              // [N, C], in that order
+    const T* zeros;               // [C]
+    const T* bias;                // [N], null: none
+    const T* shift;               // [B, 2], null: none
+    const T* noise;               // [B, N, 2] or, shared, [1, N, 2]; null: none
+    const int64_t* seed;          // [1], null: none
     int64_t image_offset;
-    bool share_noise, align_corners;
+    bool share_noise, align_corners, reordered;
 
-    bool samples() const { return sigma && (noise || seed); }
+    bool samples() const { return sigma[0] && (noise || seed); }
+    bool same_for_all_images() const { return !shift && (share_noise || !samples()); }
     // The image whose draws image b of the batch takes.
     int64_t noise_image(int64_t b) const { return share_noise ? 0 : image_offset + b; }
+    Places places() const { return {static_cast<int32_t>(s.W), static_cast<int32_t>(s.H)}; }
 };
 
 // Sums over images that one thread owns for its neurons. Position gradients are summed in double: there are few.
@@ -56,28 +63,15 @@ struct NeuronSums {
     double* d_shift; // [B, ceil(N / kShiftBlock), 2], null: not wanted
 };
 
-// A Philox block serves an even image and the odd one after it. The even one leaves its other words here.
-struct OddWords {
-    static constexpr int64_t kMost = 1 << 18; // neurons; more are not worth the memory
-    std::vector<uint32_t> first, second;      // [n1 - n0]
-    int64_t n0 = 0, n1 = 0, block = -1;
-
-    bool hold(int64_t n0_, int64_t n1_, int64_t block_) const { return n0 == n0_ && n1 == n1_ && block == block_; }
-    void prepare(int64_t n0_, int64_t n1_) {
-        first.resize(static_cast<size_t>(n1_ - n0_));
-        second.resize(static_cast<size_t>(n1_ - n0_));
-        n0 = n0_, n1 = n1_, block = -1;
-    }
-};
-
-// The row kernels that one instruction set provides, for one compute type.
+// The row kernels that one instruction set provides, for one compute type: images b0 .. b1 - 1, at most kImages,
+// neurons n0 .. n1 - 1; images b1 .. last - 1 are expected next.
 template <class T>
 struct RowKernels {
-    void (*forward_image)(const Operands<T>&, const T* image, const T* zeros, int64_t b, int64_t n0, int64_t n1, T* out,
-                          OddWords&);
-    void (*backward_neurons)(const Operands<T>&, const T* image, const T* zeros, const T* grad, int64_t b, int64_t n0,
-                             int64_t n1, const NeuronSums<T>&, OddWords&);
-    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, OddWords&);
+    void (*forward)(const Operands<T>&, const ImageReader<T>&, int64_t b0, int64_t b1, int64_t last, int64_t n0,
+                    int64_t n1, T* out, Points<T>&);
+    void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
+                             int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
+    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, Points<T>&, CellOrder<T>&);
 };
 
 } // namespace v1fast
@@ -94,21 +88,19 @@ const RowKernels<T>& row_kernels() {
     return best;
 }
 
-// The neurons in the order of the tiles of 4 x 4 pixels that their means lie in.
+// The neurons in the order of the tiles of 4 x 4 pixels that their means lie in; empty: in their own, where there is
+// too little work to gain from another.
 template <class T>
 std::vector<int32_t> order_by_place(const GaussianReadoutSizes& s, const T* mu, bool align_corners) {
-    std::vector<int32_t> order(static_cast<size_t>(s.N));
-    if (s.N < 2 * kBlock || s.B < 4) { // too little work to gain from it
-        std::iota(order.begin(), order.end(), 0);
-        return order;
-    }
+    if (s.N < 128 || s.B < 4)
+        return {};
     const auto tile = [&](T position, int64_t size) {
         const PixelMap<T> map(size, align_corners);
         const T pixel = (position + 1) * map.scale + map.offset;
         return pixel > 0 ? static_cast<int64_t>(std::min(pixel, T(size - 1))) / 4 : 0; // NaN: 0
     };
     const int64_t columns = (s.W + 3) / 4;
-    std::vector<int32_t> tiles(static_cast<size_t>(s.N));
+    std::vector<int32_t> order(static_cast<size_t>(s.N)), tiles(static_cast<size_t>(s.N));
     std::vector<int32_t> next(static_cast<size_t>(columns * ((s.H + 3) / 4) + 1));
     for (int64_t n = 0; n < s.N; ++n) {
         tiles[n] = static_cast<int32_t>(tile(mu[2 * n + 1], s.H) * columns + tile(mu[2 * n], s.W));
@@ -128,62 +120,81 @@ public:
                   const OptionalTensor& bias, const OptionalTensor& shift, const OptionalTensor& noise,
                   const OptionalTensor& seed, const OptionalTensor& neuron_index, int64_t image_offset,
                   bool share_noise, bool align_corners)
-        : order_(order_by_place(s, values(mu), align_corners)), mu_(ordered(values(mu), 2)),
-          sigma_(ordered(values(sigma), sigma_columns(sigma))), weight_(ordered(values(weight), s.C)),
-          neuron_index_(seed ? ordered_indices(neuron_index) : std::vector<int64_t>()),
-          operands{s,
-                   order_.data(),
-                   mu_.data(),
-                   sigma ? sigma_.data() : nullptr,
-                   sigma_columns(sigma),
-                   neuron_index_.data(),
-                   weight_.data(),
-                   values(bias),
-                   values(shift),
-                   values(noise),
-                   integers(seed),
-                   image_offset,
-                   share_noise,
-                   align_corners} {}
+        : neurons_(s.N), order_(order_by_place(s, values(mu), align_corners)), zeros_(static_cast<size_t>(s.C)),
+          operands{} {
+        operands.s = s;
+        operands.reordered = !order_.empty();
+        if (!operands.reordered) {
+            order_.resize(static_cast<size_t>(s.N));
+            std::iota(order_.begin(), order_.end(), 0);
+        }
+        operands.order = order_.data();
+        operands.mu_x = column(values(mu), 2, 0);
+        operands.mu_y = column(values(mu), 2, 1);
+        if (sigma)
+            spread(values(sigma), sigma_columns(sigma));
+        if (seed)
+            operands.neuron_index = indices(integers(neuron_index));
+        operands.weight = operands.reordered ? rows(values(weight), s.C) : values(weight);
+        operands.zeros = zeros_.data();
+        operands.bias = values(bias);
+        operands.shift = values(shift);
+        operands.noise = values(noise);
+        operands.seed = integers(seed);
+        operands.image_offset = image_offset;
+        operands.share_noise = share_noise;
+        operands.align_corners = align_corners;
+    }
 
     // A tensor in the compute type, contiguous; null for none.
     const T* values(const OptionalTensor& tensor) {
         return tensor ? keep(torch::stable::to(*tensor, kScalarType<T>)).template const_data_ptr<T>() : nullptr;
     }
 
-    static int64_t sigma_columns(const OptionalTensor& sigma) {
-        return !sigma ? 0 : sigma->dim() == 3 ? 4 : sigma->size(1);
-    }
+    static int64_t sigma_columns(const OptionalTensor& sigma) { return sigma->dim() == 3 ? 4 : sigma->size(1); }
 
 private:
+    int64_t neurons_;
     std::vector<Tensor> kept_;
+    std::vector<std::vector<T>> copied_;
     std::vector<int32_t> order_;
-    std::vector<T> mu_, sigma_, weight_;
-    std::vector<int64_t> neuron_index_;
+    std::vector<uint32_t> neuron_index_;
 
     const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(torch::stable::contiguous(tensor)); }
     const int64_t* integers(const OptionalTensor& tensor) {
         return tensor ? keep(*tensor).template const_data_ptr<int64_t>() : nullptr;
     }
-    std::vector<T> ordered(const T* rows, int64_t columns) const {
-        std::vector<T> out(order_.size() * static_cast<size_t>(rows ? columns : 0));
-        T* to = out.data();
-        if (rows)
-            for (int64_t neuron : order_)
-                to = std::copy_n(rows + neuron * columns, columns, to);
-        return out;
+    // One column of a [N, columns] array, ordered.
+    const T* column(const T* data, int64_t columns, int64_t which) {
+        std::vector<T>& out = copied_.emplace_back(static_cast<size_t>(padded(neurons_)));
+        for (int64_t k = 0; k < neurons_; ++k)
+            out[k] = data[order_[k] * columns + which];
+        return out.data();
     }
-    std::vector<int64_t> ordered_indices(const OptionalTensor& neuron_index) {
-        const int64_t* given = integers(neuron_index);
-        std::vector<int64_t> out(order_.begin(), order_.end());
-        if (given)
-            for (int64_t& index : out)
-                index = given[index];
-        return out;
+    const T* rows(const T* data, int64_t columns) {
+        std::vector<T>& out = copied_.emplace_back(static_cast<size_t>(neurons_ * columns));
+        for (int64_t k = 0; k < neurons_; ++k)
+            std::copy_n(data + order_[k] * columns, columns, out.data() + k * columns);
+        return out.data();
+    }
+    void spread(const T* sigma, int64_t columns) {
+        operands.sigma_is_full = columns == 4;
+        for (int64_t k : {0, 3})
+            operands.sigma[k] = column(sigma, columns, columns == 4 ? k : k == 0 ? 0 : columns - 1);
+        for (int64_t k : {1, 2})
+            operands.sigma[k] = columns == 4 ? column(sigma, columns, k) : operands.sigma[0];
+    }
+    const uint32_t* indices(const int64_t* given) {
+        neuron_index_.resize(static_cast<size_t>(padded(neurons_)));
+        for (int64_t k = 0; k < neurons_; ++k)
+            neuron_index_[k] = static_cast<uint32_t>(given ? given[order_[k]] : order_[k]);
+        return neuron_index_.data();
     }
 
+    std::vector<T> zeros_;
+
 public:
-    const Operands<T> operands; // last: it points to all the others
+    Operands<T> operands;
 };
 
 bool any_double(std::initializer_list<OptionalTensor> tensors) {
@@ -200,26 +211,25 @@ ScalarType promote(ScalarType a, ScalarType b) {
 }
 
 template <class T>
-Tensor forward(const Tensor& features, OwnedOperands<T>& owned) {
-    const Operands<T>& o = owned.operands;
-    const auto [B, C, H, W, N] = o.s;
+Tensor forward(const Tensor& features, const Operands<T>& o) {
+    const int64_t B = o.s.B, N = o.s.N;
     Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
     if (B * N == 0)
         return out;
     T* out_data = out.mutable_data_ptr<T>();
-    const std::vector<T> zeros(static_cast<size_t>(C), T(0));
-    const RowKernels<T>& kernels = row_kernels<T>();
     ImageReader<T> images(features);
     images.for_each_chunk([&](int64_t first, int64_t last) {
-        // Fewer images than threads: an image's neurons are split, which changes no sum.
-        const int64_t threads = torch::stable::get_num_threads();
-        const int64_t parts = std::clamp<int64_t>(threads / (last - first), 1, (N + kBlock - 1) / kBlock);
-        const int64_t step = ((N + parts - 1) / parts + kBlock - 1) / kBlock * kBlock;
-        torch::stable::parallel_for(0, (last - first) * parts, 1, [&](int64_t begin, int64_t end) {
-            OddWords odd;
+        // Fewer groups of images than threads: an image's neurons are split, which changes no sum.
+        const int64_t groups = (last - first + kImages - 1) / kImages;
+        const int64_t parts = std::clamp<int64_t>(torch::stable::get_num_threads() / groups, 1, (N + 255) / 256);
+        const int64_t step = (N + parts - 1) / parts;
+        torch::stable::parallel_for(0, groups * parts, 1, [&](int64_t begin, int64_t end) {
+            Points<T> points(std::min(kImages, last - first), std::min(kBlock, step));
             for (int64_t task = begin; task < end; ++task) {
-                const int64_t b = first + task / parts, n0 = task % parts * step, n1 = std::min(n0 + step, N);
-                kernels.forward_image(o, images.image(b), zeros.data(), b, n0, n1, out_data, odd);
+                const int64_t b0 = first + task / parts * kImages, b1 = std::min(b0 + kImages, last);
+                const int64_t n = task % parts * step;
+                row_kernels<T>().forward(o, images, b0, b1, std::min(b1 + kImages, last), n, std::min(n + step, N),
+                                         out_data, points);
             }
         });
     });
@@ -237,11 +247,13 @@ template <class T>
 Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* grad) {
     Tensor d_features = torch::stable::empty_like(features);
     const ImageWriter<T> writer(d_features);
-    torch::stable::parallel_for(0, o.s.B, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, o.s.B, 2, [&](int64_t begin, int64_t end) { // 2: images that share Philox words
         const std::unique_ptr<T[]> buffer = writer.buffer();
-        OddWords odd;
+        const int64_t block = std::min(kSorted, o.s.N);
+        Points<T> points(1, block);
+        CellOrder<T> sorted(block);
         for (int64_t b = begin; b < end; ++b) {
-            row_kernels<T>().backward_image(o, grad, b, writer.begin(b, buffer.get()), odd);
+            row_kernels<T>().backward_image(o, grad, b, writer.begin(b, buffer.get()), points, sorted);
             writer.finish(b, buffer.get());
         }
     });
@@ -250,16 +262,17 @@ Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* 
 
 template <class T>
 void neuron_gradients(const Tensor& features, const Operands<T>& o, const T* grad, const NeuronSums<T>& sums) {
-    const auto [B, C, H, W, N] = o.s;
-    const std::vector<T> zeros(static_cast<size_t>(C), T(0));
-    const RowKernels<T>& kernels = row_kernels<T>();
+    const int64_t blocks = (o.s.N + kShiftBlock - 1) / kShiftBlock;
     ImageReader<T> images(features);
     images.for_each_chunk([&](int64_t first, int64_t last) {
-        torch::stable::parallel_for(0, (N + kShiftBlock - 1) / kShiftBlock, 1, [&](int64_t begin, int64_t end) {
-            OddWords odd;
-            for (int64_t b = first; b < last; ++b)
-                kernels.backward_neurons(o, images.image(b), zeros.data(), grad, b, begin * kShiftBlock,
-                                         std::min(end * kShiftBlock, N), sums, odd);
+        torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+            const int64_t n0 = begin * kShiftBlock, n1 = std::min(end * kShiftBlock, o.s.N);
+            Points<T> points(std::min(kImages, last - first), std::min(kBlock, n1 - n0));
+            for (int64_t b0 = first; b0 < last; b0 += kImages) {
+                const int64_t b1 = std::min(b0 + kImages, last);
+                row_kernels<T>().backward_neurons(o, images, grad, b0, b1, std::min(b1 + kImages, last), n0, n1, sums,
+                                                  points);
+            }
         });
     });
 }
@@ -351,7 +364,6 @@ Gradients backward(const Tensor& grad_output, const Tensor& features, const Tens
     const auto unwanted = [](const Tensor& like) { return torch::stable::new_empty(like, {0}); };
 
     Tensor d_weight = want.weight ? torch::stable::new_zeros(weight, {N, C}, kScalarType<T>) : unwanted(weight);
-    // the order of d_weight's rows is undone in place
     std::vector<double> d_z(want.position() ? static_cast<size_t>(6 * N) : 0);
     std::vector<double> d_shift(want.shift ? static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2) : 0);
     if (B * N > 0 && (want.position() || want.weight))
@@ -359,7 +371,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& features, const Tens
                          NeuronSums<T>{want.weight ? d_weight.mutable_data_ptr<T>() : nullptr,
                                        want.position() ? d_z.data() : nullptr, want.shift ? d_shift.data() : nullptr});
 
-    if (want.weight)
+    if (want.weight && o.reordered)
         undo_order(o, d_weight.mutable_data_ptr<T>());
 
     const auto as = [](const Tensor& value, const Tensor& like) {
@@ -381,7 +393,7 @@ Tensor gaussian_readout(const Tensor& features, const Tensor& mu, OptionalTensor
     const auto run = [&]<class T>(T) {
         OwnedOperands<T> owned(sizes, mu, sigma, weight, bias, shift, noise, seed, neuron_index, image_offset,
                                share_noise, align_corners);
-        return forward<T>(features, owned);
+        return forward<T>(features, owned.operands);
     };
     const Tensor out = any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
     return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
@@ -416,14 +428,16 @@ Tensor philox_normal_op(const Tensor& seed, int64_t images, int64_t neurons, Opt
         STD_TORCH_CHECK(neuron_index->scalar_type() == ScalarType::Long, "philox_normal: neuron_index: want int64");
         neuron_index = torch::stable::contiguous(*neuron_index);
     }
+    std::vector<uint32_t> index(static_cast<size_t>(neurons));
+    for (int64_t n = 0; n < neurons; ++n)
+        index[n] = static_cast<uint32_t>(neuron_index ? neuron_index->const_data_ptr<int64_t>()[n] : n);
     Tensor out = torch::stable::new_empty(seed, {images, neurons, 2}, ScalarType::Float);
     float* data = out.mutable_data_ptr<float>();
     const uint64_t key = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
-    const int64_t* neuron = neuron_index ? neuron_index->const_data_ptr<int64_t>() : nullptr;
     const auto draw = V1FAST_PICK_ISA(draw_normals);
     torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b)
-            draw(key, neuron, image_offset + b, neurons, data + b * neurons * 2);
+            draw(key, index.data(), image_offset + b, neurons, data + b * neurons * 2);
     });
     return out;
 }
