@@ -24,8 +24,8 @@ namespace v1fast {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kBlock = 64;       // neurons that are located at a time for reading
-constexpr int64_t kSorted = 4096;    // and for writing: several to a cell, in some 200 KiB
+constexpr int64_t kBlock = 128;      // neurons that are located at a time for reading
+constexpr int64_t kSorted = 8192;    // and for writing: several to a cell, in some 400 KiB
 constexpr int64_t kImages = 4;       // images that a neuron reads before the next does: parts of all stay in L2
 constexpr int64_t kShiftBlock = 256; // neurons whose d_shift is summed before the sum over all
 
@@ -156,7 +156,7 @@ public:
 private:
     int64_t neurons_;
     std::vector<Tensor> kept_;
-    std::vector<std::vector<T>> copied_;
+    std::vector<AlignedArray<T>> copied_;
     std::vector<int32_t> order_;
     std::vector<uint32_t> neuron_index_;
 
@@ -166,16 +166,17 @@ private:
     }
     // One column of a [N, columns] array, ordered.
     const T* column(const T* data, int64_t columns, int64_t which) {
-        std::vector<T>& out = copied_.emplace_back(static_cast<size_t>(padded(neurons_)));
+        T* out = copied_.emplace_back(padded(neurons_)).get();
+        std::fill(out + neurons_, out + padded(neurons_), T(0));
         for (int64_t k = 0; k < neurons_; ++k)
             out[k] = data[order_[k] * columns + which];
-        return out.data();
+        return out;
     }
     const T* rows(const T* data, int64_t columns) {
-        std::vector<T>& out = copied_.emplace_back(static_cast<size_t>(neurons_ * columns));
+        T* out = copied_.emplace_back(neurons_ * columns).get();
         for (int64_t k = 0; k < neurons_; ++k)
-            std::copy_n(data + order_[k] * columns, columns, out.data() + k * columns);
-        return out.data();
+            std::copy_n(data + order_[k] * columns, columns, out + k * columns);
+        return out;
     }
     void spread(const T* sigma, int64_t columns) {
         operands.sigma_is_full = columns == 4;

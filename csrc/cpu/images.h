@@ -116,11 +116,9 @@ public:
         return std::unique_ptr<T[]>(layout_.direct ? nullptr : new T[static_cast<size_t>(layout_.size())]);
     }
 
-    // Zeros to accumulate image b in.
+    // Where to write image b, all of it.
     T* begin(int64_t b, T* buffer) const {
-        T* image = layout_.direct ? static_cast<T*>(data_) + b * layout_.stride_b : buffer;
-        std::fill_n(image, layout_.size(), T(0));
-        return image;
+        return layout_.direct ? static_cast<T*>(data_) + b * layout_.stride_b : buffer;
     }
 
     void finish(int64_t b, const T* buffer) const {
