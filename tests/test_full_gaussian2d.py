@@ -358,7 +358,7 @@ def test_features_are_stored_neuron_after_neuron():
         assert is_neuron_major(other)
         assert other._features.equal(layer._features)
     layer(features()).sum().backward()
-    assert layer._features.grad.stride() == layer._features.stride()
+    assert layer._features.grad[0, :, 0].t().is_contiguous()
     torch.optim.Adam(layer.parameters()).step()
     assert is_neuron_major(layer)
     assert is_neuron_major(layer.to(memory_format=torch.channels_last).double())

@@ -71,8 +71,10 @@ class GaussianPointReadout(Readout, ABC):
 
     def _gaussian(self) -> tuple[Tensor, Tensor]:
         """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
+        # Views, not indices: an index's gradient is a tensor of zeros to copy into.
         mu, sigma = self._clamped()
-        return mu.view(-1, 2), sigma[0] if sigma.shape[2] == 2 else sigma[0, :, 0]
+        neurons, rows, columns = sigma.shape[1:]
+        return mu.view(neurons, 2), sigma.view((neurons, 2, 2) if rows == 2 else (neurons, columns))
 
     def _draw_seed(self, device: torch.device) -> Tensor:
         # On the device and without .item(): neither a compiled graph nor a CUDA graph freezes it.
@@ -134,7 +136,7 @@ class GaussianPointReadout(Readout, ABC):
         """
         self._check_features(x)
         mu, sigma = self._gaussian()
-        weight = self.features[0, :, 0].t()
+        weight = self.features.view(self.in_shape[0], -1).t()
         bias: Tensor | None = self.bias
         noise, seed, neuron_index = None, None, None
         if self.training if sample is None else sample:

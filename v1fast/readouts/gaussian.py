@@ -261,9 +261,9 @@ class FullGaussian2d(GaussianPointReadout):
     def _clamped(self) -> tuple[Tensor, Tensor]:
         if self._predicted_grid or self._shared_grid:
             return self.mu, self.sigma
-        with torch.no_grad():
-            self._mu.clamp_(-1, 1)
-        return self._mu.clone(), self.sigma
+        mu = self._mu
+        mu.detach().clamp_(-1, 1)
+        return mu.clone(), self.sigma
 
     def _check_features(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != tuple(self.in_shape):

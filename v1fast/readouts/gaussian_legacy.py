@@ -98,10 +98,10 @@ class Gaussian2d(GaussianPointReadout):
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
     def _clamped(self) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            self.mu.clamp_(-1, 1)
-            self.sigma.clamp_(min=0)
-        return self.mu.clone(), self.sigma.clone()
+        mu, sigma = self.mu, self.sigma
+        mu.detach().clamp_(-1, 1)
+        sigma.detach().clamp_(min=0)
+        return mu.clone(), sigma.clone()
 
     def _check_features(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != tuple(self.in_shape):
