@@ -132,8 +132,8 @@ void narrowing(Table& table, const std::string& suffix) {
 }
 
 void widening(Table& table) {
-    table.pure<[](Half x) { return float(x); }>("cvt.f32.f16");
-    table.pure<[](Half x) { return float(x); }>("cvt.ftz.f32.f16"); // every half is a normal float
+    table.pure<[](Half x) { return canonical(float(x)); }>("cvt.f32.f16");
+    table.pure<[](Half x) { return canonical(float(x)); }>("cvt.ftz.f32.f16"); // every half is a normal float
     table.pure<[](BFloat x) { return canonical(float(x)); }>("cvt.f32.bf16");
     table.pure<[](Half x) { return canonical(double(float(x))); }>("cvt.f64.f16");
     table.pure<[](float x) { return canonical(double(x)); }>("cvt.f64.f32");

@@ -49,7 +49,7 @@ struct Half {
     operator float() const {
         const u32 sign = u32(bits & 0x8000) << 16, rest = u32(bits & 0x7FFF);
         if (rest > 0x7C00)
-            return std::bit_cast<float>(nan_bits);
+            return std::bit_cast<float>(sign | nan_bits);
         if (rest == 0x7C00)
             return std::bit_cast<float>(sign | 0x7F800000);
         return std::bit_cast<float>(sign | std::bit_cast<u32>(std::bit_cast<float>(rest << 13) * 0x1p112f));
