@@ -212,6 +212,12 @@ def columns(tile, T: tl.constexpr):
 
 
 @triton.jit
+def in_range(c, C: tl.constexpr, BC: tl.constexpr):
+    """Which of a chunk's channels exist: known when compiling where the chunks fit."""
+    return c < C if C % BC else tl.full(c.shape, True, tl.int1)
+
+
+@triton.jit
 def load_corners(
     first,  # [BN, BC] pointers to the near corner y0 x0
     bits,  # [BN, 1]

@@ -207,27 +207,43 @@ class Config(NamedTuple):
         return {"BN": self.neurons, "BC": self.channels, "T": self.images, "num_warps": self.warps, **OPTIONS}
 
 
-def channel_chunk(channels: int) -> int:
-    """Channels at a time: up to 128, and as few beyond the last as may be (320 is 5 x 64, not 512)."""
+def channel_chunk(channels: int, most: int) -> int:
+    """Channels at a time: up to ``most``, and as few beyond the last as may be (320 is 5 x 64, not 512)."""
     if channels < 32:
         return max(4, triton.next_power_of_2(channels))
-    return min((32, 64, 128), key=lambda chunk: (triton.cdiv(channels, chunk) * chunk, -chunk))
+    return min(
+        (c for c in (32, 64, 128) if c <= most), key=lambda chunk: (triton.cdiv(channels, chunk) * chunk, -chunk)
+    )
 
 
-def neuron_configs(channels: int, images: int) -> list[Config]:
+def neuron_configs(channels: int, images: int, most: int, double: bool) -> list[Config]:
     """Configurations of the kernels that hold neurons and loop over images; the first is the default.
 
-    Eight elements a thread: two 16-byte reads of each corner under way, and registers for three blocks or more of 128
-    threads on a multiprocessor.
+    Eight elements a thread, four in float64: two 16-byte reads of each corner under way, no spilled register, and room
+    for three blocks or more of 128 threads on a multiprocessor.
+
+    Args:
+        channels: C.
+        images: of a tile, 2 or 4.
+        most: channels at a time.
+        double: arithmetic is float64.
     """
-    chunk = channel_chunk(channels)
+    chunk = channel_chunk(channels, most)
     warps = 2 if torch.version.hip else 4
-    sizes = [(1024, warps), (512, warps), (1024, 2 * warps), (2048, 2 * warps)]
-    return [
-        Config(min(max(elements // chunk, 4), 64), chunk, tile, w)
-        for elements, w in sizes
-        for tile in (images, 6 - images)
-    ]
+    elements = 512 if double else 1024
+    sizes = [(elements, warps), (elements // 2, warps), (elements, 2 * warps), (2 * elements, 2 * warps)]
+    tiles = (images, 6 - images)
+    return [Config(min(max(size // chunk, 4), 64), chunk, tile, w) for size, w in sizes for tile in tiles]
+
+
+def forward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
+    """Configurations of the forward pass."""
+    return neuron_configs(channels, images=4, most=128, double=dtype == torch.float64)
+
+
+def backward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
+    """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers."""
+    return neuron_configs(channels, images=2, most=64, double=dtype == torch.float64)
 
 
 PROGRAMS = 2048  # several waves on any GPU, and the same number on each: partial sums keep their order

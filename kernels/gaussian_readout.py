@@ -22,11 +22,12 @@ from ._common import (
     corner_weights,
     displace,
     draw,
+    in_range,
     load_corners,
     load_gaussian,
     locate,
 )
-from ._launch import Config, Operands, images_per_program, jit, neuron_configs, prepare, run_tuned
+from ._launch import Config, Operands, forward_configs, images_per_program, jit, prepare, run_tuned
 
 
 @jit
@@ -75,7 +76,7 @@ def forward_kernel(
     elif not DRAWN:
         z_x, z_y = gaussian[0], gaussian[1]
     if C <= BC:
-        w = tl.load(weight + row[:, None] + c, mask=tile_has_n & (c < C), other=0).to(dtype)
+        w = tl.load(weight + row[:, None] + c, mask=tile_has_n & in_range(c, C, BC), other=0).to(dtype)
     constant = tl.zeros([BN], dtype) if bias is None else tl.load(bias + n, mask=has_n, other=0)
 
     start = tl.program_id(1) * images - odd
@@ -98,7 +99,7 @@ def forward_kernel(
             w00, w01, w10, w11 = corner_weights(xs[i], ys[i])
             total = tl.zeros([BN, BC], dtype)
             for c0 in range(0, C, BC):
-                has_c = c0 + c < C
+                has_c = in_range(c0 + c, C, BC)
                 if C > BC:
                     w = tl.load(weight + row[:, None] + c0 + c, mask=tile_has_n & has_c, other=0).to(dtype)
                 f00, f01, f10, f11 = load_corners(near + c0, inside[:, None], has_c, PIXEL, row_pitch * PIXEL, dtype)
@@ -155,4 +156,4 @@ def gaussian_readout(
         launch_forward(o, out, config)
         return out
 
-    return run_tuned(("forward", *o.shape_class()), neuron_configs(o.sizes[1], images=4), run, features.device)
+    return run_tuned(("forward", *o.shape_class()), forward_configs(o.sizes[1], o.dtype), run, features.device)

@@ -30,6 +30,7 @@ from ._common import (
     corner_weights,
     displace,
     draw,
+    in_range,
     load_corners,
     load_gaussian,
     locate,
@@ -40,9 +41,9 @@ from ._launch import (
     Config,
     Operands,
     Rows,
+    backward_configs,
     images_per_program,
     jit,
-    neuron_configs,
     prepare,
     rows_in_place,
     run_tuned,
@@ -141,7 +142,7 @@ def backward_kernel(
     has_n = n < N
     row = n.to(tl.int64) * C
     c = chunk * BC + tl.arange(0, BC)[None, :]
-    has_c = c < C
+    has_c = in_range(c, C, BC)
     tile_n, tile_has_n = n[:, None], has_n[:, None]
     gaussian = load_gaussian(mu, sigma, tile_n, tile_has_n, SIGMA)
     if SHARED:
@@ -450,7 +451,7 @@ def _gradients(o: Operands, grad: Tensor, want: Wanted) -> dict[str, Tensor]:
         want = want._replace(features=None)
     if any(like is not None for like in want):
         key = ("backward", *o.shape_class(), *(like is not None for like in want))
-        configs = neuron_configs(o.sizes[1], images=2)
+        configs = backward_configs(o.sizes[1], o.dtype)
         out |= run_tuned(key, configs, lambda config: neuron_pass(o, grad, want, config), grad.device)
     return out
 

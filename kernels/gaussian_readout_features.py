@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import displace, draw, load_gaussian, locate
+from ._common import displace, draw, in_range, load_gaussian, locate
 from ._launch import OPTIONS, Operands, channel_chunk, jit
 
 RECORDS = 2**21
@@ -142,11 +142,19 @@ def pixels_kernel(
         g = tl.load(grad + b.to(tl.int64) * N + n, mask=has, other=0).to(dtype)
         factor = g * (tl.where(y == p_y, 1 - a_y, a_y) * tl.where(x == p_x, 1 - a_x, a_x))
         w_at = weight + n.to(tl.int64)[:, None] * C + c[None, :]
-        w = tl.load(w_at, mask=has[:, None] & (c < C)[None, :], other=0).to(dtype)
+        w = tl.load(w_at, mask=has[:, None] & in_range(c, C, BC)[None, :], other=0).to(dtype)
         total = tl.fma(factor[:, None], w, total)
     out = d_features + b.to(tl.int64) * stride_b + p_y.to(tl.int64) * stride_h + p_x.to(tl.int64) * stride_w
     value = tl.sum(total, axis=0).to(d_features.dtype.element_ty)
     tl.store(out + c.to(tl.int64) * stride_c, value, mask=c < C)
+
+
+def pixel_block(channels: int, double: bool) -> dict[str, int]:
+    """Samples and channels that a program takes at a time.
+
+    32 samples are one warp's threads: with fewer, Triton computes their positions anew for every lane of channels.
+    """
+    return {"BS": 32, "BC": channel_chunk(channels, 32 if double else 64)}
 
 
 def images_per_sort(neurons: int, cells: int) -> int:
@@ -175,12 +183,12 @@ def features_gradient(
     """Gradient of the features, in chunks of images."""
     batch, channels, height, width, neurons = o.sizes
     out = torch.empty_like(features)
-    chunk = min(channel_chunk(channels), 64 if o.dtype == torch.float32 else 32)
+    block = pixel_block(channels, o.dtype == torch.float64)
     step = images_per_sort(neurons, (height + 1) * (width + 1))
     for first in range(0, batch, step):
         last = min(first + step, batch)
         order, starts = _sort(o, first, last)
-        grid = ((last - first) * height * width, triton.cdiv(channels, chunk))
+        grid = ((last - first) * height * width, triton.cdiv(channels, block["BC"]))
         pixels_kernel[grid](
             out,
             order,
@@ -190,9 +198,8 @@ def features_gradient(
             first=first,
             **dict(zip(("stride_b", "stride_c", "stride_h", "stride_w"), out.stride(), strict=True)),
             C=channels,
-            BS=32,  # one warp's threads: fewer samples would be computed anew for every lane of channels
-            BC=chunk,
             num_warps=1,
+            **block,
             **o.positions(),
             **OPTIONS,
         )
