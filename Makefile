@@ -10,7 +10,7 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-peers check format bench clean
+.PHONY: demo test test-slow test-peers test-gpu check format bench clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -23,6 +23,11 @@ test: $(VENV)/.built
 
 test-slow: $(VENV)/.built
 	$(BIN)/pytest -m slow
+
+# On a real GPU, with the Python at hand (PYTHON=...), which has torch for CUDA, Triton and pytest: from the source tree,
+# nothing is built.
+test-gpu:
+	PYTHONPATH=. V1FAST_KERNELS=triton $(PYTHON) -m pytest tests/test_cuda.py
 
 # Side by side with the published packages that v1fast's layers stand in for.
 test-peers: $(VENV)/.built $(PEERS)/.installed

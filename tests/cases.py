@@ -77,7 +77,8 @@ def _sigma(case):
     return None if case.sigma is None else 0.3 * torch.randn(shape[case.sigma], dtype=torch.float64)
 
 
-def _draw(case):
+def draw(case):
+    """Operands in float64 and options of one call, from torch's generator, wherever the positions fall."""
     operands = {
         "features": torch.randn(case.B, case.C, case.H, case.W, dtype=torch.float64),
         "mu": case.spread * (2 * torch.rand(case.N, 2, dtype=torch.float64) - 1),
@@ -126,7 +127,7 @@ def make(case, features=torch.float64, weight=torch.float64, others=torch.float6
     torch.manual_seed(sum(map(ord, case.why)))
     dtypes = {"features": features, "weight": weight}
     for _ in range(100):
-        operands, options = _draw(case)
+        operands, options = draw(case)
         operands = {k: None if v is None else v.to(dtypes.get(k, others)) for k, v in operands.items()}
         exact = {k: None if v is None else v.double() for k, v in operands.items()}
         if case.B == 0 or _distance_to_cell_border(case, exact, options) > 1e-5:
