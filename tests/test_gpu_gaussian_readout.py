@@ -1,0 +1,412 @@
+"""The Triton kernels of the Gaussian readout, compiled for NVIDIA GPUs and executed on CPU tensors (tests/emulator).
+
+While a test is ``on_gpu`` the launchers hold the CPU key of the dispatcher, in place of the C++ kernels: the public
+functions, autograd, opcheck and torch.compile reach them as they would on a GPU, and the tests of the op are run as
+they are. Every compiled form costs seconds, so that the architectures share the table between them.
+"""
+
+import contextlib
+import itertools
+import re
+
+import cases
+import emulator
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from v1fast import _eager as eager
+from v1fast import functional, ops
+from v1fast.readouts import FullGaussian2d
+from v1fast.reference.gaussian_readout import compute_dtype
+
+pytest.importorskip("triton")
+
+import test_gaussian_readout as op_tests
+from v1fast.kernels import _launch
+from v1fast.kernels import gaussian_readout as forward
+from v1fast.kernels import gaussian_readout_backward as backward
+from v1fast.kernels import gaussian_readout_features as gathering
+from v1fast.kernels._specialisations import specialisations
+
+from v1fast import kernels
+
+f64, f32, bf16, f16 = op_tests.f64, op_tests.f32, op_tests.bf16, op_tests.f16
+NATIVE = ops.loaded["native"] == "loaded"
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously registered kernel")
+
+
+@contextlib.contextmanager
+def gpu(arch, **how):
+    library = torch.library.Library("v1fast", "IMPL")
+    for name, launcher in kernels.CUDA.items():
+        library.impl(name, launcher, "CPU", allow_override=True)
+    try:
+        with emulator.active(arch, **how):
+            yield
+    finally:
+        library._destroy()
+
+
+@pytest.fixture
+def on_gpu(request):
+    """sm_90, or the architecture that the test is parametrised with."""
+    with gpu(getattr(request, "param", 90)):
+        yield
+
+
+@pytest.fixture
+def how_features(monkeypatch):
+    """Sets how d_features is made, whatever the heuristic says: "gather" or "scatter"."""
+    return lambda way: monkeypatch.setattr(gathering, "is_gathered", lambda o: way == "gather")
+
+
+def arguments_of(case, operands, options):
+    names = ("noise", "seed", "neuron_index")
+    return [
+        *operands.values(), *(options.get(name) for name in names), case.image_offset, case.share_noise,
+        case.align_corners,
+    ]  # fmt: skip
+
+
+def plain_call(dtype=f32, case=cases.PLAIN):
+    """Gradient of the output and arguments of one call of the ops."""
+    operands, options = cases.make(case, dtype, dtype, f64 if dtype == f64 else f32)
+    return torch.randn(case.B, case.N, dtype=dtype), arguments_of(case, operands, options)
+
+
+def assert_same_bits(got, want, but=()):
+    for name, a, b in zip(op_tests.NAMES, got, want, strict=True):
+        if name in but:
+            torch.testing.assert_close(a, b, msg=name)
+        else:
+            torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+# The noise -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not NATIVE, reason="the bits are those of the compiled CPU kernel")
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_normals_have_the_bits_of_the_cpu_kernel(arch):
+    index = torch.tensor([0, 1, 5, 2**31, 2**32 - 1, 2**40 + 3]).repeat(12)
+    for seed, offset, neuron_index in ((0, 0, None), (-1, 3, index), (2**63 - 12345, 2**33 + 5, index)):
+        call = (seed, 6, len(index))
+        options = {"neuron_index": neuron_index, "image_offset": offset}
+        want = functional.philox_normal(*call, **options)
+        with gpu(arch):
+            got = functional.philox_normal(*call, **options)
+        assert got.equal(want)
+
+
+# Results ---------------------------------------------------------------------------------------------------------
+
+WAYS = ("scatter", "gather")
+RESULTS = [
+    *((80, WAYS[i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
+    *((90, WAYS[1 - i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
+    *((100, "scatter", case, (f32, f32, f32)) for case in cases.REGIMES if case.why in ("plain", "many channels")),
+    *((80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes) for i, dtypes in enumerate(op_tests.DTYPES)),
+]
+
+
+@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=op_tests.label, indirect=["on_gpu"])
+def test_matches_eager(on_gpu, how_features, way, case, dtypes):
+    how_features(way)
+    op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+def test_the_order_of_blocks_does_not_matter(how_features, way):
+    """Only what atomics add depends on it, in the last bits."""
+    how_features(way)
+    grad, arguments = plain_call(case=cases.Case("many neurons and images", B=5, N=300, C=5, image_offset=1))
+    results = []
+    for order in ("forward", "reverse", 7):
+        with gpu(80, order=order):
+            results.append(kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6))
+            out = kernels.CUDA["gaussian_readout"](*arguments)
+            assert not out.isnan().any()
+    for other in results[1:]:
+        assert_same_bits(other, results[0], but=("features",) if way == "scatter" else ())
+
+
+def special_positions():
+    nan, inf = float("nan"), float("inf")
+    values = (-inf, -1e30, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, inf, nan)
+    return torch.tensor(list(itertools.product(values, values)), dtype=f64)
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("through_shift", [True, False])
+def test_conventions_of_torch_at_special_positions(on_gpu, how_features, align_corners, through_shift, way):
+    """At exactly +-1, on pixels, outside, at infinity and NaN: value and every gradient as torch's, NaN for NaN."""
+    how_features(way)
+    positions = special_positions()
+    many, one = positions.shape[0], torch.zeros(1, 2, dtype=f64)
+    images, mu, shift = (many, one, positions) if through_shift else (1, positions, one)
+    operands = {
+        "features": torch.randn(images, 3, 5, 9, dtype=f64), "mu": mu, "sigma": None,
+        "weight": torch.ones(mu.shape[0], 3, dtype=f64), "bias": None, "shift": shift,
+    }  # fmt: skip
+    grad = torch.randn(images, mu.shape[0], dtype=f64)
+    got = op_tests.run(functional.gaussian_readout, operands, {"align_corners": align_corners}, grad)
+    want = op_tests.run(eager.gaussian_readout, operands, {"align_corners": align_corners}, grad)
+    torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+def test_a_nan_gradient_reaches_its_own_cell_only(on_gpu, how_features, way):
+    how_features(way)
+    mu = torch.tensor([[-0.9, -0.9], [0.6, 0.6], [-0.88, -0.88]])
+    operands = [torch.randn(1, 20, 6, 9), mu, None, torch.randn(3, 20), None, None]
+    grad = torch.tensor([[1.0, float("nan"), 1.0]])
+    d_features = kernels.CUDA["gaussian_readout_backward"](
+        grad, *operands, None, None, None, 0, False, True, [True, *[False] * 5]
+    )[0]
+    assert d_features.isnan().any(1).sum() == 4
+    assert d_features[..., :2, :2].isfinite().all()
+
+
+REUSED = [
+    op_tests.test_a_nan_position_gives_nan_and_touches_no_feature,
+    op_tests.test_a_nan_outside_the_cell_does_not_reach_it,
+    op_tests.test_clamped_coordinates_get_no_gradient_and_shift_still_does,
+    op_tests.test_sigma_gets_zeros_in_evaluation,
+    op_tests.test_noise_does_not_depend_on_the_split_of_batch_or_neurons,
+    op_tests.test_int_seeds_and_tensor_seeds_are_the_same,
+    op_tests.test_expanded_operands,
+    op_tests.test_weight_of_any_strides,
+    op_tests.test_low_precision_positions_are_read_as_they_are,
+    op_tests.test_vmap_over_an_ensemble_and_its_gradient,
+]
+
+
+@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
+def test_as_the_op(on_gpu, test):
+    test()
+
+
+# Memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", range(6))
+def test_layouts_of_features(on_gpu, layout):
+    op_tests.test_layouts_of_features(layout, (f32, f32, f32))
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
+    """A buffer of its own where the gradient's rows cannot be added to: channels-first, and as wide as a window's."""
+    how_features(way)
+    grad, (features, *rest) = plain_call()
+    want = kernels.CUDA["gaussian_readout_backward"](grad, features, *rest, [True] * 6)
+    for name, other in op_tests.layouts(features):
+        got = kernels.CUDA["gaussian_readout_backward"](grad, other, *rest, [True] * 6)
+        assert_same_bits(got, want, but=("features",) if way == "scatter" else ())
+        assert got[0].stride() == torch.empty_like(other).stride(), name
+
+
+@pytest.mark.parametrize("offset", [1, 4])
+def test_storage_at_any_address(on_gpu, offset):
+    """No vector access at an address that is not aligned for it: the emulator would refuse it.
+
+    Without vectors the channels are spread over the threads in another way, and sums have another order.
+    """
+    grad, arguments = plain_call()
+    want = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
+
+    def moved(tensor):
+        dense = tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor.contiguous()
+        storage = torch.empty(dense.numel() + offset, dtype=dense.dtype)
+        return storage[offset:].as_strided(dense.shape, dense.stride(), offset).copy_(dense)
+
+    arguments[:6] = map(moved, arguments[:6])
+    got = kernels.CUDA["gaussian_readout_backward"](moved(grad), *arguments, [True] * 6)
+    torch.testing.assert_close(got, want)
+
+
+def test_offsets_of_64_bits_give_the_same(on_gpu, how_features, monkeypatch):
+    how_features("scatter")
+    grad, arguments = plain_call()
+    want = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
+    out = kernels.CUDA["gaussian_readout"](*arguments)
+    monkeypatch.setattr(_launch.Rows, "wide", True)
+    assert kernels.CUDA["gaussian_readout"](*arguments).equal(out)
+    assert_same_bits(kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6), want, but=("features",))
+
+
+def test_images_of_2_to_the_31_elements_need_offsets_of_64_bits():
+    large = torch.empty(1, 64, 8192, 4096, dtype=bf16, device="meta", memory_format=torch.channels_last)
+    assert _launch.as_rows(large).wide
+    assert not _launch.as_rows(large[:, :, :4000, :4000]).wide
+
+
+# What is not asked for -------------------------------------------------------------------------------------------
+
+
+def backward_and_its_code(grad, arguments, mask):
+    """Gradients, number of launches and their PTX."""
+    texts, before = [], emulator.launches()
+    with gpu(90, transform=lambda text: texts.append(text) or text):
+        gradients = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, mask)
+    return gradients, emulator.launches() - before, "\n".join(texts)
+
+
+@pytest.mark.parametrize("wanted", op_tests.NAMES)
+def test_a_gradient_that_is_not_asked_for_costs_nothing(how_features, wanted):
+    how_features("scatter")
+    grad, arguments = plain_call()
+    everything, _, _ = backward_and_its_code(grad, arguments, [True] * 6)
+    mask = [name == wanted for name in op_tests.NAMES]
+    gradients, launches, code = backward_and_its_code(grad, arguments, mask)
+    empty = [torch.empty(0) if not m else g for m, g in zip(mask, everything, strict=True)]
+    assert_same_bits(gradients, empty, but=("features",))
+    assert launches == (1 if wanted in ("features", "weight") else 2)  # one image split: d_weight is not added up
+    assert bool(re.search(r"\s(red|atom)\.", code)) == (wanted == "features")
+
+
+def test_nothing_is_launched_for_no_gradient_and_no_sample(on_gpu):
+    grad, arguments = plain_call()
+    before = emulator.launches()
+    assert all(g.shape == (0,) for g in kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [False] * 6))
+    for case in (cases.Case("no neuron", N=0), cases.Case("no image", B=0)):
+        grad, arguments = plain_call(case=case)
+        assert kernels.CUDA["gaussian_readout"](*arguments).shape == grad.shape
+        for gradient in kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6):
+            assert gradient.eq(0).all()
+    assert emulator.launches() == before
+
+
+# The choice of d_features' kernel, and of configurations -----------------------------------------------------------
+
+
+def operands_of(case):
+    operands, options = cases.make(case, f32, f32, f32)
+    arguments = arguments_of(case, operands, options)
+    return _launch.prepare(compute_dtype(*operands.values()), *arguments)
+
+
+def test_gathers_when_deterministic_or_dense():
+    few, many = cases.Case("few", N=3), cases.Case("dense", N=500)
+    assert gathering.is_gathered(operands_of(few))
+    torch.use_deterministic_algorithms(False)
+    assert not gathering.is_gathered(operands_of(few))
+    assert gathering.is_gathered(operands_of(many))
+
+
+def test_samples_are_sorted_in_chunks(on_gpu, monkeypatch):
+    """A chunk holds as many images as the workspace allows; the result does not depend on it."""
+    o = operands_of(cases.Case("chunks", B=5, image_offset=1))
+    grad = torch.randn(5, 11)
+    want = gathering.features_gradient(o, grad, o.rows.data)
+    for records in (1, 2 * 7 * 10):  # one image at a time; two
+        monkeypatch.setattr(gathering, "RECORDS", records)
+        assert gathering.features_gradient(o, grad, o.rows.data).equal(want)
+    assert gathering.images_per_sort(11, 70) == 2
+
+
+def test_chunks_of_channels_fit():
+    assert [_launch.channel_chunk(c, 128) for c in (1, 5, 20, 64, 96, 100, 131, 320)] == [4, 8, 32, 64, 32, 128, 32, 64]
+    assert _launch.channel_chunk(256, 64) == 64
+
+
+def test_autotunes_only_when_asked_to(monkeypatch):
+    """Each candidate runs on its own outputs, the fastest is kept."""
+    monkeypatch.setattr(_launch, "_best", {})
+    configs = _launch.forward_configs(20, f32)[:2]
+    ran = []
+
+    def run(config):
+        ran.append(config)
+        return config
+
+    with emulator.active(90):
+        assert _launch.run_tuned(("key",), configs, run, torch.device("cpu")) == configs[0]
+        assert ran == configs[:1]
+        monkeypatch.setenv("V1FAST_AUTOTUNE", "1")
+        times = iter([2.0, 1.0])
+
+        def benchmark(function, quantiles):
+            function()
+            return [next(times)] * 3
+
+        monkeypatch.setattr(type(_launch.triton.runtime.driver.active), "get_benchmarker", lambda self: benchmark)
+        assert _launch.run_tuned(("key",), configs, run, torch.device("cpu")) == configs[1]
+        assert _launch.run_tuned(("key",), configs, run, torch.device("cpu")) == configs[1]
+    assert ran == [configs[0], *configs, configs[1], configs[1]]
+
+
+class _NoHostReads(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+def test_reads_nothing_on_the_host(on_gpu, how_features, way):
+    """What a CUDA graph could not capture: .item(), sizes that depend on data."""
+    how_features(way)
+    grad, arguments = plain_call()
+    with _NoHostReads():
+        kernels.CUDA["gaussian_readout"](*arguments)
+        kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
+        kernels.CUDA["philox_normal"](arguments[7], 6, 72, None, 0)
+
+
+def test_shipped_forms_are_few_and_complete():
+    forms = specialisations()
+    assert len({form.name for form in forms}) == len(forms) <= 40
+    for form in forms:
+        assert list(form.signature) == form.kernel.arg_names, form.name
+    kinds = {form.kernel for form in forms}
+    for module in (forward, backward, gathering):
+        assert {v for k, v in vars(module).items() if k.endswith("_kernel")} <= kinds
+
+
+# Through the dispatcher ------------------------------------------------------------------------------------------
+
+
+def test_opcheck(on_gpu):
+    grad, arguments = plain_call()
+    leaves = [v.clone().requires_grad_() for v in arguments[:6]]
+    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *arguments[6:]))
+    for mask in ([True] * 6, [False, True, False, True, False, False]):
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad, *arguments, mask))
+    torch.library.opcheck(torch.ops.v1fast.philox_normal, (arguments[7], 6, 72, None, 1))
+
+
+def test_compiles_fullgraph(on_gpu):
+    torch.compiler.reset()
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    leaves = {k: v.requires_grad_() for k, v in operands.items()}
+
+    def step(leaves, options):
+        return functional.gaussian_readout(**leaves, **options).square().sum()
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    got, want = (torch.autograd.grad(f(leaves, options), list(leaves.values())) for f in (compiled, step))
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not NATIVE, reason="compared with the compiled CPU kernels")
+def test_layer_trains_as_on_the_cpu():
+    features, grad = torch.randn(3, 20, 6, 9), torch.randn(3, 11)
+    layer = FullGaussian2d(in_shape=(20, 6, 9), outdims=11, bias=True)
+
+    def step():
+        torch.manual_seed(5)
+        out = layer(features, shift=torch.full((3, 2), 0.05))
+        return out, *torch.autograd.grad(out, list(layer.parameters()), grad)
+
+    want = step()
+    with gpu(90):
+        before = emulator.launches()
+        got = step()
+        assert emulator.launches() > before
+    torch.testing.assert_close(got, want)
+    launches = emulator.launches()
+    step()
+    assert emulator.launches() == launches, "the C++ kernels were expected back"
