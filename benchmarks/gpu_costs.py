@@ -115,7 +115,7 @@ def eager(case: ReadoutCase) -> dict[str, tuple[float, float]]:
 
 def rows(counts: Counts) -> list[tuple[str, ...]]:
     """Case, pass, GFLOP, MiB from L2, MiB of memory, millions of atomics, prediction, what bounds it, eager."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for case in CASES:
         if case.name == "tiny":  # nothing but the time of a launch
             continue

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
@@ -18,6 +18,19 @@ Sampler = Literal["philox", "torch"]
 def neuron_major(features: Tensor) -> Tensor:
     """The same values in the same shape (1, C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
     return features.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+
+
+def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
+    """Bring a parameter into its range and return it for one forward pass.
+
+    Through ``.data``, which autograd does not see: what a pass keeps for its backward is in range already, and the next
+    pass leaves it as it is. Under ``vmap``, which has no ``.data``, a copy is returned instead.
+    """
+    if torch._C._are_functorch_transforms_active():
+        parameter.detach().clamp_(low, high)
+        return parameter.clone()
+    parameter.data.clamp_(low, high)
+    return parameter
 
 
 class GaussianPointReadout(Readout, ABC):
@@ -61,8 +74,7 @@ class GaussianPointReadout(Readout, ABC):
     def _clamped(self) -> tuple[Tensor, Tensor]:
         """Bring the parameters into their range, in place, and return mu (1, N, 1, 2) and sigma for this pass.
 
-        neuralpredictors clamps on every pass too, and so writes it into checkpoints. A parameter that is clamped is
-        returned as a copy: what one pass keeps for its backward must not be changed by the next.
+        neuralpredictors clamps on every pass too, and so writes it into checkpoints.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from v1fast.readouts._points import GaussianPointReadout, Sampler, neuron_major
+from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
 from v1fast.readouts.base import ConfigurationError, Reduction
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -261,9 +261,7 @@ class FullGaussian2d(GaussianPointReadout):
     def _clamped(self) -> tuple[Tensor, Tensor]:
         if self._predicted_grid or self._shared_grid:
             return self.mu, self.sigma
-        mu = self._mu
-        mu.detach().clamp_(-1, 1)
-        return mu.clone(), self.sigma
+        return clamp_in_place(self._mu, -1, 1), self.sigma
 
     def _check_features(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != tuple(self.in_shape):

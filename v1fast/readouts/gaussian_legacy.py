@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from v1fast.readouts._points import GaussianPointReadout, Sampler, neuron_major
+from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
 
 
 class Gaussian2d(GaussianPointReadout):
@@ -98,10 +98,7 @@ class Gaussian2d(GaussianPointReadout):
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
     def _clamped(self) -> tuple[Tensor, Tensor]:
-        mu, sigma = self.mu, self.sigma
-        mu.detach().clamp_(-1, 1)
-        sigma.detach().clamp_(min=0)
-        return mu.clone(), sigma.clone()
+        return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
 
     def _check_features(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != tuple(self.in_shape):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from .exact import FORMATS
 from .floats import MODES
 from .integers import clamp
-from .snippets import Case
+from .snippets import Case, samples
 
 INTEGERS = [f"{sign}{n}" for n in (8, 16, 32, 64) for sign in "us"]
 WHOLE: dict[str, Callable[[Fraction], int]] = {
@@ -85,7 +85,8 @@ def between_floats() -> Iterator[Case]:
     for types, meaning in widen.items():
         to, source = types.split(".")[-2:]
         yield Case(f"cvt.{types}", (to,), (source,), meaning)
-    yield Case("cvt.rna.tf32.f32", ("f32",), ("f32",), to_tf32)
+    ties = [code | low for code in (0x3F800000, 0xBF802000, 0x00002000) for low in (0, 0xFFF, 0x1000, 0x1001, 0x1FFF)]
+    yield Case("cvt.rna.tf32.f32", ("f32",), ("f32",), to_tf32, domains={0: [*ties, *samples("f32", 100, 0)]})
 
 
 def to_tf32(value: float) -> int:
