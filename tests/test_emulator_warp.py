@@ -177,6 +177,7 @@ st.global.b32 [%at], %w1;"""
 
 BARRIER = "bar.sync 0;\n"
 COPY = "cp.async.ca.shared.global [place], [%x], 4;"
+STORE = "st.shared.b32 [place], %t;"
 THREAD_3 = "setp.eq.u32 %p, %t, 3;\n"
 FIRST_32 = "setp.lt.u32 %p, %t, 32;\n"
 RACES = {  # what threads do with one place in shared memory: without and with a barrier where | is
@@ -185,7 +186,7 @@ RACES = {  # what threads do with one place in shared memory: without and with a
     "write, then write": "st.shared.b32 [place], 7;\n|@%q st.shared.b32 [place], %t;",
     "write the same, then read": "st.shared.b32 [place], 7;\n|@%p ld.shared.b32 %w0, [place];",
     "read, then write the same": "@%p ld.shared.b32 %w0, [place];\n|st.shared.b32 [place], 7;",
-    "a barrier of either warp": f"@%q st.shared.b32 [place], %t;\nbar.warp.sync -1;\n|{THREAD_3}@%p ld.shared.b32 %w0, [place];",
+    "a barrier of either warp": f"@%q {STORE}\nbar.warp.sync -1;\n|{THREAD_3}@%p ld.shared.b32 %w0, [place];",
     "update, then read": "red.shared.add.u32 [place], 1;\n|@%p ld.shared.b32 %w0, [place];",
     "part of a word": "@%p st.shared.v2.b32 [place], {%t, %t};\n|@!%p ld.shared.b8 %w0, [place+7];",
     "copy, then read": f"@%p {COPY}\ncp.async.wait_all;\n|ld.shared.b32 %w0, [place];",

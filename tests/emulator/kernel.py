@@ -135,7 +135,8 @@ class _Memory:
             raise errors.EmulatorError(f"{name}: the emulator runs on CPU tensors, got one on {tensor.device}")
         storage = tensor.untyped_storage()
         base, size = storage.data_ptr(), storage.nbytes()
-        begin = base % _PAGE  # so that the alignment that the kernel sees is the real one
+        # In the middle, so that what runs out of either end is still told from its neighbours, and aligned as it is.
+        begin = (1 << (TAG_SHIFT - 1)) + base % _PAGE
         if (base, size) not in self.numbers:
             self.numbers[base, size] = len(self.regions)
             self.regions.append(native.Region(base, begin, size))
