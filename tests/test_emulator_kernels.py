@@ -194,7 +194,7 @@ def shapes(x, swapped, turned, running, ordered, flipped, N: tl.constexpr):
     tl.store(flipped + n, tl.flip(values))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.int64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_layouts_scan_and_sort(on_gpu, dtype):
     x = torch.randint(-50, 50, (512,)).to(dtype)
     outs = [empty(512, dtype=dtype) for _ in range(5)]

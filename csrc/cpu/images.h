@@ -40,6 +40,20 @@ struct ImageLayout {
                  (H == 1 || stride_h == W * C)) {}
 
     int64_t size() const { return C * H * W; }
+    int64_t offset(int64_t c, int64_t w) const { return c * stride_c + w * stride_w; }
+
+    // Calls work(c, w) for all of one row, along the tensor's memory.
+    template <class Work>
+    void for_each_in_row(const Work& work) const {
+        if (stride_c == 1)
+            for (int64_t w = 0; w < W; ++w)
+                for (int64_t c = 0; c < C; ++c)
+                    work(c, w);
+        else
+            for (int64_t c = 0; c < C; ++c)
+                for (int64_t w = 0; w < W; ++w)
+                    work(c, w);
+    }
 };
 
 template <class T>
@@ -77,9 +91,8 @@ private:
                 for (int64_t row = begin; row < end; ++row) {
                     const scalar_t* from = source + (first_ + row / s.H) * s.stride_b + (row % s.H) * s.stride_h;
                     T* to = buffer_.get() + row * s.W * s.C;
-                    for (int64_t c = 0; c < s.C; ++c)
-                        for (int64_t w = 0; w < s.W; ++w)
-                            to[w * s.C + c] = static_cast<T>(from[c * s.stride_c + w * s.stride_w]);
+                    s.for_each_in_row(
+                        [&](int64_t c, int64_t w) { to[w * s.C + c] = static_cast<T>(from[s.offset(c, w)]); });
                 }
             });
         });
@@ -127,11 +140,12 @@ public:
         const ImageLayout<T>& s = layout_;
         V1FAST_DISPATCH_FLOATING(s.dtype, "features", [&] {
             scalar_t* image = static_cast<scalar_t*>(data_) + b * s.stride_b;
-            for (int64_t h = 0; h < s.H; ++h)
-                for (int64_t c = 0; c < s.C; ++c)
-                    for (int64_t w = 0; w < s.W; ++w)
-                        image[c * s.stride_c + h * s.stride_h + w * s.stride_w] =
-                            static_cast<scalar_t>(buffer[(h * s.W + w) * s.C + c]);
+            for (int64_t h = 0; h < s.H; ++h) {
+                scalar_t* to = image + h * s.stride_h;
+                const T* from = buffer + h * s.W * s.C;
+                s.for_each_in_row(
+                    [&](int64_t c, int64_t w) { to[s.offset(c, w)] = static_cast<scalar_t>(from[w * s.C + c]); });
+            }
         });
     }
 

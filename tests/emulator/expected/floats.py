@@ -158,6 +158,18 @@ def halves() -> Iterator[Case]:
                 yield Case(f"{name}{mode}.{kind}", (kind,), (kind,) * operands, rounded(kind, f, "rn", False, False))
 
 
+def mixed() -> Iterator[Case]:
+    """One or two halves, then a float, in float's arithmetic."""
+    for kind in ("f16", "bf16"):
+        for name in ("add", "sub", "fma"):
+            f, operands, plain, _ = ARITHMETIC[name]
+            for mode in ([""] if plain else []) + list(MODES):
+                for saturate in (False, True):
+                    opcode = ".".join(filter(None, [name, mode, "sat" * saturate, "f32", kind]))
+                    meaning = rounded("f32", f, mode or exact.NEAREST, False, saturate)
+                    yield Case(opcode, ("f32",), (*(kind,) * (operands - 1), "f32"), meaning)
+
+
 def pair_of(case: Case, opcode: str, kind: str, bits: int) -> Case:
     """The packed form of a case on single numbers."""
 
@@ -220,4 +232,4 @@ def comparisons() -> Iterator[Case]:
                        form="{opcode} {r0}|{r1}, {a0}, {a1}")  # fmt: skip
 
 
-CASES = [*arithmetic(), *signs_and_order(), *approximations(), *halves(), *pairs(), *comparisons()]
+CASES = [*arithmetic(), *signs_and_order(), *approximations(), *halves(), *mixed(), *pairs(), *comparisons()]

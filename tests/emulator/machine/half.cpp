@@ -1,4 +1,4 @@
-// half and bfloat16, alone and in pairs.
+// half and bfloat16: alone, in pairs, and among floats.
 #include "numbers.h"
 
 namespace emulator {
@@ -34,8 +34,33 @@ void arithmetic(Table& table, const std::string& type) {
     order.template operator()<xorsign<larger<true, float>>, T, T>("max.NaN.xorsign.abs");
 }
 
+template <class T, Round mode, bool saturate>
+void mixed(Table& table, const char* rounding, const char* type) {
+    const auto named = [&](const char* name) { return dotted({name, rounding, saturate ? "sat" : "", "f32", type}); };
+    constexpr auto fused = [](float a, float b, float c) { return std::fma(a, b, c); };
+    constexpr auto finished = [](float x) { return canonical(saturate ? saturated(x) : x); };
+    constexpr auto sum = [](float a, float b) { return a + b; };
+    table.pure<[](T a, float c) { return finished(rounded<mode, sum, float>(float(a), c)); }>(named("add"));
+    table.pure<[](T a, float c) { return finished(rounded<mode, sum, float>(float(a), -c)); }>(named("sub"));
+    if (*rounding) // fma has no default
+        table.pure<[](T a, T b, float c) { return finished(rounded<mode, fused, float>(float(a), float(b), c)); }>(
+            named("fma"));
+}
+
+// One or two halves and a float: sm_100 and later.
+template <class T, bool saturate>
+void all_mixed(Table& table, const char* type) {
+    mixed<T, Round::nearest, saturate>(table, "", type), mixed<T, Round::nearest, saturate>(table, "rn", type);
+    mixed<T, Round::zero, saturate>(table, "rz", type), mixed<T, Round::down, saturate>(table, "rm", type);
+    mixed<T, Round::up, saturate>(table, "rp", type);
+}
+
 } // namespace
 
-void half_opcodes(Table& table) { arithmetic<Half>(table, ".f16"), arithmetic<BFloat>(table, ".bf16"); }
+void half_opcodes(Table& table) {
+    arithmetic<Half>(table, ".f16"), arithmetic<BFloat>(table, ".bf16");
+    all_mixed<Half, false>(table, "f16"), all_mixed<Half, true>(table, "f16");
+    all_mixed<BFloat, false>(table, "bf16"), all_mixed<BFloat, true>(table, "bf16");
+}
 
 } // namespace emulator
