@@ -157,7 +157,7 @@ def backward_kernel(
     d_w = tl.zeros([BN, BC], dtype)
     d_x, d_y = tl.zeros([BN, BC // 4], dtype), tl.zeros([BN, BC // 4], dtype)
     d_xx, d_xy, d_yx, d_yy = d_x, d_x, d_x, d_x
-    d_bias = tl.zeros([BN], dtype)
+    d_bias = tl.zeros([BN, T], dtype)
 
     start = tl.program_id(2) * images - odd
     stop = tl.minimum(start + images, B)
@@ -170,16 +170,16 @@ def backward_kernel(
         x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
         pixels = columns(y * row_pitch + x, T)
         a_xs, a_ys = columns(a_x, T), columns(a_y, T)
-        bits = columns(corner_bits(x, y, tile_has_n, H, W) | clamp_bits(z_x, z_y), T)
+        bits = columns(corner_bits(x, y, tile_has_n & has_b, H, W) | clamp_bits(z_x, z_y), T)
         if COVARIANCE:
             e_xs, e_ys = columns(e_x, T), columns(e_y, T)
+        if BIAS:
+            d_bias += tl.load(grad + b.to(tl.int64) * N + tile_n, mask=tile_has_n & has_b, other=0).to(dtype)
         for i in tl.static_range(T):
             image = (b0 + i).to(tl.int64)
             here = (b0 + i >= 0) & (b0 + i < stop)
-            inside = tl.where(here, bits[i], 0)
+            inside = bits[i]
             g = tl.load(grad + image * N + n, mask=has_n & here, other=0).to(dtype)
-            if BIAS:
-                d_bias += g
             w00, w01, w10, w11 = corner_weights(a_xs[i], a_ys[i])
             gw00, gw01, gw10, gw11 = g * w00, g * w01, g * w10, g * w11
             first = (pixels[i].to(tl.int64) if WIDE else pixels[i])[:, None]
