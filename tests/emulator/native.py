@@ -44,10 +44,21 @@ class Launch(ctypes.Structure):
     )
 
 
-@functools.cache
 def library() -> ctypes.CDLL:
     """The machine as a shared library."""
-    loaded = ctypes.CDLL(str(_built()))
+    loaded = _loaded()
+    if isinstance(loaded, EmulatorError):
+        raise loaded
+    return loaded
+
+
+@functools.cache
+def _loaded() -> ctypes.CDLL | EmulatorError:
+    # An error is kept as well: a machine that does not compile is not tried again by every test.
+    try:
+        loaded = ctypes.CDLL(str(_built()))
+    except EmulatorError as error:
+        return error
     loaded.emulator_opcodes.restype = ctypes.c_char_p
     loaded.emulator_launch.restype = ctypes.c_char_p
     loaded.emulator_launch.argtypes = [ctypes.POINTER(Launch)]

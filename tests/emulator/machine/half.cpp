@@ -34,16 +34,21 @@ void arithmetic(Table& table, const std::string& type) {
     order.template operator()<xorsign<larger<true, float>>, T, T>("max.NaN.xorsign.abs");
 }
 
+template <Round mode, bool saturate, auto f, class... A>
+float finished(A... x) {
+    const float result = rounded<mode, f, float>(x...);
+    return canonical(saturate ? saturated(result) : result);
+}
+
 template <class T, Round mode, bool saturate>
 void mixed(Table& table, const char* rounding, const char* type) {
     const auto named = [&](const char* name) { return dotted({name, rounding, saturate ? "sat" : "", "f32", type}); };
     constexpr auto fused = [](float a, float b, float c) { return std::fma(a, b, c); };
-    constexpr auto finished = [](float x) { return canonical(saturate ? saturated(x) : x); };
     constexpr auto sum = [](float a, float b) { return a + b; };
-    table.pure<[](T a, float c) { return finished(rounded<mode, sum, float>(float(a), c)); }>(named("add"));
-    table.pure<[](T a, float c) { return finished(rounded<mode, sum, float>(float(a), -c)); }>(named("sub"));
+    table.pure<[](T a, float c) { return finished<mode, saturate, sum>(float(a), c); }>(named("add"));
+    table.pure<[](T a, float c) { return finished<mode, saturate, sum>(float(a), -c); }>(named("sub"));
     if (*rounding) // fma has no default
-        table.pure<[](T a, T b, float c) { return finished(rounded<mode, fused, float>(float(a), float(b), c)); }>(
+        table.pure<[](T a, T b, float c) { return finished<mode, saturate, fused>(float(a), float(b), c); }>(
             named("fma"));
 }
 
