@@ -216,21 +216,21 @@ def channel_chunk(channels: int, most: int) -> int:
     )
 
 
-def neuron_configs(channels: int, images: int, most: int, double: bool) -> list[Config]:
+def neuron_configs(channels: int, images: int, most: int, few: bool) -> list[Config]:
     """Configurations of the kernels that hold neurons and loop over images; the first is the default.
 
-    Eight elements a thread, four in float64: two 16-byte reads of each corner under way, no spilled register, and room
+    Eight elements a thread, or four: two 16-byte reads of each corner under way, no spilled register, and room
     for three blocks or more of 128 threads on a multiprocessor.
 
     Args:
         channels: C.
         images: of a tile, 2 or 4.
         most: channels at a time.
-        double: arithmetic is float64.
+        few: four elements a thread, as in float64.
     """
     chunk = channel_chunk(channels, most)
     warps = 2 if torch.version.hip else 4
-    elements = 512 if double else 1024
+    elements = 512 if few else 1024
     sizes = [(elements, warps), (elements // 2, warps), (elements, 2 * warps), (2 * elements, 2 * warps)]
     tiles = (images, 6 - images)
     return [Config(min(max(size // chunk, 4), 64), chunk, tile, w) for size, w in sizes for tile in tiles]
@@ -238,12 +238,16 @@ def neuron_configs(channels: int, images: int, most: int, double: bool) -> list[
 
 def forward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
     """Configurations of the forward pass."""
-    return neuron_configs(channels, images=4, most=128, double=dtype == torch.float64)
+    return neuron_configs(channels, images=4, most=128, few=dtype == torch.float64)
 
 
-def backward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
-    """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers."""
-    return neuron_configs(channels, images=2, most=64, double=dtype == torch.float64)
+def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype) -> list[Config]:
+    """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers.
+
+    Rows of 16 bits change their layout on the way to the scatter, which takes registers too: four elements a thread.
+    """
+    few = dtype == torch.float64 or features.itemsize == 2
+    return neuron_configs(channels, images=2, most=64, few=few)
 
 
 PROGRAMS = 2048  # several waves on any GPU, and the same number on each: partial sums keep their order

@@ -14,7 +14,7 @@ import torch
 from . import gaussian_readout, gaussian_readout_backward, gaussian_readout_features, philox_normal
 from ._launch import OPTIONS, SCALARS, UNALIGNED, Config, backward_configs, forward_configs
 
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
 
 
 class Specialisation(NamedTuple):
@@ -55,7 +55,7 @@ def _forward(features: str, compute: str, channels: int, drawn: bool) -> Special
 
 
 def _backward(features: str, compute: str, channels: int, scatter: bool, shift: bool) -> Specialisation:
-    config = backward_configs(channels, DTYPES[compute])[0]
+    config = backward_configs(channels, DTYPES[features], DTYPES[compute])[0]
     slab = f"*{compute}"
     arguments = _arguments(features, compute, channels, True, config)
     arguments |= {"d_weight": slab, "parts": slab, "D_PIXEL": channels if scatter else 0}

@@ -451,7 +451,7 @@ def _gradients(o: Operands, grad: Tensor, want: Wanted) -> dict[str, Tensor]:
         want = want._replace(features=None)
     if any(like is not None for like in want):
         key = ("backward", *o.shape_class(), *(like is not None for like in want))
-        configs = backward_configs(o.sizes[1], o.dtype)
+        configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype)
         out |= run_tuned(key, configs, lambda config: neuron_pass(o, grad, want, config), grad.device)
     return out
 

@@ -1,0 +1,177 @@
+"""Registers, shared memory and spills of the GPU kernels, compiled ahead of time: docs/gpu-kernels.md.
+
+``python -m v1fast.benchmarks.gpu_table docs/gpu-kernels.md`` writes the table. No GPU is needed: the compilers of all
+targets come with Triton.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What one block may have."""
+
+    backend: str
+    name: str | int  # as Triton's targets have it
+    warp: int
+    shared_bytes: int
+
+    @property
+    def target(self) -> GPUTarget:
+        return GPUTarget(self.backend, self.name, self.warp)
+
+
+ARCHITECTURES = {
+    "sm_80": Architecture("cuda", 80, 32, 166912),
+    "sm_90": Architecture("cuda", 90, 32, 232448),
+    "sm_100": Architecture("cuda", 100, 32, 232448),
+    "sm_120": Architecture("cuda", 120, 32, 101376),
+    "gfx942": Architecture("hip", "gfx942", 64, 65536),
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one form of a kernel takes on one architecture."""
+
+    registers: int  # of a thread
+    shared: int  # bytes of a block
+    spilled: int  # bytes of a thread's local memory
+
+    def __str__(self) -> str:
+        return f"{self.registers} / {self.shared} / {self.spilled}"
+
+
+Table = dict[str, dict[str, Usage]]  # form -> architecture -> usage
+
+
+def _forms(architecture: Architecture) -> dict[str, Specialisation]:
+    """The forms that a launcher on this architecture asks for: the number of warps follows torch's build."""
+    with mock.patch.object(torch.version, "hip", "ahead of time" if architecture.backend == "hip" else None):
+        return {form.name: form for form in specialisations()}
+
+
+def _nvidia(cubin: bytes, shared: int) -> Usage:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", text.split("Function", 1)[1])}
+    return Usage(found["REG"], shared, found["STACK"] + found["LOCAL"])
+
+
+def _amd(assembly: str, shared: int) -> Usage:
+    found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", assembly)}
+    # A scalar register may be spilled to a lane of a vector register, which takes no memory: no less a spill.
+    registers = found["vgpr_spill_count"] + found["sgpr_spill_count"]
+    return Usage(found["vgpr_count"], shared, max(found["private_segment_fixed_size"], 4 * registers))
+
+
+def usage(form: str, architecture: str) -> Usage:
+    """Compile one form for one architecture."""
+    where = ARCHITECTURES[architecture]
+    s = _forms(where)[form]
+    source = ASTSource(s.kernel, s.signature, s.constants, s.attributes)
+    compiled: Any = triton.compile(source, target=where.target, options=s.options)
+    if where.backend == "hip":
+        return _amd(compiled.asm["amdgcn"], compiled.metadata.shared)
+    return _nvidia(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def _use_cache(folder: str) -> None:
+    triton.knobs.cache.dir = folder
+
+
+def compile_table(architectures: Iterable[str] = ARCHITECTURES) -> Table:
+    """Every form that ships, compiled for the architectures on all cores: 0.3 to 3 s each."""
+    names = [form.name for form in specialisations()]
+    calls = list(product(names, architectures))
+    cores = len(os.sched_getaffinity(0))
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _use_cache, (cache,)) as pool,
+    ):
+        found = list(pool.map(usage, *zip(*calls, strict=True)))
+    table: Table = {name: {} for name in names}
+    for (name, architecture), taken in zip(calls, found, strict=True):
+        table[name][architecture] = taken
+    return table
+
+
+def faults(table: Table) -> list[str]:
+    """What does not fit: spilled registers, more shared memory than a block has."""
+    found = []
+    for name, columns in table.items():
+        for architecture, taken in columns.items():
+            limit = ARCHITECTURES[architecture].shared_bytes
+            if taken.spilled:
+                found.append(f"{name} on {architecture}: {taken.spilled} bytes spilled, want 0")
+            if taken.shared > limit:
+                found.append(f"{name} on {architecture}: {taken.shared} bytes of shared memory, want <= {limit}")
+    return found
+
+
+# The file --------------------------------------------------------------------------------------------------------
+
+TITLE = "# What the GPU kernels take"
+NOTE = """\
+Written by `make gpu-table`; do not edit. Compiled ahead of time by Triton {version}, without a GPU, for every form of a
+kernel in `kernels/_specialisations.py`. A cell is **registers of a thread / shared memory of a block in bytes / spilled
+bytes of a thread**. Registers are 32 bits wide; on gfx942 they are the vector registers. `tests/test_gpu_table.py`
+compiles the forms for sm_80 and sm_90 again and compares: nothing may be spilled, shared memory has to fit, and with
+the same version of Triton the numbers have to be these.
+"""
+
+
+def write(table: Table) -> str:
+    """The file's text."""
+    columns = list(next(iter(table.values())))
+    limits = ", ".join(f"{name} {ARCHITECTURES[name].shared_bytes}" for name in columns)
+    lines = [TITLE, "", NOTE.format(version=triton.__version__), f"Shared memory that a block may have: {limits}.", ""]
+    lines += [f"| form | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(str(row[c]) for c in columns)} |" for name, row in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def read(text: str) -> tuple[str, Table]:
+    """The version of Triton and the table of a file."""
+    version = re.search(r"by Triton (\S+),", text)
+    if version is None:
+        raise ValueError("the table names no version of Triton")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    (_, *columns), _, *body = rows
+    cells = {name: [Usage(*map(int, cell.split("/"))) for cell in row] for name, *row in body}
+    return version[1], {name: dict(zip(columns, row, strict=True)) for name, row in cells.items()}
+
+
+def main(path: str) -> None:
+    """Write the table to a file; fail where a kernel does not fit."""
+    table = compile_table()
+    Path(path).write_text(write(table))
+    if wrong := faults(table):
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
