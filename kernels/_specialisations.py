@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import gaussian_readout, gaussian_readout_backward, gaussian_readout_features, philox_normal
+from . import (
+    gaussian_readout,
+    gaussian_readout_backward,
+    gaussian_readout_features,
+    gaussian_readout_sums,
+    philox_normal,
+)
 from ._launch import OPTIONS, SCALARS, UNALIGNED, Config, backward_configs, forward_configs
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
@@ -82,12 +88,12 @@ def _small() -> list[Specialisation]:
     neurons |= {"ALIGN_CORNERS": True, "BN": 128}
     slabs = {"out": "*fp32", "slabs": "*fp32", "ALIGN_CORNERS": True}
     normals = {"out": "*fp32", "seed": "*i64", "BN": 64, "T": 4}
-    backward = gaussian_readout_backward
+    sums = gaussian_readout_sums
     return [
         _specialisation("cells", gaussian_readout_features.cells_kernel, cells, warps),
-        _specialisation("neurons", backward.neurons_kernel, neurons, warps),
-        _specialisation("slabs few", backward.slabs_kernel, slabs | {"PIXELS": False, "BS": 1, "BM": 512}, warps),
-        _specialisation("slabs many", backward.slabs_kernel, slabs | {"PIXELS": True, "BS": 64, "BM": 16}, warps),
+        _specialisation("neurons", sums.neurons_kernel, neurons, warps),
+        _specialisation("slabs few", sums.slabs_kernel, slabs | {"PIXELS": False, "BS": 1, "BM": 512}, warps),
+        _specialisation("slabs many", sums.slabs_kernel, slabs | {"PIXELS": True, "BS": 64, "BM": 16}, warps),
         _specialisation("normals", philox_normal.normal_kernel, normals, warps),
     ]
 

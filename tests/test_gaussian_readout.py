@@ -283,9 +283,10 @@ def test_int_seeds_and_tensor_seeds_are_the_same():
 # Determinism -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("images", [1, 9])  # one: its neurons are split
 @pytest.mark.parametrize("dtype", [f32, bf16], ids=str)
-def test_threads_and_runs_give_the_same_bits(dtype):
-    case = cases.Case("threads", B=9, C=24, H=12, W=15, N=700)
+def test_threads_and_runs_give_the_same_bits(dtype, images):
+    case = cases.Case("threads", B=images, C=24, H=12, W=15, N=700)
     operands, options = cases.make(case, dtype, dtype, f32)
     grad_output = torch.randn(case.B, case.N, dtype=dtype)
     threads = torch.get_num_threads()

@@ -27,6 +27,7 @@ from v1fast.kernels import _launch
 from v1fast.kernels import gaussian_readout as forward
 from v1fast.kernels import gaussian_readout_backward as backward
 from v1fast.kernels import gaussian_readout_features as gathering
+from v1fast.kernels import gaussian_readout_sums as sums
 from v1fast.kernels._specialisations import specialisations
 
 from v1fast import kernels
@@ -362,7 +363,7 @@ def test_shipped_forms_are_few_and_complete():
     for form in forms:
         assert list(form.signature) == form.kernel.arg_names, form.name
     kinds = {form.kernel for form in forms}
-    for module in (forward, backward, gathering):
+    for module in (forward, backward, gathering, sums):
         assert {v for k, v in vars(module).items() if k.endswith("_kernel")} <= kinds
 
 

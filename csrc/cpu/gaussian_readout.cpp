@@ -223,7 +223,7 @@ Tensor forward(const Tensor& features, const Operands<T>& o) {
         // Fewer groups of images than threads: an image's neurons are split, which changes no sum.
         const int64_t groups = (last - first + kImages - 1) / kImages;
         const int64_t parts = std::clamp<int64_t>(torch::stable::get_num_threads() / groups, 1, (N + 255) / 256);
-        const int64_t step = (N + parts - 1) / parts;
+        const int64_t step = padded((N + parts - 1) / parts); // vectors of neurons stay within the arrays
         torch::stable::parallel_for(0, groups * parts, 1, [&](int64_t begin, int64_t end) {
             Points<T> points(std::min(kImages, last - first), std::min(kBlock, step));
             for (int64_t task = begin; task < end; ++task) {
