@@ -10,7 +10,7 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-peers test-gpu gpu-table check format bench clean
+.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -28,6 +28,10 @@ test-slow: $(VENV)/.built
 # nothing is built.
 test-gpu:
 	PYTHONPATH=. V1FAST_KERNELS=triton $(PYTHON) -m pytest tests/test_cuda.py
+
+# Would the GPU tests notice one wrong instruction? Many minutes; writes out/mutation.
+mutate-gpu: $(VENV)/.built
+	cd tests && ../$(BIN)/python -m mutation --out ../out/mutation
 
 # Registers, shared memory and spills of the GPU kernels, from the compiler; minutes, and no GPU.
 gpu-table: $(VENV)/.built

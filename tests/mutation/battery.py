@@ -1,0 +1,162 @@
+"""Calls of the launchers, each with what its results have to be, by the forms of the kernels that they launch."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import cases
+import test_gaussian_readout as op_tests
+import torch
+from assertions import assert_as_accurate
+from cases import Case
+from v1fast.kernels import gaussian_readout_features
+
+from v1fast import functional, kernels
+
+f32, f64, bf16 = torch.float32, torch.float64, torch.bfloat16
+Results = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one op; ``check`` raises AssertionError."""
+
+    name: str
+    launch: Callable[[], Results]
+    check: Callable[[Results], None]
+
+    def __call__(self) -> None:
+        self.check(self.launch())
+
+
+# The readout -----------------------------------------------------------------------------------------------------
+
+DRAWN = Case("drawn", neuron_index=True)
+GIVEN = Case("given", sigma="uncorrelated", noise="tensor", C=131, bias=False)
+MEANS = Case("means", sigma=None, noise=None, C=64, shift=False, align_corners=False)
+SHARED = Case("shared", sigma="isotropic", share_noise=True, C=8, neuron_index=True, align_corners=False)
+
+# For every family: shapes and regimes that ask for no other form of a kernel.
+REGIMES = (
+    {},
+    {"B": 5, "N": 70, "image_offset": 3},
+    {"B": 35, "N": 50, "image_offset": 1},  # two splits of the images; d_weight fills a block of the sum of the slabs
+    {"B": 470, "N": 2, "H": 2, "W": 3, "image_offset": 2},  # so do shift's gradients
+    {"B": 2, "N": 300, "H": 11, "W": 7},  # several blocks of neurons, every one of them but the last full
+    {"B": 3, "N": 1000, "H": 25, "W": 30},  # shift's sums have many parts; a position that is off a little shows
+    {"shift_scale": 1.5},
+    {"spread": 1.5, "B": 4},
+    {"B": 3, "N": 200, "H": 2, "W": 3},  # many samples on each pixel
+)
+
+
+def families() -> dict[str, tuple[Case, tuple[torch.dtype, ...]]]:
+    """Name -> operands and dtypes of (features, weight, others)."""
+    return {
+        "drawn": (DRAWN, (f32, f32, f32)),
+        "given": (GIVEN, (f32, f32, f32)),
+        "means": (MEANS, (bf16, bf16, f32)),
+        "shared": (SHARED, (f64, f64, f64)),
+    }
+
+
+def _special(operands: Results) -> Results:
+    """Positions on borders and pixels, outside, infinite, NaN: what a neuron's noise would move stays there."""
+    nan, inf = float("nan"), float("inf")
+    values = (-inf, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, inf, nan)
+    at = torch.tensor(list(itertools.product(values, values)), dtype=operands["mu"].dtype)
+    many = {"mu": at, "weight": operands["weight"][:1].expand(len(at), -1).contiguous()}
+    if operands["sigma"] is not None:
+        many["sigma"] = torch.zeros(len(at), *operands["sigma"].shape[1:], dtype=at.dtype)
+    if operands["bias"] is not None:
+        many["bias"] = torch.zeros(len(at), dtype=at.dtype)
+    if operands["shift"] is not None:
+        many["shift"] = torch.zeros_like(operands["shift"])
+    return operands | many
+
+
+def _compare(own: Results, exact: Results, special: bool) -> Callable[[Results], None]:
+    def check(got: Results) -> None:
+        assert got.keys() == exact.keys()
+        for name, result in got.items():
+            assert result.dtype == own[name].dtype
+            if special:
+                exact_here = exact[name].to(result.dtype)
+                torch.testing.assert_close(
+                    result, exact_here, equal_nan=True, atol=1e-5, rtol=1e-2 if bf16 in (result.dtype,) else 1e-5
+                )
+            else:
+                assert_as_accurate(result, own[name], exact[name], name)
+
+    return check
+
+
+def _oracle(case, operands, options, grad, dtype) -> Results:
+    """In ``dtype``, by torch's own ops; rounded as the ops' results are by whoever compares."""
+    out, gradients = op_tests.eager_run(case, operands, options, dtype, grad)
+    zeros = {k: torch.zeros_like(v, dtype=dtype) for k, v in operands.items() if v is not None}
+    return {"out": out} | {k: zero if gradients.get(k) is None else gradients[k] for k, zero in zeros.items()}
+
+
+def _split(results: Results) -> tuple[Results, Results]:
+    return {"out": results["out"]}, {k: v for k, v in results.items() if k != "out"}
+
+
+def _calls(name: str, case: Case, dtypes, special: bool = False) -> Iterator[Call]:
+    """Forward, backward with d_features scattered, and gathered."""
+    operands, options = cases.make(case, *dtypes)
+    if special:
+        operands = _special(operands)
+        case = replace(case, N=operands["mu"].shape[0])
+        options = cases.draw(case)[1]
+    promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
+    grad = torch.randn(case.B, case.N).to(promoted)
+    exact = _oracle(case, operands, options, grad, f64)
+    own = _oracle(case, operands, options, grad, f32)
+    if dtypes[2] == f64:
+        own = {k: op_tests.rescale_error(v, exact[k]) for k, v in own.items()}
+    own = {k: v.to(promoted if k == "out" else operands[k].dtype) for k, v in own.items()}
+    arguments = [*operands.values(), *(options.get(k) for k in ("noise", "seed", "neuron_index"))]
+    arguments += [case.image_offset, case.share_noise, case.align_corners]
+    checks = [_compare(a, b, special) for a, b in zip(_split(own), _split(exact), strict=True)]
+
+    def forward() -> Results:
+        return {"out": kernels.CUDA["gaussian_readout"](*arguments)}
+
+    def backward(gathered: bool) -> Results:
+        mask = [v is not None for v in operands.values()]
+        with mock.patch.object(gaussian_readout_features, "is_gathered", return_value=gathered):
+            gradients = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, mask)
+        return {k: g for k, g, wanted in zip(operands, gradients, mask, strict=True) if wanted}
+
+    yield Call(f"forward {name}", forward, checks[0])
+    yield Call(f"scatter {name}", lambda: backward(False), checks[1])
+    yield Call(f"gather {name}", lambda: backward(True), checks[1])
+
+
+def readout_calls(family: str) -> Iterator[Call]:
+    """All calls of one family."""
+    base, dtypes = families()[family]
+    for i, regime in enumerate(REGIMES):
+        yield from _calls(f"{family} {i}", replace(base, why=f"{base.why} {i}", **regime), dtypes)
+    yield from _calls(f"{family} special", replace(base, why=f"{base.why} special", H=5, W=9), dtypes, special=True)
+
+
+# The normals -----------------------------------------------------------------------------------------------------
+
+
+def normals_calls() -> Iterator[Call]:
+    """Bit for bit those of the CPU kernel."""
+    index = torch.tensor([0, 1, 5, 2**31, 2**32 - 1, 2**40 + 3]).repeat(25)
+    for i, (seed, images, offset) in enumerate(((0, 6, 0), (-1, 1, 3), (2**63 - 12345, 5, 2**33 + 5), (77, 37, 2**32))):
+        arguments = (torch.tensor([seed]), images, len(index))
+        want = functional.philox_normal(*arguments, neuron_index=index, image_offset=offset)
+
+        def launch(arguments=arguments, offset=offset) -> Results:
+            return {"out": kernels.CUDA["philox_normal"](*arguments, index, offset)}
+
+        def check(got: Results, want=want) -> None:
+            assert got["out"].equal(want)
+
+        yield Call(f"normals {i}", launch, check)
