@@ -42,7 +42,7 @@ REGIMES = (
     {},
     {"B": 5, "N": 70, "image_offset": 3},
     {"B": 35, "N": 50, "image_offset": 1},  # two splits of the images; d_weight fills a block of the sum of the slabs
-    {"B": 470, "N": 2, "H": 2, "W": 3, "image_offset": 2},  # so do shift's gradients
+    {"B": 210, "N": 9, "H": 2, "W": 3, "image_offset": 2},  # so do the gradients of shift
     {"B": 2, "N": 300, "H": 11, "W": 7},  # several blocks of neurons, every one of them but the last full
     {"B": 3, "N": 1000, "H": 25, "W": 30},  # shift's sums have many parts; a position that is off a little shows
     {"shift_scale": 1.5},
