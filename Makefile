@@ -29,7 +29,7 @@ test-slow: $(VENV)/.built
 test-gpu:
 	PYTHONPATH=. V1FAST_KERNELS=triton $(PYTHON) -m pytest tests/test_cuda.py
 
-# Would the GPU tests notice one wrong instruction? Many minutes; writes out/mutation.
+# Would one wrong instruction in a GPU kernel be noticed? Minutes; writes out/mutation. See docs/gpu-mutation.md.
 mutate-gpu: $(VENV)/.built
 	cd tests && ../$(BIN)/python -m mutation --out ../out/mutation
 

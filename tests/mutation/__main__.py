@@ -20,7 +20,8 @@ import emulator
 import torch
 from emulator.ptx import sources
 
-from mutation.battery import Call, families, normals_calls, readout_calls
+from mutation.battery import SUMS, Call, families, normals_calls, readout_calls, sums_calls
+from mutation.equivalent import equivalent
 from mutation.mutants import Mutant, sample
 
 SECONDS = 15
@@ -50,6 +51,7 @@ class Outcome:
     before: str
     after: str
     killed_by: str | None  # None: it survived
+    equivalent: str | None  # why a survivor computes the same; None: it does not, or nobody has looked
     seconds: float
 
 
@@ -148,21 +150,24 @@ def mutate(program: Program, count: int, seed: int, report: Callable[[Outcome], 
 
 def _outcome(program: Program, mutant: Mutant, source: str, by: str | None, seconds: float) -> Outcome:
     before, after = " ".join(mutant.before.split()), " ".join(mutant.after.split())
-    return Outcome(program.name, mutant.kind, mutant.line, source, before, after, by, round(seconds, 2))
+    why = None if by else equivalent(program.name.split()[0], mutant, source)
+    return Outcome(program.name, mutant.kind, mutant.line, source, before, after, by, why, round(seconds, 2))
 
 
 def write(outcomes: list[Outcome], folder: Path) -> None:
     """All outcomes as JSON, the counts and the survivors as markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "outcomes.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
-    every, killed = Counter(o.program for o in outcomes), Counter(o.program for o in outcomes if o.killed_by)
-    lines = ["| program | mutants | killed |", "|---|---|---|"]
-    lines += [f"| {name} | {n} | {killed[name]} |" for name, n in every.items()]
-    lines += [f"| all | {len(outcomes)} | {killed.total()} ({killed.total() / max(1, len(outcomes)):.1%}) |", ""]
-    lines += ["| survivor | line | source | program | mutated |", "|---|---|---|---|---|"]
+    every = Counter(o.program for o in outcomes)
+    same = Counter(o.program for o in outcomes if o.equivalent)
+    killed = Counter(o.program for o in outcomes if o.killed_by)
+    rate = killed.total() / max(1, len(outcomes) - same.total())
+    lines = ["| program | mutants | equivalent | killed |", "|---|---|---|---|"]
+    lines += [f"| {name} | {n} | {same[name]} | {killed[name]} |" for name, n in every.items()]
+    lines += [f"| all | {len(outcomes)} | {same.total()} | {killed.total()} ({rate:.1%} of the others) |", ""]
+    lines += ["| survivor | line | source | program | change | why |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {o.kind} | {o.line} | {o.source} | {o.program} | `{o.before}` -> `{o.after}` |"
-        for o in outcomes
+        f"| {o.kind} | {o.line} | {o.source} | {o.program} | `{o.before}` -> `{o.after}` | {o.equivalent or ''} |"
+        for o in sorted(outcomes, key=lambda o: o.equivalent or "")
         if o.killed_by is None
     ]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
@@ -172,7 +177,7 @@ def main() -> None:
     """Run it all; the same seed gives the same mutants."""
     parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/mutation"))
-    parser.add_argument("--count", type=int, default=20, help="mutants of each program")
+    parser.add_argument("--count", type=int, default=12, help="mutants of each program")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="programs whose names hold this")
     options = parser.parse_args()
@@ -182,9 +187,12 @@ def main() -> None:
     batteries = {80: families(), 90: ["drawn"]}
     for arch, names in batteries.items():
         calls = {"normals": list(normals_calls())} | {name: list(readout_calls(name)) for name in names}
+        calls |= {name: list(sums_calls(name)) for name in SUMS}
         for program in programs(arch, calls):
             if options.only in program.name:
                 print(f"{program.name}: {len(program.calls)} calls", flush=True)
+                options.out.mkdir(parents=True, exist_ok=True)
+                (options.out / f"{program.name.replace(', ', '-').replace(' ', '-')}.ptx").write_text(program.text)
                 mutate(program, options.count, options.seed, outcomes.append)
                 write(outcomes, options.out)
     print((options.out / "report.md").read_text())

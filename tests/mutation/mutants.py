@@ -144,7 +144,9 @@ def sample(text: str, count: int, seed: int) -> Iterator[Mutant]:
         generator.shuffle(candidates)
     lines: set[int] = set()
     while count and any(kinds.values()):
-        for candidates in kinds.values():
+        turn = list(kinds.values())
+        generator.shuffle(turn)  # a program may get fewer mutants than there are kinds
+        for candidates in turn:
             while candidates and candidates[-1].line in lines:
                 candidates.pop()
             if candidates and count:
