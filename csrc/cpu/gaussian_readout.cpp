@@ -71,7 +71,8 @@ struct RowKernels {
                     int64_t n1, T* out, Points<T>&);
     void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
                              int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
-    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, Points<T>&, CellOrder<T>&);
+    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, bool zeros, Points<T>&,
+                           CellOrder<T>&);
 };
 
 } // namespace v1fast
@@ -246,19 +247,18 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
 Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* grad) {
-    Tensor d_features = torch::stable::empty_like(features);
-    const ImageWriter<T> writer(d_features);
+    const ImageWriter<T> writer(features);
     torch::stable::parallel_for(0, o.s.B, 2, [&](int64_t begin, int64_t end) { // 2: images that share Philox words
         const std::unique_ptr<T[]> buffer = writer.buffer();
         const int64_t block = std::min(kSorted, o.s.N);
         Points<T> points(1, block);
         CellOrder<T> sorted(block);
         for (int64_t b = begin; b < end; ++b) {
-            row_kernels<T>().backward_image(o, grad, b, writer.begin(b, buffer.get()), points, sorted);
+            row_kernels<T>().backward_image(o, grad, b, writer.begin(b, buffer.get()), writer.zeros(), points, sorted);
             writer.finish(b, buffer.get());
         }
     });
-    return d_features;
+    return writer.gradient();
 }
 
 template <class T>
