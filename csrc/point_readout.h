@@ -22,9 +22,9 @@ inline ReadoutSizes check_points(const Tensor& features, const Tensor& grid, con
 }
 
 inline ReadoutSizes check_point_readout(const Tensor& features, const Tensor& grid, const Tensor& weight,
-                                        const OptionalTensor& bias, const OptionalTensor& shift) {
+                                        const OptionalTensor& bias, const OptionalTensor& shift, int64_t levels = 1) {
     const ReadoutSizes s = check_points(features, grid, shift);
-    check_shape(weight, {s.N, s.C}, "weight");
+    check_shape(weight, {s.N, s.C * levels}, "weight");
     if (bias)
         check_shape(*bias, {s.N}, "bias");
     return s;

@@ -14,9 +14,11 @@ Tensor gaussian_readout(const Tensor& features, const Tensor& mu, OptionalTensor
     const auto sizes =
         check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index, share_noise);
     const auto run = [&]<class T>(T) {
-        OwnedOperands<T> owned(sizes, mu, weight, bias, shift, align_corners, true);
+        OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
         owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
-        return forward<T>(features, owned.operands);
+        Pyramid<T> pyramid;
+        pyramid.add(std::move(owned));
+        return pyramid.forward(features);
     };
     const Tensor out = any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
     return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
@@ -37,17 +39,20 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
                       output_mask[3], output_mask[4] && bias, output_mask[5] && shift,
                       false};
     const auto run = [&]<class T>(T) {
-        OwnedOperands<T> owned(sizes, mu, weight, bias, shift, align_corners, true);
+        OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
         owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
-        const Operands<T>& o = owned.operands;
-        const Gradients<T> found = backward<T>(features, weight, o, owned.values(grad_output), want);
+        const T* const grad = owned.values(grad_output);
+        Pyramid<T> pyramid;
+        pyramid.add(std::move(owned));
+        const Gradients<T> found = backward<T>(features, weight, pyramid, grad, want);
         const auto if_wanted = [](bool wanted, const auto& make) {
             return wanted ? OptionalTensor(make()) : std::nullopt;
         };
         return SixTensors{
             gradient_or_empty(found.features, features),
-            gradient_or_empty(if_wanted(want.mu, [&] { return gather_rows<T>(mu, found.d_z, o, {{0}, {1}}); }), mu),
-            gradient_or_empty(if_wanted(want.sigma, [&] { return sigma_gradient<T>(*sigma, found.d_z, o); }),
+            gradient_or_empty(if_wanted(want.mu, [&] { return gather_rows<T>(mu, found.d_z, sizes.N, {{0}, {1}}); }),
+                              mu),
+            gradient_or_empty(if_wanted(want.sigma, [&] { return sigma_gradient<T>(*sigma, found.d_z, sizes.N); }),
                               want.sigma ? *sigma : mu),
             gradient_or_empty(found.weight, weight),
             gradient_or_empty(found.bias, want.bias ? *bias : mu),

@@ -34,6 +34,11 @@ struct ImageLayout {
           direct(dtype == kScalarType<T> && (C == 1 || stride_c == 1) && (W == 1 || stride_w == C) &&
                  (H == 1 || stride_h == W * C)) {}
 
+    // Dense images, one after the other.
+    ImageLayout(int64_t B_, int64_t C_, int64_t H_, int64_t W_)
+        : B(B_), C(C_), H(H_), W(W_), stride_b(C_ * H_ * W_), stride_c(1), stride_h(W_ * C_), stride_w(C_),
+          dtype(kScalarType<T>), direct(true) {}
+
     int64_t size() const { return C * H * W; }
     bool dense() const { return direct && (B == 1 || stride_b == size()); } // one block of T, channels last
     int64_t offset(int64_t c, int64_t w) const { return c * stride_c + w * stride_w; }
@@ -61,6 +66,12 @@ public:
         if (!layout_.direct)
             buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
     }
+
+    // Dense images that the caller keeps; `data` is where image 0 is or would be.
+    ImageReader(const T* data, const ImageLayout<T>& dense) : layout_(dense), data_(data), chunk_(dense.B) {}
+
+    // At most so many images at a time.
+    int64_t chunk() const { return chunk_; }
 
     // Calls work(first, last) for consecutive ranges of images that image() can then give.
     template <class Work>

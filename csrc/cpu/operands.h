@@ -33,6 +33,7 @@ struct Operands {
     int64_t image_offset;
     bool share_noise, align_corners, reordered;
     bool clamp; // positions before the shift, to [-1, 1]
+    bool add;   // to what the output holds
 
     bool samples() const { return sigma[0] && (noise || seed); }
     bool same_for_all_images() const { return !shift && !positions && (share_noise || !samples()); }
@@ -71,9 +72,10 @@ std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool ali
 template <class T>
 class OwnedOperands {
 public:
-    // mu: [N, 2], or [B, N, 2] for a position in each image. clamp: positions to [-1, 1], before the shift.
-    OwnedOperands(const ReadoutSizes& s, const Tensor& mu, const Tensor& weight, const OptionalTensor& bias,
-                  const OptionalTensor& shift, bool align_corners, bool clamp)
+    // mu: [N, 2], or [B, N, 2] for a position in each image. weight: [N, C or more], read from column `channel` on.
+    // clamp: positions to [-1, 1], before the shift.
+    OwnedOperands(const ReadoutSizes& s, const Tensor& mu, const Tensor& weight, int64_t channel,
+                  const OptionalTensor& bias, const OptionalTensor& shift, bool align_corners, bool clamp)
         : neurons_(s.N), order_(order_by_place(s, mu.dim() == 2 ? values(mu) : nullptr, align_corners)),
           zeros_(static_cast<size_t>(s.C)), operands{} {
         operands.s = s;
@@ -89,7 +91,9 @@ public:
         } else {
             operands.positions = values(mu);
         }
-        operands.weight = operands.reordered ? rows(values(weight), s.C) : values(weight);
+        operands.weight = operands.reordered || weight.size(1) != s.C
+                              ? rows(values(weight) + channel, weight.size(1), s.C)
+                              : values(weight);
         operands.zeros = zeros_.data();
         operands.bias = values(bias);
         operands.shift = values(shift);
@@ -135,10 +139,11 @@ private:
             out[k] = data[order_[k] * columns + which];
         return out;
     }
-    const T* rows(const T* data, int64_t columns) {
+    // Some columns of a [N, stride] array, ordered.
+    const T* rows(const T* data, int64_t stride, int64_t columns) {
         T* out = copied_.emplace_back(neurons_ * columns).get();
         for (int64_t k = 0; k < neurons_; ++k)
-            std::copy_n(data + order_[k] * columns, columns, out + k * columns);
+            std::copy_n(data + order_[k] * stride, columns, out + k * columns);
         return out;
     }
     void spread(const T* sigma, int64_t columns) {

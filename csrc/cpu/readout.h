@@ -7,6 +7,7 @@
 
 #include "row_kernels.h"
 
+#include <deque>
 #include <optional>
 
 namespace v1fast {
@@ -44,79 +45,162 @@ void for_each_group(int64_t first, int64_t last, int64_t images, int64_t N, cons
     });
 }
 
-// [B, N]
+// One map that neurons read, and how.
 template <class T>
-Tensor forward(const Tensor& features, const Operands<T>& o) {
-    const int64_t B = o.s.B, N = o.s.N;
-    Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
-    if (B * N == 0)
-        return out;
-    T* out_data = out.mutable_data_ptr<T>();
-    const RowKernels<T>& kernels = row_kernels<T>();
-    const std::optional<FixedPoints<T>> fixed = o.fixed() ? std::make_optional<FixedPoints<T>>(o) : std::nullopt;
-    ImageReader<T> images(features);
-    images.for_each_chunk([&](int64_t first, int64_t last) {
-        if (fixed)
-            for_each_group(first, last, fixed_images<T>(o.s), N, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
-                kernels.forward_fixed(o, images, fixed->sorted, b0, b1, n0, n1, out_data);
-            });
+class Level {
+    OwnedOperands<T> owned_;
+    std::optional<FixedPoints<T>> fixed_;
+
+public:
+    const Operands<T>& o;
+
+    explicit Level(OwnedOperands<T> owned) : owned_(std::move(owned)), o(owned_.operands) {
+        if (o.fixed())
+            fixed_.emplace(o);
+    }
+
+    // Images first .. last - 1, out [B, N].
+    void forward(const ImageReader<T>& images, int64_t first, int64_t last, T* out) const {
+        const RowKernels<T>& kernels = row_kernels<T>();
+        if (fixed_)
+            for_each_group(first, last, fixed_images<T>(o.s), o.s.N,
+                           [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
+                               kernels.forward_fixed(o, images, fixed_->sorted, b0, b1, n0, n1, out);
+                           });
         else
-            for_each_group(first, last, kImages, N, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
+            for_each_group(first, last, kImages, o.s.N, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
                 Points<T> points(b1 - b0, std::min(kBlock, n1 - n0));
-                kernels.forward(o, images, b0, b1, std::min(b1 + kImages, last), n0, n1, out_data, points);
+                kernels.forward(o, images, b0, b1, std::min(b1 + kImages, last), n0, n1, out, points);
             });
-    });
-    return out;
-}
+    }
 
-template <class T>
-Tensor features_gradient(const Tensor& features, const Operands<T>& o, const FixedPoints<T>* fixed, const T* grad) {
-    const RowKernels<T>& kernels = row_kernels<T>();
-    const ImageWriter<T> writer(features);
-    torch::stable::parallel_for(0, o.s.B, 2, [&](int64_t begin, int64_t end) { // 2: images that share Philox words
-        const std::unique_ptr<T[]> buffer = writer.buffer();
-        const int64_t block = fixed ? 0 : std::min(kSorted, o.s.N);
-        Points<T> points(1, block);
-        CellOrder<T> sorted(block);
-        const AlignedArray<T> corner_weight(fixed ? 4 * fixed->sorted.capacity : 0);
-        for (int64_t b = begin; b < end; ++b) {
-            T* const image = writer.begin(b, buffer.get());
-            if (fixed)
-                kernels.backward_image_fixed(o, grad, b, image, writer.zeros(), fixed->sorted, corner_weight.get());
-            else
-                kernels.backward_image(o, grad, b, image, writer.zeros(), points, sorted);
-            writer.finish(b, buffer.get());
-        }
-    });
-    return writer.gradient();
-}
-
-template <class T>
-void neuron_gradients(const Tensor& features, const Operands<T>& o, const FixedPoints<T>* fixed, const T* grad,
-                      const NeuronSums<T>& sums) {
-    const RowKernels<T>& kernels = row_kernels<T>();
-    const int64_t blocks = (o.s.N + kShiftBlock - 1) / kShiftBlock;
-    ImageReader<T> images(features);
-    images.for_each_chunk([&](int64_t first, int64_t last) {
+    // Adds what images first .. last - 1 contribute.
+    void add_neuron_gradients(const ImageReader<T>& images, int64_t first, int64_t last, const T* grad,
+                              const NeuronSums<T>& sums) const {
+        const RowKernels<T>& kernels = row_kernels<T>();
+        const int64_t blocks = (o.s.N + kShiftBlock - 1) / kShiftBlock;
         torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
             const int64_t n0 = begin * kShiftBlock, n1 = std::min(end * kShiftBlock, o.s.N);
-            const int64_t step = fixed ? fixed_images<T>(o.s) : kImages;
-            Points<T> points(std::min(kImages, last - first), fixed ? 0 : std::min(kBlock, n1 - n0));
+            const int64_t step = fixed_ ? fixed_images<T>(o.s) : kImages;
+            Points<T> points(std::min(kImages, last - first), fixed_ ? 0 : std::min(kBlock, n1 - n0));
             for (int64_t b0 = first; b0 < last; b0 += step) {
                 const int64_t b1 = std::min(b0 + step, last);
-                if (fixed)
-                    kernels.backward_neurons_fixed(o, images, grad, fixed->points, fixed->sorted, b0, b1, n0, n1, sums);
+                if (fixed_)
+                    kernels.backward_neurons_fixed(o, images, grad, fixed_->points, fixed_->sorted, b0, b1, n0, n1,
+                                                   sums);
                 else
                     kernels.backward_neurons(o, images, grad, b0, b1, std::min(b1 + step, last), n0, n1, sums, points);
             }
         });
-    });
-}
+    }
+
+    // What one thread needs to write gradients of images.
+    struct Workspace {
+        Points<T> points;
+        CellOrder<T> sorted;
+        AlignedArray<T> corner_weight;
+        explicit Workspace(const Level& level)
+            : points(1, level.fixed_ ? 0 : std::min(kSorted, level.o.s.N)), sorted(points.capacity),
+              corner_weight(level.fixed_ ? 4 * level.fixed_->sorted.capacity : 0) {}
+    };
+
+    void write_image_gradient(const T* grad, int64_t b, const Canvas<T>& canvas, Workspace& workspace) const {
+        if (fixed_)
+            row_kernels<T>().backward_image_fixed(o, grad, b, canvas, fixed_->sorted, workspace.corner_weight.get());
+        else
+            row_kernels<T>().backward_image(o, grad, b, canvas, workspace.points, workspace.sorted);
+    }
+};
+
+// A feature map and its successive average poolings, with what neurons read in each.
+template <class T>
+class Pyramid {
+    std::deque<Level<T>> levels_; // a Level stays where it is made
+    int64_t kernel_;
+
+public:
+    explicit Pyramid(int64_t kernel = 1) : kernel_(kernel) {}
+
+    void add(OwnedOperands<T> owned) { levels_.emplace_back(std::move(owned)); }
+    const std::deque<Level<T>>& levels() const { return levels_; }
+    const ReadoutSizes& sizes() const { return levels_.front().o.s; }
+
+    // Calls work(level, maps, first, last) for each level and consecutive ranges of images.
+    template <class Work>
+    void for_each_map(const Tensor& features, const Work& work) const {
+        ImageReader<T> images(features);
+        std::vector<AlignedArray<T>> memory;
+        for (size_t l = 1; l < levels_.size(); ++l)
+            memory.emplace_back(images.chunk() * image_size(l));
+        images.for_each_chunk([&](int64_t first, int64_t last) {
+            const ImageReader<T>* finer = &images;
+            std::deque<ImageReader<T>> pooled;
+            for (size_t l = 0; l < levels_.size(); ++l) {
+                if (l > 0)
+                    finer = &pooled.emplace_back(pool(*finer, l, first, last, memory[l - 1].get()));
+                work(l, *finer, first, last);
+            }
+        });
+    }
+
+    // [B, N]
+    Tensor forward(const Tensor& features) const {
+        const auto [B, C, H, W, N] = sizes();
+        Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
+        T* const data = out.mutable_data_ptr<T>();
+        if (B * N > 0)
+            for_each_map(features, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+                levels_[l].forward(maps, first, last, data);
+            });
+        return out;
+    }
+
+    Tensor features_gradient(const Tensor& features, const T* grad) const {
+        const ImageWriter<T> writer(features);
+        // 2: images that share Philox words
+        torch::stable::parallel_for(0, sizes().B, 2, [&](int64_t begin, int64_t end) {
+            const std::unique_ptr<T[]> buffer = writer.buffer();
+            std::deque<typename Level<T>::Workspace> workspaces;
+            std::vector<AlignedArray<T>> pooled;
+            for (size_t l = 0; l < levels_.size(); ++l) {
+                workspaces.emplace_back(levels_[l]);
+                pooled.emplace_back(l > 0 ? image_size(l) : 0);
+            }
+            for (int64_t b = begin; b < end; ++b) {
+                Canvas<T> canvas{};
+                for (size_t l = levels_.size(); l-- > 0;) {
+                    canvas.image = l > 0 ? pooled[l].get() : writer.begin(b, buffer.get());
+                    canvas.zeros = l == 0 && writer.zeros();
+                    levels_[l].write_image_gradient(grad, b, canvas, workspaces[l]);
+                    canvas = {nullptr, false, canvas.image, levels_[l].o.s.H, levels_[l].o.s.W, kernel_};
+                }
+                writer.finish(b, buffer.get());
+            }
+        });
+        return writer.gradient();
+    }
+
+private:
+    int64_t image_size(size_t level) const {
+        const ReadoutSizes& s = levels_[level].o.s;
+        return s.C * s.H * s.W;
+    }
+
+    // Images first .. last - 1 of a level from those of the finer one before it.
+    ImageReader<T> pool(const ImageReader<T>& finer, size_t level, int64_t first, int64_t last, T* memory) const {
+        const ReadoutSizes &from = levels_[level - 1].o.s, &to = levels_[level].o.s;
+        const int64_t size = image_size(level);
+        torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b)
+                row_kernels<T>().pool(finer.image(b), from.C, from.H, from.W, kernel_, memory + (b - first) * size);
+        });
+        return {memory - first * size, ImageLayout<T>(to.B, to.C, to.H, to.W)};
+    }
+};
 
 // sum over images of each neuron's grad
 template <class T>
-Tensor bias_gradient(const Tensor& like, const Operands<T>& o, const T* grad) {
-    const int64_t B = o.s.B, N = o.s.N;
+Tensor bias_gradient(const Tensor& like, int64_t B, int64_t N, const T* grad) {
     Tensor d_bias = torch::stable::new_empty(like, {N}, kScalarType<T>);
     T* data = d_bias.mutable_data_ptr<T>();
     torch::stable::parallel_for(0, N, 1024, [&](int64_t begin, int64_t end) {
@@ -130,11 +214,11 @@ Tensor bias_gradient(const Tensor& like, const Operands<T>& o, const T* grad) {
     return d_bias;
 }
 
-// [N, columns], each column the sum of some rows of sums [6, N], put back from the working order.
+// [N, columns], each column the sum of some rows of sums [6, N].
 template <class T>
-Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, const Operands<T>& o,
+Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t N,
                    const std::vector<std::vector<int64_t>>& rows_of_column) {
-    const int64_t N = o.s.N, columns = static_cast<int64_t>(rows_of_column.size());
+    const int64_t columns = static_cast<int64_t>(rows_of_column.size());
     Tensor out = torch::stable::new_empty(like, {N, columns}, kScalarType<T>);
     T* data = out.mutable_data_ptr<T>();
     for (int64_t n = 0; n < N; ++n)
@@ -142,7 +226,7 @@ Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, const Op
             double sum = 0;
             for (int64_t row : rows_of_column[k])
                 sum += sums[row * N + n];
-            data[o.order[n] * columns + k] = static_cast<T>(sum);
+            data[n * columns + k] = static_cast<T>(sum);
         }
     return out;
 }
@@ -168,11 +252,11 @@ void undo_order(const Operands<T>& o, T* d_weight) {
 }
 
 template <class T>
-Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, const Operands<T>& o) {
+Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, int64_t N) {
     const int64_t columns = OwnedOperands<T>::sigma_columns(sigma);
     if (columns == 4)
-        return torch::stable::view(gather_rows<T>(sigma, sums, o, {{2}, {3}, {4}, {5}}), {o.s.N, 2, 2});
-    return columns == 2 ? gather_rows<T>(sigma, sums, o, {{2}, {5}}) : gather_rows<T>(sigma, sums, o, {{2, 5}});
+        return torch::stable::view(gather_rows<T>(sigma, sums, N, {{2}, {3}, {4}, {5}}), {N, 2, 2});
+    return columns == 2 ? gather_rows<T>(sigma, sums, N, {{2}, {5}}) : gather_rows<T>(sigma, sums, N, {{2, 5}});
 }
 
 template <class T>
@@ -201,36 +285,78 @@ struct Wanted {
 template <class T>
 struct Gradients {
     OptionalTensor features, weight, bias, positions;
-    std::vector<double> d_z, d_shift; // as in NeuronSums
+    std::vector<double> d_z, d_shift; // as in NeuronSums, neurons in their own order
 };
 
+// Of all levels' neurons: what one level summed in its working order, put back and added.
 template <class T>
-Gradients<T> backward(const Tensor& features, const Tensor& weight, const Operands<T>& o, const T* grad,
+void collect(const Operands<T>& o, const std::vector<double>& d_z, std::vector<double>& total) {
+    for (size_t row = 0; row < d_z.size() / static_cast<size_t>(o.s.N); ++row)
+        for (int64_t n = 0; n < o.s.N; ++n)
+            total[row * o.s.N + o.order[n]] += d_z[row * o.s.N + n];
+}
+
+template <class T>
+void collect(const Operands<T>& o, const T* d_weight, int64_t stride, T* to) {
+    for (int64_t n = 0; n < o.s.N; ++n)
+        std::copy_n(d_weight + n * o.s.C, o.s.C, to + o.order[n] * stride);
+}
+
+template <class T>
+void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T* grad, const Wanted& want,
+                      Gradients<T>& out) {
+    const auto [B, C, H, W, N] = pyramid.sizes();
+    const size_t levels = pyramid.levels().size();
+    std::vector<std::vector<double>> d_z(levels);
+    // One level is summed where its gradient will be; of several, each in memory of its own.
+    std::vector<Tensor> d_weight;
+    for (size_t l = 0; l < levels; ++l) {
+        d_z[l].resize(out.d_z.size());
+        if (want.weight)
+            d_weight.push_back(levels == 1 ? *out.weight
+                                           : torch::stable::new_zeros(*out.weight, {N, C}, kScalarType<T>));
+    }
+    pyramid.for_each_map(features, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+        pyramid.levels()[l].add_neuron_gradients(
+            maps, first, last, grad,
+            {want.weight ? d_weight[l].template mutable_data_ptr<T>() : nullptr,
+             want.position() ? d_z[l].data() : nullptr, want.shift ? out.d_shift.data() : nullptr,
+             want.positions ? out.positions->template mutable_data_ptr<T>() : nullptr});
+    });
+    for (size_t l = 0; l < levels; ++l) {
+        const Operands<T>& o = pyramid.levels()[l].o;
+        if (want.position())
+            collect(o, d_z[l], out.d_z);
+        if (!want.weight)
+            continue;
+        T* const data = out.weight->template mutable_data_ptr<T>();
+        if (levels == 1 && o.reordered)
+            undo_order(o, data);
+        else if (levels > 1)
+            collect(o, d_weight[l].template const_data_ptr<T>(), static_cast<int64_t>(levels) * C,
+                    data + static_cast<int64_t>(l) * C);
+    }
+}
+
+template <class T>
+Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyramid<T>& pyramid, const T* grad,
                       const Wanted& want) {
-    const int64_t B = o.s.B, C = o.s.C, N = o.s.N;
+    const auto [B, C, H, W, N] = pyramid.sizes();
     Gradients<T> out;
     if (want.weight)
-        out.weight = torch::stable::new_zeros(weight, {N, C}, kScalarType<T>);
+        out.weight = torch::stable::new_zeros(weight, {N, weight.size(1)}, kScalarType<T>);
     if (want.positions)
-        out.positions = torch::stable::new_empty(features, {B, N, 2}, kScalarType<T>);
+        out.positions = torch::stable::new_zeros(features, {B, N, 2}, kScalarType<T>);
     if (want.position())
         out.d_z.resize(static_cast<size_t>(6 * N));
     if (want.shift)
         out.d_shift.resize(static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2));
-    const std::optional<FixedPoints<T>> fixed = o.fixed() ? std::make_optional<FixedPoints<T>>(o) : std::nullopt;
-    const FixedPoints<T>* const points = fixed ? &*fixed : nullptr;
     if (B * N > 0 && (want.position() || want.weight))
-        neuron_gradients(features, o, points, grad,
-                         NeuronSums<T>{want.weight ? out.weight->template mutable_data_ptr<T>() : nullptr,
-                                       want.position() ? out.d_z.data() : nullptr,
-                                       want.shift ? out.d_shift.data() : nullptr,
-                                       want.positions ? out.positions->template mutable_data_ptr<T>() : nullptr});
-    if (want.weight && o.reordered)
-        undo_order(o, out.weight->template mutable_data_ptr<T>());
+        neuron_gradients(features, pyramid, grad, want, out);
     if (want.features)
-        out.features = features_gradient(features, o, points, grad);
+        out.features = pyramid.features_gradient(features, grad);
     if (want.bias)
-        out.bias = bias_gradient(features, o, grad);
+        out.bias = bias_gradient(features, B, N, grad);
     return out;
 }
 

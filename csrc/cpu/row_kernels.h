@@ -21,6 +21,15 @@ struct NeuronSums {
     T* d_positions;  // [B, N, 2], in the neurons' own order, null: not wanted
 };
 
+// Where the gradient of an image is to be written, [H, W, C], and what it holds before samples are added to it.
+template <class T>
+struct Canvas {
+    T* image;
+    bool zeros;      // it holds zeros; else anything
+    const T* pooled; // the gradient of the image's average pooling [pooled_H, pooled_W, C], to spread; null: none
+    int64_t pooled_H, pooled_W, kernel;
+};
+
 // The row kernels that one instruction set provides, for one compute type: images b0 .. b1 - 1, at most kImages,
 // neurons n0 .. n1 - 1; images b1 .. last - 1 are expected next.
 template <class T>
@@ -29,8 +38,7 @@ struct RowKernels {
                     int64_t n1, T* out, Points<T>&);
     void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
                              int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
-    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, T* d_image, bool zeros, Points<T>&,
-                           CellOrder<T>&);
+    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, Points<T>&, CellOrder<T>&);
 
     // Where each neuron reads the same point of all images: located and ordered by cell once. Samples i0 .. i1 - 1 of
     // that order, at most kFixedImages images.
@@ -40,8 +48,11 @@ struct RowKernels {
     void (*backward_neurons_fixed)(const Operands<T>&, const ImageReader<T>&, const T* grad, const Points<T>&,
                                    const CellOrder<T>&, int64_t b0, int64_t b1, int64_t i0, int64_t i1,
                                    const NeuronSums<T>&);
-    void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, T* d_image, bool zeros,
-                                 const CellOrder<T>&, T* corner_weight); // room for [4, capacity]
+    void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, const CellOrder<T>&,
+                                 T* corner_weight); // room for [4, capacity]
+
+    // The average pooling of an image [H, W, C], kernel and stride the same, what is left over dropped.
+    void (*pool)(const T* image, int64_t C, int64_t H, int64_t W, int64_t kernel, T* out);
 };
 
 template <class T>
