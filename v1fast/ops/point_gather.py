@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from v1fast.ops import _checks
@@ -12,11 +14,14 @@ from v1fast.reference import point_gather as reference
 def check(features: Tensor, grid: Tensor, shift: Tensor | None, align_corners: bool) -> None:
     """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
     _checks.feature_map("features", features)
-    batch = features.shape[0]
-    _checks.grid(grid, batch)
-    if shift is not None:
-        _checks.shape("shift", shift, "[B, 2]", (batch, 2))
-    _checks.floats({"features": features, "grid": grid, "shift": shift}, features)
+    _checks.floating("features", features)
+    _checks.points(grid, shift, features)
+
+
+def check_levels(levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None) -> None:
+    """As ``check``, for several feature maps."""
+    _checks.levels(levels)
+    _checks.points(grid, shift, levels[0])
 
 
 def _fake(features: Tensor, grid: Tensor, shift: Tensor | None, align_corners: bool) -> Tensor:

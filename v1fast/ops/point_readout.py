@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from v1fast.ops import _checks
 from v1fast.ops._define import define_with_backward, fake_gradients
 from v1fast.reference import point_readout as reference
+
+
+def _check_neurons(
+    features: Tensor, channels: int, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> None:
+    _checks.points(grid, shift, features)
+    neurons = grid.shape[-2]
+    _checks.shape("weight", weight, "[N, C]", (neurons, channels))
+    if bias is not None:
+        _checks.shape("bias", bias, "[N]", (neurons,))
+    _checks.floats({"weight": weight, "bias": bias}, features)
 
 
 def check(
@@ -20,16 +33,16 @@ def check(
 ) -> None:
     """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
     _checks.feature_map("features", features)
-    batch, channels = features.shape[:2]
-    _checks.grid(grid, batch)
-    neurons = grid.shape[-2]
-    _checks.shape("weight", weight, "[N, C]", (neurons, channels))
-    if bias is not None:
-        _checks.shape("bias", bias, "[N]", (neurons,))
-    if shift is not None:
-        _checks.shape("shift", shift, "[B, 2]", (batch, 2))
-    operands = {"features": features, "grid": grid, "weight": weight, "bias": bias, "shift": shift}
-    _checks.floats(operands, features)
+    _checks.floating("features", features)
+    _check_neurons(features, features.shape[1], grid, weight, bias, shift)
+
+
+def check_levels(
+    levels: Sequence[Tensor], grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> None:
+    """As ``check``, for several feature maps and the weights of all their channels side by side."""
+    _checks.levels(levels)
+    _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
 
 
 def _fake(
