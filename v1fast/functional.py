@@ -166,7 +166,8 @@ def levels_readout(
 
     Positions are as in ``torch.nn.functional.grid_sample``: (x, y) with x along the width; -1 and 1 are the centres of
     the outermost pixels (``align_corners``) or their outer edges; outside the map the features are zero, and nothing is
-    clamped; a NaN or infinite position gives NaN. No tensor of images x neurons x channels is made.
+    clamped; a NaN or infinite position gives NaN. No tensor of images x neurons x channels is kept for the backward
+    pass, and the kernels make none.
 
     Args:
         levels: maps [B, C, H, W], of which C, H, W and the dtype may differ; of float64, float32, bfloat16 or float16

@@ -311,7 +311,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         self, reduction: Reduction = "sum", average: bool | None = None, subs_idx: NeuronSelection | None = None
     ) -> Tensor:
         """L1 norm of the features, of all neurons or some."""
-        features = self.features
+        features: Tensor = self.features
         if subs_idx is not None:
             features = features[..., select_neurons(subs_idx, self.outdims, features.device)]
         return self.apply_reduction(features.abs(), reduction=reduction, average=average)
@@ -354,7 +354,7 @@ class SpatialTransformerPooled3d(PooledReadout):
 
     def _kept_features(self) -> Tensor:
         """The features for this pass, in range and without what was pruned."""
-        features: Tensor = clamp_in_place(self.features, 0) if self.positive else self.features
+        features = clamp_in_place(self.features, 0) if self.positive else self.features
         if torch._C._are_functorch_transforms_active():  # which have no .data
             return features * self.mask
         features.data.mul_(self.mask)
