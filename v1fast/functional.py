@@ -1,16 +1,23 @@
 """The library's computations as functions of tensors.
 
-Each function checks its operands and makes one call of an op ``torch.ops.v1fast.*``; the dispatcher picks the kernel.
+Each function checks its operands and calls an op ``torch.ops.v1fast.*``, once or once for each level of a pyramid; the
+dispatcher picks the kernel.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from v1fast import ops
+from v1fast.ops import _checks
+from v1fast.reference._common import compute_dtype
 
-__all__ = ["gaussian_readout", "philox_normal"]
+__all__ = ["gather_levels", "gaussian_readout", "levels_readout", "philox_normal", "pool_levels", "pooled_readout"]
 
 
 def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
@@ -35,7 +42,7 @@ def gaussian_readout(
     r"""Each neuron reads the features at one point, sampled from its Gaussian, and weights the channels.
 
     .. math::
-        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \\
+        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \
         \mathrm{out}_{bn} &= \mathrm{bias}_n
             + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
 
@@ -107,3 +114,148 @@ def philox_normal(
     seed_tensor = _seed_tensor(seed, device)
     ops.philox_normal.check(seed_tensor, images, neurons, neuron_index, image_offset)
     return ops.philox_normal.philox_normal(seed_tensor, images, neurons, neuron_index, image_offset)
+
+
+def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None = None) -> list[Tensor]:
+    """The features and their successive average poolings.
+
+    Args:
+        features: [B, C, H, W]; channels-last stays channels-last.
+        kernel: size of the square that is averaged, >= 1.
+        steps: number of poolings, >= 0.
+        stride: of the squares; default ``kernel``. What is left over at the right and lower border is not read.
+
+    Returns:
+        ``steps + 1`` maps, the first of which is ``features``. Each is rounded to the dtype of the features.
+
+    Raises:
+        ValueError: an argument out of range, or a pooling would leave nothing of a map that is smaller than ``kernel``.
+    """
+    _checks.feature_map("features", features)
+    stride = kernel if stride is None else stride
+    for name, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("steps", steps, 0)):
+        if value < least:
+            raise ValueError(f"{name}: want at least {least}, got {value}")
+    levels = [features]
+    for step in range(steps):
+        height, width = levels[-1].shape[2:]
+        if min(height, width) < kernel:
+            raise ValueError(
+                f"features: want maps that {steps} poolings of {kernel} x {kernel} leave something of, got "
+                f"{tuple(features.shape[2:])}, of which ({height}, {width}) is left after {step}"
+            )
+        levels.append(F.avg_pool2d(levels[-1], kernel, stride))
+    return levels
+
+
+def levels_readout(
+    levels: Sequence[Tensor],
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    align_corners: bool = True,
+) -> Tensor:
+    r"""Each neuron reads all maps of a pyramid at the same normalised position and weights the channels.
+
+    .. math::
+        \mathrm{out}_{bn} = \mathrm{bias}_n
+            + \sum_l \sum_c \mathrm{weight}_{nlc}\, \mathrm{bilinear}(\mathrm{level}_{lbc},
+            \mathrm{grid}_n + \mathrm{shift}_b)
+
+    Positions are as in ``torch.nn.functional.grid_sample``: (x, y) with x along the width; -1 and 1 are the centres of
+    the outermost pixels (``align_corners``) or their outer edges; outside the map the features are zero, and nothing is
+    clamped; a NaN or infinite position gives NaN. No tensor of images x neurons x channels is kept for the backward
+    pass, and the kernels make none.
+
+    Args:
+        levels: maps [B, C, H, W], of which C, H, W and the dtype may differ; of float64, float32, bfloat16 or float16
+            and any memory format; channels-last is read in place.
+        grid: positions [N, 2], or [B, N, 2] where each image has its own.
+        weight: [N, sum of C], first those of all channels of the first map, then of the second, ...; any strides.
+        bias: [N].
+        shift: [B, 2], added to all positions of an image, in units of the positions.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N] of the dtype that the levels and ``weight`` promote to. Arithmetic is float32, float64 where an operand
+        is; the levels' parts are added in it too, and rounded once.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it, what is wanted and what came.
+    """
+    ops.point_readout.check_levels(levels, grid, weight, bias, shift)
+    if len(levels) == 1:
+        return ops.point_readout.point_readout(levels[0], grid, weight, bias, shift, align_corners)
+    dtype = functools.reduce(torch.promote_types, (level.dtype for level in levels), weight.dtype)
+    # The op's output is at least of the weight's dtype: with weights of the dtype to compute in, no part is rounded to
+    # half precision before the sum.
+    wide = weight.to(compute_dtype(*levels, grid, weight, bias, shift))
+    # Split rather than sliced: the gradients of the parts are joined by one copy.
+    parts = wide.split([level.shape[1] for level in levels], dim=1)
+    out = ops.point_readout.point_readout(levels[0], grid, parts[0], bias, shift, align_corners)
+    for level, part in zip(levels[1:], parts[1:], strict=True):
+        out = out + ops.point_readout.point_readout(level, grid, part, None, shift, align_corners)
+    return out.to(dtype)
+
+
+def pooled_readout(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    pool_kernel: int,
+    pool_steps: int,
+    align_corners: bool = True,
+) -> Tensor:
+    """Each neuron reads the features and their successive average poolings at the same normalised position.
+
+    The readout of Sinz et al., "Stimulus domain transfer in recurrent models for large scale cortical population
+    prediction on video", NeurIPS 2018: coarse maps let a position find its way from afar, fine ones place it. It is
+    :func:`levels_readout` of :func:`pool_levels`.
+
+    Args:
+        features: [B, C, H, W], as in :func:`levels_readout`.
+        grid: [N, 2] or [B, N, 2].
+        weight: [N, (pool_steps + 1) * C], first those of the features' own channels, then of the first pooling's, ...
+        bias: [N].
+        shift: [B, 2].
+        pool_kernel: size and stride of each pooling, >= 1; what is left over at the right and lower border is not read.
+        pool_steps: number of poolings, >= 0.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N] of dtype ``promote_types(features, weight)``.
+
+    Raises:
+        ValueError: an operand does not fit; a pooling would leave nothing of the map.
+    """
+    levels = pool_levels(features, kernel=pool_kernel, steps=pool_steps)
+    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners)
+
+
+def gather_levels(
+    levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None = None, *, align_corners: bool = True
+) -> Tensor:
+    """All channels of all maps at each neuron's position: what :func:`levels_readout` weights and adds.
+
+    For readouts of another form, and to look at; the result is as large as what ``levels_readout`` does without.
+
+    Args:
+        levels: maps [B, C, H, W], as in :func:`levels_readout`.
+        grid: [N, 2] or [B, N, 2].
+        shift: [B, 2].
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N, sum of C] of the dtype that the levels promote to.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it, what is wanted and what came.
+    """
+    ops.point_gather.check_levels(levels, grid, shift)
+    parts = [ops.point_gather.point_gather(level, grid, shift, align_corners) for level in levels]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
