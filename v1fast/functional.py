@@ -133,17 +133,9 @@ def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None
     """
     _checks.feature_map("features", features)
     stride = kernel if stride is None else stride
-    for name, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("steps", steps, 0)):
-        if value < least:
-            raise ValueError(f"{name}: want at least {least}, got {value}")
+    _checks.poolings(features, kernel, stride, steps)
     levels = [features]
-    for step in range(steps):
-        height, width = levels[-1].shape[2:]
-        if min(height, width) < kernel:
-            raise ValueError(
-                f"features: want maps that {steps} poolings of {kernel} x {kernel} leave something of, got "
-                f"{tuple(features.shape[2:])}, of which ({height}, {width}) is left after {step}"
-            )
+    for _ in range(steps):
         levels.append(F.avg_pool2d(levels[-1], kernel, stride))
     return levels
 
@@ -215,7 +207,8 @@ def pooled_readout(
 
     The readout of Sinz et al., "Stimulus domain transfer in recurrent models for large scale cortical population
     prediction on video", NeurIPS 2018: coarse maps let a position find its way from afar, fine ones place it. It is
-    :func:`levels_readout` of :func:`pool_levels`.
+    :func:`levels_readout` of :func:`pool_levels`, in one op; features of low precision are averaged in float32 and the
+    averages not rounded.
 
     Args:
         features: [B, C, H, W], as in :func:`levels_readout`.
@@ -233,8 +226,10 @@ def pooled_readout(
     Raises:
         ValueError: an operand does not fit; a pooling would leave nothing of the map.
     """
-    levels = pool_levels(features, kernel=pool_kernel, steps=pool_steps)
-    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners)
+    operands = (features, grid, weight, bias, shift)
+    options = (align_corners, pool_kernel, pool_steps)
+    ops.pooled_readout.check(*operands, *options)
+    return ops.pooled_readout.pooled_readout(*operands, *options)
 
 
 def gather_levels(

@@ -33,7 +33,7 @@ void check_poolings(const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
 }
 
 Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
-                      OptionalTensor shift, int64_t kernel, int64_t steps, bool align_corners) {
+                      OptionalTensor shift, bool align_corners, int64_t kernel, int64_t steps) {
     const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     const auto run = [&]<class T>(T) {
@@ -46,8 +46,8 @@ Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
-                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift, int64_t kernel,
-                                    int64_t steps, bool align_corners, std::vector<bool> output_mask) {
+                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
+                                    int64_t kernel, int64_t steps, std::vector<bool> output_mask) {
     const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
@@ -79,13 +79,13 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
 
 Tensor point_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
                      OptionalTensor shift, bool align_corners) {
-    return pooled_readout(features, grid, weight, bias, shift, 1, 0, align_corners);
+    return pooled_readout(features, grid, weight, bias, shift, align_corners, 1, 0);
 }
 
 FiveTensors point_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
                                    std::vector<bool> output_mask) {
-    return pooled_readout_backward(grad_output, features, grid, weight, bias, shift, 1, 0, align_corners, output_mask);
+    return pooled_readout_backward(grad_output, features, grid, weight, bias, shift, align_corners, 1, 0, output_mask);
 }
 
 } // namespace

@@ -73,3 +73,18 @@ def floats(operands: Mapping[str, Tensor | None], features: Tensor) -> None:
         if tensor is not None:
             floating(name, tensor)
             device(name, tensor, features)
+
+
+def poolings(features: Tensor, kernel: int, stride: int, steps: int) -> None:
+    """Raise ValueError unless so many poolings of [B, C, H, W] leave something of it."""
+    for name, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("steps", steps, 0)):
+        if value < least:
+            raise ValueError(f"{name}: want at least {least}, got {value}")
+    height, width = features.shape[2:]
+    for step in range(steps):
+        if height < kernel or width < kernel:
+            raise ValueError(
+                f"features: want maps that {steps} poolings of {kernel} x {kernel} leave something of, got "
+                f"{tuple(features.shape[2:])}, of which ({height}, {width}) is left after {step}"
+            )
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1

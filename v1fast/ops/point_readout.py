@@ -12,9 +12,10 @@ from v1fast.ops._define import define_with_backward, fake_gradients
 from v1fast.reference import point_readout as reference
 
 
-def _check_neurons(
+def check_neurons(
     features: Tensor, channels: int, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
 ) -> None:
+    """As ``check``, of all operands but the features, for weights of so many channels."""
     _checks.points(grid, shift, features)
     neurons = grid.shape[-2]
     _checks.shape("weight", weight, "[N, C]", (neurons, channels))
@@ -34,7 +35,7 @@ def check(
     """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
     _checks.feature_map("features", features)
     _checks.floating("features", features)
-    _check_neurons(features, features.shape[1], grid, weight, bias, shift)
+    check_neurons(features, features.shape[1], grid, weight, bias, shift)
 
 
 def check_levels(
@@ -42,7 +43,7 @@ def check_levels(
 ) -> None:
     """As ``check``, for several feature maps and the weights of all their channels side by side."""
     _checks.levels(levels)
-    _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
+    check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
 
 
 def _fake(

@@ -147,17 +147,19 @@ class PointPooled2d(PooledReadout):
         self._require_in_shape(x)
         grid, weight, bias = self._neurons(self.features, out_idx, x.device)
         weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C], of which R = 1 in this class
-        levels = functional.pool_levels(x, kernel=self.pool_kern, steps=self.pool_steps)
         if self.return_weighted_features:
+            levels = functional.pool_levels(x, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
             return (weight.unsqueeze(1) * gathered).mT.squeeze(0)
         outputs, neurons = weight.shape[:2]
-        out = functional.levels_readout(
-            levels,
+        out = functional.pooled_readout(
+            x,
             grid.expand(outputs, -1, -1).flatten(0, 1),
             weight.flatten(0, 1),
             None if bias is None else bias.flatten(),
             shift,
+            pool_kernel=self.pool_kern,
+            pool_steps=self.pool_steps,
             align_corners=self.align_corners,
         )
         return out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0)
