@@ -71,9 +71,8 @@ def pooled_readout_backward(
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
     levels = _levels(features, pool_kernel, pool_steps, dtype)
-    d_levels, d_positions, d_weights = [], [], []
-    for level, part in zip(levels, weight.to(dtype).chunk(len(levels), dim=1), strict=True):
-        d_level, d_position, d_part, _ = read_backward(
+    found = [
+        read_backward(
             grad_output.to(dtype),
             level,
             locate(level, grid, shift, align_corners, dtype),
@@ -83,17 +82,20 @@ def pooled_readout_backward(
             want_weight=want_weight,
             want_bias=False,
         )
-        d_levels.append(d_level)
-        d_positions.append(d_position)
-        d_weights.append(d_part)
+        for level, part in zip(levels, weight.to(dtype).chunk(len(levels), dim=1), strict=True)
+    ]
+    d_levels, d_positions, d_weights = (
+        [g for g in kind if g is not None] for kind in list(zip(*found, strict=True))[:3]
+    )
     d_features, d_grid, d_shift = None, None, None
     if want_features:
-        d_features = d_levels[-1]
-        for d_level, level in zip(d_levels[-2::-1], levels[-2::-1], strict=True):
-            d_features = d_level + _spread(d_features, pool_kernel, level)
-        d_features = torch.empty_like(features).copy_(d_features)
+        total = d_levels[-1]
+        for d_level in reversed(d_levels[:-1]):
+            total = d_level + _spread(total, pool_kernel, d_level)
+        d_features = torch.empty_like(features).copy_(total)
     if want_grid or want_shift:
-        d_grid, d_shift = position_gradients(sum(d_positions), grid, want_grid, want_shift)
+        d_position = torch.stack(d_positions).sum(0)
+        d_grid, d_shift = position_gradients(d_position, grid, want_grid, want_shift)
     return (
         cast_or_empty(d_features, features, features),
         cast_or_empty(d_grid, grid, grid),
