@@ -280,9 +280,11 @@ class PointOp:
         leaves = [None if v is None else v.requires_grad_() for v in operands.values()]
         torch.library.opcheck(self.op, (*leaves, True))
         grad_output = self.grad_output(operands).detach()
-        for mask in ([True] * len(leaves), [i % 2 == 1 for i in range(len(leaves))]):
-            detached = [None if v is None else v.detach() for v in leaves]
-            torch.library.opcheck(self.backward, (grad_output, *detached, True, mask))
+        rest = [None if v is None else v.detach() for v in leaves[1:]]
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            features = leaves[0].detach().contiguous(memory_format=memory_format)
+            for mask in ([True] * len(leaves), [i % 2 == 1 for i in range(len(leaves))]):
+                torch.library.opcheck(self.backward, (grad_output, features, *rest, True, mask))
 
     @pytest.mark.parametrize("dynamic", [False, True])
     def test_compiles_fullgraph(self, dynamic):

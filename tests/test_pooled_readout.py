@@ -178,6 +178,8 @@ def test_levels_of_low_precision_are_added_before_they_are_rounded(dtypes, weigh
     grad_output = torch.randn(3, 11).to(promoted)
     results = run(by_levels(functional.levels_readout), operands, {}, grad_output)
     assert results[0].dtype == promoted
+    wide = by_levels(functional.levels_readout)(**operands | {"weight": operands["weight"].float()})
+    assert results[0].equal(wide.to(promoted))
 
     def eager_run(dtype):
         return run(by_levels(eager.levels_readout), cast(operands, dtype), {}, grad_output.to(dtype))
