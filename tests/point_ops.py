@@ -12,6 +12,8 @@ import pytest
 import torch
 from op_checks import DTYPES, assert_as_accurate_as_eager, bf16, cast, f32, f64, label, layouts, run
 
+from v1fast.reference._common import compute_dtype
+
 TABLE = [(case, (f32, f32, f32)) for case in cases.POINTS] + [
     (case, dtypes)
     for case, dtypes in itertools.product(
@@ -76,7 +78,7 @@ class PointOp:
         want = [self.reference[0](*arguments), *self.reference[1](grad_output, *arguments, mask)]
         for name, a, b in zip(("out", *self.names), got, want, strict=True):
             assert a.dtype == b.dtype, name
-            rounding = torch.finfo(a.dtype).eps + 30 * torch.finfo(f32 if f64 not in dtypes else f64).eps
+            rounding = torch.finfo(a.dtype).eps + 30 * torch.finfo(compute_dtype(*operands.values())).eps
             assert (a - b).abs().max() <= rounding * b.abs().max(), name
 
     @pytest.mark.parametrize("layout", range(6))

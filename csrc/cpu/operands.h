@@ -85,12 +85,7 @@ public:
             std::iota(order_.begin(), order_.end(), 0);
         }
         operands.order = order_.data();
-        if (mu.dim() == 2) {
-            operands.mu_x = column(values(mu), 2, 0);
-            operands.mu_y = column(values(mu), 2, 1);
-        } else {
-            operands.positions = values(mu);
-        }
+        place(mu);
         operands.weight = operands.reordered || weight.size(1) != s.C
                               ? rows(values(weight) + channel, weight.size(1), s.C)
                               : values(weight);
@@ -99,6 +94,18 @@ public:
         operands.shift = values(shift);
         operands.align_corners = align_corners;
         operands.clamp = clamp;
+    }
+
+    // Positions alone, in the neurons' own order: grid [N, 2] or [B, N, 2].
+    OwnedOperands(const ReadoutSizes& s, const Tensor& grid, const OptionalTensor& shift, bool align_corners)
+        : neurons_(s.N), order_(static_cast<size_t>(s.N)), zeros_(static_cast<size_t>(s.C)), operands{} {
+        operands.s = s;
+        std::iota(order_.begin(), order_.end(), 0);
+        operands.order = order_.data();
+        place(grid);
+        operands.zeros = zeros_.data();
+        operands.shift = values(shift);
+        operands.align_corners = align_corners;
     }
 
     void set_noise(const OptionalTensor& sigma, const OptionalTensor& noise, const OptionalTensor& seed,
@@ -130,6 +137,14 @@ private:
     const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(torch::stable::contiguous(tensor)); }
     const int64_t* integers(const OptionalTensor& tensor) {
         return tensor ? keep(*tensor).template const_data_ptr<int64_t>() : nullptr;
+    }
+    void place(const Tensor& grid) {
+        if (grid.dim() == 2) {
+            operands.mu_x = column(values(grid), 2, 0);
+            operands.mu_y = column(values(grid), 2, 1);
+        } else {
+            operands.positions = values(grid);
+        }
     }
     // One column of a [N, columns] array, ordered.
     const T* column(const T* data, int64_t columns, int64_t which) {

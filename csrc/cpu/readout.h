@@ -108,7 +108,7 @@ public:
         if (fixed_)
             row_kernels<T>().backward_image_fixed(o, grad, b, canvas, fixed_->sorted, workspace.corner_weight.get());
         else
-            row_kernels<T>().backward_image(o, grad, b, canvas, workspace.points, workspace.sorted);
+            row_kernels<T>().backward_image(o, grad, o.weight, b, canvas, workspace.points, workspace.sorted);
     }
 };
 

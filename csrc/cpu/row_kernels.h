@@ -38,7 +38,9 @@ struct RowKernels {
                     int64_t n1, T* out, Points<T>&);
     void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
                              int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
-    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, Points<T>&, CellOrder<T>&);
+    // rows [N, C]: what neurons write, times their gradient; grad null: as it is.
+    void (*backward_image)(const Operands<T>&, const T* grad, const T* rows, int64_t b, const Canvas<T>&, Points<T>&,
+                           CellOrder<T>&);
 
     // Where each neuron reads the same point of all images: located and ordered by cell once. Samples i0 .. i1 - 1 of
     // that order, at most kFixedImages images.
@@ -50,6 +52,11 @@ struct RowKernels {
                                    const NeuronSums<T>&);
     void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, const CellOrder<T>&,
                                  T* corner_weight); // room for [4, capacity]
+
+    // What neurons read in image b, out [N, C]; and the gradient of its positions, out [N, 2].
+    void (*gather)(const Operands<T>&, const ImageReader<T>&, int64_t b, int64_t n0, int64_t n1, T* out, Points<T>&);
+    void (*gather_positions)(const Operands<T>&, const ImageReader<T>&, const T* rows, int64_t b, int64_t n0,
+                             int64_t n1, T* out, Points<T>&);
 
     // The average pooling of an image [H, W, C], kernel and stride the same, what is left over dropped.
     void (*pool)(const T* image, int64_t C, int64_t H, int64_t W, int64_t kernel, T* out);
