@@ -98,7 +98,7 @@ def _not_finite(operands: Results) -> Results:
 def _beside_borders(case: Case, operands: Results, options: dict) -> Results:
     """Means moved such that every sample of the one image lies beside a border of its cell, whatever its noise.
 
-    What is off by less than a pixel's millionth, in float64 by much less, then reads another cell.
+    What is off by some 1e-5 of a pixel, in float64 by 1e-9, then reads another cell.
     """
     exact = {k: None if v is None else v.double() for k, v in operands.items()}
     noise = cases.noise_of(case, options)
