@@ -252,11 +252,17 @@ def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype) -
 
 PROGRAMS = 2048  # several waves on any GPU, and the same number on each: partial sums keep their order
 LEAST_IMAGES = 16  # images that a program reads with one load of its weights
+MOST_SPLITS = 65535  # what the third axis of a grid may have
 
 
-def images_per_program(images: int, programs_per_image: int, tile: int) -> int:
-    """How many images one program takes in turn: a multiple of the tile that gives some PROGRAMS programs."""
+def images_per_program(images: int, programs_per_image: int, tile: int, most: int | None = None) -> int:
+    """How many images one program takes in turn: a multiple of the tile that gives some PROGRAMS programs.
+
+    More programs where one would take more than ``most`` images, a multiple of the tile.
+    """
     splits = min(triton.cdiv(PROGRAMS, programs_per_image), triton.cdiv(images, LEAST_IMAGES))
+    if most is not None:
+        splits = min(max(splits, triton.cdiv(images, most)), MOST_SPLITS)
     return triton.cdiv(triton.cdiv(images, tile), splits) * tile
 
 

@@ -225,6 +225,13 @@ def backward_kernel(
 
 # Launchers -------------------------------------------------------------------------------------------------------
 
+MOST_IMAGES = 32
+"""Images over which a program adds one after the other.
+
+Each addition rounds the whole sum: in long chains the error is several times that of torch, which adds in a tree. The
+partial sums of d_weight then take C / 32 times the memory of the readout's output.
+"""
+
 
 class Wanted(NamedTuple):
     """The operands whose gradients are asked for; None: not asked for, or not there."""
@@ -262,7 +269,7 @@ def neuron_pass(o: Operands, grad: Tensor, want: Wanted, config: Config) -> dict
     """The gradients that are wanted, by name; that of the features is scattered."""
     batch, channels, _, _, neurons = o.sizes
     blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
-    images = images_per_program(batch + o.odd, blocks * chunks, config.images)
+    images = images_per_program(batch + o.odd, blocks * chunks, config.images, MOST_IMAGES)
     splits = triton.cdiv(batch + o.odd, images)
     sums = any(like is not None for like in (want.mu, want.sigma, want.bias))
     new = o.mu.new_empty

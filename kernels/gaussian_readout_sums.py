@@ -15,13 +15,28 @@ QUANTITIES = tl.constexpr(7)
 
 
 @triton.jit
+def _add(total, error, value):
+    """The sum, and what all additions so far have rounded away (Knuth's two-sum): the order hardly matters then."""
+    new = total + value
+    rest = new - total
+    return new, error + ((total - (new - rest)) + (value - rest))
+
+
+@triton.jit
+def _corrected(total, error):
+    """The sum with what was rounded away; that is NaN where the sum is not finite."""
+    return tl.where(error == error, total + error, total)
+
+
+@triton.jit
 def _total(parts, row: tl.constexpr, n, has_n, first, step, count, N):
     """Sum over parts first, first + step, ... of one quantity."""
     total = tl.zeros(n.shape, parts.dtype.element_ty)
+    error = total
     for i in range(count):
         at = ((first + i * step).to(tl.int64) * QUANTITIES + row) * N + n
-        total += tl.load(parts + at, mask=has_n, other=0)
-    return total
+        total, error = _add(total, error, tl.load(parts + at, mask=has_n, other=0))
+    return _corrected(total, error)
 
 
 @jit
@@ -86,11 +101,13 @@ def slabs_kernel(
     """One block of sums over the first axis."""
     column = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
     total = tl.zeros([BS, BM], slabs.dtype.element_ty)
+    error = total
     for s0 in range(0, S, BS):
         s = s0 + tl.arange(0, BS)[:, None]
-        total += tl.load(slabs + s.to(tl.int64) * M + column, mask=(s < S) & (column < M), other=0)
+        value = tl.load(slabs + s.to(tl.int64) * M + column, mask=(s < S) & (column < M), other=0)
+        total, error = _add(total, error, value)
     m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
-    value = tl.sum(total, axis=0)
+    value = tl.sum(_corrected(total, error), axis=0)
     if PIXELS:
         dtype: tl.constexpr = slabs.dtype.element_ty
         scale_x, scale_y = pixels_per_unit(W, ALIGN_CORNERS, dtype), pixels_per_unit(H, ALIGN_CORNERS, dtype)

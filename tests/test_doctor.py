@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import threading
 from importlib import metadata
@@ -79,6 +80,32 @@ def test_system(report, monkeypatch, no_probe):
 def test_kernels_are_those_that_the_ops_loaded(report):
     assert report.kernels == ops.loaded
     assert all(state in doctor.as_text(report) for state in ops.loaded.values())
+
+
+CPU_BUILD, CUDA_BUILD = "torch.version.cuda = torch.version.hip = None", "torch.version.cuda = '13.0'"
+
+
+@pytest.mark.parametrize(
+    ("build", "kernels", "loads"),
+    [
+        (CPU_BUILD, None, False),
+        (CPU_BUILD, "native,triton", True),
+        (CPU_BUILD, "native", False),
+        (CUDA_BUILD, None, True),
+    ],
+)
+def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for(build, kernels, loads):
+    pytest.importorskip("triton")
+    show = "print('triton' in sys.modules, v1fast.ops.loaded['triton'])"
+    code = f"import sys, torch; {build}; import v1fast; {show}"
+    environment = {name: value for name, value in os.environ.items() if name != "V1FAST_KERNELS"}
+    environment |= {} if kernels is None else {"V1FAST_KERNELS": kernels}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    imported, state = done.stdout.strip().split(" ", 1)
+    assert imported == str(loads)
+    assert (state == "loaded") == loads
+    if kernels is None and not loads:
+        assert "built for the CPU alone" in state
 
 
 def test_cuda_devices(monkeypatch, no_probe):

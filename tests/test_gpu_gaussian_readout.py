@@ -118,6 +118,34 @@ def test_matches_eager(on_gpu, how_features, way, case, dtypes):
     op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
 
 
+IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4)
+NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16)
+LONG = [*itertools.product(["scatter"], [IMAGES], op_tests.DTYPES[:3])]
+LONG += [*itertools.product(WAYS, [NEURONS], op_tests.DTYPES[:3])]
+
+
+@pytest.mark.parametrize("programs", [1, _launch.PROGRAMS], ids="at least {} programs".format)
+@pytest.mark.parametrize(("way", "case", "dtypes"), LONG, ids=op_tests.label)
+def test_long_sums_are_as_accurate_as_torch(monkeypatch, how_features, way, case, dtypes, programs):
+    """Torch adds in a tree. One program: where the neurons alone fill a GPU, each program takes more images."""
+    how_features(way)
+    monkeypatch.setattr(_launch, "PROGRAMS", programs)
+    with gpu(80):
+        op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+
+
+@pytest.mark.parametrize("slabs", [3, 31, 1000, 20000])
+def test_sums_of_slabs_keep_what_an_addition_rounds_away(on_gpu, slabs):
+    """And a sum that is not finite stays what it is."""
+    parts = torch.randn(slabs, 40)
+    parts[0, 0] = parts[2, 1] = float("inf")
+    parts[1, 2], parts[2, 2] = float("inf"), -float("inf")
+    parts[1, 3] = float("nan")
+    got, want = sums.sum_slabs(operands_of(cases.PLAIN), parts, parts), parts.double().sum(0)
+    torch.testing.assert_close(got[:4], want[:4].float(), equal_nan=True)
+    assert (got - want)[4:].abs().max() <= torch.finfo(f32).eps * want[4:].abs().max()
+
+
 @pytest.mark.parametrize("way", ["scatter", "gather"])
 def test_the_order_of_blocks_does_not_matter(how_features, way):
     """Only what atomics add depends on it, in the last bits."""
@@ -169,6 +197,34 @@ def test_a_nan_gradient_reaches_its_own_cell_only(on_gpu, how_features, way):
     )[0]
     assert d_features.isnan().any(1).sum() == 4
     assert d_features[..., :2, :2].isfinite().all()
+
+
+@pytest.mark.parametrize("way", ["scatter", "gather"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_weight_that_is_not_finite_reaches_what_depends_on_it_only(on_gpu, how_features, way, value):
+    """No other neuron's results, and no other pixel: what is read in excess is not multiplied by zero, but left out."""
+    how_features(way)
+    case = cases.Case("not finite", B=5, N=70, H=12, W=15)
+    operands, options = cases.make(case, f32, f32, f32)
+    broken = torch.zeros(case.N, dtype=torch.bool)
+    broken[[0, 33, 69]] = True
+    channel = torch.arange(case.C) == 7
+    bad = operands | {"weight": operands["weight"].masked_fill(broken[:, None] & channel, value)}
+    grad = torch.randn(case.B, case.N)
+    want_out, want = op_tests.run(functional.gaussian_readout, operands, options, grad)
+    out, got = op_tests.run(functional.gaussian_readout, bad, options, grad)
+    _, eager_grads = op_tests.eager_run(case, bad, options, f64, grad)
+    assert not out[:, broken].isfinite().any()
+    assert out[:, ~broken].equal(want_out[:, ~broken])
+    for name in ("mu", "sigma"):
+        assert not got[name][broken].isfinite().any()
+        assert got[name][~broken].equal(want[name][~broken])
+    for name in ("weight", "bias"):
+        assert got[name].equal(want[name])
+    reached = ~got["features"].isfinite()
+    assert reached.equal(~eager_grads["features"].isfinite())
+    torch.testing.assert_close(got["features"][~reached], want["features"][~reached])
+    assert not got["shift"].isfinite().any()
 
 
 REUSED = [
@@ -312,6 +368,14 @@ def test_samples_are_sorted_in_chunks(on_gpu, monkeypatch):
 def test_chunks_of_channels_fit():
     assert [_launch.channel_chunk(c, 128) for c in (1, 5, 20, 64, 96, 100, 131, 320)] == [4, 8, 32, 64, 32, 128, 32, 64]
     assert _launch.channel_chunk(256, 64) == 64
+
+
+def test_a_program_adds_no_more_images_than_it_may():
+    assert _launch.images_per_program(1000, 2048, 2) == 1000
+    for images in (1, 31, 32, 33, 1000, 1001):
+        assert _launch.images_per_program(images, 2048, 2, most=32) <= 32
+    assert _launch.images_per_program(33, 2048, 2, most=32) == 18  # two of much the same length
+    assert _launch.images_per_program(5_000_000, 1, 2, most=32) * 65535 >= 5_000_000  # a grid's third axis ends there
 
 
 def test_autotunes_only_when_asked_to(monkeypatch):

@@ -25,7 +25,7 @@ from mutation.equivalent import equivalent
 from mutation.mutants import Mutant, sample
 
 SECONDS = 15
-"""Of processor time for one mutant; the battery takes less than one."""
+"""Of processor time for one mutant; the battery takes a few."""
 
 _FORK = multiprocessing.get_context("fork")
 

@@ -1,6 +1,7 @@
 """Calls of the launchers, each with what its results have to be, by the forms of the kernels that they launch."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from unittest import mock
@@ -12,6 +13,7 @@ from assertions import assert_as_accurate
 from cases import Case
 from v1fast.kernels import _launch, gaussian_readout_features, gaussian_readout_sums
 
+from v1fast import _eager as eager
 from v1fast import functional, kernels
 
 f32, f64, bf16 = torch.float32, torch.float64, torch.bfloat16
@@ -43,12 +45,18 @@ REGIMES = (
     {"B": 5, "N": 70, "image_offset": 3},
     {"B": 35, "N": 50, "image_offset": 1},  # two splits of the images; d_weight fills a block of the sum of the slabs
     {"B": 210, "N": 9, "H": 2, "W": 3, "image_offset": 2},  # so do the gradients of shift
-    {"B": 2, "N": 300, "H": 11, "W": 7},  # several blocks of neurons, every one of them but the last full
+    {"B": 2, "N": 257, "H": 11, "W": 7},  # several blocks of neurons, the last of one, whatever their size
     {"B": 3, "N": 1000, "H": 25, "W": 30},  # shift's sums have many parts; a position that is off a little shows
     {"shift_scale": 1.5, "B": 20},
     {"spread": 1.5, "B": 4},
     {"B": 5, "N": 180, "H": 2, "W": 3},  # many samples on each pixel
 )
+
+KINDS = {  # operands that are changed once they are made
+    "special": {"H": 5, "W": 257},
+    "not finite": {"B": 5, "N": 200, "H": 6, "W": 8},  # pixels of many and of few samples
+    "beside borders": {"B": 1, "N": 300, "H": 11, "W": 17, "shift_scale": 0.0},
+}
 
 
 def families() -> dict[str, tuple[Case, tuple[torch.dtype, ...]]]:
@@ -64,7 +72,7 @@ def families() -> dict[str, tuple[Case, tuple[torch.dtype, ...]]]:
 def _special(operands: Results) -> Results:
     """Positions on borders and pixels, outside, infinite, NaN: what a neuron's noise would move stays there."""
     nan, inf = float("nan"), float("inf")
-    values = (-inf, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, inf, nan)
+    values = (-inf, -1.5, -1.0039, -1.0, -0.5, 0.0, 0.5, 1.0, 1.0039, 1.25, 3e9, inf, nan)
     at = torch.tensor(list(itertools.product(values, values)), dtype=operands["mu"].dtype)
     many = {"mu": at, "weight": operands["weight"][:1].expand(len(at), -1).contiguous()}
     if operands["sigma"] is not None:
@@ -76,18 +84,49 @@ def _special(operands: Results) -> Results:
     return operands | many
 
 
-def _compare(own: Results, exact: Results, special: bool) -> Callable[[Results], None]:
+NOT_FINITE = (0, 33, 69)
+"""Neurons whose weights are not finite."""
+
+
+def _not_finite(operands: Results) -> Results:
+    """A weight that is read in excess and meets a factor of zero shows as NaN."""
+    weight = operands["weight"].clone()
+    weight[list(NOT_FINITE)] = float("inf")
+    return operands | {"weight": weight}
+
+
+def _beside_borders(case: Case, operands: Results, options: dict) -> Results:
+    """Means moved such that every sample of the one image lies beside a border of its cell, whatever its noise.
+
+    What is off by some 1e-5 of a pixel, in float64 by 1e-9, then reads another cell.
+    """
+    exact = {k: None if v is None else v.double() for k, v in operands.items()}
+    noise = cases.noise_of(case, options)
+    noise = None if noise is None else noise.double()
+    at = eager.unclamped_positions(exact["mu"], exact["sigma"], noise).reshape(case.N, 2)
+    size = torch.tensor([case.W, case.H], dtype=f64)
+    scale, offset = ((size - 1) / 2, 0.0) if case.align_corners else (size / 2, 0.5)
+    pixel = (at + 1) * scale - offset
+    near = 1e-9 if operands["mu"].dtype == f64 else 3e-5
+    side = near * (1 - 2 * (torch.arange(case.N) % 2))[:, None]
+    border = pixel.round().clamp(torch.ones(2, dtype=f64), size - 2) + side
+    return operands | {"mu": (exact["mu"] + (border - pixel) / scale).to(operands["mu"].dtype)}
+
+
+def _compare(own: Results, exact: Results, loosely: bool) -> Callable[[Results], None]:
     def check(got: Results) -> None:
         assert got.keys() == exact.keys()
         for name, result in got.items():
             assert result.dtype == own[name].dtype
-            if special:
+            if loosely:
                 # which corner and whether there is a gradient are the matter here, not the last digits
                 want = exact[name].to(result.dtype)
                 relative = max(1e-4, 2 * torch.finfo(result.dtype).eps)
                 torch.testing.assert_close(result, want, equal_nan=True, atol=1e-4, rtol=relative)
             else:
-                assert_as_accurate(result, own[name], exact[name], name)
+                finite = exact[name].isfinite()
+                assert result.isfinite().equal(finite), name
+                assert_as_accurate(result[finite], own[name][finite], exact[name][finite], name)
 
     return check
 
@@ -103,13 +142,17 @@ def _split(results: Results) -> tuple[Results, Results]:
     return {"out": results["out"]}, {k: v for k, v in results.items() if k != "out"}
 
 
-def _calls(name: str, case: Case, dtypes, special: bool = False) -> Iterator[Call]:
+def _calls(name: str, case: Case, dtypes, kind: str = "") -> Iterator[Call]:
     """Forward, backward with d_features scattered, and gathered."""
     operands, options = cases.make(case, *dtypes)
-    if special:
+    if kind == "special":
         operands = _special(operands)
         case = replace(case, N=operands["mu"].shape[0])
         options = cases.draw(case)[1]
+    elif kind == "not finite":
+        operands = _not_finite(operands)
+    elif kind == "beside borders":
+        operands = _beside_borders(case, operands, options)
     promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
     grad = torch.randn(case.B, case.N).to(promoted)
     exact = _oracle(case, operands, options, grad, f64)
@@ -119,7 +162,8 @@ def _calls(name: str, case: Case, dtypes, special: bool = False) -> Iterator[Cal
     own = {k: v.to(promoted if k == "out" else operands[k].dtype) for k, v in own.items()}
     arguments = [*operands.values(), *(options.get(k) for k in ("noise", "seed", "neuron_index"))]
     arguments += [case.image_offset, case.share_noise, case.align_corners]
-    checks = [_compare(a, b, special) for a, b in zip(_split(own), _split(exact), strict=True)]
+    loosely = kind in ("special", "beside borders")
+    checks = [_compare(a, b, loosely) for a, b in zip(_split(own), _split(exact), strict=True)]
 
     def forward() -> Results:
         return {"out": kernels.CUDA["gaussian_readout"](*arguments)}
@@ -140,7 +184,9 @@ def readout_calls(family: str) -> Iterator[Call]:
     base, dtypes = families()[family]
     for i, regime in enumerate(REGIMES):
         yield from _calls(f"{family} {i}", replace(base, why=f"{base.why} {i}", **regime), dtypes)
-    yield from _calls(f"{family} special", replace(base, why=f"{base.why} special", H=5, W=257), dtypes, special=True)
+    for kind, regime in KINDS.items():
+        yield from _calls(f"{family} {kind}", replace(base, why=f"{base.why} {kind}", **regime), dtypes, kind)
+    yield from parts_calls(family)
 
 
 # The normals -----------------------------------------------------------------------------------------------------
@@ -162,6 +208,74 @@ def normals_calls() -> Iterator[Call]:
         yield Call(f"normals {i}", launch, check)
 
 
+# The sums of partial sums ----------------------------------------------------------------------------------------
+
+
+def _exact_sum(values: torch.Tensor) -> torch.Tensor:
+    """Over the first axis, rounded once."""
+    columns = values.flatten(1).t().tolist()
+    return torch.tensor([math.fsum(column) for column in columns], dtype=f64).reshape(values.shape[1:])
+
+
+def _with_large_ones(parts: torch.Tensor, step: int) -> torch.Tensor:
+    """Every sum of a thread gets a large one, and a later one takes it off: what small ones lose to it is to be kept.
+
+    ``step``: from one part to the next of the same sum of a thread.
+    """
+    count = len(range(0, parts.shape[0], step))
+    if count > 2:
+        first, second = step * (count // 3), step * (2 * count // 3)
+        parts[first : first + step] += 4096
+        parts[second : second + step] -= 4096
+    return parts
+
+
+def _few_digits(got: Results, want: Results, units: float) -> None:
+    """Each error is less than so many units in the last place of the largest."""
+    assert got.keys() == want.keys()
+    for name, result in got.items():
+        error = (result.double() - want[name]).abs().max()
+        assert error <= units * torch.finfo(result.dtype).eps * want[name].abs().max(), name  # of NaN: false
+
+
+def _wanted_of_parts(case: Case, parts: torch.Tensor, chunks: int) -> Results:
+    """Gradients by all partial sums, in float64."""
+    x, y, xx, xy, yx, yy, _ = _exact_sum(parts)
+    less = 1 if case.align_corners else 0
+    sx, sy = (case.W - less) / 2, (case.H - less) / 2
+    full = torch.stack([xx * sx, xy * sx, yx * sy, yy * sy], 1).reshape(-1, 2, 2)
+    uncorrelated = torch.stack([xx * sx, yy * sy], 1)
+    sigma = {"full": full, "uncorrelated": uncorrelated, "isotropic": uncorrelated.sum(1, keepdim=True)}
+    return {
+        "mu": torch.stack([x * sx, y * sy], 1),
+        "sigma": sigma.get(case.sigma, torch.empty(0)),
+        "bias": _exact_sum(parts[::chunks, 6]),
+    }
+
+
+def parts_calls(family: str) -> Iterator[Call]:
+    """By themselves, with more parts than a backward of this battery has: what is rounded away is not lost."""
+    base, dtypes = families()[family]
+    for count, chunks, neurons in ((200, 1, 1), (200, 2, 127), (40, 1, 300), (3, 3, 128), (201, 1, 129)):
+        case = replace(base, N=neurons)
+        operands, options = cases.draw(case)
+        operands = {k: None if v is None else v.to(dtypes[2]) for k, v in operands.items()}
+        rest = (None, options.get("seed"), None, 0, False, case.align_corners)
+        o = _launch.prepare(dtypes[2], *operands.values(), *rest)
+        parts = _with_large_ones(torch.randn(count, 7, neurons, dtype=dtypes[2]), chunks)
+        wanted = {name: operands[name] for name in ("mu", "sigma", "bias")}
+        want = _wanted_of_parts(case, parts, chunks)
+        want = {name: want[name] for name, like in wanted.items() if like is not None}
+
+        def launch(o=o, parts=parts, chunks=chunks, wanted=wanted) -> Results:
+            return gaussian_readout_sums.sum_parts(o, parts, chunks, wanted)
+
+        def check(got: Results, want=want) -> None:
+            _few_digits(got, want, 1.5)
+
+        yield Call(f"{family} {count} parts of {neurons}", launch, check)
+
+
 # The sums of slabs -----------------------------------------------------------------------------------------------
 
 
@@ -181,14 +295,15 @@ def sums_calls(family: str) -> Iterator[Call]:
     per_unit = [4.0, 2.5] if align_corners else [4.5, 3.0]  # of 9 by 6 pixels
     scale = torch.tensor(per_unit if pixels else [1.0, 1.0], dtype=f64)
     few = [(3, m) for m in (2, 5, 127, 128, 130, 255, 256, 259, 383, 384, 386, 511, 512, 513, 516)]
-    for slabs, sums in (*few, *((s, 16 + s % 32) for s in range(32, 100))):
-        parts = torch.randn(slabs, sums, dtype=dtype)
-        want = parts.double().sum(0) * scale.repeat(sums)[:sums]
+    many = [(s, 16 + s % 32) for s in (*range(32, 100), 2001, 100_000)]
+    for slabs, sums in ((20, 512), (31, 300), *few, *many):
+        parts = _with_large_ones(torch.randn(slabs, sums, dtype=dtype), 64 if slabs >= 32 else 1)
+        want = _exact_sum(parts) * scale.repeat(sums)[:sums]
 
         def launch(parts=parts) -> Results:
             return {"out": gaussian_readout_sums.sum_slabs(o, parts, parts.to(dtype_out), pixels)}
 
         def check(got: Results, want=want) -> None:
-            torch.testing.assert_close(got["out"], want.to(dtype_out), rtol=8 * torch.finfo(dtype_out).eps, atol=1e-4)
+            _few_digits(got, {"out": want}, 2.0)
 
         yield Call(f"{slabs} slabs of {sums}", launch, check)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 
+import torch
+
 from v1fast._source_tree import import_package
 from v1fast.ops._define import library
 
@@ -32,6 +34,10 @@ def _load_native() -> str:
 
 
 def _load_triton() -> str:
+    # Importing Triton takes longer than all the rest of v1fast.
+    asked_for = "V1FAST_KERNELS" in os.environ
+    if not (torch.version.cuda or torch.version.hip or asked_for):
+        return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton loads them all the same"
     try:
         kernels = import_package("kernels")
     except ModuleNotFoundError as error:
@@ -44,7 +50,10 @@ def _load_triton() -> str:
 
 
 def load_kernels() -> dict[str, str]:
-    """Load the kernel sets that ``V1FAST_KERNELS`` names (default: all); say for each what came of it."""
+    """Load the kernel sets that ``V1FAST_KERNELS`` names; say for each what came of it.
+
+    Without the variable, all that can be used: Triton's only where torch is built for CUDA or ROCm.
+    """
     requested = _requested()
     loaders = {"native": _load_native, "triton": _load_triton}
     return {
