@@ -63,15 +63,30 @@ public:
     void forward(const ImageReader<T>& images, int64_t first, int64_t last, T* out) const {
         const RowKernels<T>& kernels = row_kernels<T>();
         if (fixed_)
-            for_each_group(first, last, fixed_images<T>(o.s), o.s.N,
-                           [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
-                               kernels.forward_fixed(o, images, fixed_->sorted, b0, b1, n0, n1, out);
-                           });
+            for_each_block(first, last, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
+                kernels.forward_fixed(o, images, fixed_->sorted, b0, b1, n0, n1, out);
+            });
         else
             for_each_group(first, last, kImages, o.s.N, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
                 Points<T> points(b1 - b0, std::min(kBlock, n1 - n0));
                 kernels.forward(o, images, b0, b1, std::min(b1 + kImages, last), n0, n1, out, points);
             });
+    }
+
+    // Calls work(b0, b1, n0, n1) in parallel for blocks of neurons, whose weights stay in the second-level cache, with
+    // one group of images after another.
+    template <class Work>
+    void for_each_block(int64_t first, int64_t last, const Work& work) const {
+        constexpr int64_t kWeightBytes = 256 << 10;
+        const int64_t images = fixed_images<T>(o.s), N = o.s.N;
+        const int64_t most = padded(kWeightBytes / (o.s.C * static_cast<int64_t>(sizeof(T))));
+        const int64_t step =
+            std::min(most, padded((N + torch::stable::get_num_threads() - 1) / torch::stable::get_num_threads()));
+        torch::stable::parallel_for(0, (N + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t n0 = begin * step; n0 < std::min(end * step, N); n0 += step)
+                for (int64_t b0 = first; b0 < last; b0 += images)
+                    work(b0, std::min(b0 + images, last), n0, std::min(n0 + step, N));
+        });
     }
 
     // Adds what images first .. last - 1 contribute.
