@@ -30,26 +30,48 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kDepth = 128;                   // columns that are packed together, and added in one chain
 constexpr int64_t kTile = 288;                    // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kMostColumns = 1024;            // packed at a time
+constexpr int64_t kMostColumns = 512;            // packed at a time
 constexpr int64_t kPackedBytes = 12 << 20;        // at most, for a group of tiles
+constexpr int64_t kMostRows = 16;                 // of a panel
 constexpr double kNear = 1e-4;                    // dissimilarity below which "high" accuracy takes the difference
 template <class T>
 constexpr int64_t kGroup = sizeof(T) == 4 ? 6 : 4; // tiles in each direction that are summed at the same time: 12 MiB
+
+template <class T>
+struct RowMoments {
+    T low = std::numeric_limits<T>::infinity(), high = -std::numeric_limits<T>::infinity();
+    double sum = 0, squares = 0;
+};
+
+// How the values of a panel are made: in double, with or without a centre, or, for float alone, in float.
+enum class Packing { wide, centred, plain };
+
+// Panels a and b, of which one tile is the product, and those that come next; see multiply_tile.
+template <class T>
+struct TileFactors {
+    const T *a, *b, *next_a, *next_b; // next: null for none
+    int64_t a_panels, b_panels;
+    int64_t absent; // rows of the first panel a that are none
+    bool diagonal;  // panels b from that of the row on alone
+};
+
+enum class Method { correlation, cosine, distance };
 
 // What one instruction set provides, for one compute type; see rdm.inc.
 template <class T>
 struct RdmKernels {
     int64_t panel;
     void (*row_range)(const T* row, int64_t count, T& low, T& high);
-    void (*row_sums)(const T* row, int64_t count, double scale, double shift, double& sum, double& squares);
-    void (*pack)(const T* const* rows, const RowMap* maps, const double* centre, int64_t depth, T* panel);
+    void (*row_moments)(const T* row, int64_t count, double scale, double shift, RowMoments<T>& found);
+    void (*pack)(const T* const* rows, const RowMap* maps, const double* centre, Packing, int64_t depth, T* panel);
     void (*multiply_own)(const T* a, const T* b, int64_t depth, T* own);
-    void (*multiply_tile)(const T* a, int64_t a_panels, const T* b, int64_t b_panels, int64_t depth, T* c,
-                          int64_t stride, bool first, bool diagonal);
+    void (*multiply_tile)(const TileFactors<T>&, int64_t depth, T* c, int64_t stride, bool first);
     void (*row_of_angles)(T* row, int64_t count, T own, const T* others);
     void (*row_of_distances)(T* row, int64_t count, double own, const double* others, double factor, bool clip);
-    void (*transpose_to_float)(const T* tile, int64_t stride, int64_t rows, int64_t columns, float* out, int64_t);
-    void (*transpose_to_double)(const T* tile, int64_t stride, int64_t rows, int64_t columns, double* out, int64_t);
+    void (*transpose_to_float)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                               float* out, int64_t out_stride);
+    void (*transpose_to_double)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                                double* out, int64_t out_stride);
     double (*squared_difference)(const T* a, const T* b, const RowMap&, const RowMap&, int64_t count);
 };
 
@@ -66,8 +88,6 @@ const RdmKernels<T>& rdm_kernels() {
     static const RdmKernels<T> best = V1FAST_PICK_ISA(rdm_kernels<T>());
     return best;
 }
-
-enum class Method { correlation, cosine, distance };
 
 Method method_of(const std::string& name) {
     return name == "correlation" ? Method::correlation : name == "cosine" ? Method::cosine : Method::distance;
@@ -93,63 +113,71 @@ void for_each_task(int64_t count, const Work& work) {
     });
 }
 
-// One set of rows, what is done to them, and their products with themselves.
+// One set of rows, what is done to them, and their products with themselves. In front of them stand `absent` rows that
+// fill the first panel up: so what is left over is a part of a panel's rows, which costs less than a part of a column's
+// panel would. Everything is counted with them.
 template <class T>
 struct Rows {
     RowSource<T> source;
+    int64_t panel, absent;
     std::vector<RowMap> maps;       // [whole panels]
     std::vector<T> own;             // [whole panels]
     const double* centre = nullptr; // [columns], null: none
     double scale = 1;               // of method distance, for all rows
 
-    explicit Rows(const RowSource<T>& rows) : source(rows) {
-        const size_t padded = static_cast<size_t>(round_up(rows.rows, rdm_kernels<T>().panel));
-        maps.resize(padded);
-        own.resize(padded);
-    }
-    int64_t panels() const { return static_cast<int64_t>(maps.size()) / rdm_kernels<T>().panel; }
+    explicit Rows(const RowSource<T>& rows)
+        : source(rows), panel(rdm_kernels<T>().panel), absent(round_up(rows.rows, panel) - rows.rows),
+          maps(static_cast<size_t>(absent + rows.rows)), own(maps.size()) {}
+    int64_t count() const { return static_cast<int64_t>(maps.size()); }
+    int64_t panels() const { return count() / panel; }
 };
+
+// In float, a value is standardised as it is where neither it nor the result comes near the ends of the range.
+template <class T>
+bool is_plain(const RowMap& map, double largest) {
+    const auto moderate = [](double value) { return value > 1e-25 && value < 1e25; };
+    return sizeof(T) == sizeof(float) && moderate(largest) && moderate(map.scale);
+}
+
+template <class T>
+RowMap row_map(const RowMoments<T>& found, double before, double shift, Method method, int64_t columns) {
+    const double N = static_cast<double>(columns);
+    const bool has_direction = method == Method::correlation ? found.low != found.high
+                               : method == Method::cosine    ? found.low != 0 || found.high != 0
+                                                             : true;
+    if (!has_direction || !std::isfinite(found.low) || !std::isfinite(found.high) || !std::isfinite(found.sum))
+        return {};
+    if (method == Method::correlation)
+        return {before, shift + found.sum / N, 1 / std::sqrt(found.squares - found.sum * found.sum / N), true, false};
+    return {before, 0, 1 / std::sqrt(found.squares), true, false};
+}
 
 // The maps of the rows begin .. end - 1, but for the scale of method distance, which is that of all rows.
 template <class T>
 void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double* largest) {
-    constexpr int64_t kMost = 16;
-    constexpr T infinity = std::numeric_limits<T>::infinity();
     const RdmKernels<T>& kernels = rdm_kernels<T>();
-    T low[kMost], high[kMost];
-    double sum[kMost] = {}, squares[kMost] = {}, shift[kMost];
-    std::fill_n(low, kMost, infinity);
-    std::fill_n(high, kMost, -infinity);
-    x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
-        kernels.row_range(values, count, low[row - begin], high[row - begin]);
-    });
-    for (int64_t r = 0; r < end - begin; ++r) {
-        largest[r] = std::max(std::abs(static_cast<double>(low[r])), std::abs(static_cast<double>(high[r])));
-        if (sizeof(T) == sizeof(double))
-            x.maps[begin + r].before = power_of_two(largest[r]);
-        // Any value of the row brings the sum of squares near that about the mean.
-        shift[r] = method == Method::correlation && std::isfinite(low[r]) ? low[r] * x.maps[begin + r].before : 0;
+    RowMoments<T> found[kMostRows];
+    double shift[kMostRows] = {}, before[kMostRows];
+    std::fill_n(before, kMostRows, 1.0);
+    if (sizeof(T) == sizeof(double)) { // squares could leave the range
+        x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
+            kernels.row_range(values, count, found[row - begin].low, found[row - begin].high);
+        });
+        for (int64_t r = 0; r < end - begin; ++r)
+            before[r] = power_of_two(std::max(std::abs(found[r].low), std::abs(found[r].high)));
     }
-    x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
+    x.source.for_each_part(begin, end, [&](int64_t row, int64_t k, int64_t count, const T* values) {
         const int64_t r = row - begin;
-        kernels.row_sums(values, count, x.maps[row].before, shift[r], sum[r], squares[r]);
+        // Less any one of the values, the sum of squares is near that about the mean.
+        if (k == 0 && method == Method::correlation)
+            shift[r] = std::isfinite(values[0]) ? values[0] * before[r] : 0;
+        kernels.row_moments(values, count, before[r], shift[r], found[r]);
     });
-    const double N = static_cast<double>(x.source.columns);
     for (int64_t r = 0; r < end - begin; ++r) {
-        RowMap& map = x.maps[begin + r];
-        const bool has_direction = method == Method::correlation ? low[r] != high[r]
-                                   : method == Method::cosine    ? low[r] != 0 || high[r] != 0
-                                                                 : true;
-        map.valid = has_direction && std::isfinite(low[r]) && std::isfinite(high[r]) && std::isfinite(sum[r]);
-        if (!map.valid) {
-            map = RowMap{};
-            largest[r] = 0;
-        } else if (method == Method::correlation) {
-            map.mean = shift[r] + sum[r] / N;
-            map.scale = 1 / std::sqrt(squares[r] - sum[r] * sum[r] / N);
-        } else {
-            map.scale = 1 / std::sqrt(squares[r]);
-        }
+        RowMap& map = x.maps[x.absent + begin + r];
+        map = row_map(found[r], before[r], shift[r], method, x.source.columns);
+        largest[r] = map.valid ? std::max(std::abs(double(found[r].low)), std::abs(double(found[r].high))) : 0;
+        map.plain = is_plain<T>(map, largest[r]);
     }
 }
 
@@ -162,16 +190,18 @@ void set_scale(Rows<T>& x, double scale) {
         if (map.valid) {
             map.before = before ? scale : 1;
             map.scale = before ? 1 : scale;
+            map.plain = false;
         }
 }
 
 template <class T>
 void measure(Rows<T>& x, Method method) {
-    const int64_t panel = rdm_kernels<T>().panel, rows = x.source.rows;
     std::vector<double> largest(x.maps.size());
     torch::stable::parallel_for(0, x.panels(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; ++p)
-            measure_rows(x, method, p * panel, std::min((p + 1) * panel, rows), largest.data() + p * panel);
+        for (int64_t p = begin; p < end; ++p) {
+            const int64_t first = std::max<int64_t>(p * x.panel - x.absent, 0);
+            measure_rows(x, method, first, (p + 1) * x.panel - x.absent, largest.data() + first);
+        }
     });
     if (method != Method::distance)
         return;
@@ -189,10 +219,11 @@ std::vector<double> mean_row(const Rows<T>& x) {
         for (int64_t k = begin * step; k < std::min(end * step, columns); k += step) {
             const int64_t size = std::min(step, columns - k);
             for (int64_t row = 0; row < x.source.rows; ++row) {
-                if (!x.maps[row].valid)
+                const RowMap& map = x.maps[x.absent + row];
+                if (!map.valid)
                     continue;
                 const T* values = x.source.part(row, k, size, copy);
-                const double before = x.maps[row].before / static_cast<double>(count);
+                const double before = map.before / static_cast<double>(count);
                 for (int64_t i = 0; i < size; ++i)
                     mean[k + i] += values[i] * before;
             }
@@ -214,18 +245,18 @@ struct Packed {
 
 template <class T>
 void pack_panel(const Rows<T>& x, const Packed<T>& to, int64_t p, int64_t begin, int64_t end) {
-    constexpr int64_t kMost = 16;
     static const T zeros[kDepth] = {};
-    const RdmKernels<T>& kernels = rdm_kernels<T>();
-    T copies[kMost][kDepth];
+    const RowMap* maps = x.maps.data() + p * x.panel;
+    const bool plain = std::all_of(maps, maps + x.panel, [](const RowMap& map) { return map.plain || !map.valid; });
+    const Packing packing = x.centre ? Packing::centred : plain ? Packing::plain : Packing::wide;
+    T copies[kMostRows][kDepth];
     for (int64_t k = begin; k < end; k += kDepth) {
         const int64_t depth = std::min(kDepth, end - k);
-        const T* rows[kMost];
-        const RowMap* maps = x.maps.data() + p * kernels.panel;
-        for (int64_t r = 0; r < kernels.panel; ++r)
-            rows[r] = maps[r].valid ? x.source.part(p * kernels.panel + r, k, depth, copies[r]) : zeros;
-        kernels.pack(rows, maps, x.centre ? x.centre + k : nullptr, depth,
-                     const_cast<T*>(to.at((k - begin) / kDepth, p)));
+        const T* rows[kMostRows];
+        for (int64_t r = 0; r < x.panel; ++r)
+            rows[r] = maps[r].valid ? x.source.part(p * x.panel + r - x.absent, k, depth, copies[r]) : zeros;
+        rdm_kernels<T>().pack(rows, maps, x.centre ? x.centre + k : nullptr, packing, depth,
+                              const_cast<T*>(to.at((k - begin) / kDepth, p)));
     }
 }
 
@@ -260,19 +291,21 @@ public:
         }
     }
 
-    void tile(T* c, int64_t stride, int64_t i0, int64_t rows, int64_t j0, int64_t columns) const {
+    // A tile of the products of rows i0 .. i1 - 1 with rows j0 .. j1 - 1, which stand at its beginning.
+    void tile(T* c, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
         const bool diagonal = form_.symmetric && i0 == j0;
-        const int64_t panel = rdm_kernels<T>().panel;
-        for (int64_t i = 0; i < rows; ++i) {
-            const int64_t begin = diagonal ? i / panel * panel : 0;
-            row(c + i * stride + begin, i0 + i, j0 + begin, columns - begin);
+        const int64_t i_begin = std::max(x_.absent - i0, int64_t{0}), j_begin = std::max(y_.absent - j0, int64_t{0});
+        for (int64_t i = i_begin; i < i1 - i0; ++i) {
+            const int64_t begin = diagonal ? i / x_.panel * x_.panel : 0;
+            row(c + i * stride + begin, i0 + i, j0 + begin, j1 - j0 - begin);
         }
         if (diagonal)
-            mirror(c, stride, i0, rows);
-        for (int64_t i = 0; i < rows; ++i)
-            store(c + i * stride, i0 + i, j0, diagonal && form_.condensed ? i + 1 : 0, columns);
+            mirror(c, stride, i0, i_begin, i1 - i0);
+        for (int64_t i = i_begin; i < i1 - i0; ++i)
+            store(c + i * stride, i0 + i, j0, diagonal && form_.condensed ? i + 1 : j_begin, j1 - j0);
         if (form_.symmetric && !form_.condensed && !diagonal)
-            transpose(c, stride, rows, columns, out_ + j0 * form_.T + i0);
+            transpose(c, stride, i_begin, i1 - i0, j_begin, j1 - j0,
+                      out_ + (j0 - y_.absent) * form_.T + (i0 - x_.absent));
     }
 
 private:
@@ -292,7 +325,7 @@ private:
         kernels.row_of_angles(values, count, static_cast<T>(shortfall(x_, i)), shortfall_.data() + j);
         if (form_.refine)
             for (int64_t k = 0; k < count; ++k)
-                if (values[k] < kNear && !(form_.symmetric && j + k <= i))
+                if (values[k] < kNear && !(form_.symmetric && j + k <= i) && j + k >= y_.absent)
                     values[k] = static_cast<T>(difference(i, j + k) / 2);
     }
 
@@ -302,33 +335,34 @@ private:
         double sum = 0;
         for (int64_t k = 0; k < x_.source.columns; k += step) {
             const int64_t count = std::min(step, x_.source.columns - k);
-            sum += rdm_kernels<T>().squared_difference(x_.source.part(i, k, count, copy),
-                                                       y_.source.part(j, k, count, other_copy), x_.maps[i],
-                                                       y_.maps[j], count);
+            const T* values = x_.source.part(i - x_.absent, k, count, copy);
+            const T* others = y_.source.part(j - y_.absent, k, count, other_copy);
+            sum += rdm_kernels<T>().squared_difference(values, others, x_.maps[i], y_.maps[j], count);
         }
         return sum;
     }
 
-    void mirror(T* c, int64_t stride, int64_t i0, int64_t rows) const {
-        for (int64_t i = 0; i < rows; ++i) {
+    void mirror(T* c, int64_t stride, int64_t i0, int64_t begin, int64_t end) const {
+        for (int64_t i = begin; i < end; ++i) {
             c[i * stride + i] = x_.maps[i0 + i].valid ? T(0) : std::numeric_limits<T>::quiet_NaN();
-            for (int64_t j = i + 1; j < rows; ++j)
+            for (int64_t j = i + 1; j < end; ++j)
                 c[j * stride + i] = c[i * stride + j];
         }
     }
 
     void store(const T* values, int64_t i, int64_t j0, int64_t begin, int64_t end) const {
-        const int64_t before = form_.condensed ? i * (2 * form_.S - i - 1) / 2 - i - 1 : i * form_.T;
-        Out* to = out_ + before + j0;
+        const int64_t row = i - x_.absent;
+        Out* to = out_ + (form_.condensed ? row * (2 * form_.S - row - 1) / 2 - row - 1 : row * form_.T);
+        to += j0 - y_.absent;
         for (int64_t j = begin; j < end; ++j)
             to[j] = static_cast<Out>(values[j]);
     }
 
-    void transpose(const T* c, int64_t stride, int64_t rows, int64_t columns, Out* out) const {
+    void transpose(const T* c, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1, Out* out) const {
         if constexpr (sizeof(Out) == sizeof(float))
-            rdm_kernels<T>().transpose_to_float(c, stride, rows, columns, out, form_.T);
+            rdm_kernels<T>().transpose_to_float(c, stride, i0, i1, j0, j1, out, form_.T);
         else
-            rdm_kernels<T>().transpose_to_double(c, stride, rows, columns, out, form_.T);
+            rdm_kernels<T>().transpose_to_double(c, stride, i0, i1, j0, j1, out, form_.T);
     }
 
     const Form& form_;
@@ -348,11 +382,11 @@ template <class T, class Out>
 class Product {
 public:
     Product(const Form& form, Rows<T>& x, Rows<T>& y, double factor, Out* out)
-        : form_(form), x_(x), y_(y), panel_(rdm_kernels<T>().panel), side_(tile_side(std::max(form.S, form.T))),
+        : form_(form), x_(x), y_(y), panel_(rdm_kernels<T>().panel), side_(tile_side(std::max(x.count(), y.count()))),
           finish_(form, x, y, factor, out) {}
 
     void run() {
-        const int64_t row_groups = groups(form_.S), column_groups = groups(form_.T);
+        const int64_t row_groups = groups(x_.count()), column_groups = groups(y_.count());
         known_x_.assign(static_cast<size_t>(row_groups), false);
         known_y_.assign(static_cast<size_t>(column_groups), false);
         if (!form_.symmetric)
@@ -388,8 +422,8 @@ private:
 template <class T, class Out>
 std::vector<Tile> Product<T, Out>::tiles_of(int64_t gi, int64_t gj) const {
     std::vector<Tile> tiles;
-    const int64_t i_end = std::min((gi + 1) * kGroup<T>, (form_.S + side_ - 1) / side_);
-    const int64_t j_end = std::min((gj + 1) * kGroup<T>, (form_.T + side_ - 1) / side_);
+    const int64_t i_end = std::min((gi + 1) * kGroup<T>, (x_.count() + side_ - 1) / side_);
+    const int64_t j_end = std::min((gj + 1) * kGroup<T>, (y_.count() + side_ - 1) / side_);
     for (int64_t i = gi * kGroup<T>; i < i_end; ++i)
         for (int64_t j = form_.symmetric && gi == gj ? i : gj * kGroup<T>; j < j_end; ++j)
             tiles.push_back({i, j});
@@ -403,7 +437,7 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
     Packed<T> a{gi * per_group, std::min(per_group, x_.panels() - gi * per_group), nullptr};
     Packed<T> b{gj * per_group, std::min(per_group, y_.panels() - gj * per_group), nullptr};
     const int64_t panels = a.count + (shared ? 0 : b.count), panel_bytes = panel_ * static_cast<int64_t>(sizeof(T));
-    const int64_t most = std::clamp(kPackedBytes / (panels * panel_bytes) / kDepth * kDepth, kDepth, kMostColumns);
+    const int64_t most = std::clamp(kPackedBytes / (panels * panel_bytes) / kDepth * kDepth, kDepth, kMostColumns / kDepth * kDepth);
     const int64_t block = std::min(most, round_up(columns, kDepth));
     const std::vector<Tile> tiles = tiles_of(gi, gj);
     const AlignedArray<T> sums(static_cast<int64_t>(tiles.size()) * side_ * side_), packed(panels * panel_ * block);
@@ -423,7 +457,7 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
             if (end < columns)
                 return;
             const int64_t i = tiles[t].i * side_, j = tiles[t].j * side_;
-            finish_.tile(c, side_, i, std::min(side_, form_.S - i), j, std::min(side_, form_.T - j));
+            finish_.tile(c, side_, i, std::min(i + side_, x_.count()), j, std::min(j + side_, y_.count()));
         });
     }
 }
@@ -456,11 +490,19 @@ template <class T, class Out>
 void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end,
                                T* c) const {
     const int64_t per_tile = side_ / panel_, p = tile.i * per_tile, q = tile.j * per_tile;
-    const int64_t p_count = std::min(per_tile, x_.panels() - p), q_count = std::min(per_tile, y_.panels() - q);
+    TileFactors<T> factors{};
+    factors.a_panels = std::min(per_tile, x_.panels() - p);
+    factors.b_panels = std::min(per_tile, y_.panels() - q);
+    factors.absent = p == 0 ? x_.absent : 0;
+    factors.diagonal = form_.symmetric && p == q;
     for (int64_t k = begin; k < end; k += kDepth) {
         const int64_t chain = (k - begin) / kDepth;
-        rdm_kernels<T>().multiply_tile(a.at(chain, p), p_count, b.at(chain, q), q_count, std::min(kDepth, end - k), c,
-                                       side_, k == 0, form_.symmetric && p == q);
+        const bool last = k + kDepth >= end;
+        factors.a = a.at(chain, p);
+        factors.b = b.at(chain, q);
+        factors.next_a = last ? nullptr : a.at(chain + 1, p);
+        factors.next_b = last ? nullptr : b.at(chain + 1, q);
+        rdm_kernels<T>().multiply_tile(factors, std::min(kDepth, end - k), c, side_, k == 0);
     }
 }
 

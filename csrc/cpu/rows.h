@@ -9,6 +9,7 @@ namespace v1fast {
 struct RowMap {
     double before = 1, mean = 0, scale = 0; // before: a power of two, other than 1 for double alone
     bool valid = false;
+    bool plain = false; // float can hold all that is done to them
 
     template <class T>
     double apply(T value) const {
