@@ -28,10 +28,9 @@ namespace v1fast {
 using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kDepth = 128;                   // columns that are packed together, and added in one chain
+constexpr int64_t kDepth = 112;                   // columns that are packed together, and added in one chain
 constexpr int64_t kTile = 288;                    // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kMostColumns = 512;            // packed at a time
-constexpr int64_t kPackedBytes = 12 << 20;        // at most, for a group of tiles
+constexpr int64_t kBlock = 896;                   // columns packed at a time, whose sums are made before they are added
 constexpr int64_t kMostRows = 16;                 // of a panel
 constexpr double kNear = 1e-4;                    // dissimilarity below which "high" accuracy takes the difference
 template <class T>
@@ -66,6 +65,7 @@ struct RdmKernels {
     void (*pack)(const T* const* rows, const RowMap* maps, const double* centre, Packing, int64_t depth, T* panel);
     void (*multiply_own)(const T* a, const T* b, int64_t depth, T* own);
     void (*multiply_tile)(const TileFactors<T>&, int64_t depth, T* c, int64_t stride, bool first);
+    void (*add_tile)(const T* part, int64_t rows, int64_t columns, int64_t stride, T* c);
     void (*row_of_angles)(T* row, int64_t count, T own, const T* others);
     void (*row_of_distances)(T* row, int64_t count, double own, const double* others, double factor, bool clip);
     void (*transpose_to_float)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
@@ -102,12 +102,13 @@ double power_of_two(double largest) {
     return std::ldexp(1, -std::clamp(exponent, -1000, 1000));
 }
 
-// Calls work(i) for 0 .. count - 1, each as soon as a thread is free.
-template <class Work>
-void for_each_task(int64_t count, const Work& work) {
+// Calls work(i) for 0 .. count - 1, each as soon as a thread is free; every thread makes its own `work`.
+template <class MakeWork>
+void for_each_task(int64_t count, const MakeWork& make_work) {
     const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
     std::atomic<int64_t> next = 0;
     torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+        const auto work = make_work();
         for (int64_t task; (task = next++) < count;)
             work(task);
     });
@@ -263,11 +264,13 @@ void pack_panel(const Rows<T>& x, const Packed<T>& to, int64_t p, int64_t begin,
 // Adds the products of the rows of a panel with themselves, over the columns begin .. end - 1.
 template <class T>
 void add_own(Rows<T>& x, const Packed<T>& a, const Packed<T>& b, int64_t p, int64_t begin, int64_t end) {
+    T sums[kMostRows] = {};
     for (int64_t k = begin; k < end; k += kDepth) {
-        const int64_t chain = (k - begin) / kDepth, panel = rdm_kernels<T>().panel;
-        rdm_kernels<T>().multiply_own(a.at(chain, p), b.at(chain, p), std::min(kDepth, end - k),
-                                      x.own.data() + p * panel);
+        const int64_t chain = (k - begin) / kDepth;
+        rdm_kernels<T>().multiply_own(a.at(chain, p), b.at(chain, p), std::min(kDepth, end - k), sums);
     }
+    for (int64_t r = 0; r < x.panel; ++r)
+        x.own[p * x.panel + r] += sums[r];
 }
 
 struct Form {
@@ -410,7 +413,8 @@ private:
     void group(int64_t gi, int64_t gj);
     void pack(const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, bool own_x, bool own_y);
     std::vector<Tile> tiles_of(int64_t gi, int64_t gj) const;
-    void multiply(const Tile& tile, const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, T* c) const;
+    void multiply(const Tile& tile, const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, T* c,
+                  T* part) const;
 
     const Form& form_;
     Rows<T>&x_, &y_;
@@ -436,11 +440,11 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
     const bool same = &x_ == &y_, shared = same && gi == gj, paired = form_.symmetric && !same;
     Packed<T> a{gi * per_group, std::min(per_group, x_.panels() - gi * per_group), nullptr};
     Packed<T> b{gj * per_group, std::min(per_group, y_.panels() - gj * per_group), nullptr};
-    const int64_t panels = a.count + (shared ? 0 : b.count), panel_bytes = panel_ * static_cast<int64_t>(sizeof(T));
-    const int64_t most = std::clamp(kPackedBytes / (panels * panel_bytes) / kDepth * kDepth, kDepth, kMostColumns / kDepth * kDepth);
-    const int64_t block = std::min(most, round_up(columns, kDepth));
+    const int64_t panels = a.count + (shared ? 0 : b.count), block = std::min(kBlock, round_up(columns, kDepth));
     const std::vector<Tile> tiles = tiles_of(gi, gj);
     const AlignedArray<T> sums(static_cast<int64_t>(tiles.size()) * side_ * side_), packed(panels * panel_ * block);
+    ask_for_huge_pages(sums.get(), static_cast<int64_t>(tiles.size()) * side_ * side_ * sizeof(T));
+    ask_for_huge_pages(packed.get(), panels * panel_ * block * sizeof(T));
     a.data = packed.get();
     b.data = shared ? a.data : a.data + a.count * panel_ * block;
 
@@ -451,13 +455,15 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
         pack(a, b, begin, end, own_x, own_y);
         if (end == columns)
             finish_.prepare();
-        for_each_task(static_cast<int64_t>(tiles.size()), [&](int64_t t) {
-            T* c = sums.get() + t * side_ * side_;
-            multiply(tiles[t], a, b, begin, end, c);
-            if (end < columns)
-                return;
-            const int64_t i = tiles[t].i * side_, j = tiles[t].j * side_;
-            finish_.tile(c, side_, i, std::min(i + side_, x_.count()), j, std::min(j + side_, y_.count()));
+        for_each_task(static_cast<int64_t>(tiles.size()), [&] {
+            return [&, part = AlignedArray<T>(side_ * side_)](int64_t t) {
+                T* c = sums.get() + t * side_ * side_;
+                multiply(tiles[t], a, b, begin, end, c, part.get());
+                if (end < columns)
+                    return;
+                const int64_t i = tiles[t].i * side_, j = tiles[t].j * side_;
+                finish_.tile(c, side_, i, std::min(i + side_, x_.count()), j, std::min(j + side_, y_.count()));
+            };
         });
     }
 }
@@ -488,7 +494,7 @@ void Product<T, Out>::pack(const Packed<T>& a, const Packed<T>& b, int64_t begin
 
 template <class T, class Out>
 void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end,
-                               T* c) const {
+                               T* c, T* part) const {
     const int64_t per_tile = side_ / panel_, p = tile.i * per_tile, q = tile.j * per_tile;
     TileFactors<T> factors{};
     factors.a_panels = std::min(per_tile, x_.panels() - p);
@@ -502,8 +508,10 @@ void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packe
         factors.b = b.at(chain, q);
         factors.next_a = last ? nullptr : a.at(chain + 1, p);
         factors.next_b = last ? nullptr : b.at(chain + 1, q);
-        rdm_kernels<T>().multiply_tile(factors, std::min(kDepth, end - k), c, side_, k == 0);
+        rdm_kernels<T>().multiply_tile(factors, std::min(kDepth, end - k), begin == 0 ? c : part, side_, k == begin);
     }
+    if (begin > 0)
+        rdm_kernels<T>().add_tile(part, factors.a_panels * panel_, factors.b_panels * panel_, side_, c);
 }
 
 template <class T, class Out>
