@@ -30,9 +30,6 @@ public:
           data_(static_cast<const char*>(t.const_data_ptr()) +
                 b * t.stride(0) * static_cast<int64_t>(t.element_size())) {}
 
-    // How many columns `part` is best asked for at a time.
-    int64_t part_size() const { return direct_ ? columns : kPart; }
-
     // `count` columns of a row from column k on; `copy` has room for them.
     const T* part(int64_t row, int64_t k, int64_t count, T* copy) const {
         if (direct_)
@@ -46,19 +43,19 @@ public:
         return copy;
     }
 
-    // Calls work(row, k, count, values) for all of some rows, part by part, the parts of one row in order.
+    // Calls work(row, k, count, values) for all of some rows, part by part, the parts of one row in order. The parts are
+    // the same for all strides, and so are sums over them.
     template <class Work>
     void for_each_part(int64_t begin, int64_t end, const Work& work) const {
         T copy[kPart];
-        const int64_t step = part_size();
-        for (int64_t k = 0; k < columns; k += step)
+        for (int64_t k = 0; k < columns; k += kPart)
             for (int64_t row = begin; row < end; ++row) {
-                const int64_t count = std::min(step, columns - k);
+                const int64_t count = std::min(kPart, columns - k);
                 work(row, k, count, part(row, k, count, copy));
             }
     }
 
-    static constexpr int64_t kPart = 256; // columns copied at a time
+    static constexpr int64_t kPart = 1024; // columns seen at a time
 
 private:
     torch::headeronly::ScalarType dtype_;
