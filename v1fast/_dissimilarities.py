@@ -1,4 +1,4 @@
-"""The methods of ``functional.rdm`` as operands of the one op: rows x, for some a second set y, and a kernel's method."""
+"""The methods of ``functional.rdm`` as operands of one op: rows x, for some a second set y, and the op's method."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast.ops import _checks
+from v1fast.reference.rdm import product
 
 METHODS = ("correlation", "cosine", "euclidean", "mahalanobis", "crossnobis", "poisson")
 SYMMETRIC_METHODS = {"correlation": "correlation", "cosine": "cosine", "euclidean": "distance"}
@@ -57,9 +58,9 @@ def _times_precision(x: Tensor, noise: Tensor) -> Tensor:
     noise = noise.to(x.dtype)
     if noise.dim() == 1:
         return x * noise
-    product = x @ noise
+    once = product(x, noise)
     # Looking costs less than a second product, but it is a look at the values.
-    return product if torch.equal(noise, noise.mT) else (product + x @ noise.mT) / 2
+    return once if torch.equal(noise, noise.mT) else (once + product(x, noise.mT)) / 2
 
 
 def _centred(x: Tensor) -> Tensor:

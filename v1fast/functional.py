@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast import _dissimilarities, ops
+from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference.pairwise_rdm import pairwise_rdm
 
 __all__ = ["cross_rdm", "gaussian_readout", "philox_normal", "rdm", "rdm_out"]
@@ -196,10 +197,10 @@ def rdm(
 def _pairwise(responses: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor:
     if method != "correlation":
         raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
-    _dissimilarities.choice("accuracy", accuracy, ops.rdm.reference.ACCURACIES)
+    _dissimilarities.choice("accuracy", accuracy, _rdm_reference.ACCURACIES)
     x = _dissimilarities.rows("responses", responses)
     found = pairwise_rdm(_dissimilarities.by_batch(x), condensed)
-    return found.to(ops.rdm.reference.output_dtype(x, None)).reshape(*responses.shape[:-2], *found.shape[1:])
+    return found.to(_rdm_reference.output_dtype(x, None)).reshape(*responses.shape[:-2], *found.shape[1:])
 
 
 def rdm_out(
@@ -258,15 +259,16 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
-        first, second = _dissimilarities.from_numpy(x), _dissimilarities.from_numpy(y)
-        return cross_rdm(first, second, method=method, accuracy=accuracy).numpy()
+        arrays = _dissimilarities.from_numpy(x), _dissimilarities.from_numpy(y)
+        return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
-    rows, columns = _dissimilarities.rows("x", x), _dissimilarities.rows("y", y)
-    if rows.shape[:-2] != columns.shape[:-2] or rows.shape[-1] != columns.shape[-1]:
-        want = (*rows.shape[:-2], columns.shape[-2], rows.shape[-1])
-        raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(columns.shape)}")
+    first: Tensor = _dissimilarities.rows("x", x)
+    second: Tensor = _dissimilarities.rows("y", y)
+    if first.shape[:-2] != second.shape[:-2] or first.shape[-1] != second.shape[-1]:
+        want = (*first.shape[:-2], second.shape[-2], first.shape[-1])
+        raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(second.shape)}")
     kernel = _dissimilarities.SYMMETRIC_METHODS[method]
-    batched = (_dissimilarities.by_batch(rows), _dissimilarities.by_batch(columns), kernel, accuracy)
-    ops.rdm.check_cross(*batched)
-    found = ops.rdm.cross_rdm(*batched)
-    return found.reshape(*rows.shape[:-2], *found.shape[1:])
+    first, second = _dissimilarities.by_batch(first), _dissimilarities.by_batch(second)
+    ops.rdm.check_cross(first, second, kernel, accuracy)
+    found = ops.rdm.cross_rdm(first, second, kernel, accuracy)
+    return found.reshape(*x.shape[:-2], *found.shape[1:])

@@ -28,11 +28,11 @@ namespace v1fast {
 using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kDepth = 112;                   // columns that are packed together, and added in one chain
-constexpr int64_t kTile = 288;                    // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kBlock = 896;                   // columns packed at a time, whose sums are made before they are added
-constexpr int64_t kMostRows = 16;                 // of a panel
-constexpr double kNear = 1e-4;                    // dissimilarity below which "high" accuracy takes the difference
+constexpr int64_t kDepth = 112;   // columns that are packed together, and added in one chain
+constexpr int64_t kTile = 288;    // rows and columns of a tile: it stays in L2 with its factors
+constexpr int64_t kBlock = 896;   // columns packed at a time, whose sums are made before they are added
+constexpr int64_t kMostRows = 16; // of a panel
+constexpr double kNear = 1e-4;    // dissimilarity below which "high" accuracy takes the difference
 template <class T>
 constexpr int64_t kGroup = sizeof(T) == 4 ? 6 : 4; // tiles in each direction that are summed at the same time: 12 MiB
 
@@ -469,8 +469,7 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
 }
 
 template <class T, class Out>
-void Product<T, Out>::pack(const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, bool own_x,
-                           bool own_y) {
+void Product<T, Out>::pack(const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, bool own_x, bool own_y) {
     const bool paired = form_.symmetric && &x_ != &y_;
     // One task for a panel of x and its like of y, which paired rows are multiplied with.
     const int64_t tasks = a.data == b.data ? a.count : paired ? std::max(a.count, b.count) : a.count + b.count;

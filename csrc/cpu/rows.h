@@ -17,8 +17,8 @@ struct RowMap {
     }
 };
 
-// The rows of one member of a batch [B, rows, columns]. Rows of T that are contiguous are read where they are; of others
-// a part at a time is copied.
+// The rows of one member of a batch [B, rows, columns]. Rows of T that are contiguous are read where they are; of
+// others a part at a time is copied.
 template <class T>
 class RowSource {
 public:
@@ -35,16 +35,15 @@ public:
         if (direct_)
             return reinterpret_cast<const T*>(data_) + row * stride_row_ + k;
         V1FAST_DISPATCH_FLOATING(dtype_, "responses", [&] {
-            const scalar_t* from =
-                reinterpret_cast<const scalar_t*>(data_) + row * stride_row_ + k * stride_column_;
+            const scalar_t* from = reinterpret_cast<const scalar_t*>(data_) + row * stride_row_ + k * stride_column_;
             for (int64_t i = 0; i < count; ++i)
                 copy[i] = static_cast<T>(from[i * stride_column_]);
         });
         return copy;
     }
 
-    // Calls work(row, k, count, values) for all of some rows, part by part, the parts of one row in order. The parts are
-    // the same for all strides, and so are sums over them.
+    // Calls work(row, k, count, values) for all of some rows, part by part, the parts of one row in order. The parts
+    // are the same for all strides, and so are sums over them.
     template <class Work>
     void for_each_part(int64_t begin, int64_t end, const Work& work) const {
         T copy[kPart];

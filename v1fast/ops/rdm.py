@@ -1,4 +1,4 @@
-"""The contracts of ``v1fast::rdm``, ``v1fast::rdm_out`` and ``v1fast::cross_rdm``: shapes, fakes, derivatives, schemas."""
+"""The contracts of ``v1fast::rdm``, ``rdm_out`` and ``cross_rdm``: shapes, fake outputs, derivatives, schemas."""
 
 from __future__ import annotations
 

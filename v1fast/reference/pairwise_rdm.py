@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v1fast.reference.rdm import power_of_two
+from v1fast.reference.rdm import power_of_two, product
 
 CANCELLATION = 1e-3  # of a sum of squares that may be left as a variance without a second look
 PAIR_ELEMENTS = 1 << 22  # that are looked at again at a time
@@ -19,9 +19,9 @@ PAIR_ELEMENTS = 1 << 22  # that are looked at again at a time
 def _shared_sums(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Covariance, the two variances (times the count), and which pairs need a second look: [S, S] each."""
     mask = present.double()
-    count = (mask @ mask.mT).clamp(min=1)
-    total, squares = x @ mask.mT, x.square() @ mask.mT  # of row i over the columns of row j
-    covariance = x @ x.mT - total * total.mT / count
+    count = product(mask, mask.mT).clamp(min=1)
+    total, squares = product(x, mask.mT), product(x.square(), mask.mT)  # of row i over the columns of row j
+    covariance = product(x, x.mT) - total * total.mT / count
     variance = squares - total.square() / count
     doubtful = variance <= CANCELLATION * squares
     return covariance, variance, variance.mT, doubtful | doubtful.mT
@@ -51,7 +51,7 @@ def _one(x: Tensor, condensed: bool) -> Tensor:  # [S, K] -> [S, S] or [S (S - 1
     count = present.sum(-1, keepdim=True).clamp(min=1)
     centred = torch.where(present, x - x.sum(-1, keepdim=True) / count, 0)
     covariance, variance, other, doubtful = _shared_sums(centred, present)
-    i, j = torch.triu_indices(*covariance.shape, 1, device=x.device).unbind()
+    i, j = torch.triu_indices(x.shape[0], x.shape[0], 1, device=x.device).unbind()
     safe = torch.where(doubtful, 1, variance).sqrt() * torch.where(doubtful, 1, other).sqrt()
     r = (covariance / safe)[i, j]
     again = doubtful[i, j].nonzero().squeeze(-1)

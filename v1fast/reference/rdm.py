@@ -30,6 +30,12 @@ def _compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
     return torch.float64 if accuracy == "high" else output_dtype(x, y)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own dtype: autocast would round responses to bfloat16."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
 def power_of_two(largest: Tensor) -> Tensor:
     """1 / largest, rounded to a power of two, so that scaling by it is exact; a constant for autograd."""
     exponent = torch.frexp(largest.detach()).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
@@ -103,7 +109,7 @@ def rdm(
     if method == "distance":
         a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
         b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
-        gram, valid = (a @ b.mT).double(), valid & other_valid
+        gram, valid = product(a, b.mT).double(), valid & other_valid
         own = gram.diagonal(dim1=-2, dim2=-1)
         values = (own.unsqueeze(-1) + own.unsqueeze(-2) - 2 * gram) / (scale * other_scale * x.shape[-1])
         if y is None:
@@ -111,7 +117,7 @@ def rdm(
     else:
         u, _, valid = _directions(x, method, dtype)
         # Norms from the same products: what rounding does to a row's large values cancels.
-        gram = (u @ u.mT).double()
+        gram = product(u, u.mT).double()
         norm = torch.where(valid, gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1), 1).sqrt()
         values = (1 - gram / (norm * norm.mT)).clamp(0, 2)
     return _finish(values, valid & valid.mT, condensed, output_dtype(x, y))
@@ -128,12 +134,12 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
         b, other_scale, other_valid = _points(y, centre, dtype)
         a, b = a.double() / scale, b.double() / other_scale
         own, other = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
-        gram = ((a * scale).to(dtype) @ (b * other_scale).to(dtype).mT).double() / (scale * other_scale)
+        gram = product((a * scale).to(dtype), (b * other_scale).to(dtype).mT).double() / (scale * other_scale)
         values = ((own + other.mT - 2 * gram) / x.shape[-1]).clamp(min=0)
     else:
         u, _, valid = _directions(x, method, dtype)
         v, _, other_valid = _directions(y, method, dtype)
-        values = (1 - (u @ v.mT).double()).clamp(0, 2)
+        values = (1 - product(u, v.mT).double()).clamp(0, 2)
     return torch.where(valid & other_valid.mT, values, torch.nan).to(output_dtype(x, y))
 
 
@@ -175,17 +181,17 @@ def rdm_backward(
     if method != "distance":
         u, inverse_norm, valid = _directions(x, method, dtype)
         upper = _upper_gradient(grad.to(dtype), valid, condensed)
-        d_u = -((upper + upper.mT) @ u)
+        d_u = -product(upper + upper.mT, u)
         return _from_directions(d_u, u, inverse_norm, method).to(x.dtype), x.new_empty(0)
     a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
     b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
     upper = _upper_gradient(grad.to(dtype), valid & other_valid, condensed) / x.shape[-1]
     total = (upper + upper.mT).sum(-1, keepdim=True)
     if y is None:
-        d_x = 2 * (total * a - (upper + upper.mT) @ a)
+        d_x = 2 * (total * a - product(upper + upper.mT, a))
         return (d_x.double() / scale).to(x.dtype), x.new_empty(0)
-    d_x = (total * b - 2 * upper @ b).double() / other_scale
-    d_y = (total * a - 2 * upper.mT @ a).double() / scale
+    d_x = (total * b - 2 * product(upper, b)).double() / other_scale
+    d_y = (total * a - 2 * product(upper.mT, a)).double() / scale
     return d_x.to(x.dtype), d_y.to(y.dtype)
 
 
@@ -198,14 +204,14 @@ def cross_rdm_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy
         u, inverse_norm, valid = _directions(x, method, dtype)
         v, other_inverse_norm, other_valid = _directions(y, method, dtype)
         g = torch.where(valid & other_valid.mT, grad.to(dtype), 0)
-        d_x = _from_directions(-(g @ v), u, inverse_norm, method)
-        d_y = _from_directions(-(g.mT @ u), v, other_inverse_norm, method)
+        d_x = _from_directions(-product(g, v), u, inverse_norm, method)
+        d_y = _from_directions(-product(g.mT, u), v, other_inverse_norm, method)
         return d_x.to(x.dtype), d_y.to(y.dtype)
     centre = _mean_row(x)
     a, scale, valid = _points(x, centre, torch.float64)
     b, other_scale, other_valid = _points(y, centre, torch.float64)
     a, b = a / scale, b / other_scale
     g = torch.where(valid & other_valid.mT, grad.double(), 0) * (2 / x.shape[-1])
-    d_x = g.sum(-1, keepdim=True) * a - g @ b
-    d_y = g.sum(-2).unsqueeze(-1) * b - g.mT @ a
+    d_x = g.sum(-1, keepdim=True) * a - product(g, b)
+    d_y = g.sum(-2).unsqueeze(-1) * b - product(g.mT, a)
     return d_x.to(x.dtype), d_y.to(y.dtype)
