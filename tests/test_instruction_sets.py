@@ -26,6 +26,10 @@ def results():
             torch.manual_seed(1)
             gradients = torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
             found[f"{case} {dtype}"] = (out.detach(), *gradients)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(2, 333, 300, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        found[f"rdm {dtype}"] = tuple(functional.rdm(x, method=m) for m in ("correlation", "cosine", "euclidean"))
+        found[f"cross_rdm {dtype}"] = (functional.cross_rdm(x, x[:, :50]), functional.rdm(x, accuracy="high"))
     return found
 
 

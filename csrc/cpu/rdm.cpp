@@ -376,6 +376,34 @@ private:
     std::vector<double> own_;
 };
 
+// Memory for numbers while this lives. Up to kKeptBytes it stays with the thread for its next call: given back, it
+// would come again page by page, which takes half of a small call's time. One for each kSlot may live in a thread at a
+// time.
+template <class T, int kSlot>
+class Scratch {
+    static constexpr int64_t kKeptBytes = 8 << 20;
+    std::optional<AlignedArray<char>> own_;
+    T* data_;
+
+public:
+    explicit Scratch(int64_t size) {
+        const int64_t bytes = size * static_cast<int64_t>(sizeof(T));
+        thread_local std::optional<AlignedArray<char>> kept;
+        thread_local int64_t kept_bytes = 0;
+        if (bytes > kKeptBytes) {
+            own_.emplace(bytes);
+            ask_for_huge_pages(own_->get(), bytes);
+        } else if (bytes > kept_bytes) {
+            kept.reset();
+            kept_bytes = 0;
+            kept.emplace(bytes);
+            kept_bytes = bytes;
+        }
+        data_ = reinterpret_cast<T*>(own_ ? own_->get() : kept->get());
+    }
+    T* get() const { return data_; }
+};
+
 struct Tile {
     int64_t i, j; // in tiles of the matrix
 };
@@ -442,10 +470,10 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
     Packed<T> b{gj * per_group, std::min(per_group, y_.panels() - gj * per_group), nullptr};
     const int64_t panels = a.count + (shared ? 0 : b.count), block = std::min(kBlock, round_up(columns, kDepth));
     const std::vector<Tile> tiles = tiles_of(gi, gj);
-    const AlignedArray<T> sums(static_cast<int64_t>(tiles.size()) * side_ * side_), packed(panels * panel_ * block);
-    ask_for_huge_pages(sums.get(), static_cast<int64_t>(tiles.size()) * side_ * side_ * sizeof(T));
-    ask_for_huge_pages(packed.get(), panels * panel_ * block * sizeof(T));
-    a.data = packed.get();
+    const int64_t sums_size = static_cast<int64_t>(tiles.size()) * side_ * side_;
+    const Scratch<T, 0> scratch(sums_size + panels * panel_ * block);
+    T* sums = scratch.get();
+    a.data = sums + sums_size;
     b.data = shared ? a.data : a.data + a.count * panel_ * block;
 
     const bool own_x = paired ? gi == gj : !known_x_[gi], own_y = !paired && !same && !known_y_[gj];
@@ -456,8 +484,8 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
         if (end == columns)
             finish_.prepare();
         for_each_task(static_cast<int64_t>(tiles.size()), [&] {
-            return [&, part = AlignedArray<T>(side_ * side_)](int64_t t) {
-                T* c = sums.get() + t * side_ * side_;
+            return [&, part = Scratch<T, 1>(side_ * side_)](int64_t t) {
+                T* c = sums + t * side_ * side_;
                 multiply(tiles[t], a, b, begin, end, c, part.get());
                 if (end < columns)
                     return;

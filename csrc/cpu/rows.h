@@ -47,11 +47,14 @@ public:
     template <class Work>
     void for_each_part(int64_t begin, int64_t end, const Work& work) const {
         T copy[kPart];
-        for (int64_t k = 0; k < columns; k += kPart)
-            for (int64_t row = begin; row < end; ++row) {
-                const int64_t count = std::min(kPart, columns - k);
-                work(row, k, count, part(row, k, count, copy));
-            }
+        // Row after row where a row is contiguous; else all rows of a part, which may share lines of the cache.
+        const int64_t step = direct_ ? 1 : end - begin;
+        for (int64_t first = begin; first < end; first += step)
+            for (int64_t k = 0; k < columns; k += kPart)
+                for (int64_t row = first; row < first + step; ++row) {
+                    const int64_t count = std::min(kPart, columns - k);
+                    work(row, k, count, part(row, k, count, copy));
+                }
     }
 
     static constexpr int64_t kPart = 1024; // columns seen at a time
