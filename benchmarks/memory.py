@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from v1fast import release_memory
+
 T = TypeVar("T")
 _PROCESS = Path("/proc/self")
 
@@ -51,7 +53,8 @@ def _reset_high_water_mark() -> bool:
     if sys.platform != "linux":
         return False
     try:
-        # Freed memory that the allocator keeps would be taken again unseen.
+        # Freed memory that the allocator keeps, or v1fast, would be taken again unseen.
+        release_memory()
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # a C library without it
         return False

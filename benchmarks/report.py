@@ -14,12 +14,12 @@ TABLE_WIDTH = 132  # columns, where the output has no width of its own
 OURS = "v1fast"
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row], title: str) -> Table:
     """One line for each provider of a case; of the baselines only the better one, given noise only for v1fast."""
     from rich.box import SIMPLE
     from rich.table import Table
 
-    found = Table(title="Gaussian readout", title_justify="left", box=SIMPLE, padding=(0, 1))
+    found = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1))
     for title in ("case", "provider"):
         found.add_column(title, no_wrap=True)
     for title in ("error", "forward\nms", "step\nms", "forward\ntimes", "step\ntimes", "of limit\nfwd, bwd"):

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from v1fast import doctor
 
-from . import bench_gaussian_readout as bench
-from . import picture, report, rows
+from . import bench_gaussian_readout, bench_pooled_readout, picture, report, rows
 from .clocks import Clock, CpuClock, CudaClock, WallClock
-from .exact_gaussian_readout import ReadoutCase
+from .contract import Case
 from .harness import Contest, Effort
 from .peers import gaussian_readout as peers
 
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 QUICK_CASES = ("tiny", "lurz")
-CASE_NAMES = tuple(case.name for case in bench.CASES)
-HEADLINE = "sensorium"  # the figures that are quoted come from here, so it gets more rounds
+BENCHES = (bench_gaussian_readout, bench_pooled_readout)
+BENCH_OF: dict[str, Any] = {case.name: bench for bench in BENCHES for case in bench.CASES}
+CASES: tuple[Case, ...] = tuple(case for bench in BENCHES for case in bench.CASES)
+CASE_NAMES = tuple(case.name for case in CASES)
+PROVIDER_NAMES = tuple(dict.fromkeys(name for bench in BENCHES for name in bench.NAMES))
 
 
 def main(
@@ -43,7 +45,7 @@ def main(
     Args:
         out: folder, made where missing; the files of an earlier run are replaced.
         cases: names from ``CASE_NAMES``; none: all, or a few with ``quick``.
-        providers: names from ``bench_gaussian_readout.NAMES``, for every case; none: a choice that takes a few minutes.
+        providers: names from ``PROVIDER_NAMES``, for every case; none: a choice that takes a few minutes.
         device: "cpu" or "cuda".
         quick: one round of v1fast and eager, in two small cases.
         full: every provider in every case, and more rounds: more than an hour on two cores.
@@ -64,7 +66,7 @@ def main(
         run = asdict(doctor.examine(quick))
     run["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run["versions"] |= {name: _version(name) for name in peers.NAMES}
-    chosen = [case for case in bench.CASES if case.name in (cases or (QUICK_CASES if quick else CASE_NAMES))]
+    chosen = [case for case in CASES if case.name in (cases or (QUICK_CASES if quick else CASE_NAMES))]
     found: list[rows.Row] = []
     try:
         with _progress(console, len(chosen)) as (say, advance):
@@ -82,7 +84,7 @@ def main(
 
 
 def _check(cases: Sequence[str], providers: Sequence[str], device: str) -> None:
-    for what, given, known in (("case", cases, CASE_NAMES), ("provider", providers, bench.NAMES)):
+    for what, given, known in (("case", cases, CASE_NAMES), ("provider", providers, PROVIDER_NAMES)):
         for name in given:
             if name not in known:
                 raise ValueError(f"{what}: want one of {', '.join(known)}, got {name!r}")
@@ -92,19 +94,20 @@ def _check(cases: Sequence[str], providers: Sequence[str], device: str) -> None:
         raise ValueError("device: torch sees no CUDA device")
 
 
-def _effort(case: ReadoutCase, threads: int | None, quick: bool, full: bool) -> Effort:
+def _effort(case: Case, threads: int | None, quick: bool, full: bool) -> Effort:
     if quick:
         return Effort(rounds=1)
     if full:
         return Effort(rounds=9, seconds=300)
-    return Effort(rounds=3, seconds=40) if case.name == HEADLINE and threads != 2 else Effort()
+    return Effort(rounds=3, seconds=40) if case.name == BENCH_OF[case.name].HEADLINE and threads != 2 else Effort()
 
 
 def _contests(
-    case: ReadoutCase, chosen: Sequence[str], device: str, quick: bool, full: bool, say: Callable[[str], None]
+    case: Case, chosen: Sequence[str], device: str, quick: bool, full: bool, say: Callable[[str], None]
 ) -> Iterator[Contest]:
     """On the CPU one with one thread, in CPU time, and one with two, in elapsed time."""
     on_cpu: list[tuple[Clock, int | None]] = [(CpuClock(), 1), (WallClock(), 2)]
+    bench = BENCH_OF[case.name]
     settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(CudaClock(), None)]
     for clock, threads in settings:
         names = chosen or (bench.NAMES if full else bench.COMPARED if quick else bench.plan(case, threads))
@@ -118,7 +121,10 @@ def _conclude(out: Path, found: Sequence[rows.Row], console: Console) -> None:
     if not any(row.measured for row in found):
         console.print("Nothing was measured.")
         return
-    console.print(report.table(found))
+    for bench in BENCHES:
+        of_op = [row for row in found if row.op == bench.OP]
+        if any(row.measured for row in of_op):
+            console.print(report.table(of_op, bench.TITLE))
     for line in report.footnotes(found):
         console.print(line, markup=False)
     picture.save(found, out / "speed.png")

@@ -1,40 +1,19 @@
-// What a kernel of the Gaussian readout may rely on. The meaning of the shapes is checked in v1fast/ops; this is
-// memory safety: whoever calls the op directly gets an error, not a read outside a tensor.
+// What a kernel of the Gaussian readout may rely on.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
-
-#include <cstdint>
-#include <optional>
+#include "sizes.h"
 
 namespace v1fast {
 
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-struct GaussianReadoutSizes {
-    int64_t B, C, H, W, N;
-};
-
-inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> want, const char* name) {
-    bool same = tensor.dim() == static_cast<int64_t>(want.size());
-    int64_t axis = 0;
-    for (int64_t size : want)
-        same = same && tensor.size(axis++) == size;
-    STD_TORCH_CHECK(same, "gaussian_readout: ", name, ": sizes do not fit the other operands");
-}
-
-inline GaussianReadoutSizes check_gaussian_readout(const Tensor& features, const Tensor& mu,
-                                                   const OptionalTensor& sigma, const Tensor& weight,
-                                                   const OptionalTensor& bias, const OptionalTensor& shift,
-                                                   const OptionalTensor& noise, const OptionalTensor& seed,
-                                                   const OptionalTensor& neuron_index, bool share_noise) {
+inline ReadoutSizes check_gaussian_readout(const Tensor& features, const Tensor& mu, const OptionalTensor& sigma,
+                                           const Tensor& weight, const OptionalTensor& bias,
+                                           const OptionalTensor& shift, const OptionalTensor& noise,
+                                           const OptionalTensor& seed, const OptionalTensor& neuron_index,
+                                           bool share_noise) {
     using torch::headeronly::ScalarType;
     STD_TORCH_CHECK(features.dim() == 4 && mu.dim() == 2, "gaussian_readout: want features [B, C, H, W] and mu [N, 2]");
-    const GaussianReadoutSizes s{features.size(0), features.size(1), features.size(2), features.size(3), mu.size(0)};
-    STD_TORCH_CHECK(s.N <= INT32_MAX && s.H < INT32_MAX && s.W < INT32_MAX && (s.H + 1) * (s.W + 1) < INT32_MAX,
-                    "gaussian_readout: N, H * W: want less than 2^31 each");
+    const ReadoutSizes s{features.size(0), features.size(1), features.size(2), features.size(3), mu.size(0)};
+    check_index_range(s);
     check_shape(mu, {s.N, 2}, "mu");
     check_shape(weight, {s.N, s.C}, "weight");
     if (sigma && sigma->dim() == 3)

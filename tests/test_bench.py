@@ -392,7 +392,7 @@ def test_the_table_shows_the_better_baseline_and_given_noise_only_for_v1fast(clo
     }
     made = contest(clock, steps, case=contract.Case("a case", SHAPE, noise=noise))
     made.run()
-    cells = list(report.table(made.rows(RUN)).columns[1].cells)
+    cells = list(report.table(made.rows(RUN), "a title").columns[1].cells)
     assert cells == [BASELINE, OURS, "v1fast, noise given"]
 
 

@@ -10,28 +10,24 @@ import re
 import cases
 import pytest
 import torch
-from assertions import assert_as_accurate
-from torch.nn import functional as F
+from op_checks import (
+    DTYPES,
+    assert_as_accurate_as_eager,
+    bf16,
+    cast,
+    f32,
+    f64,
+    label,
+    layouts,
+    rescale_error,  # noqa: F401 -- the mutation run takes it from here
+    run,
+)
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
 from v1fast.reference import gaussian_readout as reference
 
-f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 NAMES = ("features", "mu", "sigma", "weight", "bias", "shift")
-DTYPES = (  # features, weight, all others
-    (f64, f64, f64),
-    (f32, f32, f32),
-    (bf16, bf16, f32),
-    (f16, f16, f32),
-    (bf16, f32, f32),
-    (f16, f32, f32),
-    (f32, bf16, f32),
-    (bf16, f16, f32),
-    (f32, f64, f32),
-    (f32, f32, f64),
-    (bf16, bf16, f64),
-)
 TABLE = [(case, (f32, f32, f32)) for case in cases.REGIMES] + [
     (case, dtypes)
     for case, dtypes in itertools.product(
@@ -41,59 +37,19 @@ TABLE = [(case, (f32, f32, f32)) for case in cases.REGIMES] + [
 ]
 
 
-def label(value):
-    return "-".join(str(d).removeprefix("torch.") for d in value) if isinstance(value, tuple) else str(value)
-
-
-def cast(operands, dtype):
-    return {k: None if v is None else v.detach().to(dtype) for k, v in operands.items()}
-
-
-def run(function, operands, options, grad_output=None, wanted=NAMES):
-    """Output and, for a grad_output, the gradients of the operands that are wanted and there."""
-    leaves = {
-        k: v if v is None or v.requires_grad else v.detach().requires_grad_(k in wanted) for k, v in operands.items()
-    }
-    out = function(**leaves, **options)
-    if grad_output is None:
-        return out.detach(), {}
-    names = [k for k in wanted if leaves[k] is not None]
-    gradients = torch.autograd.grad(out, [leaves[k] for k in names], grad_output.to(out.dtype), allow_unused=True)
-    return out.detach(), dict(zip(names, gradients, strict=True))
-
-
 def eager_run(case, operands, options, dtype, grad_output):
     noise = cases.noise_of(case, options)
     eager_options = {"noise": None if noise is None else noise.to(dtype), "align_corners": case.align_corners}
     return run(eager.gaussian_readout, cast(operands, dtype), eager_options, grad_output.to(dtype))
 
 
-def rescale_error(own, exact):
-    if own is None:
-        return None
-    return exact + (own.double() - exact) * torch.finfo(f64).eps / torch.finfo(f32).eps
-
-
 def assert_matches_eager(case, operands, options):
     """Output and all gradients, in the operands' dtypes, against float64."""
-    compute = reference.compute_dtype(*operands.values())
     promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
     grad_output = torch.randn(case.B, case.N).to(promoted)
-    got, got_grads = run(functional.gaussian_readout, operands, options, grad_output)
-    own, own_grads = eager_run(case, operands, options, f32, grad_output)
-    exact, exact_grads = eager_run(case, operands, options, f64, grad_output)
-    if compute == f64:  # nothing is more exact: what float32 errs, in float64's units
-        own, own_grads = rescale_error(own, exact), {k: rescale_error(v, exact_grads[k]) for k, v in own_grads.items()}
-    assert got.dtype == promoted
-    assert_as_accurate(got, own.to(promoted), exact, "output")
-    for name, gradient in got_grads.items():
-        want = exact_grads[name]
-        want = torch.zeros_like(want if want is not None else operands[name]) if want is None else want
-        mine = own_grads[name]
-        mine = torch.zeros_like(want) if mine is None else mine.to(operands[name].dtype)
-        assert gradient is not None, f"d_{name} is missing"
-        assert gradient.dtype == operands[name].dtype
-        assert_as_accurate(gradient, mine, want, f"d_{name}")
+    results = run(functional.gaussian_readout, operands, options, grad_output)
+    assert_as_accurate_as_eager(results, operands, lambda dtype: eager_run(case, operands, options, dtype, grad_output))
+    assert results[0].dtype == promoted
 
 
 @pytest.mark.parametrize(("case", "dtypes"), TABLE, ids=label)
@@ -112,16 +68,6 @@ def test_matches_reference(dtypes):
     # seeds: normals of the reference are within 2e-6 of the kernel's, and move a point by as much of half the map
     assert got.dtype == want.dtype
     assert (got - want).abs().max() <= (bound + 2e-5) * want.abs().max()
-
-
-def layouts(features):
-    h, w = features.shape[2:]
-    yield "channels-first", features.contiguous()
-    yield "channels-last", features.contiguous(memory_format=torch.channels_last)
-    yield "every other channel", torch.repeat_interleave(features, 2, 1)[:, ::2]
-    yield "a window", F.pad(features, (1, 2, 3, 1))[:, :, 3 : 3 + h, 1 : 1 + w]
-    yield "transposed", features.transpose(2, 3).contiguous().transpose(2, 3)
-    yield "a slice of the batch", features.repeat_interleave(2, 0)[::2].contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("layout", range(6))

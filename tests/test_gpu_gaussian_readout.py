@@ -13,6 +13,7 @@ import cases
 import emulator
 import pytest
 import torch
+from op_checks import bf16, f32, f64
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from v1fast import _eager as eager
@@ -32,7 +33,6 @@ from v1fast.kernels._specialisations import specialisations
 
 from v1fast import kernels
 
-f64, f32, bf16, f16 = op_tests.f64, op_tests.f32, op_tests.bf16, op_tests.f16
 NATIVE = ops.loaded["native"] == "loaded"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously registered kernel")

@@ -5,9 +5,11 @@
 ``v1fast.models``      cores
 ``v1fast.data``        simulated populations
 ``v1fast.ops.loaded``  which kernels this installation runs
+``v1fast.release_memory``  gives back the one large block of memory that is kept between calls
 """
 
 from v1fast import functional, ops, readouts
 from v1fast._version import __version__
+from v1fast.ops._memory import release_memory
 
-__all__ = ["__version__", "functional", "ops", "readouts"]
+__all__ = ["__version__", "functional", "ops", "readouts", "release_memory"]

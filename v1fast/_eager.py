@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,3 +47,45 @@ def gaussian_readout(
     sampled = F.grid_sample(features, grid[:, :, None], align_corners=align_corners).squeeze(-1)
     out = (sampled * weight.t()).sum(1)
     return out if bias is None else out + bias
+
+
+def gather_levels(
+    levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None = None, *, align_corners: bool = True
+) -> Tensor:
+    """[B, N, sum of C]; the operands of ``v1fast.functional.gather_levels``, all of one dtype."""
+    p = grid.expand(levels[0].shape[0], -1, -1)
+    p = p if shift is None else p + shift[:, None]
+    sampled = [F.grid_sample(level, p[:, :, None], align_corners=align_corners) for level in levels]
+    return torch.cat(sampled, dim=1).squeeze(-1).transpose(1, 2)
+
+
+def levels_readout(
+    levels: Sequence[Tensor],
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    align_corners: bool = True,
+) -> Tensor:
+    """[B, N]; the operands of ``v1fast.functional.levels_readout``, all of one dtype."""
+    out = (gather_levels(levels, grid, shift, align_corners=align_corners) * weight).sum(-1)
+    return out if bias is None else out + bias
+
+
+def pooled_readout(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    pool_kernel: int,
+    pool_steps: int,
+    align_corners: bool = True,
+) -> Tensor:
+    """[B, N]; the operands of ``v1fast.functional.pooled_readout``, all of one dtype."""
+    levels = [features]
+    for _ in range(pool_steps):
+        levels.append(F.avg_pool2d(levels[-1], pool_kernel))
+    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners)

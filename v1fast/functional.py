@@ -1,21 +1,37 @@
 """The library's computations as functions of tensors.
 
-Each function checks its operands and makes one call of an op ``torch.ops.v1fast.*``; the dispatcher picks the kernel.
+Each function checks its operands and calls an op ``torch.ops.v1fast.*``, once or once for each level of a pyramid; the
+dispatcher picks the kernel.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from v1fast import _dissimilarities, ops
+from v1fast.ops import _checks
 from v1fast.reference import rdm as _rdm_reference
+from v1fast.reference._common import compute_dtype
 from v1fast.reference.pairwise_rdm import pairwise_rdm
 
-__all__ = ["cross_rdm", "gaussian_readout", "philox_normal", "rdm", "rdm_out"]
+__all__ = [
+    "cross_rdm",
+    "gather_levels",
+    "gaussian_readout",
+    "levels_readout",
+    "philox_normal",
+    "pool_levels",
+    "pooled_readout",
+    "rdm",
+    "rdm_out",
+]
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
@@ -42,7 +58,7 @@ def gaussian_readout(
     r"""Each neuron reads the features at one point, sampled from its Gaussian, and weights the channels.
 
     .. math::
-        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \\
+        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \
         \mathrm{out}_{bn} &= \mathrm{bias}_n
             + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
 
@@ -114,6 +130,146 @@ def philox_normal(
     seed_tensor = _seed_tensor(seed, device)
     ops.philox_normal.check(seed_tensor, images, neurons, neuron_index, image_offset)
     return ops.philox_normal.philox_normal(seed_tensor, images, neurons, neuron_index, image_offset)
+
+
+def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None = None) -> list[Tensor]:
+    """The features and their successive average poolings.
+
+    Args:
+        features: [B, C, H, W]; channels-last stays channels-last.
+        kernel: size of the square that is averaged, >= 1.
+        steps: number of poolings, >= 0.
+        stride: of the squares; default ``kernel``. What is left over at the right and lower border is not read.
+
+    Returns:
+        ``steps + 1`` maps, the first of which is ``features``. Each is rounded to the dtype of the features.
+
+    Raises:
+        ValueError: an argument out of range, or a pooling would leave nothing of a map that is smaller than ``kernel``.
+    """
+    _checks.feature_map("features", features)
+    stride = kernel if stride is None else stride
+    _checks.poolings(features, kernel, stride, steps)
+    levels = [features]
+    for _ in range(steps):
+        levels.append(F.avg_pool2d(levels[-1], kernel, stride))
+    return levels
+
+
+def levels_readout(
+    levels: Sequence[Tensor],
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    align_corners: bool = True,
+) -> Tensor:
+    r"""Each neuron reads all maps of a pyramid at the same normalised position and weights the channels.
+
+    .. math::
+        \mathrm{out}_{bn} = \mathrm{bias}_n
+            + \sum_l \sum_c \mathrm{weight}_{nlc}\, \mathrm{bilinear}(\mathrm{level}_{lbc},
+            \mathrm{grid}_n + \mathrm{shift}_b)
+
+    Positions are as in ``torch.nn.functional.grid_sample``: (x, y) with x along the width; -1 and 1 are the centres of
+    the outermost pixels (``align_corners``) or their outer edges; outside the map the features are zero, and nothing is
+    clamped; a NaN or infinite position gives NaN. No tensor of images x neurons x channels is kept for the backward
+    pass, and the kernels make none.
+
+    Args:
+        levels: maps [B, C, H, W], of which C, H, W and the dtype may differ; of float64, float32, bfloat16 or float16
+            and any memory format; channels-last is read in place.
+        grid: positions [N, 2], or [B, N, 2] where each image has its own.
+        weight: [N, sum of C], first those of all channels of the first map, then of the second, ...; any strides.
+        bias: [N].
+        shift: [B, 2], added to all positions of an image, in units of the positions.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N] of the dtype that the levels and ``weight`` promote to. Arithmetic is float32, float64 where an operand
+        is; the levels' parts are added in it too, and rounded once.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it, what is wanted and what came.
+    """
+    ops.point_readout.check_levels(levels, grid, weight, bias, shift)
+    if len(levels) == 1:
+        return ops.point_readout.point_readout(levels[0], grid, weight, bias, shift, align_corners)
+    dtype = functools.reduce(torch.promote_types, (level.dtype for level in levels), weight.dtype)
+    # The op's output is at least of the weight's dtype: with weights of the dtype to compute in, no part is rounded to
+    # half precision before the sum.
+    wide = weight.to(compute_dtype(*levels, grid, weight, bias, shift))
+    # Split rather than sliced: the gradients of the parts are joined by one copy.
+    parts = wide.split([level.shape[1] for level in levels], dim=1)
+    out = ops.point_readout.point_readout(levels[0], grid, parts[0], bias, shift, align_corners)
+    for level, part in zip(levels[1:], parts[1:], strict=True):
+        out = out + ops.point_readout.point_readout(level, grid, part, None, shift, align_corners)
+    return out.to(dtype)
+
+
+def pooled_readout(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    pool_kernel: int,
+    pool_steps: int,
+    align_corners: bool = True,
+) -> Tensor:
+    """Each neuron reads the features and their successive average poolings at the same normalised position.
+
+    The readout of Sinz et al., "Stimulus domain transfer in recurrent models for large scale cortical population
+    prediction on video", NeurIPS 2018: coarse maps let a position find its way from afar, fine ones place it. It is
+    :func:`levels_readout` of :func:`pool_levels`, in one op; features of low precision are averaged in float32 and the
+    averages not rounded.
+
+    Args:
+        features: [B, C, H, W], as in :func:`levels_readout`.
+        grid: [N, 2] or [B, N, 2].
+        weight: [N, (pool_steps + 1) * C], first those of the features' own channels, then of the first pooling's, ...
+        bias: [N].
+        shift: [B, 2].
+        pool_kernel: size and stride of each pooling, >= 1; what is left over at the right and lower border is not read.
+        pool_steps: number of poolings, >= 0.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N] of dtype ``promote_types(features, weight)``.
+
+    Raises:
+        ValueError: an operand does not fit; a pooling would leave nothing of the map.
+    """
+    operands = (features, grid, weight, bias, shift)
+    options = (align_corners, pool_kernel, pool_steps)
+    ops.pooled_readout.check(*operands, *options)
+    return ops.pooled_readout.pooled_readout(*operands, *options)
+
+
+def gather_levels(
+    levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None = None, *, align_corners: bool = True
+) -> Tensor:
+    """All channels of all maps at each neuron's position: what :func:`levels_readout` weights and adds.
+
+    For readouts of another form, and to look at; the result is as large as what ``levels_readout`` does without.
+
+    Args:
+        levels: maps [B, C, H, W], as in :func:`levels_readout`.
+        grid: [N, 2] or [B, N, 2].
+        shift: [B, 2].
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [B, N, sum of C] of the dtype that the levels promote to.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it, what is wanted and what came.
+    """
+    ops.point_gather.check_levels(levels, grid, shift)
+    parts = [ops.point_gather.point_gather(level, grid, shift, align_corners) for level in levels]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def rdm(

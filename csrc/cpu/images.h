@@ -5,6 +5,7 @@
 #pragma once
 
 #include "dispatch.h"
+#include "large_memory.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,13 +13,7 @@
 #include <algorithm>
 #include <memory>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace v1fast {
-
-using torch::stable::Tensor;
 
 inline constexpr int64_t kBufferBytes = 16 << 20; // stays in the outer caches; one image at least
 
@@ -39,7 +34,13 @@ struct ImageLayout {
           direct(dtype == kScalarType<T> && (C == 1 || stride_c == 1) && (W == 1 || stride_w == C) &&
                  (H == 1 || stride_h == W * C)) {}
 
+    // Dense images, one after the other.
+    ImageLayout(int64_t B_, int64_t C_, int64_t H_, int64_t W_)
+        : B(B_), C(C_), H(H_), W(W_), stride_b(C_ * H_ * W_), stride_c(1), stride_h(W_ * C_), stride_w(C_),
+          dtype(kScalarType<T>), direct(true) {}
+
     int64_t size() const { return C * H * W; }
+    bool dense() const { return direct && (B == 1 || stride_b == size()); } // one block of T, channels last
     int64_t offset(int64_t c, int64_t w) const { return c * stride_c + w * stride_w; }
 
     // Calls work(c, w) for all of one row, along the tensor's memory.
@@ -65,6 +66,12 @@ public:
         if (!layout_.direct)
             buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
     }
+
+    // Dense images that the caller keeps; `data` is where image 0 is or would be.
+    ImageReader(const T* data, const ImageLayout<T>& dense) : layout_(dense), data_(data), chunk_(dense.B) {}
+
+    // At most so many images at a time.
+    int64_t chunk() const { return chunk_; }
 
     // Calls work(first, last) for consecutive ranges of images that image() can then give.
     template <class Work>
@@ -104,25 +111,17 @@ private:
     int64_t chunk_ = 0, first_ = 0;
 };
 
-// Memory fresh from the system comes page by page, each page at the price of a fault: for 49 MiB of gradient that costs
-// as much as the gradient itself. Ask for huge pages before the first touch.
-inline void ask_for_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__)
-    constexpr uintptr_t kHugePage = 2 << 20;
-    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHugePage - 1);
-    if (end > begin)
-        madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE); // only advice: failure changes nothing
-#endif
-}
-
 // The gradient of feature maps: accumulated image by image in T, rounded once to the tensor's dtype.
 template <class T>
 class ImageWriter {
 public:
-    explicit ImageWriter(const Tensor& gradient) : layout_(gradient), data_(gradient.mutable_data_ptr()) {
-        ask_for_huge_pages(data_, gradient.numel() * static_cast<int64_t>(gradient.element_size()));
-    }
+    explicit ImageWriter(const Tensor& features)
+        : ImageWriter(uninitialised_like(features, ImageLayout<T>(features).dense())) {}
+
+    const Tensor& gradient() const { return gradient_; }
+
+    // Whether the memory that begin() gives holds zeros.
+    bool zeros() const { return zeros_ && layout_.direct; }
 
     // A buffer for the images of one thread; none where the tensor itself serves.
     std::unique_ptr<T[]> buffer() const {
@@ -150,8 +149,14 @@ public:
     }
 
 private:
+    Tensor gradient_;
+    bool zeros_;
     ImageLayout<T> layout_;
     void* data_;
+
+    explicit ImageWriter(Uninitialised gradient)
+        : gradient_(std::move(gradient.tensor)), zeros_(gradient.zeros), layout_(gradient_),
+          data_(gradient_.mutable_data_ptr()) {}
 };
 
 } // namespace v1fast

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "images.h"
+#include "large_memory.h"
 
 namespace v1fast {
 

@@ -1,4 +1,4 @@
-"""FullGaussian2d and Gaussian2d against neuralpredictors' and openretina's."""
+"""The readouts against neuralpredictors', and FullGaussian2d against openretina's."""
 
 import numpy as np
 import pytest
@@ -55,6 +55,21 @@ def older_gaussians(**options):
         lambda: readouts.Gaussian2d(SHAPE, N, sampler="torch", **options),
         lambda: neuralpredictors.Gaussian2d(SHAPE, N, **options),
     )
+
+
+def pooled(kind="PointPooled2d", **options):
+    options = {"pool_steps": 2, "bias": True, "pool_kern": 2, "init_range": 0.8} | options
+    return both(kind, SHAPE, **options)
+
+
+def pyramids(**options):
+    options = {"scale_n": 2, "positive": False, "bias": True, "init_range": 0.8, "downsample": True} | options
+    return both("PointPyramid2d", SHAPE, **{"type": "gauss5x5"} | options)
+
+
+def both(kind, shape, **options):
+    ours, theirs = getattr(readouts, kind), getattr(neuralpredictors, kind)
+    return side_by_side.twins(lambda: ours(shape, N, **options), lambda: theirs(shape, N, **options))
 
 
 def assert_same(ours, peer):
@@ -130,3 +145,84 @@ def test_weight_of_the_penalty(options):
         assert ours.feature_reg_weight == theirs.feature_reg_weight
         torch.testing.assert_close(ours.regularizer(), theirs.regularizer())
         torch.testing.assert_close(ours.regularizer(reduction="mean"), theirs.regularizer(reduction="mean"))
+
+
+POOLED = {
+    "default": {},
+    "one map": {"pool_steps": 0, "bias": False},
+    "down to one row": {"pool_steps": 3},
+    "pooled by three": {"pool_kern": 3, "pool_steps": 1},
+    "pixel edges": {"align_corners": False},
+    "mean activity": {"mean_activity": torch.linspace(0, 3, N)},
+    "penalty": {"feature_reg_weight": 0.3},
+}
+PYRAMIDS = {
+    "default": {},
+    "small Gaussian": {"type": "gauss3x3", "bias": False},
+    "binomial": {"type": "laplace5x5", "align_corners": False},
+    "at full size": {"downsample": False},
+    "deep": {"scale_n": 5},
+    "positive": {"positive": True, "mean_activity": torch.linspace(0, 3, N)},
+}
+
+
+def assert_same_points(ours, theirs, *choices):
+    """With and without a shift, and with choices of neurons by those who take them."""
+    inputs = torch.randn(side_by_side.DRAWS, BATCH, *SHAPE)
+    shift = 0.2 * torch.randn(BATCH, 2)
+    for options in ({}, {"shift": shift}, *({"shift": shift, "out_idx": choice} for choice in choices)):
+        side_by_side.assert_same_results(ours, theirs, inputs, images=None, **options)
+    side_by_side.assert_same_state(ours, theirs)
+    assert (ours.grid.abs() == 1).any(), "so that the clamp is at work"
+
+
+@pytest.mark.parametrize("options", POOLED)
+def test_point_pooled(options):
+    ours, theirs = pooled(**POOLED[options])
+    side_by_side.move(ours, theirs)
+    assert_same_points(ours, theirs, np.array([5, 1, -1, 5]), np.arange(N) % 3 == 0, [7])
+
+
+def test_point_pooled_with_other_pool_steps():
+    ours, theirs = pooled()
+    for steps in (1, 1, 3):
+        ours.pool_steps = theirs.pool_steps = steps
+        side_by_side.assert_same_state(ours, theirs)
+        side_by_side.move(ours, theirs)
+        assert_same_points(ours, theirs)
+
+
+@pytest.mark.parametrize("options", PYRAMIDS)
+def test_point_pyramid(options):
+    ours, theirs = pyramids(**PYRAMIDS[options])
+    side_by_side.move(ours, theirs)
+    assert_same_points(ours, theirs)
+    assert ours.group_sparsity(SHAPE[0]).item() == pytest.approx(theirs.group_sparsity(SHAPE[0]).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"positive": True, "pool_steps": 2}, {"kernel_size": 3, "bias": False}])
+def test_pooled_videos(options):
+    channels, *size = SHAPE
+    ours, theirs = both("SpatialTransformerPooled3d", (channels, 3, *size), init_range=0.8, **options)
+    side_by_side.move(ours, theirs)
+    inputs = torch.randn(side_by_side.DRAWS, 2, channels, 3, *size)
+    shift = 0.2 * torch.randn(2, 3, 2)
+    for more in ({}, {"shift": shift}, {"shift": shift, "subs_idx": [5, 1]}):
+        side_by_side.assert_same_results(ours, theirs, inputs, **more)
+    for layer in (ours, theirs):
+        layer.reset_fisher_prune_scores()
+        side_by_side.results(layer, inputs[:1])
+        layer.update_fisher_prune_scores()
+        layer.prune()
+    assert (ours.mask == 0).sum() == N
+    assert ours.mask.equal(theirs.mask)
+    side_by_side.assert_same_results(ours, theirs, inputs)
+
+
+def test_stopped_gradient_of_videos():
+    ours, theirs = both("SpatialTransformerPooled3d", (8, 3, 9, 13), stop_grad=True)
+    x = torch.randn(2, 8, 3, 9, 13, requires_grad=True)
+    for layer in (ours, theirs):
+        layer(x).sum().backward()
+    assert x.grad is None
+    torch.testing.assert_close(ours.grid.grad, theirs.grid.grad)

@@ -38,6 +38,18 @@ READOUTS = {
             "source_grid": torch.randn(N, 2, generator=torch.Generator().manual_seed(3)).double().numpy(),
         },
     ),
+    "pooled": ("PointPooled2d", {"pool_steps": 2, "pool_kern": 2, "init_range": 0.3, "feature_reg_weight": 0.01}),
+    "pyramid": (
+        "PointPyramid2d",
+        {
+            "scale_n": 2,
+            "positive": False,
+            "init_range": 0.3,
+            "downsample": True,
+            "type": "gauss5x5",
+            "feature_reg_weight": 0.01,
+        },
+    ),
     "older": ("Gaussian2d", {"init_mu_range": 0.3, "init_sigma_range": 0.3, "gamma_readout": 0.01}),
 }
 
@@ -81,7 +93,7 @@ def train(model, optimizer, images, responses):
     """Loss of each step, in the precision of the model."""
     torch.manual_seed(0)
     losses = []
-    for x, y in zip(images.to(model.readout.sigma.dtype), responses, strict=True):
+    for x, y in zip(images.to(next(model.parameters()).dtype), responses, strict=True):
         optimizer.zero_grad()
         rate = model(x)
         loss = (rate - y * torch.log(rate + 1e-8)).sum() + model.regularizer()
@@ -104,7 +116,7 @@ def test_same_loss_curve(readout):
     curves = []
     for seed in range(3):
         ours, peer = models_of(readout, seed)
-        exact = copy.deepcopy(peer).double()
+        exact = side_by_side.in_double(peer)
         curves.append(torch.stack([train(m, adam(m), *data(seed)).double() for m in (ours, peer, exact)]))
     got, own, want = torch.stack(curves, 1)
     assert (want[:, -1] < want[:, 0] - 1000).all(), "it learns"
@@ -121,7 +133,7 @@ def test_a_run_of_the_peer_is_taken_over(readout):
         optimizer = adam(peer)
         train(peer, optimizer, *first)
         ours.load_state_dict(peer.state_dict())
-        exact = copy.deepcopy(peer).double()
+        exact = side_by_side.in_double(peer)
         runs = ((ours, adam(ours, optimizer)), (exact, adam(exact, optimizer)), (peer, optimizer))
         curves.append(torch.stack([train(*run, *second).double() for run in runs]))
     got, want, own = torch.stack(curves, 1)

@@ -10,7 +10,7 @@ for ``torch.compile``, the derivative, and what happens under function transform
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -121,3 +121,100 @@ def define(
     torch.library.register_fake(qualname, fake, lib=library)
     torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
     return op
+
+
+def fake_gradients(
+    operands: Sequence[Tensor | None], like: Sequence[Tensor], mask: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """Outputs of a backward op, without values: ``empty(0)``, of the dtype of ``like``, where one is not asked for.
+
+    The first, of the features, has their layout; the others are contiguous.
+    """
+
+    def gradient(i: int) -> Tensor:
+        operand = operands[i]
+        if operand is None or not mask[i]:
+            return like[i].new_empty(0)
+        return torch.empty_like(operand) if i == 0 else operand.new_empty(operand.shape)
+
+    return tuple(gradient(i) for i in range(len(operands)))
+
+
+def _save_tensors(count: int) -> Callable[..., None]:
+    def setup_context(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*arguments[:count])
+        ctx.options = arguments[count:]
+
+    return setup_context
+
+
+def _derivative_of(reference_backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a backward op: differentiates its reference, in turn differentiable to any order."""
+
+    def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        needed = [i for i in range(len(ctx.saved_tensors)) if ctx.needs_input_grad[1 + i]]
+        with torch.enable_grad():
+            # Views, so that a tensor that was given as two operands gets the gradient of each.
+            operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            outputs = reference_backward(*operands, *ctx.options)
+            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+            result: list[Tensor | None] = [None] * (len(operands) + len(ctx.options))
+            if pairs:
+                found = torch.autograd.grad(
+                    [o for o, _ in pairs],
+                    [operands[i] for i in needed],
+                    [g for _, g in pairs],
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+                for i, gradient in zip(needed, found, strict=True):
+                    result[i] = gradient
+        return tuple(result)
+
+    return double_backward
+
+
+def define_with_backward(
+    schema: str,
+    *,
+    gradients: int,
+    reference: Callable[..., Any],
+    reference_backward: Callable[..., Any],
+    fake: Callable[..., Any],
+    fake_backward: Callable[..., Any],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Define ``v1fast::<name>``, of one output, and ``v1fast::<name>_backward``, its derivative.
+
+    The backward op takes the output's gradient, the arguments of ``schema`` and a mask of ``gradients`` bools; it
+    returns a gradient for each of as many leading arguments, ``empty(0)`` where the mask is false. Its own derivative
+    is that of ``reference_backward``, which is an explicit formula and not a call of autograd.
+
+    Args:
+        schema: as in :func:`define`, the tensors first.
+        gradients: number of leading arguments that have a gradient.
+        reference: computes the op in plain torch.
+        reference_backward: computes the backward op in plain torch.
+        fake: the output without values.
+        fake_backward: the gradients without values; see :func:`fake_gradients`.
+    """
+    name, arguments = schema.split(")")[0].split("(")
+    kinds = [argument.split()[0] for argument in arguments.split(",")]
+    tensors = sum(kind.startswith("Tensor") for kind in kinds)
+
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        mask = list(ctx.needs_input_grad[1 : 1 + gradients])
+        found = backward_op(grad_output, *ctx.saved_tensors, *ctx.options, mask)
+        wanted = (g if m else None for g, m in zip(found, mask, strict=True))
+        return (*wanted, *(None,) * (len(kinds) - gradients))
+
+    op = define(schema, reference=reference, fake=fake, setup_context=_save_tensors(tensors), backward=backward)
+    backward_op = define(
+        f"{name}_backward(Tensor grad_output, {arguments}, bool[{gradients}] output_mask)"
+        f" -> ({', '.join(['Tensor'] * gradients)})",
+        reference=reference_backward,
+        fake=fake_backward,
+        setup_context=_save_tensors(1 + tensors),
+        backward=_derivative_of(reference_backward),
+    )
+    return op, backward_op

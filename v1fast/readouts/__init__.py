@@ -3,5 +3,23 @@
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.gaussian import FullGaussian2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
+from v1fast.readouts.pooled import (
+    GeneralizedPointPooled2d,
+    PointPooled2d,
+    SpatialTransformerPooled2d,
+    SpatialTransformerPooled3d,
+)
+from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
 
-__all__ = ["ConfigurationError", "FullGaussian2d", "Gaussian2d", "Readout"]
+__all__ = [
+    "ConfigurationError",
+    "FullGaussian2d",
+    "Gaussian2d",
+    "GeneralizedPointPooled2d",
+    "PointPooled2d",
+    "PointPyramid2d",
+    "Readout",
+    "SpatialTransformerPooled2d",
+    "SpatialTransformerPooled3d",
+    "SpatialTransformerPyramid2d",
+]

@@ -1,4 +1,4 @@
-"""What the readouts share that sample one point per neuron from a learned Gaussian."""
+"""What the readouts share that read the features at one point per neuron."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ Sampler = Literal["philox", "torch"]
 
 
 def neuron_major(features: Tensor) -> Tensor:
-    """The same values in the same shape (1, C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
-    return features.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    """The same values in the same shape (..., C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
+    return features.movedim(-1, -3).contiguous().movedim(-3, -1)
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """[..., N, C]: the weights (..., C, 1, N) as the kernels take them, a view."""
+    return features.squeeze(-2).mT
 
 
 def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
@@ -33,16 +38,69 @@ def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | Non
     return parameter
 
 
-class GaussianPointReadout(Readout, ABC):
-    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
+class PointReadout(Readout):
+    """Base class of the layers that read the features at one point per neuron.
 
     Attributes:
-        features: weights of the channels, (1, C, 1, N).
+        in_shape: (C, H, W) of the features, or (C, T, H, W).
+        outdims: number of neurons N.
+        features: weights of the channels, (..., C, 1, N).
         stored_features: name of the parameter that holds them, stored neuron after neuron.
     """
 
+    in_shape: Sequence[int]
+    outdims: int
     features: Tensor
     stored_features: ClassVar[str] = "features"
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # load_state_dict(assign=True) brings the checkpoint's own strides.
+        features: Tensor = getattr(self, self.stored_features)
+        features.data = neuron_major(features.data)
+
+    def _require_in_shape(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != tuple(self.in_shape):
+            want, got = tuple(self.in_shape), tuple(x.shape)
+            raise ValueError(f"features: want [B, C, H, W] with (C, H, W) = {want}, got {got}")
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
+        """L1 norm of the features."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
+        """``feature_l1`` times ``feature_reg_weight``."""
+        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        bias = ", bias" if self.bias is not None else ""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{bias}"
+
+
+class GridReadout(PointReadout):
+    """Base class of the layers that learn one position for each neuron.
+
+    Attributes:
+        grid: positions, (1, N, 1, 2), (x, y) in [-1, 1].
+    """
+
+    grid: nn.Parameter
+    features: nn.Parameter
+
+    def _neurons(
+        self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Positions [N, 2], weights [..., N, C] and biases [..., N], in range, of all neurons or those chosen."""
+        grid, weight, bias = clamp_in_place(self.grid, -1, 1).view(self.outdims, 2), rows_of(features), self.bias
+        if out_idx is None:
+            return grid, weight, bias
+        index = select_neurons(out_idx, self.outdims, device)
+        return grid[index], weight[..., index, :], None if bias is None else bias[..., index]
+
+
+class GaussianPointReadout(PointReadout, ABC):
+    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep."""
 
     def __init__(
         self,
@@ -63,12 +121,6 @@ class GaussianPointReadout(Readout, ABC):
         self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
         self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
         self.batch_sample, self.align_corners, self.sampler = batch_sample, align_corners, sampler
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        # load_state_dict(assign=True) brings the checkpoint's own strides.
-        features: Tensor = getattr(self, self.stored_features)
-        features.data = neuron_major(features.data)
 
     @abstractmethod
     def _clamped(self) -> tuple[Tensor, Tensor]:
@@ -114,14 +166,6 @@ class GaussianPointReadout(Readout, ABC):
         """Positions read in evaluation, (1, N, 1, 2)."""
         return self.sample_grid(batch_size=1, sample=False)
 
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
-        """L1 norm of the features."""
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
-
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``."""
-        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
-
     def forward(
         self,
         x: Tensor,
@@ -148,7 +192,7 @@ class GaussianPointReadout(Readout, ABC):
         """
         self._check_features(x)
         mu, sigma = self._gaussian()
-        weight = self.features.view(self.in_shape[0], -1).t()
+        weight = rows_of(self.features).squeeze(0)
         bias: Tensor | None = self.bias
         noise, seed, neuron_index = None, None, None
         if self.training if sample is None else sample:
@@ -174,8 +218,3 @@ class GaussianPointReadout(Readout, ABC):
             share_noise=not self.batch_sample,
             align_corners=self.align_corners,
         )
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        channels, height, width = self.in_shape
-        return f"{channels} x {height} x {width} -> {self.outdims}" + (", bias" if self.bias is not None else "")

@@ -101,6 +101,4 @@ class Gaussian2d(GaussianPointReadout):
         return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
 
     def _check_features(self, x: Tensor) -> None:
-        if tuple(x.shape[1:]) != tuple(self.in_shape):
-            want, got = tuple(self.in_shape), tuple(x.shape)
-            raise ValueError(f"features: want [B, C, H, W] with (C, H, W) = {want}, got {got}")
+        self._require_in_shape(x)

@@ -80,10 +80,13 @@ def scatter(d_values: Tensor, cells: Cells, like: Tensor) -> Tensor:
     return torch.empty_like(like).copy_(images)
 
 
-def position_gradient(dots: list[Tensor], grad: Tensor, cells: Cells) -> Tensor:
-    """[B, N, 2]: gradient of the normalised position, from dots[k] = <corner k, weight> and the output's gradient."""
+def position_gradient(dots: list[Tensor], cells: Cells) -> Tensor:
+    """[B, N, 2]: gradient of the normalised position of what is linear in the value read there.
+
+    dots[k] [B, N] is that linear form at corner k: for a sum over channels, <corner k, weight>.
+    """
     ax, ay = cells.fraction.unbind(-1)
     d0, d1, d2, d3 = dots
     dx = (d1 - d0) * (1 - ay) + (d3 - d2) * ay
     dy = (d2 - d0) * (1 - ax) + (d3 - d1) * ax
-    return torch.stack((dx, dy), dim=-1) * grad.unsqueeze(-1) * cells.scale
+    return torch.stack((dx, dy), dim=-1) * cells.scale

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from v1fast.reference import bilinear
+from v1fast.reference._common import cast_or_empty, compute_dtype
 from v1fast.reference.philox import philox_normal
+from v1fast.reference.point_readout import read, read_backward
 
-
-def compute_dtype(*operands: Tensor | None) -> torch.dtype:
-    """float64 if any operand is float64, else float32."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
+__all__ = ["compute_dtype", "gaussian_readout", "gaussian_readout_backward"]
 
 
 def _noise(
@@ -79,11 +78,7 @@ def gaussian_readout(
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     eps = _noise(batch, neurons, noise, seed, neuron_index, image_offset, share_noise, dtype)
     _, cells = _locate(features, mu.to(dtype), sigma, shift, eps, align_corners)
-    sampled = bilinear.interpolate(bilinear.gather(features, cells, dtype), cells)
-    out = (sampled * weight.to(dtype)).sum(-1)
-    if bias is not None:
-        out = out + bias.to(dtype)
-    return out.to(torch.promote_types(features.dtype, weight.dtype))
+    return read(features, cells, weight, bias, dtype)
 
 
 def _sigma_gradient(sigma: Tensor, d_z: Tensor, eps: Tensor | None) -> Tensor:
@@ -119,27 +114,28 @@ def gaussian_readout_backward(
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     eps = _noise(batch, neurons, noise, seed, neuron_index, image_offset, share_noise, dtype)
     z, cells = _locate(features, mu.to(dtype), sigma, shift, eps, align_corners)
-    g, w = grad_output.to(dtype), weight.to(dtype)
-
     want_features, want_mu, want_sigma, want_weight, want_bias, want_shift = output_mask
-    d_features, d_weight = features.new_empty(0), weight.new_empty(0)
-    d_mu, d_sigma, d_bias, d_shift = (mu.new_empty(0) for _ in range(4))
-    if want_features:
-        d_features = bilinear.scatter(g.unsqueeze(-1) * w, cells, features)
-    if want_bias and bias is not None:
-        d_bias = g.sum(0).to(bias.dtype)
-    if not (want_weight or want_mu or want_sigma or want_shift):
-        return d_features, d_mu, d_sigma, d_weight, d_bias, d_shift
-    corners = bilinear.gather(features, cells, dtype)
-    if want_weight:
-        d_weight = (g.unsqueeze(-1) * bilinear.interpolate(corners, cells)).sum(0).to(weight.dtype)
-    if want_mu or want_sigma or want_shift:
-        d_position = bilinear.position_gradient([(corner * w).sum(-1) for corner in corners], g, cells)
+    d_features, d_position, d_weight, d_bias = read_backward(
+        grad_output.to(dtype),
+        features,
+        cells,
+        weight,
+        want_features=want_features,
+        want_position=want_mu or want_sigma or want_shift,
+        want_weight=want_weight,
+        want_bias=want_bias,
+    )
+    d_mu, d_sigma, d_shift = None, None, None
+    if d_position is not None:
         d_z = torch.where((z >= -1) & (z <= 1), d_position, 0)
-        if want_mu:
-            d_mu = d_z.sum(0).to(mu.dtype)
-        if want_sigma and sigma is not None:
-            d_sigma = _sigma_gradient(sigma, d_z, eps).to(sigma.dtype)
-        if want_shift and shift is not None:
-            d_shift = d_position.sum(1).to(shift.dtype)
-    return d_features, d_mu, d_sigma, d_weight, d_bias, d_shift
+        d_mu = d_z.sum(0) if want_mu else None
+        d_sigma = _sigma_gradient(sigma, d_z, eps) if want_sigma and sigma is not None else None
+        d_shift = d_position.sum(1) if want_shift else None
+    return (
+        cast_or_empty(d_features, features, features),
+        cast_or_empty(d_mu, mu, mu),
+        cast_or_empty(d_sigma, sigma, mu),
+        cast_or_empty(d_weight, weight, weight),
+        cast_or_empty(d_bias, bias, mu),
+        cast_or_empty(d_shift, shift, mu),
+    )

@@ -1,0 +1,189 @@
+"""The multi-scale pooled readout: cases, and who computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v1fast import _eager, functional
+
+from . import memory
+from .contract import Absent, Case, Provider, Step, Work
+
+OP, TITLE, HEADLINE = "pooled_readout", "Multi-scale pooled readout", "pooled"
+BASELINES = ("eager-nchw", "eager-channels-last")
+COMPARED = (*BASELINES, "v1fast")
+NAMES = (*BASELINES, "compile", "v1fast-nchw", "v1fast")
+GRADIENTS = ("features", "grid", "weight", "bias")
+CHECKED = {"images": 4, "neurons": 400}  # of which the results are compared, in float64
+BORDER = 1e-4  # pixels: nearer to a border of two cells, two right results may differ by a whole gradient
+
+
+@dataclass(frozen=True, eq=False)
+class PooledCase(Case):
+    """A call of the pooled readout: the features and ``pool_steps`` average poolings of them."""
+
+    pool_kernel: int = 2
+    pool_steps: int = 2
+
+    @property
+    def pooling(self) -> dict[str, Any]:
+        """The options of the call."""
+        return {"pool_kernel": self.pool_kernel, "pool_steps": self.pool_steps}
+
+
+def _case(name: str, sizes: tuple[int, int, int, int, int], **changes: Any) -> PooledCase:
+    """Work per image, neuron, channel and level: 10 and 28 operations, 5 and 15 numbers, forward and backward.
+
+    As in the Gaussian readout, though neurons that read the same points of all images can do with less.
+    """
+    images, channels, _, _, neurons = sizes
+    case = PooledCase(name, dict(zip("BCHWN", sizes, strict=True)), **changes)
+    products = images * neurons * channels * (case.pool_steps + 1)
+    work = {"forward": Work(10 * products, 20 * products), "backward": Work(28 * products, 60 * products)}
+    return PooledCase(name, case.shape, work=work, **changes)
+
+
+CASES = (
+    _case("pooled", (64, 64, 28, 56, 7776)),
+    _case("macaque", (64, 32, 70, 70, 458), pool_kernel=3),
+)
+
+
+def plan(case: PooledCase, threads: int | None) -> tuple[str, ...]:
+    """Who takes part in a run of a few minutes."""
+    return NAMES if threads is None else COMPARED
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Shared by the providers of one case; none may write to them."""
+
+    features: Tensor  # [B, C, H, W]
+    grid: Tensor  # [N, 2]
+    weight: Tensor  # [N, (pool_steps + 1) * C]
+    bias: Tensor  # [N]
+    upstream: Tensor  # [B, N]
+
+    @cached_property
+    def channels_last(self) -> Tensor:
+        """The features as a channels-last core returns them."""
+        return self.features.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=1)
+def operands(case: PooledCase, device: str) -> Operands:
+    """Positions all over the map; those at which rounding decides what the gradient is have none."""
+    images, channels, height, width, neurons = case.shape.values()
+    draw = torch.Generator(device).manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device)
+
+    grid = 1.8 * torch.rand(neurons, 2, generator=draw, device=device) - 0.9
+    at_border = torch.zeros(neurons, dtype=torch.bool, device=device)
+    for step in range(case.pool_steps + 1):
+        size = (height // case.pool_kernel**step, width // case.pool_kernel**step)
+        at_border |= (_eager.distance_to_cell_border(grid.double(), *size) < BORDER).any(-1)
+    columns = (case.pool_steps + 1) * channels
+    return Operands(
+        features=normal(images, channels, height, width),
+        grid=grid,
+        weight=normal(neurons, columns) / columns**0.5,
+        bias=normal(neurons),
+        upstream=normal(images, neurons).masked_fill(at_border, 0),
+    )
+
+
+@lru_cache(maxsize=1)
+def check(case: PooledCase, device: str) -> PooledCheck:
+    """Made once for all providers."""
+    return PooledCheck(case, device)
+
+
+class PooledCheck:
+    """Eager torch in float64, for some images (output, gradient of the features) and some neurons (the others)."""
+
+    def __init__(self, case: PooledCase, device: str) -> None:
+        given = operands(case, device)
+        self.upstream = given.upstream
+        self.images, self.neurons = slice(None, CHECKED["images"]), slice(None, CHECKED["neurons"])
+        features = given.features[self.images].double().requires_grad_()
+        others = [t.double() for t in (given.grid, given.weight, given.bias)]
+        output = _eager.pooled_readout(features, *others, **case.pooling)
+        self.exact = {"output": output.detach()}
+        (self.exact["features"],) = torch.autograd.grad(output, features, self.upstream[self.images].double())
+        leaves = [t[self.neurons].double().requires_grad_() for t in (given.grid, given.weight, given.bias)]
+        output = _eager.pooled_readout(given.features.double(), *leaves, **case.pooling)
+        gradients = torch.autograd.grad(output, leaves, self.upstream[:, self.neurons].double())
+        self.exact |= dict(zip(GRADIENTS[1:], gradients, strict=True))
+
+    def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+        """Root mean square of the error over that of the exact values."""
+        got = {"output": output[self.images]}
+        for name, gradient in gradients.items():
+            got[name] = gradient[self.images if name == "features" else self.neurons]
+        return {
+            name: ((value.double() - self.exact[name]).norm() / self.exact[name].norm()).item()
+            for name, value in got.items()
+        }
+
+
+class PooledStep(Step):
+    """A call of ``compute`` whose leaves are the case's operands, or copies in another layout."""
+
+    def __init__(self, case: PooledCase, device: str, compute: Callable[..., Tensor], channels_last: bool) -> None:
+        given = operands(case, device)
+        leaves = (given.channels_last if channels_last else given.features, given.grid, given.weight, given.bias)
+        self.case, self.device, self.compute = case, device, compute
+        self.leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        self.upstream = given.upstream
+
+    def forward(self, drawn: None) -> Tensor:
+        return self.compute(*self.leaves, **self.case.pooling)
+
+    def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
+        return dict(zip(GRADIENTS, torch.autograd.grad(output, self.leaves, upstream), strict=True))
+
+    def check(self) -> PooledCheck:
+        return check(self.case, self.device)
+
+
+class EagerStep(PooledStep):
+    """torch's own ops, on memory that was touched before."""
+
+    def __init__(self, case: PooledCase, device: str, channels_last: bool) -> None:
+        super().__init__(case, device, _eager.pooled_readout, channels_last)
+
+    def warm_up(self) -> None:
+        if self.device == "cpu":
+            images, channels, _, _, neurons = self.case.shape.values()
+            memory.populate(3 * 4 * images * channels * neurons * (self.case.pool_steps + 1))
+
+
+class CompiledStep(EagerStep):
+    """The same by ``torch.compile``."""
+
+    def warm_up(self) -> None:
+        super().warm_up()
+        torch.compiler.reset()
+        self.compute = torch.compile(_eager.pooled_readout)
+        try:
+            self.backward(self.forward(None), operands(self.case, self.device).upstream)
+        except RuntimeError as error:
+            raise Absent(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
+
+
+def providers(case: PooledCase, device: str) -> Iterator[Provider]:
+    """All that can compute the case, by ``NAMES``."""
+    for name in BASELINES:
+        prepare = partial(EagerStep, case, device, channels_last=name == "eager-channels-last")
+        yield Provider(name, prepare, baseline=True)
+    yield Provider("compile", partial(CompiledStep, case, device, channels_last=True))
+    for name in ("v1fast-nchw", "v1fast"):
+        yield Provider(name, partial(PooledStep, case, device, functional.pooled_readout, name == "v1fast"))

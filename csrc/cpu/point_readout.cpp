@@ -1,0 +1,100 @@
+// The readouts of given points on the CPU, of one map and of a pyramid of average poolings. See
+// v1fast/reference/point_readout.py and pooled_readout.py for what they compute.
+#include "../point_readout.h"
+
+#include "readout.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace v1fast {
+namespace {
+
+// A map and its successive poolings, which all neurons read at the same normalised positions.
+template <class T>
+Pyramid<T> pyramid_of(ReadoutSizes sizes, const Tensor& grid, const Tensor& weight, const OptionalTensor& bias,
+                      const OptionalTensor& shift, int64_t kernel, int64_t steps, bool align_corners) {
+    Pyramid<T> pyramid(kernel);
+    for (int64_t step = 0; step <= steps; ++step) {
+        OwnedOperands<T> owned(sizes, grid, weight, step * sizes.C, bias, shift, align_corners, false);
+        owned.operands.add = step > 0;
+        pyramid.add(std::move(owned));
+        sizes.H /= kernel;
+        sizes.W /= kernel;
+    }
+    return pyramid;
+}
+
+void check_poolings(const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
+    STD_TORCH_CHECK(kernel >= 1 && steps >= 0, "pool_kernel, pool_steps: want at least 1, 0");
+    int64_t least = std::min(sizes.H, sizes.W);
+    for (int64_t step = 0; step < steps; ++step)
+        least /= kernel;
+    STD_TORCH_CHECK(least >= 1, "pool_steps: a pooling would leave nothing of the features");
+}
+
+Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
+                      OptionalTensor shift, bool align_corners, int64_t kernel, int64_t steps) {
+    const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
+    check_poolings(sizes, kernel, steps);
+    const auto run = [&]<class T>(T) {
+        return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners).forward(features);
+    };
+    const Tensor out = any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
+    return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
+}
+
+using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
+                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
+                                    int64_t kernel, int64_t steps, std::vector<bool> output_mask) {
+    const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
+    check_poolings(sizes, kernel, steps);
+    check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
+    STD_TORCH_CHECK(output_mask.size() == 5, "output_mask: want 5 entries");
+    const bool for_each_image = grid.dim() == 3;
+    const Wanted want{.features = output_mask[0],
+                      .mu = output_mask[1] && !for_each_image,
+                      .sigma = false,
+                      .weight = output_mask[2],
+                      .bias = output_mask[3] && bias,
+                      .shift = output_mask[4] && shift,
+                      .positions = output_mask[1] && for_each_image};
+    const auto run = [&]<class T>(T) {
+        const Pyramid<T> pyramid = pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners);
+        const Tensor upstream = torch::stable::contiguous(torch::stable::to(grad_output, kScalarType<T>));
+        const Gradients<T> found = backward<T>(features, weight, pyramid, upstream.template const_data_ptr<T>(), want);
+        OptionalTensor d_grid = found.positions, d_shift;
+        if (want.mu)
+            d_grid = gather_rows<T>(grid, found.d_z, sizes.N, {{0}, {1}});
+        if (want.shift)
+            d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
+        return FiveTensors{gradient_or_empty(found.features, features), gradient_or_empty(d_grid, grid),
+                           gradient_or_empty(found.weight, weight),
+                           gradient_or_empty(found.bias, want.bias ? *bias : grid),
+                           gradient_or_empty(d_shift, want.shift ? *shift : grid)};
+    };
+    return any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
+}
+
+Tensor point_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
+                     OptionalTensor shift, bool align_corners) {
+    return pooled_readout(features, grid, weight, bias, shift, align_corners, 1, 0);
+}
+
+FiveTensors point_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
+                                   const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
+                                   std::vector<bool> output_mask) {
+    return pooled_readout_backward(grad_output, features, grid, weight, bias, shift, align_corners, 1, 0, output_mask);
+}
+
+} // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
+    m.impl("point_readout", TORCH_BOX(&point_readout));
+    m.impl("point_readout_backward", TORCH_BOX(&point_readout_backward));
+    m.impl("pooled_readout", TORCH_BOX(&pooled_readout));
+    m.impl("pooled_readout_backward", TORCH_BOX(&pooled_readout_backward));
+}
+
+} // namespace v1fast

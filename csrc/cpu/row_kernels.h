@@ -1,0 +1,65 @@
+// The kernels that read and write rows of channels. Compiled once for each instruction set in row_kernels.cpp; the best
+// is chosen at run time.
+#pragma once
+
+#include "operands.h"
+
+namespace v1fast {
+
+constexpr int64_t kBlock = 128;      // neurons that are located at a time for reading
+constexpr int64_t kSorted = 8192;    // and for writing: several to a cell, in some 400 KiB
+constexpr int64_t kImages = 4;       // images that a neuron reads before the next does: parts of all stay in L2
+constexpr int64_t kFixedImages = 8;  // the same, where neurons follow each other cell by cell: cells stay in L1
+constexpr int64_t kShiftBlock = 256; // neurons whose d_shift is summed before the sum over all
+
+// Sums over images that one thread owns for its neurons. Position gradients are summed in double: there are few.
+template <class T>
+struct NeuronSums {
+    T* d_weight;     // [N, C], null: not wanted
+    double* d_z;     // [6, N]: d_mu (x, y), then d_z times noise (xx, xy, yx, yy); null: no position gradient wanted
+    double* d_shift; // [B, ceil(N / kShiftBlock), 2], null: not wanted
+    T* d_positions;  // [B, N, 2], in the neurons' own order, null: not wanted
+};
+
+// Where the gradient of an image is to be written, [H, W, C], and what it holds before samples are added to it.
+template <class T>
+struct Canvas {
+    T* image;
+    bool zeros;      // it holds zeros; else anything
+    const T* pooled; // the gradient of the image's average pooling [pooled_H, pooled_W, C], to spread; null: none
+    int64_t pooled_H, pooled_W, kernel;
+};
+
+// The row kernels that one instruction set provides, for one compute type: images b0 .. b1 - 1, at most kImages,
+// neurons n0 .. n1 - 1; images b1 .. last - 1 are expected next.
+template <class T>
+struct RowKernels {
+    void (*forward)(const Operands<T>&, const ImageReader<T>&, int64_t b0, int64_t b1, int64_t last, int64_t n0,
+                    int64_t n1, T* out, Points<T>&);
+    void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
+                             int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
+    void (*backward_image)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, Points<T>&, CellOrder<T>&);
+
+    // Where each neuron reads the same point of all images: located and ordered by cell once. Samples i0 .. i1 - 1 of
+    // that order, at most kFixedImages images.
+    void (*locate_fixed)(const Operands<T>&, Points<T>&, CellOrder<T>&);
+    void (*forward_fixed)(const Operands<T>&, const ImageReader<T>&, const CellOrder<T>&, int64_t b0, int64_t b1,
+                          int64_t i0, int64_t i1, T* out);
+    void (*backward_neurons_fixed)(const Operands<T>&, const ImageReader<T>&, const T* grad, const Points<T>&,
+                                   const CellOrder<T>&, int64_t b0, int64_t b1, int64_t i0, int64_t i1,
+                                   const NeuronSums<T>&);
+    void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, const CellOrder<T>&,
+                                 T* corner_weight); // room for [4, capacity]
+
+    // The average pooling of an image [H, W, C], kernel and stride the same, what is left over dropped.
+    void (*pool)(const T* image, int64_t C, int64_t H, int64_t W, int64_t kernel, T* out);
+};
+
+template <class T>
+const RowKernels<T>& row_kernels();
+
+// Normals [N, 2] of one image.
+using DrawNormals = void (*)(uint64_t seed, const uint32_t* neuron_index, int64_t image, int64_t N, float* out);
+DrawNormals draw_normals();
+
+} // namespace v1fast

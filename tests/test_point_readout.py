@@ -1,0 +1,28 @@
+"""The op v1fast::point_readout and its backward."""
+
+import point_ops
+import torch
+
+from v1fast import _eager as eager
+from v1fast import ops
+from v1fast.reference import point_readout as reference
+
+
+class TestPointReadout(point_ops.PointOp):
+    op, backward = torch.ops.v1fast.point_readout.default, torch.ops.v1fast.point_readout_backward.default
+    reference = (reference.point_readout, reference.point_readout_backward)
+    check = staticmethod(ops.point_readout.check)
+    names = ("features", "grid", "weight", "bias", "shift")
+    bad = {  # noqa: RUF012
+        "weight: want [N, C] = (11, 20), got (11, 19)": ("weight", lambda t: t[:, 1:]),
+        "weight: want [N, C] = (11, 20), got (20, 11)": ("weight", lambda t: t.t()),
+        "bias: want [N] = (11,), got (10,)": ("bias", lambda t: t[1:]),
+    }
+
+    @staticmethod
+    def eager(features, *operands, **more):
+        return eager.levels_readout([features], *operands, **more)
+
+    @staticmethod
+    def output_dtype(operands):
+        return torch.promote_types(operands["features"].dtype, operands["weight"].dtype)

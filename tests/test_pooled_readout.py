@@ -1,0 +1,360 @@
+"""The readouts of several maps: pooled_readout, levels_readout, gather_levels and pool_levels."""
+
+import dataclasses
+import re
+
+import cases
+import point_ops
+import pytest
+import torch
+from op_checks import DTYPES, assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, run
+from torch.nn import functional as F
+
+from v1fast import _eager as eager
+from v1fast import functional, ops
+from v1fast.reference import pooled_readout as reference
+
+POOLING = {"pool_kernel": 2, "pool_steps": 2}
+
+
+class TestPooledReadoutOp(point_ops.PointOp):
+    """The op v1fast::pooled_readout and its backward, with one pooling, of features that are twice as large."""
+
+    overload = torch.ops.v1fast.pooled_readout.default
+    backward_overload = torch.ops.v1fast.pooled_readout_backward.default
+    pooling = {"pool_kernel": 2, "pool_steps": 1}  # noqa: RUF012
+    check = staticmethod(ops.pooled_readout.check)
+    names = ("features", "grid", "weight", "bias", "shift")
+
+    @property
+    def native(self):
+        return torch._C._dispatch_has_kernel_for_dispatch_key(self.overload.name(), "CPU")
+
+    @property
+    def reference(self):
+        return tuple(self.pooled(f) for f in (reference.pooled_readout, reference.pooled_readout_backward))
+
+    @property
+    def op(self):
+        return self.pooled(self.overload)
+
+    @property
+    def backward(self):
+        return self.pooled(self.backward_overload)
+
+    def pooled(self, function):
+        """``function`` with the poolings; after align_corners, before a mask."""
+
+        def call(*arguments, **options):
+            if arguments and isinstance(arguments[-1], list):
+                return function(*arguments[:-1], *self.pooling.values(), arguments[-1])
+            return function(*arguments, **options, **self.pooling)
+
+        return call
+
+    def make(self, case, *dtypes):
+        operands, options = super().make(dataclasses.replace(case, H=2 * case.H, W=2 * case.W), *dtypes)
+        weight = operands["weight"]
+        return operands | {"weight": torch.cat([weight, weight.flip(0)], dim=1)}, options
+
+    def eager(self, *operands, **options):
+        return eager.pooled_readout(*operands, **options, **self.pooling)
+
+    @staticmethod
+    def output_dtype(operands):
+        return torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
+
+    @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
+    def test_opcheck(self, dtypes):
+        operands, _ = self.make(cases.PLAIN, *dtypes)
+        options = (True, *self.pooling.values())
+        torch.library.opcheck(self.overload, (*(v.requires_grad_() for v in operands.values()), *options))
+        arguments = (self.grad_output(operands).detach(), *(v.detach() for v in operands.values()), *options)
+        for mask in ([True] * 5, [False, True, False, True, False]):
+            torch.library.opcheck(self.backward_overload, (*arguments, mask))
+
+    test_rejects_bad_operands = None  # below: those of the function are those of the op
+    test_a_nan_outside_the_cell_does_not_reach_it = None  # it does, where it is averaged
+
+    def test_the_op_itself_refuses_to_pool_to_nothing(self):
+        operands, _ = self.make(cases.PLAIN, f32, f32, f32)
+        weight = operands["weight"].repeat(1, 4)
+        with pytest.raises((RuntimeError, ValueError)):
+            self.overload(*(operands | {"weight": weight}).values(), True, 2, 7)
+
+
+CASE = cases.Case("pooled", H=12, W=17)
+POOLED = (
+    (CASE, POOLING),
+    (cases.Case("pooled by three", H=19, W=28, align_corners=False), {"pool_kernel": 3, "pool_steps": 1}),
+    (cases.Case("pooled to one row", H=8, W=19), {"pool_kernel": 2, "pool_steps": 3}),
+    (cases.Case("pooled to one pixel", H=9, W=9), {"pool_kernel": 3, "pool_steps": 2}),
+    (cases.Case("pooled to one pixel with edges", H=4, W=4, align_corners=False), {"pool_kernel": 4, "pool_steps": 1}),
+    (cases.Case("pooled at positions per image", H=9, W=13, per_image=True, spread=1.3), POOLING),
+    (cases.Case("pooled without options", H=8, W=8, bias=False, shift=False), POOLING),
+    (cases.Case("pooled and many neurons", H=9, W=12, N=300, C=5), POOLING),
+    (cases.Case("pooled and no neuron", H=8, W=8, N=0), POOLING),
+    (cases.Case("pooled and one neuron", H=8, W=8, N=1, B=1, C=1), POOLING),
+    (cases.Case("not pooled"), {"pool_kernel": 5, "pool_steps": 0}),
+    (cases.Case("pooled in vain", H=3, W=4), {"pool_kernel": 1, "pool_steps": 2}),
+)
+
+
+def make(case, pool_steps, *dtypes):
+    operands, options = cases.make_points(case, *dtypes)
+    weight = torch.randn(case.N, (pool_steps + 1) * case.C, dtype=f64)
+    return operands | {"weight": weight.to(operands["weight"].dtype)}, options
+
+
+def assert_matches_eager(case, pooling, *dtypes):
+    operands, options = make(case, pooling["pool_steps"], *dtypes)
+    options = options | pooling
+    promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
+    grad_output = torch.randn(case.B, case.N).to(promoted)
+    results = run(functional.pooled_readout, operands, options, grad_output)
+    assert results[0].dtype == promoted
+
+    def eager_run(dtype):
+        return run(eager.pooled_readout, cast(operands, dtype), options, grad_output.to(dtype))
+
+    assert_as_accurate_as_eager(results, operands, eager_run)
+
+
+@pytest.mark.parametrize(
+    ("case", "pooling"), POOLED, ids=lambda v: v.why.replace(" ", "-") if hasattr(v, "why") else ""
+)
+def test_matches_eager(case, pooling):
+    assert_matches_eager(case, pooling, f32, f32, f32)
+
+
+def test_matches_eager_in_float64():
+    assert_matches_eager(CASE, POOLING, f64, f64, f64)
+
+
+def levels_of(channels=(3, 20, 1), sizes=((7, 9), (12, 5), (1, 1)), dtypes=(f32, f32, f32), batch=3):
+    """Maps of different channels and sizes."""
+    shapes = zip(channels, sizes, dtypes, strict=True)
+    return [torch.randn(batch, c, *size).to(dtype) for c, size, dtype in shapes]
+
+
+def points(neurons=11, channels=24, batch=3):
+    names = ("grid", "weight", "bias", "shift")
+    shapes = ((neurons, 2), (neurons, channels), (neurons,), (batch, 2))
+    return dict(zip(names, (0.5 * torch.randn(shape) for shape in shapes), strict=True))
+
+
+def by_levels(function):
+    """``function`` of the levels as operands of their own, level0, level1, ..."""
+
+    def call(**operands):
+        levels = [operands.pop(name) for name in sorted(operands) if name.startswith("level")]
+        return function(levels, **operands)
+
+    return call
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("what", ["levels_readout", "gather_levels"])
+def test_levels_of_different_channels_and_sizes(what, align_corners):
+    operands = {f"level{i}": level for i, level in enumerate(levels_of())} | points()
+    if what == "gather_levels":
+        operands = {k: v for k, v in operands.items() if k not in ("weight", "bias")}
+    options = {"align_corners": align_corners}
+    grad_output = torch.randn(3, 11) if what == "levels_readout" else torch.randn(3, 11, 24)
+    results = run(by_levels(getattr(functional, what)), operands, options, grad_output)
+
+    def eager_run(dtype):
+        return run(by_levels(getattr(eager, what)), cast(operands, dtype), options, grad_output.to(dtype))
+
+    assert_as_accurate_as_eager(results, operands, eager_run)
+
+
+@pytest.mark.parametrize("weight", [f32, bf16])
+@pytest.mark.parametrize("dtypes", [(bf16, bf16, bf16), (f16, f16, f16), (bf16, f16, f32), (f64, bf16, f32)], ids=label)
+def test_levels_of_low_precision_are_added_before_they_are_rounded(dtypes, weight):
+    operands = {f"level{i}": level for i, level in enumerate(levels_of(dtypes=dtypes))} | points()
+    operands["weight"] = operands["weight"].to(weight)
+    promoted = torch.promote_types(torch.promote_types(*dtypes[:2]), torch.promote_types(dtypes[2], weight))
+    grad_output = torch.randn(3, 11).to(promoted)
+    results = run(by_levels(functional.levels_readout), operands, {}, grad_output)
+    assert results[0].dtype == promoted
+    wide = by_levels(functional.levels_readout)(**operands | {"weight": operands["weight"].float()})
+    assert results[0].equal(wide.to(promoted))
+
+    def eager_run(dtype):
+        return run(by_levels(eager.levels_readout), cast(operands, dtype), {}, grad_output.to(dtype))
+
+    assert_as_accurate_as_eager(results, operands, eager_run)
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=label)
+def test_poolings_are_not_rounded_to_the_dtype_of_the_features(dtypes):
+    assert_matches_eager(CASE, POOLING, *dtypes)
+
+
+def test_one_level_is_the_op():
+    operands, options = cases.make_points(cases.PLAIN, f32, f32, f32)
+    grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N)
+    want = run(torch.ops.v1fast.point_readout, operands, options, grad_output)
+    got = run(functional.pooled_readout, operands, options | {"pool_kernel": 2, "pool_steps": 0}, grad_output)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    alone = {f"level{i}" if i == 0 else k: v for i, (k, v) in enumerate(operands.items())}
+    got = run(by_levels(functional.levels_readout), alone, options, grad_output)
+    assert got[0].equal(want[0])
+
+
+def test_weighted_gather_is_the_readout():
+    levels, operands = levels_of(), points()
+    gathered = functional.gather_levels(levels, operands["grid"], operands["shift"])
+    want = torch.einsum("bnk,nk->bn", gathered, operands["weight"]) + operands["bias"]
+    torch.testing.assert_close(functional.levels_readout(levels, **operands), want)
+
+
+def test_maps_of_one_pixel_are_read_everywhere():
+    """As torch reads them: anywhere by their corners, fading over one pixel by their edges."""
+    features = torch.randn(2, 3, 4, 4)
+    grid, weight = torch.tensor([[0.3, -0.7], [-1.0, 1.0]]), torch.randn(2, 6)
+    got = functional.pooled_readout(features, grid, weight, pool_kernel=4, pool_steps=1)
+    fine = functional.levels_readout([features], grid, weight[:, :3])
+    torch.testing.assert_close(got, fine + features.mean((2, 3)) @ weight[:, 3:].t())
+    faded = functional.gather_levels([torch.ones(1, 1, 1, 1)], grid, align_corners=False)
+    torch.testing.assert_close(faded.flatten(), torch.tensor([0.85 * 0.65, 0.25]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_poolings_keep_the_memory_format(memory_format):
+    features = torch.randn(2, 8, 12, 13).contiguous(memory_format=memory_format)
+    for level in functional.pool_levels(features, kernel=2, steps=2):
+        assert level.is_contiguous(memory_format=memory_format)
+
+
+def test_pool_levels():
+    features = torch.randn(2, 3, 13, 9)
+    levels = functional.pool_levels(features, kernel=3, steps=2, stride=2)
+    assert levels[0] is features
+    assert [tuple(level.shape[2:]) for level in levels] == [(13, 9), (6, 4), (2, 1)]
+    torch.testing.assert_close(levels[1], F.avg_pool2d(features, 3, 2))
+    assert [tuple(level.shape[2:]) for level in functional.pool_levels(features, kernel=3, steps=2)[1:]] == [
+        (4, 3),
+        (1, 1),
+    ]
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    operands, options = make(CASE, 2, f32, f32, f32)
+    for name in operands:
+        leaves = {k: v.detach().requires_grad_(k == name) for k, v in operands.items()}
+        functional.pooled_readout(**leaves, **options, **POOLING).sum().backward()
+        assert [k for k, v in leaves.items() if v.grad is not None] == [name]
+
+
+def test_no_tensor_of_images_neurons_and_channels_is_kept():
+    """What autograd keeps is the operands."""
+    case = cases.Case("kept", H=12, W=12, N=500, C=8)
+    operands, options = make(case, 2, f32, f32, f32)
+    leaves = {k: v.requires_grad_() for k, v in operands.items()}
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        functional.pooled_readout(**leaves, **options, **POOLING)
+    assert sorted(sizes) == sorted(v.numel() for v in operands.values())
+
+
+@pytest.mark.parametrize("case", [cases.Case("pooled small", B=2, C=2, H=4, W=6, N=3)], ids=str)
+def test_gradcheck_and_gradgradcheck(case):
+    operands, options = make(case, 1)
+    leaves = [v.requires_grad_() for v in operands.values()]
+
+    def function(*values):
+        return functional.pooled_readout(*values, **options, pool_kernel=2, pool_steps=1)
+
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradgradcheck(function, leaves, eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_fullgraph(dynamic, backend):
+    torch.compiler.reset()
+
+    @torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)
+    def step(operands, options):
+        return functional.pooled_readout(**operands, **options, **POOLING).square().sum()
+
+    for batch in (3, 5) if dynamic else (3,):
+        operands, options = make(cases.Case("pooled and compiled", B=batch, H=12, W=17), 2, f32, f32, f32)
+        leaves = {k: v.requires_grad_() for k, v in operands.items()}
+        got = torch.autograd.grad(step(leaves, options), list(leaves.values()))
+        loss = functional.pooled_readout(**leaves, **options, **POOLING).square().sum()
+        torch.testing.assert_close(got, torch.autograd.grad(loss, list(leaves.values())))
+
+
+def test_vmap_over_an_ensemble_and_function_transforms():
+    operands, options = make(CASE, 2)
+    features = operands.pop("features")
+    members = {k: torch.stack([v, 0.9 * v]) for k, v in operands.items()}
+
+    def loss_of(readout):
+        return lambda parameters: readout(features, **parameters, **options, **POOLING).square().sum()
+
+    got = torch.vmap(torch.func.grad(loss_of(functional.pooled_readout)))(members)
+    want = torch.vmap(torch.func.grad(loss_of(eager.pooled_readout)))(members)
+    torch.testing.assert_close(got, want)
+    out = torch.vmap(lambda p: functional.pooled_readout(features, **p, **options, **POOLING))(members)
+    assert out[1].equal(
+        functional.pooled_readout(features, **{k: v[1] for k, v in members.items()}, **options, **POOLING)
+    )
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "features: want [B, C, H, W], got (3, 20, 12)": {"features": lambda t: t[..., 0]},
+    "weight: want [N, C] = (11, 60), got (11, 59)": {"weight": lambda t: t[:, 1:]},
+    "weight: want [N, C] = (11, 80), got (11, 60)": {"pool_steps": lambda v: 3},
+    "bias: want [N] = (11,), got (10,)": {"bias": lambda t: t[1:]},
+    "shift: want [B, 2] = (3, 2), got (2,)": {"shift": lambda t: t[0]},
+    "grid: want [N, 2] or [B, N, 2], got (11,)": {"grid": lambda t: t[:, 0]},
+    "grid: want device cpu, that of features, got meta": {"grid": lambda t: t.to("meta")},
+    "steps: want at least 0, got -1": {"pool_steps": lambda v: -1},
+    "kernel: want at least 1, got 0": {"pool_kernel": lambda v: 0},
+    "features: want maps that 4 poolings of 2 x 2 leave something of, got (12, 17), of which (1, 2) is left after 3": {
+        "pool_steps": lambda v: 4
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_rejects_bad_operands(message):
+    operands, options = make(CASE, 2, f32, f32, f32)
+    arguments = operands | options | POOLING
+    for name, change in BAD[message].items():
+        arguments[name] = change(arguments.get(name))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        functional.pooled_readout(**arguments)
+
+
+BAD_LEVELS = {
+    "levels: want at least one [B, C, H, W], got none": lambda levels: [],
+    "levels[1]: want [B, C, H, W], got (20, 12, 5)": lambda levels: [levels[0], levels[1][0]],
+    "levels[2]: want [B, C, H, W] with C, H, W >= 1, got (3, 1, 0, 1)": lambda levels: [
+        *levels[:2],
+        levels[2][:, :, :0],
+    ],
+    "levels[1]: want B = 3, that of levels[0], got 2": lambda levels: [levels[0], levels[1][:2]],
+    "levels[0]: want one of float64, float32, bfloat16, float16, got int64": lambda levels: [levels[0].long()],
+    "levels[1]: want device cpu, that of features, got meta": lambda levels: [levels[0], levels[1].to("meta")],
+}
+
+
+@pytest.mark.parametrize("message", BAD_LEVELS)
+def test_rejects_bad_levels(message):
+    levels, operands = BAD_LEVELS[message](levels_of()), points()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        functional.levels_readout(levels, **operands)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        functional.gather_levels(levels, operands["grid"])

@@ -1,0 +1,397 @@
+"""Readouts that look at one point per neuron in the features and in their successive average poolings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v1fast import functional
+from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
+from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
+
+
+def whole_number(name: str, value: float) -> int:
+    """``value`` as an int; ValueError unless it is a whole number of at least 0."""
+    if value < 0 or int(value) != value:
+        raise ValueError(f"{name}: want a whole number of at least 0, got {value}")
+    return int(value)
+
+
+class PooledReadout(GridReadout):
+    """Base class of the layers whose features grow with ``pool_steps``: (..., (pool_steps + 1) * C, 1, N)."""
+
+    _pool_steps: int
+
+    @property
+    def pool_steps(self) -> int:
+        """Number of poolings. Setting another replaces ``features`` by a new parameter, all 1 / C.
+
+        The new parameter is on the device and of the dtype of the old one. An optimiser does not learn of it.
+        """
+        return self._pool_steps
+
+    @pool_steps.setter
+    def pool_steps(self, value: int) -> None:
+        steps = whole_number("pool_steps", value)
+        if steps != self._pool_steps:
+            self._pool_steps = steps
+            self._replace_features(like=self.features)
+
+    def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
+        """Uninitialised features, for the current number of poolings."""
+        rows = torch.empty if like is None else like.new_empty
+        return nn.Parameter(neuron_major(rows((1, self.in_shape[0] * (self._pool_steps + 1), 1, self.outdims))))
+
+    def _replace_features(self, like: Tensor) -> None:
+        self.features = self._empty_features(like)
+        with torch.no_grad():
+            self.features.fill_(1 / self.in_shape[0])
+
+
+class PointPooled2d(PooledReadout):
+    """Each neuron reads the features, and each of their average poolings, at one point, by bilinear interpolation.
+
+    Sinz et al., "Stimulus domain transfer in recurrent models for large scale cortical population prediction on video",
+    NeurIPS 2018: the gradient of a coarse map reaches far and that of a fine one is precise. Drop-in for
+    ``PointPooled2d`` of neuralpredictors (once ``SpatialTransformerPooled2d``): same constructor, state_dict keys and
+    shapes, forward arguments. The computation is :func:`v1fast.functional.pooled_readout`.
+
+    Where neuralpredictors is plainly broken this class does the sensible thing instead: ``gamma_readout`` counts where
+    ``feature_reg_weight`` is not given; ``grid`` is clamped in place and keeps its storage; ``mean_activity`` is
+    copied, not aliased; ``out_idx`` may be a boolean tensor; a change of ``pool_steps`` leaves the features on their
+    device; too many poolings are an error that says so.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        pool_steps: number of poolings P, >= 0.
+        bias: whether to add a bias per neuron.
+        pool_kern: size and stride of each pooling, >= 1.
+        init_range: positions start uniform in [-init_range, init_range]; in (0, 1].
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the features; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+        return_weighted_features: forward returns what would be summed, see there.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape`` or that the poolings
+            leave nothing of.
+
+    Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), first the
+    weights of the features' own channels, then of the first pooling's, ..., stored neuron after neuron; ``bias`` (N).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        pool_steps: int,
+        bias: bool,
+        pool_kern: int,
+        init_range: float,
+        align_corners: bool = True,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        return_weighted_features: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if not 0 < init_range <= 1:
+            raise ValueError(f"init_range: want a value in (0, 1], got {init_range}")
+        if pool_kern < 1:
+            raise ValueError(f"pool_kern: want at least 1, got {pool_kern}")
+        self.in_shape, self.outdims = in_shape, outdims
+        self._pool_steps, self.pool_kern = whole_number("pool_steps", pool_steps), pool_kern
+        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        self.return_weighted_features = return_weighted_features
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
+        self.features = self._empty_features()
+        self.register_parameter("bias", self._empty_bias() if bias else None)
+        self.initialize(mean_activity)
+
+    def _empty_bias(self) -> nn.Parameter:
+        return nn.Parameter(torch.empty(self.outdims))
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        self.grid.uniform_(-self.init_range, self.init_range)
+        self.features.fill_(1 / self.in_shape[0])
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W]; channels-last is fastest.
+            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N], or [B, len(out_idx)]; with ``return_weighted_features`` [B, (P + 1) * C, N], the features at the
+            points times their weights, before the sum over the channels and without the bias.
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        self._require_in_shape(x)
+        grid, weight, bias = self._neurons(self.features, out_idx, x.device)
+        weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C], of which R = 1 in this class
+        if self.return_weighted_features:
+            levels = functional.pool_levels(x, kernel=self.pool_kern, steps=self.pool_steps)
+            gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
+            return (weight.unsqueeze(1) * gathered).mT.squeeze(0)
+        outputs, neurons = weight.shape[:2]
+        out = functional.pooled_readout(
+            x,
+            grid.expand(outputs, -1, -1).flatten(0, 1),
+            weight.flatten(0, 1),
+            None if bias is None else bias.flatten(),
+            shift,
+            pool_kernel=self.pool_kern,
+            pool_steps=self.pool_steps,
+            align_corners=self.align_corners,
+        )
+        return out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{super().extra_repr()}, {self.pool_steps} poolings of {self.pool_kern} x {self.pool_kern}"
+
+
+SpatialTransformerPooled2d = PointPooled2d
+"""The name that Sinz et al. gave it."""
+
+
+class GeneralizedPointPooled2d(PointPooled2d):
+    """:class:`PointPooled2d` with several outputs per neuron, the parameters of its response distribution.
+
+    All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors. Where
+    that is plainly broken this class does the sensible thing instead, beside what is noted in ``PointPooled2d``:
+    ``out_idx`` chooses the neurons of the bias, not its outputs; the result keeps its axes where there is one image or
+    one neuron; ``mean_activity`` leaves the bias in its shape; the positions are drawn once, not twice.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        pool_steps: number of poolings P, >= 0.
+        bias: whether to add a bias per output and neuron.
+        pool_kern: size and stride of each pooling, >= 1.
+        init_range: positions start uniform in [-init_range, init_range]; in (0, 1].
+        inferred_params_n: number of outputs R per neuron, >= 1.
+        **kwargs: as in :class:`PointPooled2d`; ``mean_activity`` [N], for all outputs, or [R, N].
+
+    Shapes of the parameters: ``grid`` (1, N, 1, 2); ``features`` (R, 1, (P + 1) * C, 1, N); ``bias`` (R, N). The result
+    is [R, B, N], or [B, N] where R = 1; with ``return_weighted_features`` [R, B, (P + 1) * C, N] likewise.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        pool_steps: int,
+        bias: bool,
+        pool_kern: int,
+        init_range: float,
+        inferred_params_n: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if inferred_params_n < 1:
+            raise ValueError(f"inferred_params_n: want at least 1, got {inferred_params_n}")
+        self.inferred_params_n = inferred_params_n
+        super().__init__(in_shape, outdims, pool_steps, bias, pool_kern, init_range, **kwargs)
+
+    def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
+        one = super()._empty_features(like)
+        return nn.Parameter(neuron_major(one.new_empty(self.inferred_params_n, *one.shape)))
+
+    def _empty_bias(self) -> nn.Parameter:
+        return nn.Parameter(torch.empty(self.inferred_params_n, self.outdims))
+
+    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to a copy of ``mean_activity``, [N] for all outputs or [R, N], or to zero."""
+        if mean_activity is not None and mean_activity.dim() == 1:
+            mean_activity = mean_activity.expand(self.inferred_params_n, -1)
+        super().initialize_bias(mean_activity)
+
+
+class SpatialTransformerPooled3d(PooledReadout):
+    """:class:`PointPooled2d` for videos: every frame is read at the same points.
+
+    Drop-in for ``SpatialTransformerPooled3d`` of neuralpredictors: same constructor, state_dict keys and shapes,
+    forward arguments. Where that is plainly broken this class does the sensible thing instead: ``initialize`` takes
+    ``mean_activity`` first, as all readouts do; a grid that is given keeps its values; pruning works for a single
+    neuron; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``mean_activity`` is copied, not
+    aliased; ``subs_idx`` may be a mask.
+
+    Args:
+        in_shape: (C, T, H, W) of the features; T, H and W may differ in a call.
+        outdims: number of neurons N.
+        pool_steps: number of poolings P, >= 0.
+        positive: keep the weights at 0 or above, in place on every forward pass.
+        bias: whether to add a bias per neuron.
+        init_range: positions start uniform in [-init_range, init_range].
+        kernel_size: of each pooling, >= 1.
+        stride: of each pooling, >= 1.
+        grid: another readout's positions (1, N, 1, 2), to share.
+        stop_grad: the features get no gradient.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the features; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), stored
+    neuron after neuron; ``bias`` (N). Buffer ``mask``, in the shape of ``features``: 0 where :meth:`prune` removed a
+    weight for good.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        pool_steps: int = 1,
+        positive: bool = False,
+        bias: bool = True,
+        init_range: float = 0.05,
+        kernel_size: int = 2,
+        stride: int = 2,
+        grid: nn.Parameter | None = None,
+        stop_grad: bool = False,
+        align_corners: bool = True,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+    ) -> None:
+        super().__init__()
+        if grid is not None and tuple(grid.shape) != (1, outdims, 1, 2):
+            raise ValueError(f"grid: want (1, N, 1, 2) = (1, {outdims}, 1, 2), got {tuple(grid.shape)}")
+        self.in_shape, self.outdims, self.positive, self.stop_grad = in_shape, outdims, positive, stop_grad
+        self._pool_steps, self.kernel_size, self.stride = whole_number("pool_steps", pool_steps), kernel_size, stride
+        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2)) if grid is None else grid
+        self.features = self._empty_features()
+        self.register_buffer("mask", torch.ones_like(self.features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.reset_fisher_prune_scores()
+        self.initialize(mean_activity, grid=grid is None)
+
+    def _replace_features(self, like: Tensor) -> None:
+        super()._replace_features(like)
+        self.mask = torch.ones_like(self.features, requires_grad=False)
+        self.reset_fisher_prune_scores()
+
+    @torch.no_grad()
+    def initialize(
+        self, mean_activity: Tensor | None = None, grid: bool = True, init_noise: float | None = None
+    ) -> None:
+        """Draw the positions anew if ``grid``, set features to 1 / C and the bias to ``mean_activity`` or zero.
+
+        ``init_noise`` has no effect, as in neuralpredictors.
+        """
+        self.features.fill_(1 / self.in_shape[0])
+        if grid:
+            self.grid.uniform_(-self.init_range, self.init_range)
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def feature_l1(
+        self, reduction: Reduction = "sum", average: bool | None = None, subs_idx: NeuronSelection | None = None
+    ) -> Tensor:
+        """L1 norm of the features, of all neurons or some."""
+        features: Tensor = self.features
+        if subs_idx is not None:
+            features = features[..., select_neurons(subs_idx, self.outdims, features.device)]
+        return self.apply_reduction(features.abs(), reduction=reduction, average=average)
+
+    def reset_fisher_prune_scores(self) -> None:
+        """Start a new average of the scores."""
+        self._prune_n = 0
+        self._prune_scores: Tensor | None = None
+
+    def update_fisher_prune_scores(self) -> None:
+        """Add the scores of the last backward pass: half of (gradient times weight) squared, for each weight.
+
+        Raises:
+            ValueError: there was no backward pass.
+        """
+        if self.features.grad is None:
+            raise ValueError("features: want a gradient, from a backward pass, got none")
+        scores = 0.5 * (self.features.grad * self.features.detach()).square()
+        self._prune_n += 1
+        self._prune_scores = scores if self._prune_scores is None else self._prune_scores + scores
+
+    @property
+    def fisher_prune_scores(self) -> Tensor:
+        """The average of the scores, in the shape of the features.
+
+        Raises:
+            ValueError: there are none yet.
+        """
+        if self._prune_scores is None:
+            raise ValueError("fisher_prune_scores: want an update_fisher_prune_scores() first, got none")
+        return self._prune_scores / self._prune_n
+
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Remove from each neuron, for good, the weight with the lowest score of those it still has."""
+        scores = self.fisher_prune_scores.masked_fill(self.mask == 0, torch.inf)
+        least = scores.argmin(dim=1, keepdim=True)  # (1, 1, 1, N)
+        self.mask.scatter_(1, least, 0)
+        self.features.scatter_(1, least, 0)
+
+    def _kept_features(self) -> Tensor:
+        """The features for this pass, in range and without what was pruned."""
+        features = clamp_in_place(self.features, 0) if self.positive else self.features
+        if torch._C._are_functorch_transforms_active():  # which have no .data
+            return features * self.mask
+        features.data.mul_(self.mask)
+        return features
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, subs_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features of every frame.
+
+        Args:
+            x: features [B, C, T, H, W].
+            shift: [B, T, 2], added to the positions after the clamp.
+            subs_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, T, N], or [B, T, len(subs_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        if x.dim() != 5 or x.shape[1] != self.in_shape[0]:
+            raise ValueError(f"features: want [B, C, T, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
+        batch, _, frames = x.shape[:3]
+        if shift is not None and tuple(shift.shape) != (batch, frames, 2):
+            raise ValueError(f"shift: want [B, T, 2] = ({batch}, {frames}, 2), got {tuple(shift.shape)}")
+        grid, weight, bias = self._neurons(self._kept_features(), subs_idx, x.device)
+        images = (x.detach() if self.stop_grad else x).transpose(1, 2).flatten(0, 1)
+        levels = functional.pool_levels(images, kernel=self.kernel_size, stride=self.stride, steps=self.pool_steps)
+        shift = None if shift is None else shift.flatten(0, 1)
+        out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+        return out.unflatten(0, (batch, frames))
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        words = f"{super().extra_repr()}, {self.pool_steps} poolings of {self.kernel_size} x {self.kernel_size}"
+        return words + (", stop_grad" if self.stop_grad else "")

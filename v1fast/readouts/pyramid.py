@@ -1,0 +1,204 @@
+"""A readout that looks at one point per neuron in a Laplacian pyramid of the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from v1fast import functional
+from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
+from v1fast.readouts.base import NeuronSelection
+
+PyramidType = Literal["gauss5x5", "gauss3x3", "laplace5x5"]
+
+
+def _gaussian(size: int) -> NDArray[np.float64]:
+    """The mass of a standard Gaussian in each of ``size`` pixels around 0, of their total."""
+    edges = np.arange(size + 1) - size / 2
+    mass = np.diff([math.erf(edge / math.sqrt(2)) for edge in edges])
+    return mass / mass.sum()
+
+
+# A row of each filter, whose weights are the products of a row's and a column's, to so many decimals: checkpoints hold
+# the filter, and theirs was made with rounded numbers.
+_ROWS: dict[str, tuple[NDArray[Any], int]] = {
+    "gauss5x5": (np.round(_gaussian(5), 5), 6),
+    "gauss3x3": (np.array([1, 2, 1]) / 4, 16),
+    "laplace5x5": (np.array([1, 4, 6, 4, 1]) / 16, 16),
+}
+
+
+class Pyramid(nn.Module):
+    """The Laplacian pyramid of Burt and Adelson (1983), channel by channel.
+
+    Each level is what smoothing takes away from the one before; the last is what is left.
+
+    Args:
+        scale_n: number of smoothings, >= 0.
+        type: of the filter: a Gaussian of 5 x 5 or the binomial filters of 3 x 3 and 5 x 5 pixels.
+        downsample: keep every second pixel of a smoothed map.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Buffer ``filter`` (5, 5) or (3, 3).
+    """
+
+    filter: Tensor
+
+    def __init__(self, scale_n: int = 4, type: PyramidType = "gauss5x5", downsample: bool = True) -> None:
+        super().__init__()
+        if scale_n < 0:
+            raise ValueError(f"scale_n: want at least 0, got {scale_n}")
+        if type not in _ROWS:
+            raise ValueError(f"type: want one of {', '.join(_ROWS)}, got {type!r}")
+        self.scale_n, self.filter_type, self.downsample = scale_n, type, downsample
+        row, decimals = _ROWS[type]
+        weights = np.round(np.outer(row, row), decimals).astype(np.float32)
+        self.register_buffer("filter", torch.from_numpy(weights))
+
+    def lap_split(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The smoothed map, and what smoothing took away from ``image`` [B, C, H, W]."""
+        channels, height, width = image.shape[1:]
+        size = self.filter.shape[0]
+        each = self.filter.to(image.dtype).expand(channels, 1, size, size)
+        smooth = F.conv2d(image, each, padding=size // 2, groups=channels)
+        if not self.downsample:
+            return smooth, image - smooth
+        low = smooth[:, :, ::2, ::2]
+        # 4: three quarters of the pixels that the filter meets on its way back are zero.
+        back = 4 * F.conv_transpose2d(
+            low,
+            each,
+            stride=2,
+            padding=size // 2,
+            output_padding=((height + 1) % 2, (width + 1) % 2),
+            groups=channels,
+        )
+        return low, image - back
+
+    def forward(self, img: Tensor, **kwargs: Any) -> list[Tensor]:
+        """``scale_n + 1`` maps of ``img`` [B, C, H, W], the finest first."""
+        levels = []
+        for _ in range(self.scale_n):
+            img, detail = self.lap_split(img)
+            levels.append(detail)
+        return [*levels, img]
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{self.scale_n} x {self.filter_type}" + (", downsampled" if self.downsample else "")
+
+
+class PointPyramid2d(GridReadout):
+    """Each neuron reads all levels of a Laplacian pyramid of the features at one point, by bilinear interpolation.
+
+    Drop-in for ``PointPyramid2d`` of neuralpredictors (once ``SpatialTransformerPyramid2d``, in Sinz et al., "Stimulus
+    domain transfer in recurrent models for large scale cortical population prediction on video", NeurIPS 2018): same
+    constructor, state_dict keys and shapes, forward arguments. The computation is
+    :func:`v1fast.functional.levels_readout` of :class:`Pyramid`.
+
+    Where neuralpredictors is plainly broken this class does the sensible thing instead: it may change device or dtype
+    after a forward pass; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``grid`` is clamped in
+    place and keeps its storage; ``mean_activity`` is copied, not aliased. It takes ``out_idx`` too.
+
+    Args:
+        in_shape: (C, H, W) of the features; H and W may differ in a call.
+        outdims: number of neurons N.
+        scale_n: number of smoothings S, >= 0.
+        positive: keep the weights at 0 or above, in place on every forward pass.
+        bias: whether to add a bias per neuron.
+        init_range: positions start uniform in [-init_range, init_range].
+        downsample: keep every second pixel of a smoothed map.
+        type: "gauss5x5", "gauss3x3" or "laplace5x5", see :class:`Pyramid`.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the features; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (S + 1) * C, 1, N), first the
+    weights of the finest level's channels, stored neuron after neuron; ``bias`` (N). Buffer ``gauss_pyramid.filter``.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        scale_n: int,
+        positive: bool,
+        bias: bool,
+        init_range: float,
+        downsample: bool,
+        type: PyramidType,
+        align_corners: bool = True,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.outdims, self.positive = in_shape, outdims, positive
+        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        self.gauss_pyramid = Pyramid(scale_n=scale_n, downsample=downsample, type=type)
+        self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
+        self.features = nn.Parameter(neuron_major(torch.empty(1, in_shape[0] * (scale_n + 1), 1, outdims)))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        self.grid.uniform_(-self.init_range, self.init_range)
+        self.features.fill_(1 / self.in_shape[0])
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def group_sparsity(self, group_size: int) -> Tensor:
+        """Root mean square of each neuron's weights in groups of ``group_size`` channels, averaged.
+
+        Raises:
+            ValueError: the groups do not divide the channels of all levels.
+        """
+        if self.features.shape[1] % group_size:
+            channels = self.features.shape[1]
+            raise ValueError(f"group_size: want a divisor of (scale_n + 1) * C = {channels}, got {group_size}")
+        return (self.features.square().unflatten(1, (-1, group_size)).mean(2) + 1e-12).sqrt().mean()
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W].
+            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N], or [B, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_shape[0]:
+            raise ValueError(f"features: want [B, C, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
+        features = clamp_in_place(self.features, 0) if self.positive else self.features
+        grid, weight, bias = self._neurons(features, out_idx, x.device)
+        levels = self.gauss_pyramid(x)
+        return functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+
+
+SpatialTransformerPyramid2d = PointPyramid2d
+"""The name that Sinz et al. gave it."""

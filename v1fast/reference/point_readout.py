@@ -1,0 +1,133 @@
+"""Each neuron reads the features at one point and weights the channels: one level of a pooled readout.
+
+p[b,n]   = grid[n] + shift[b]
+out[b,n] = bias[n] + sum_c weight[n,c] * bilinear(features[b,c], p[b,n])
+
+Arithmetic is float64 where any operand is float64, else float32; positions are never rounded to less.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v1fast.reference import bilinear
+from v1fast.reference._common import cast_or_empty, compute_dtype
+
+
+def locate(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2]
+    shift: Tensor | None,  # [B, 2]
+    align_corners: bool,
+    dtype: torch.dtype,
+) -> bilinear.Cells:
+    """The cells of all positions, which are not clamped."""
+    batch, _, height, width = features.shape
+    position = grid.to(dtype).expand(batch, -1, -1)
+    if shift is not None:
+        position = position + shift.to(dtype).unsqueeze(1)
+    return bilinear.locate(position, height, width, align_corners)
+
+
+def position_gradients(
+    d_position: Tensor,  # [B, N, 2]
+    grid: Tensor,
+    want_grid: bool,
+    want_shift: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of grid, in its shape, and shift."""
+    d_grid = (d_position.sum(0) if grid.dim() == 2 else d_position) if want_grid else None
+    return d_grid, d_position.sum(1) if want_shift else None
+
+
+def read(
+    features: Tensor,  # [B, C, H, W]
+    cells: bilinear.Cells,
+    weight: Tensor,  # [N, C]
+    bias: Tensor | None,  # [N]
+    dtype: torch.dtype,
+) -> Tensor:  # [B, N]
+    """The weighted sum over the channels at every point, computed in ``dtype``."""
+    sampled = bilinear.interpolate(bilinear.gather(features, cells, dtype), cells)
+    out = (sampled * weight.to(dtype)).sum(-1)
+    if bias is not None:
+        out = out + bias.to(dtype)
+    return out.to(torch.promote_types(features.dtype, weight.dtype))
+
+
+def read_backward(
+    grad: Tensor,  # [B, N], in the dtype to compute in
+    features: Tensor,
+    cells: bilinear.Cells,
+    weight: Tensor,
+    *,
+    want_features: bool,
+    want_position: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of features, as they are stored, of the positions [B, N, 2], of weight and of bias."""
+    w = weight.to(grad.dtype)
+    d_features = bilinear.scatter(grad.unsqueeze(-1) * w, cells, features) if want_features else None
+    d_bias = grad.sum(0) if want_bias else None
+    d_position, d_weight = None, None
+    if want_weight or want_position:
+        corners = bilinear.gather(features, cells, grad.dtype)
+        if want_weight:
+            d_weight = (grad.unsqueeze(-1) * bilinear.interpolate(corners, cells)).sum(0)
+        if want_position:
+            dots = [(corner * w).sum(-1) for corner in corners]
+            d_position = bilinear.position_gradient(dots, cells) * grad.unsqueeze(-1)
+    return d_features, d_position, d_weight, d_bias
+
+
+def point_readout(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2], (x, y)
+    weight: Tensor,  # [N, C]
+    bias: Tensor | None,  # [N]
+    shift: Tensor | None,  # [B, 2]
+    align_corners: bool,
+) -> Tensor:  # [B, N]
+    """The op ``v1fast::point_readout``."""
+    dtype = compute_dtype(features, grid, weight, bias, shift)
+    return read(features, locate(features, grid, shift, align_corners, dtype), weight, bias, dtype)
+
+
+def point_readout_backward(
+    grad_output: Tensor,  # [B, N]
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    align_corners: bool,
+    output_mask: list[bool],  # features, grid, weight, bias, shift
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The op ``v1fast::point_readout_backward``: a gradient that is not asked for is ``empty(0)``.
+
+    d_features has the layout of ``torch.empty_like(features)``, the others are contiguous.
+    """
+    dtype = compute_dtype(features, grid, weight, bias, shift)
+    want_features, want_grid, want_weight, want_bias, want_shift = output_mask
+    d_features, d_position, d_weight, d_bias = read_backward(
+        grad_output.to(dtype),
+        features,
+        locate(features, grid, shift, align_corners, dtype),
+        weight,
+        want_features=want_features,
+        want_position=want_grid or want_shift,
+        want_weight=want_weight,
+        want_bias=want_bias,
+    )
+    d_grid, d_shift = None, None
+    if d_position is not None:
+        d_grid, d_shift = position_gradients(d_position, grid, want_grid, want_shift)
+    return (
+        cast_or_empty(d_features, features, features),
+        cast_or_empty(d_grid, grid, grid),
+        cast_or_empty(d_weight, weight, weight),
+        cast_or_empty(d_bias, bias, grid),
+        cast_or_empty(d_shift, shift, grid),
+    )
