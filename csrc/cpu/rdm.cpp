@@ -28,9 +28,11 @@ namespace v1fast {
 using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kDepth = 112;   // columns that are packed together, and added in one chain
-constexpr int64_t kTile = 288;    // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kBlock = 896;   // columns packed at a time, whose sums are made before they are added
+constexpr int64_t kDepth = 112;           // columns that are packed together, and added in one chain
+constexpr int64_t kTile = 288;            // rows and columns of a tile: it stays in L2 with its factors
+constexpr int64_t kBlock = 896;           // columns whose sums are made before they are added to others
+constexpr int64_t kPackedBytes = 6 << 20; // that several threads pack at a time; one block at least
+static_assert(kBlock % kDepth == 0);
 constexpr int64_t kMostRows = 16; // of a panel
 constexpr double kNear = 1e-4;    // dissimilarity below which "high" accuracy takes the difference
 template <class T>
@@ -264,13 +266,15 @@ void pack_panel(const Rows<T>& x, const Packed<T>& to, int64_t p, int64_t begin,
 // Adds the products of the rows of a panel with themselves, over the columns begin .. end - 1.
 template <class T>
 void add_own(Rows<T>& x, const Packed<T>& a, const Packed<T>& b, int64_t p, int64_t begin, int64_t end) {
-    T sums[kMostRows] = {};
-    for (int64_t k = begin; k < end; k += kDepth) {
-        const int64_t chain = (k - begin) / kDepth;
-        rdm_kernels<T>().multiply_own(a.at(chain, p), b.at(chain, p), std::min(kDepth, end - k), sums);
+    for (int64_t k0 = begin; k0 < end; k0 += kBlock) {
+        T sums[kMostRows] = {};
+        for (int64_t k = k0; k < std::min(k0 + kBlock, end); k += kDepth) {
+            const int64_t chain = (k - begin) / kDepth;
+            rdm_kernels<T>().multiply_own(a.at(chain, p), b.at(chain, p), std::min(kDepth, end - k), sums);
+        }
+        for (int64_t r = 0; r < x.panel; ++r)
+            x.own[p * x.panel + r] += sums[r];
     }
-    for (int64_t r = 0; r < x.panel; ++r)
-        x.own[p * x.panel + r] += sums[r];
 }
 
 struct Form {
@@ -438,6 +442,14 @@ private:
     }
     int64_t groups(int64_t rows) const { return (rows + kGroup<T> * side_ - 1) / (kGroup<T> * side_); }
 
+    // How many columns of so many panels are packed at a time: a block or, as threads wait for each other after it,
+    // more.
+    int64_t columns_packed(int64_t panels) const {
+        const int64_t bytes = panels * panel_ * kBlock * static_cast<int64_t>(sizeof(T));
+        const int64_t blocks = torch::stable::get_num_threads() > 1 ? std::max<int64_t>(kPackedBytes / bytes, 1) : 1;
+        return std::min(blocks * kBlock, round_up(x_.source.columns, kDepth));
+    }
+
     void group(int64_t gi, int64_t gj);
     void pack(const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, bool own_x, bool own_y);
     std::vector<Tile> tiles_of(int64_t gi, int64_t gj) const;
@@ -468,18 +480,18 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
     const bool same = &x_ == &y_, shared = same && gi == gj, paired = form_.symmetric && !same;
     Packed<T> a{gi * per_group, std::min(per_group, x_.panels() - gi * per_group), nullptr};
     Packed<T> b{gj * per_group, std::min(per_group, y_.panels() - gj * per_group), nullptr};
-    const int64_t panels = a.count + (shared ? 0 : b.count), block = std::min(kBlock, round_up(columns, kDepth));
+    const int64_t panels = a.count + (shared ? 0 : b.count), packed = columns_packed(panels);
     const std::vector<Tile> tiles = tiles_of(gi, gj);
     const int64_t sums_size = static_cast<int64_t>(tiles.size()) * side_ * side_;
-    const Scratch<T, 0> scratch(sums_size + panels * panel_ * block);
+    const Scratch<T, 0> scratch(sums_size + panels * panel_ * packed);
     T* sums = scratch.get();
     a.data = sums + sums_size;
-    b.data = shared ? a.data : a.data + a.count * panel_ * block;
+    b.data = shared ? a.data : a.data + a.count * panel_ * packed;
 
     const bool own_x = paired ? gi == gj : !known_x_[gi], own_y = !paired && !same && !known_y_[gj];
     known_x_[gi] = known_y_[gj] = true;
-    for (int64_t begin = 0; begin < columns; begin += block) {
-        const int64_t end = std::min(begin + block, columns);
+    for (int64_t begin = 0; begin < columns; begin += packed) {
+        const int64_t end = std::min(begin + packed, columns);
         pack(a, b, begin, end, own_x, own_y);
         if (end == columns)
             finish_.prepare();
@@ -529,16 +541,18 @@ void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packe
     factors.absent = p == 0 ? x_.absent : 0;
     factors.diagonal = form_.symmetric && p == q;
     for (int64_t k = begin; k < end; k += kDepth) {
-        const int64_t chain = (k - begin) / kDepth;
+        const int64_t chain = (k - begin) / kDepth, in_block = k % kBlock;
         const bool last = k + kDepth >= end;
         factors.a = a.at(chain, p);
         factors.b = b.at(chain, q);
         factors.next_a = last ? nullptr : a.at(chain + 1, p);
         factors.next_b = last ? nullptr : b.at(chain + 1, q);
-        rdm_kernels<T>().multiply_tile(factors, std::min(kDepth, end - k), begin == 0 ? c : part, side_, k == begin);
+        const bool first_block = k < kBlock;
+        rdm_kernels<T>().multiply_tile(factors, std::min(kDepth, end - k), first_block ? c : part, side_,
+                                       in_block == 0);
+        if (!first_block && (last || in_block + kDepth == kBlock))
+            rdm_kernels<T>().add_tile(part, factors.a_panels * panel_, factors.b_panels * panel_, side_, c);
     }
-    if (begin > 0)
-        rdm_kernels<T>().add_tile(part, factors.a_panels * panel_, factors.b_panels * panel_, side_, c);
 }
 
 template <class T, class Out>
