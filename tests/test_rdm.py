@@ -172,6 +172,15 @@ def test_high_accuracy(name):
         assert largest(error / exact) <= 1e-5
 
 
+@native
+def test_high_accuracy_takes_differences_where_float64_cancels():
+    x = (torch.randn(1, 8000, dtype=f64) + 1e-6 * torch.randn(30, 8000, dtype=f64)).float()
+    exact = off_diagonal(data.exact(x))
+    assert exact.max() < 1e-11
+    error = off_diagonal(functional.rdm(x, accuracy="high")).double() - exact
+    assert largest(error / exact) <= 1e-6
+
+
 def test_bfloat16_accuracy():
     x = data.make("gaussian")
     error = largest(off_diagonal(functional.rdm(x, accuracy="bfloat16")).double() - off_diagonal(data.exact(x)))
