@@ -27,7 +27,7 @@ def results():
             torch.manual_seed(1)
             gradients = torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
             found[f"{case} {dtype}"] = (out.detach(), *gradients)
-    return found | pooled_results()
+    return found | pooled_results() | rdm_results()
 
 
 def pooled_results():
@@ -44,6 +44,15 @@ def pooled_results():
         upstream = [torch.randn_like(out) / 3, torch.randn_like(gathered) / 3]  # sums of magnitude 1
         gradients = torch.autograd.grad([out, gathered], list(leaves.values()), upstream)
         found[f"pooled {channels} {per_image}"] = (out.detach(), gathered.detach(), *gradients)
+    return found
+
+
+def rdm_results():
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(2, 333, 300, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        found[f"rdm {dtype}"] = tuple(functional.rdm(x, method=m) for m in ("correlation", "cosine", "euclidean"))
+        found[f"cross_rdm {dtype}"] = (functional.cross_rdm(x, x[:, :50]), functional.rdm(x, accuracy="high"))
     return found
 
 

@@ -8,16 +8,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast import ops
+from v1fast import _dissimilarities, ops
 from v1fast.ops import _checks
+from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference._common import compute_dtype
+from v1fast.reference.pairwise_rdm import pairwise_rdm
 
-__all__ = ["gather_levels", "gaussian_readout", "levels_readout", "philox_normal", "pool_levels", "pooled_readout"]
+__all__ = [
+    "cross_rdm",
+    "gather_levels",
+    "gaussian_readout",
+    "levels_readout",
+    "philox_normal",
+    "pool_levels",
+    "pooled_readout",
+    "rdm",
+    "rdm_out",
+]
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
@@ -254,3 +270,161 @@ def gather_levels(
     ops.point_gather.check_levels(levels, grid, shift)
     parts = [ops.point_gather.point_gather(level, grid, shift, align_corners) for level in levels]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def rdm(
+    responses: Array,
+    *,
+    method: str = "correlation",
+    noise: Array | None = None,
+    folds: Array | None = None,
+    prior_lambda: float = 1.0,
+    prior_weight: float = 0.1,
+    nan: str = "propagate",
+    condensed: bool = False,
+    accuracy: str = "float32",
+) -> Array:
+    r"""Representational dissimilarity matrix: how much the responses to each two stimuli differ.
+
+    .. math::
+        M_{ij} = 1 - \frac{1}{N} \sum_n Z_{in} Z_{jn}, \qquad
+        Z_{in} = (R_{in} - \mathrm{mean}_n R_{in}) / \mathrm{std}_n R_{in}
+
+    for the default method, "correlation" (Kriegeskorte, Mur & Bandettini, "Representational similarity analysis",
+    Frontiers in Systems Neuroscience 2, 2008). The others, with the conventions of rsatoolbox:
+
+    - "cosine": 1 minus the cosine of the angle of two rows;
+    - "euclidean": the square of the distance of two rows, divided by N;
+    - "mahalanobis": the same with a precision matrix between; without ``noise`` it is "euclidean";
+    - "crossnobis": the same, one difference from each fold in turn and one from the mean of the others, averaged: it is
+      0 on average where two stimuli do not differ, and may be negative;
+    - "poisson": the symmetrised Kullback-Leibler divergence of Poisson rates, regularised by a prior.
+
+    The result is symmetric in every bit and 0 on its diagonal; correlation and cosine are clipped to [0, 2]. A row
+    without a direction (correlation: all its values are equal; cosine: all are 0) or with a value that is not finite is
+    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero.
+
+    Args:
+        responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
+            call. A tensor, or an array of numpy; integers are taken as float32.
+        method: one of the above.
+        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis.
+        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]. The k-th row of each fold is
+            stimulus k, so that S is R over the number of folds.
+        prior_lambda: mean of the prior on the rates, for poisson.
+        prior_weight: weight of the prior on the rates.
+        nan: "propagate", or, for correlation, "pairwise": each pair is correlated over the neurons where neither row is
+            NaN. That is slower, and computed in float64.
+        condensed: return the upper triangle alone, row by row, as ``scipy.spatial.distance.squareform`` has it.
+        accuracy: "float32"; "high": products in float64, and pairs that hardly differ computed from their difference;
+            "bfloat16": products may be of values rounded to bfloat16.
+
+    Returns:
+        [..., S, S], or [..., S (S - 1) / 2]; float64 where responses are, else float32. Tensor for tensor, on its
+        device, differentiable; array for array.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it, what is wanted and what came.
+    """
+    if not isinstance(responses, Tensor):
+        given = [None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise, folds)]
+        values, precision, labels = given
+        assert values is not None
+        return rdm(
+            values,
+            method=method,
+            noise=precision,
+            folds=labels,
+            prior_lambda=prior_lambda,
+            prior_weight=prior_weight,
+            nan=nan,
+            condensed=condensed,
+            accuracy=accuracy,
+        ).numpy()
+    _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
+    if nan == "pairwise":
+        return _pairwise(responses, method, condensed, accuracy)
+    x, y, kernel = _dissimilarities.operands(responses, method, noise, folds, prior_lambda, prior_weight)
+    ops.rdm.check(x, y, kernel, condensed, accuracy)
+    found = ops.rdm.rdm(x, y, kernel, condensed, accuracy)
+    return found.reshape(*responses.shape[:-2], *found.shape[1:])
+
+
+def _pairwise(responses: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor:
+    if method != "correlation":
+        raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
+    _dissimilarities.choice("accuracy", accuracy, _rdm_reference.ACCURACIES)
+    x = _dissimilarities.rows("responses", responses)
+    found = pairwise_rdm(_dissimilarities.by_batch(x), condensed)
+    return found.to(_rdm_reference.output_dtype(x, None)).reshape(*responses.shape[:-2], *found.shape[1:])
+
+
+def rdm_out(
+    responses: Array, out: Array, *, method: str = "correlation", condensed: bool = False, accuracy: str = "float32"
+) -> Array:
+    """``rdm`` written into memory that is there, without derivative; for correlation, cosine and euclidean.
+
+    Args:
+        responses: [..., S, N], as for ``rdm``.
+        out: what ``rdm`` would return, contiguous.
+        method: "correlation", "cosine" or "euclidean".
+        condensed: as for ``rdm``.
+        accuracy: as for ``rdm``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: an operand does not fit, or asks for a derivative.
+    """
+    if not isinstance(responses, Tensor) or not isinstance(out, Tensor):
+        if isinstance(responses, Tensor) or isinstance(out, Tensor):
+            raise ValueError(f"out: want what responses are, a tensor or an array, got {type(out).__name__}")
+        if not (out.flags.writeable and out.flags.c_contiguous):
+            raise ValueError("out: want a contiguous array that may be written")
+        given = _dissimilarities.from_numpy(responses)
+        rdm_out(given, torch.from_numpy(out), method=method, condensed=condensed, accuracy=accuracy)
+        return out
+    _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
+    if torch.is_grad_enabled() and (responses.requires_grad or out.requires_grad):
+        raise ValueError("responses, out: want no gradient, got one that requires grad; use rdm, or torch.no_grad()")
+    x, y, kernel = _dissimilarities.operands(responses, method, None, None, 1.0, 0.1)
+    if not out.is_contiguous():
+        raise ValueError("out: want a contiguous tensor")
+    target = out.view(x.shape[0], *out.shape[responses.dim() - 2 :])
+    ops.rdm.check_out(x, y, kernel, condensed, accuracy, target)
+    ops.rdm.rdm_out(x, y, kernel, condensed, accuracy, target)
+    return out
+
+
+def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str = "float32") -> Array:
+    """The dissimilarities of ``rdm`` between the rows of two sets, such as two runs or a model and a brain.
+
+    Args:
+        x: [..., S, N], of any strides.
+        y: [..., T, N], with the same leading dimensions.
+        method: "correlation", "cosine" or "euclidean".
+        accuracy: as for ``rdm``.
+
+    Returns:
+        [..., S, T]; float64 where an operand is, else float32. A row that ``rdm`` would make NaN is NaN here.
+
+    Raises:
+        ValueError: an operand does not fit; the message names it.
+    """
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        if isinstance(x, Tensor) or isinstance(y, Tensor):
+            raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
+        arrays = _dissimilarities.from_numpy(x), _dissimilarities.from_numpy(y)
+        return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
+    _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
+    first: Tensor = _dissimilarities.rows("x", x)
+    second: Tensor = _dissimilarities.rows("y", y)
+    if first.shape[:-2] != second.shape[:-2] or first.shape[-1] != second.shape[-1]:
+        want = (*first.shape[:-2], second.shape[-2], first.shape[-1])
+        raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(second.shape)}")
+    kernel = _dissimilarities.SYMMETRIC_METHODS[method]
+    first, second = _dissimilarities.by_batch(first), _dissimilarities.by_batch(second)
+    ops.rdm.check_cross(first, second, kernel, accuracy)
+    found = ops.rdm.cross_rdm(first, second, kernel, accuracy)
+    return found.reshape(*x.shape[:-2], *found.shape[1:])

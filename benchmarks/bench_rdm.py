@@ -1,0 +1,149 @@
+"""Dissimilarity matrices: cases, and who computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v1fast import functional
+
+from .contract import Absent, Case, Provider, Step, Work
+
+OP, TITLE, HEADLINE = "rdm", "Correlation dissimilarity matrix", "rdm"
+BASELINES = ("corrcoef", "z-score")
+COMPARED = (*BASELINES, "numpy", "v1fast")
+NAMES = (*COMPARED, "scipy", "scikit-learn", "rsatoolbox")
+CHECKED = 64  # rows of the result that are compared, in float64
+
+
+def _case(name: str, stimuli: int, neurons: int) -> Case:
+    """Work: a multiplication and an addition for each neuron of each pair, once."""
+    return Case(name, {"S": stimuli, "N": neurons}, work={"forward": Work(float(stimuli**2 * neurons), 0)})
+
+
+CASES = (
+    _case("rdm-small", 100, 1000),
+    _case("rdm-wide", 360, 23589),
+    _case("rdm", 1000, 8000),
+)
+
+
+def plan(case: Case, threads: int | None) -> tuple[str, ...]:
+    """Who takes part in a run of a few minutes: the slow ones take a second for a matrix that others have in 50 ms."""
+    return NAMES if case.name == "rdm-small" and threads == 1 else COMPARED
+
+
+@lru_cache(maxsize=1)
+def responses(case: Case, device: str) -> Tensor:
+    """[S, N], normal, the same for the same case; no provider may write to them."""
+    draw = torch.Generator(device).manual_seed(1)
+    return torch.randn(case.shape["S"], case.shape["N"], generator=draw, device=device)
+
+
+@lru_cache(maxsize=1)
+def check(case: Case, device: str) -> RdmCheck:
+    """Made once for all providers."""
+    return RdmCheck(responses(case, device))
+
+
+class RdmCheck:
+    """The first rows in float64."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.upstream = x.new_empty(0)
+        z = x.double() - x.double().mean(-1, keepdim=True)
+        z = z / z.norm(dim=-1, keepdim=True)
+        self.exact = 1 - z[:CHECKED] @ z.T
+
+    def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+        """Root mean square of the error over that of the exact values."""
+        return {"output": ((output[:CHECKED].double() - self.exact).norm() / self.exact.norm()).item()}
+
+
+class RdmStep(Step):
+    """A call of ``compute`` on a tensor [S, N] that gives one [S, S]."""
+
+    upstream = None
+
+    def __init__(self, case: Case, device: str, compute: Callable[[Tensor], Tensor]) -> None:
+        self.case, self.device, self.compute = case, device, compute
+        self.x = responses(case, device)
+
+    def forward(self, drawn: None) -> Tensor:
+        return self.compute(self.x)
+
+    def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def check(self) -> RdmCheck:
+        return check(self.case, self.device)
+
+
+def corrcoef(x: Tensor) -> Tensor:
+    """torch's own."""
+    return 1 - torch.corrcoef(x)
+
+
+def z_score(x: Tensor) -> Tensor:
+    """The formula as it stands."""
+    z = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
+    return 1 - z @ z.T / x.shape[1]
+
+
+def _of_arrays(compute: Callable[[Any], Any], case: Case, device: str) -> RdmStep:
+    if device != "cpu":
+        raise Absent("computes on the CPU only")
+    return RdmStep(case, device, lambda x: torch.from_numpy(compute(x.numpy())))
+
+
+def _numpy(case: Case, device: str) -> RdmStep:
+    if torch.get_num_threads() == 1:
+        _one_blas_thread()
+    return _of_arrays(lambda x: 1 - np.corrcoef(x, dtype=np.float32), case, device)
+
+
+def _one_blas_thread() -> None:
+    """NumPy's BLAS takes no notice of torch's threads."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return  # CPU time counts all threads; a BLAS that spins looks slower than it is
+    threadpool_limits(1, "blas")
+
+
+def _scipy(case: Case, device: str) -> RdmStep:
+    from scipy.spatial.distance import pdist, squareform
+
+    return _of_arrays(lambda x: squareform(pdist(x, "correlation")), case, device)
+
+
+def _scikit_learn(case: Case, device: str) -> RdmStep:
+    try:
+        from sklearn.metrics import pairwise_distances
+    except ImportError as error:
+        raise Absent("not installed: pip install scikit-learn") from error
+    return _of_arrays(lambda x: pairwise_distances(x, metric="correlation"), case, device)
+
+
+def _rsatoolbox(case: Case, device: str) -> RdmStep:
+    try:
+        from rsatoolbox.data import Dataset
+        from rsatoolbox.rdm import calc_rdm
+    except ImportError as error:
+        raise Absent("not installed: pip install rsatoolbox") from error
+    return _of_arrays(lambda x: calc_rdm(Dataset(x), method="correlation").get_matrices()[0], case, device)
+
+
+def providers(case: Case, device: str) -> Iterator[Provider]:
+    """All that can compute the case, by ``NAMES``."""
+    for name, compute in zip(BASELINES, (corrcoef, z_score), strict=True):
+        yield Provider(name, partial(RdmStep, case, device, compute), baseline=True)
+    yield Provider("numpy", partial(_numpy, case, device))
+    yield Provider("v1fast", partial(RdmStep, case, device, functional.rdm))
+    for name, prepare in (("scipy", _scipy), ("scikit-learn", _scikit_learn), ("rsatoolbox", _rsatoolbox)):
+        yield Provider(name, partial(prepare, case, device))

@@ -1,0 +1,608 @@
+"""Dissimilarity matrices: v1fast::rdm, rdm_out, cross_rdm, and the functions made of them.
+
+Results are held against float64 pair by pair (tests/rdm_data.py), which shares nothing with the library: with
+V1FAST_KERNELS= the same tests hold the reference to the same standard.
+"""
+
+import importlib
+import re
+
+import numpy as np
+import pytest
+import rdm_data as data
+import torch
+from assertions import assert_as_accurate, largest
+
+from v1fast import functional, ops
+from v1fast._source_tree import import_package
+from v1fast.reference import rdm as reference
+
+f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+NATIVE = ops.loaded["native"] == "loaded"
+native = pytest.mark.skipif(not NATIVE, reason="the compiled kernels are not loaded")
+# The kernel sums a row in the same order wherever it lies; torch, for the reference, does not.
+SAME = {"rtol": 0, "atol": 0} if NATIVE else {"rtol": 1e-5, "atol": 1e-6}
+METHODS = ("correlation", "cosine", "euclidean")
+ALL_METHODS = (*METHODS, "mahalanobis", "crossnobis", "poisson")
+# Around a panel of rows, a chain and a block of columns, a tile and a group of tiles.
+SHAPES = ((1, 3), (2, 1), (5, 3), (16, 112), (17, 113), (40, 897), (300, 200), (333, 1900), (1800, 30))
+
+
+def off_diagonal(matrix):
+    return matrix[..., ~torch.eye(matrix.shape[-1], dtype=torch.bool)]
+
+
+def naive(x, method):
+    """What torch makes of the definition in the dtype of x."""
+    if method == "euclidean":
+        x = x - x.mean(0)
+        own = x.square().sum(-1)
+        return (own[:, None] + own - 2 * x @ x.T) / x.shape[-1]
+    if method == "correlation":
+        x = x - x.mean(-1, keepdim=True)
+    u = x / x.norm(dim=-1, keepdim=True)
+    return 1 - u @ u.T
+
+
+def condense(matrix):
+    i, j = torch.triu_indices(*matrix.shape[-2:], 1).unbind()
+    return matrix[..., i, j]
+
+
+def noise_and_folds(method, rows, columns, dtype=f64):
+    """Keyword arguments of functional.rdm."""
+    root = torch.randn(columns, columns, dtype=dtype)
+    precision = root @ root.T / columns + torch.eye(columns, dtype=dtype)
+    if method == "mahalanobis":
+        return {"noise": precision}
+    if method == "crossnobis":
+        return {
+            "noise": precision,
+            "folds": torch.arange(3).repeat_interleave(rows // 3)[torch.arange(rows) * 5 % rows],
+        }
+    return {}
+
+
+# Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_matches_float64(method, dtype, shape):
+    x = torch.randn(*shape, dtype=dtype) + (0.3 if shape[1] > 1 else 0)
+    if shape[1] == 1 and method == "correlation":
+        return  # a row of one value is constant
+    want = data.exact(x, method)
+    got = functional.rdm(x, method=method)
+    assert got.dtype == dtype
+    if dtype == f32:
+        assert_as_accurate(got, naive(x, method), want, method)
+    else:
+        assert largest(got - want) <= 1e-14 * max(1, largest(want))
+    assert functional.rdm(x, method=method, condensed=True).equal(condense(got))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
+@pytest.mark.parametrize("method", reference.METHODS)
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+@pytest.mark.parametrize("accuracy", reference.ACCURACIES)
+def test_matches_reference(shape, method, dtype, accuracy):
+    """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
+    x = torch.rand(2, *shape, dtype=dtype)
+    x[0] += 1
+    y = torch.rand(2, *shape, dtype=dtype) if method == "distance" else None
+    tolerance = 1e-2 if accuracy == "bfloat16" else 2e-6 if dtype == f32 else 1e-13
+    for second in {None, y}:
+        got = ops.rdm.rdm(x, second, method, False, accuracy)
+        want = reference.rdm(x, second, method, False, accuracy)
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+    other = torch.rand(2, max(1, shape[0] // 3), shape[1], dtype=dtype)
+    for pair in ((x, other), (other, x)):
+        got, want = (f(*pair, method, accuracy) for f in (ops.rdm.cross_rdm, reference.cross_rdm))
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+def test_mahalanobis_is_the_quadratic_form_of_differences(dtype):
+    x = torch.randn(13, 20, dtype=dtype) + 5
+    precision = noise_and_folds("mahalanobis", 13, 20, dtype)["noise"]
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == f32 else {"rtol": 1e-12, "atol": 1e-12}
+    for noise in (precision, precision + torch.randn(20, 20, dtype=dtype).triu(1), precision.diagonal().clone()):
+        got = functional.rdm(x, method="mahalanobis", noise=noise)
+        want = data.quadratic(x, x, noise if noise.dim() == 2 else noise.diag())
+        torch.testing.assert_close(got.double(), want, **tolerance)
+    without = functional.rdm(x, method="mahalanobis")
+    assert without.equal(functional.rdm(x, method="euclidean"))
+
+
+@pytest.mark.parametrize("with_noise", [True, False])
+def test_crossnobis_takes_each_difference_from_other_folds(with_noise):
+    x = torch.randn(15, 8, dtype=f64) + 3
+    given = noise_and_folds("crossnobis", 15, 8)
+    precision = given["noise"] if with_noise else torch.eye(8, dtype=f64)
+    got = functional.rdm(x, method="crossnobis", folds=given["folds"], noise=precision if with_noise else None)
+    torch.testing.assert_close(got, data.crossnobis(x, given["folds"], precision), rtol=1e-12, atol=1e-12)
+    assert got.shape == (5, 5)
+    assert (got < 0).any()
+
+
+def test_poisson_is_the_symmetrised_divergence():
+    x = torch.poisson(4 * torch.rand(12, 30, dtype=f64))
+    got = functional.rdm(x, method="poisson")
+    torch.testing.assert_close(got, data.poisson(x), rtol=1e-12, atol=1e-13)
+    got = functional.rdm(x, method="poisson", prior_lambda=2.0, prior_weight=0.5)
+    torch.testing.assert_close(got, data.poisson(x, 2.0, 0.5), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+def test_cross_rdm_matches_float64(method, dtype):
+    for s, t, n in ((3, 50, 40), (50, 3, 40), (320, 40, 999)):
+        x, y = torch.randn(s, n, dtype=dtype) + 0.5, torch.randn(t, n, dtype=dtype) + 0.5
+        error = largest(functional.cross_rdm(x, y, method=method).double() - data.exact(x, method, y))
+        assert error < (2e-6 if dtype == f32 else 1e-14)
+
+
+# Accuracy --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", data.HARD)
+def test_errs_no_more_than_corrcoef(name):
+    x = data.make(name)
+    exact = off_diagonal(data.exact(x))
+    error = largest(off_diagonal(functional.rdm(x)).double() - exact)
+    theirs = largest(off_diagonal(1 - torch.corrcoef(x)).double() - exact)
+    unit = torch.finfo(f32).eps * exact.max().item()
+    if theirs == theirs:  # it gives NaN where squares leave the range of float32
+        assert error <= (1.1 if NATIVE else 2) * theirs + unit
+    if name.startswith(("gaussian", "correlated", "scale")):
+        assert error <= 3e-7
+    if name == "offset 1e4":
+        assert error <= 1e-7
+
+
+@pytest.mark.parametrize("name", data.HARD)
+def test_high_accuracy(name):
+    x = data.make(name)
+    exact = off_diagonal(data.exact(x))
+    error = off_diagonal(functional.rdm(x, accuracy="high")).double() - exact
+    assert largest(error) <= 1e-7
+    if NATIVE:
+        assert largest(error / exact) <= 1e-5
+
+
+@native
+def test_high_accuracy_takes_differences_where_float64_cancels():
+    x = (torch.randn(1, 8000, dtype=f64) + 1e-6 * torch.randn(30, 8000, dtype=f64)).float()
+    exact = off_diagonal(data.exact(x))
+    assert exact.max() < 1e-11
+    error = off_diagonal(functional.rdm(x, accuracy="high")).double() - exact
+    assert largest(error / exact) <= 1e-6
+
+
+def test_bfloat16_accuracy():
+    x = data.make("gaussian")
+    error = largest(off_diagonal(functional.rdm(x, accuracy="bfloat16")).double() - off_diagonal(data.exact(x)))
+    assert error <= 1e-3
+
+
+def test_float64_at_the_ends_of_its_range():
+    x = torch.randn(20, 300, dtype=f64)
+    for scale in (2.0**-1000, 2.0**900):
+        for method in ("correlation", "cosine"):
+            torch.testing.assert_close(functional.rdm(scale * x, method=method), functional.rdm(x, method=method))
+
+
+def test_a_power_of_two_changes_no_bit():
+    x = torch.randn(50, 300)
+    for method in ("correlation", "cosine"):
+        want = functional.rdm(x, method=method)
+        for exponent in (-60, -3, 5, 60):
+            assert functional.rdm(x * 2.0**exponent, method=method).equal(want)
+    assert functional.rdm(x * 2.0**10, method="euclidean").equal(functional.rdm(x, method="euclidean") * 2.0**20)
+
+
+# What holds exactly ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (45, 300), (700, 50)], ids=str)
+@pytest.mark.parametrize("accuracy", reference.ACCURACIES)
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
+    rows = shape[0] // 3 * 3 or 3
+    x = torch.rand(rows, shape[1]) + 0.1
+    if rows > 4:
+        x[4], x[3] = -x[1], x[1] + 1e-6 * x[2]  # opposite, and as good as equal
+    x = x.abs() if method == "poisson" else x
+    m = functional.rdm(x, method=method, accuracy=accuracy, **noise_and_folds(method, rows, shape[1], f32))
+    assert m.equal(m.T)
+    assert m.diagonal().eq(0).all()
+    assert not m.isnan().any()
+    if method in ("correlation", "cosine"):
+        assert ((m >= 0) & (m <= 2)).all()
+    if method == "euclidean":
+        assert (m >= 0).all()
+
+
+@native
+@pytest.mark.parametrize("shape", [(45, 300), (360, 2000), (700, 50), (2000, 20)], ids=str)
+def test_threads_give_the_same_bits(shape):
+    x = torch.randn(*shape)
+    other = torch.randn(shape[0] // 2, shape[1])
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append([functional.rdm(x, method=method) for method in METHODS])
+            results[-1] += [functional.rdm(x, accuracy="high"), functional.cross_rdm(x, other)]
+            results[-1].append(functional.rdm(x[: shape[0] // 4 * 4].reshape(4, -1, shape[1])))
+    finally:
+        torch.set_num_threads(threads)
+    for found in results[1:]:
+        assert all(a.equal(b) for a, b in zip(found, results[0], strict=True))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.81, -3.3e7, 1e-30])
+@pytest.mark.parametrize("accuracy", ["float32", "high"])
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+def test_a_constant_row_is_nan_in_its_row_and_column_alone(value, accuracy, dtype):
+    x = torch.randn(40, 777, dtype=dtype)
+    x[7] = value
+    m = functional.rdm(x, accuracy=accuracy)
+    want = torch.zeros(40, 40, dtype=torch.bool)
+    want[7], want[:, 7] = True, True
+    assert m.isnan().equal(want)
+    others = torch.arange(40) != 7
+    torch.testing.assert_close(m[others][:, others], functional.rdm(x[others], accuracy=accuracy))
+    assert functional.rdm(x, condensed=True).isnan().equal(condense(want))
+    assert functional.cross_rdm(x, x[:9]).isnan().equal(want[:, :9])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("column", [0, 300, -1])
+def test_a_value_that_is_not_finite_spoils_its_own_row_alone(method, bad, column):
+    x = torch.randn(20, 777)
+    x[3, column] = bad
+    m = functional.rdm(x, method=method)
+    others = torch.arange(20) != 3
+    assert m[3].isnan().all()
+    assert m[:, 3].isnan().all()
+    torch.testing.assert_close(m[others][:, others], functional.rdm(x[others], method=method))
+
+
+def test_cosine_of_a_zero_row_is_nan_and_of_a_constant_row_is_not():
+    x = torch.randn(6, 30)
+    x[1], x[2] = 0, 4
+    m = functional.rdm(x, method="cosine")
+    assert m[1].isnan().all()
+    assert m[[0, 2, 3, 4, 5]][:, [0, 2, 3, 4, 5]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+@pytest.mark.parametrize("condensed", [True, False])
+def test_pairwise_is_corrcoef_of_what_two_rows_share(dtype, condensed):
+    x = 1e3 * torch.randn(12, 40, dtype=dtype) + 1e5
+    x[torch.rand(x.shape) < 0.3] = torch.nan
+    x[5, 2:] = torch.nan  # too few for any other
+    x[6, x[7].isfinite()] = 1.81  # constant where the seventh row is
+    got = functional.rdm(x, nan="pairwise", condensed=condensed)
+    assert got.dtype == dtype
+    want = torch.full((12, 12), torch.nan, dtype=f64)
+    for i in range(12):
+        for j in range(12):
+            a, b = (x[k, (x[i].isfinite() & x[j].isfinite())].double().numpy() for k in (i, j))
+            if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0:
+                want[i, j] = 1 - np.corrcoef(a, b)[0, 1] if i != j else 0
+    assert want[6, 7].isnan()
+    want = (condense(want) if condensed else want).clamp(0, 2).to(dtype)
+    tolerance = 1e-12 if dtype == f64 else 2e-7
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def test_pairwise_without_gaps_is_the_same_as_ever():
+    x = torch.randn(3, 20, 50, dtype=f64)
+    torch.testing.assert_close(functional.rdm(x, nan="pairwise"), functional.rdm(x), rtol=0, atol=1e-14)
+
+
+# Operands --------------------------------------------------------------------------------------------------------
+
+
+def layouts(x):
+    rows, columns = x.shape
+    yield "column after column", x.T.contiguous().T
+    yield "every other column", x.repeat_interleave(2, 1)[:, ::2]
+    yield "every third row", x.repeat_interleave(3, 0)[::3]
+    yield "a window", torch.nn.functional.pad(x, (3, 2, 1, 4))[1 : 1 + rows, 3 : 3 + columns]
+
+
+@pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_layouts(dtype, method):
+    x = torch.randn(37, 600).to(dtype)
+    want = functional.rdm(x, method=method)
+    assert want.dtype == (f64 if dtype == f64 else f32)
+    torch.testing.assert_close(functional.rdm(x if dtype == f64 else x.float(), method=method), want, **SAME)
+    for name, view in layouts(x):
+        torch.testing.assert_close(functional.rdm(view, method=method), want, **SAME, msg=name)
+    assert functional.rdm(x[:1].expand(5, -1)).max() <= 1e-12
+
+
+def test_integers_and_bool_are_float32():
+    x = torch.randint(0, 9, (7, 50))
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        assert functional.rdm(x.to(dtype)).equal(functional.rdm(x.float()))
+    assert functional.rdm(x > 4).equal(functional.rdm((x > 4).float()))
+
+
+def test_numpy_in_numpy_out():
+    x = torch.randn(9, 40)
+    for array in (x.numpy(), x.numpy()[::-1], np.asfortranarray(x.numpy()), x.double().numpy(), x.half().numpy()):
+        got = functional.rdm(array)
+        assert isinstance(got, np.ndarray)
+        torch.testing.assert_close(torch.from_numpy(got), functional.rdm(torch.from_numpy(array.copy())), **SAME)
+    read_only = x.numpy().copy()
+    read_only.flags.writeable = False
+    assert np.array_equal(functional.rdm(read_only), functional.rdm(x.numpy()))
+    assert isinstance(functional.cross_rdm(x.numpy(), x.numpy()), np.ndarray)
+    folds = np.arange(9) % 3
+    got = functional.rdm(x.numpy(), method="crossnobis", folds=folds, noise=np.ones(40, np.float32))
+    assert got.shape == (3, 3)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("condensed", [True, False])
+def test_leading_dimensions_are_matrices_of_their_own(method, condensed):
+    x = torch.rand(3, 2, 12, 20, dtype=f64)
+    options = {"method": method, "condensed": condensed, **noise_and_folds(method, 12, 20)}
+    got = functional.rdm(x, **options)
+    for i in range(3):
+        for j in range(2):
+            torch.testing.assert_close(got[i, j], functional.rdm(x[i, j], **options))
+    assert functional.rdm(x[:0], **options).shape == (0, *got.shape[1:])
+    y = torch.rand(3, 2, 5, 20, dtype=f64)
+    if method in METHODS:
+        cross = functional.cross_rdm(x, y, method=method)
+        torch.testing.assert_close(cross[2, 1], functional.cross_rdm(x[2, 1], y[2, 1], method=method))
+
+
+def test_no_rows_and_one_row():
+    assert functional.rdm(torch.ones(0, 5)).shape == (0, 0)
+    assert functional.rdm(torch.ones(0, 5), condensed=True).shape == (0,)
+    assert functional.rdm(torch.randn(1, 5)).equal(torch.zeros(1, 1))
+    assert functional.rdm(torch.randn(1, 5), condensed=True).shape == (0,)
+    assert functional.cross_rdm(torch.ones(0, 5), torch.ones(3, 5)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("condensed", [True, False])
+def test_writing_into_memory_that_is_there(method, condensed):
+    x = torch.randn(4, 30, 50, requires_grad=True)
+    want = functional.rdm(x.detach(), method=method, condensed=condensed)
+    out = torch.full_like(want, torch.nan)
+    with torch.no_grad():
+        assert functional.rdm_out(x, out, method=method, condensed=condensed) is out
+    assert out.equal(want)
+    array = np.full(tuple(want.shape), np.nan, np.float32)
+    assert functional.rdm_out(x.detach().numpy(), array, method=method, condensed=condensed) is array
+    assert np.array_equal(array, want.numpy())
+    with pytest.raises(ValueError, match="use rdm, or torch"):
+        functional.rdm_out(x, out, method=method, condensed=condensed)
+
+
+@native
+def test_memory_beside_the_output_is_bounded():
+    import_package("benchmarks")
+    memory = importlib.import_module("v1fast.benchmarks.memory")
+    for x in (torch.randn(2500, 3000), torch.randn(200, 100_000), torch.randn(1200, 3000, dtype=f64)):
+        matrix, peak = memory.peak_of(lambda x=x: functional.rdm(x), "cpu")
+        if peak is None:
+            pytest.skip("this system does not let a process reset its high-water mark")
+        assert peak <= matrix.nbytes + 32 * 2**20
+
+
+# Derivatives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_gradcheck_and_gradgradcheck(method, condensed):
+    x = (torch.rand(6, 5, dtype=f64) + 0.2).requires_grad_()
+    options = {"method": method, "condensed": condensed, **noise_and_folds(method, 6, 5)}
+    leaves = [x]
+    if "noise" in options:
+        leaves.append(options.pop("noise").requires_grad_())
+
+    def function(x, noise=None):
+        return functional.rdm(x, noise=noise, **options)
+
+    assert torch.autograd.gradcheck(function, leaves, atol=1e-5)
+    assert torch.autograd.gradgradcheck(function, leaves, atol=1e-4, fast_mode=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradcheck_of_cross_rdm(method):
+    x = (torch.rand(4, 5, dtype=f64) + 0.2).requires_grad_()
+    y = (torch.rand(3, 5, dtype=f64) + 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: functional.cross_rdm(x, y, method=method), (x, y), atol=1e-5)
+    assert torch.autograd.gradgradcheck(lambda x, y: functional.cross_rdm(x, y, method=method), (x, y), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_gradient_errs_no_more_than_torch(method, offset):
+    x = torch.randn(50, 900) + offset
+    weight = torch.randn(50, 50).fill_diagonal_(0)
+
+    def gradient(function, x):
+        x = x.detach().requires_grad_()
+        (found,) = torch.autograd.grad((function(x) * weight.to(x.dtype)).sum(), x)
+        return found
+
+    got = gradient(lambda x: functional.rdm(x, method=method), x)
+    own, want = (gradient(lambda x: naive(x, method), x.to(dtype)) for dtype in (f32, f64))
+    assert_as_accurate(got, own, want, method)
+
+
+def test_reference_backward_is_the_derivative_of_reference_forward():
+    for method in reference.METHODS:
+        x, y = torch.rand(2, 2, 5, 7, dtype=f64)
+        second = y.requires_grad_() if method == "distance" else None
+        for operands in [(x, None)] + ([(x, second)] if second is not None else []):
+            leaves = [t.detach().requires_grad_() for t in operands if t is not None]
+            given = (*leaves, None)[:2]
+            out = reference.rdm(*given, method, False, "float32")
+            grad = torch.randn_like(out)
+            want = torch.autograd.grad(out, leaves, grad)
+            got = reference.rdm_backward(grad, *given, method, False, "float32")
+            for a, b in zip(got, want, strict=False):
+                torch.testing.assert_close(a.detach(), b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_invalid_row_gets_no_gradient_and_gives_none(method):
+    x = torch.randn(8, 20, dtype=f64)
+    x[2] = 0
+    x[5, 3] = torch.nan
+    others = torch.tensor([0, 1, 3, 4, 6, 7] if method != "euclidean" else [0, 1, 2, 3, 4, 6, 7])
+    leaf = x.clone().requires_grad_()
+    weight = torch.randn(8, 8, dtype=f64)
+    (got,) = torch.autograd.grad(functional.rdm(leaf, method=method), leaf, weight)
+    small = x[others].requires_grad_()
+    (want,) = torch.autograd.grad(functional.rdm(small, method=method), small, weight[others][:, others])
+    torch.testing.assert_close(got[others], want)
+    assert got[5].eq(0).all()
+
+
+def test_pairwise_has_a_derivative():
+    x = torch.randn(5, 12, dtype=f64)
+    x[torch.rand(x.shape) < 0.2] = torch.nan
+    present = x.isfinite()
+
+    def function(values):
+        gaps = torch.full(x.shape, torch.nan, dtype=f64)
+        return functional.rdm(gaps.masked_scatter(present, values), nan="pairwise", condensed=True)
+
+    assert torch.autograd.gradcheck(function, (x[present].requires_grad_(),), atol=1e-5)
+
+
+# torch -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+def test_opcheck(condensed):
+    x, y = torch.rand(2, 2, 6, 9)
+    x.requires_grad_(), y.requires_grad_()
+    for operands, method in (((x, None), "correlation"), ((x, None), "distance"), ((x, y), "distance")):
+        options = (method, condensed, "float32")
+        torch.library.opcheck(torch.ops.v1fast.rdm, (*operands, *options))
+        shape = (2, 15) if condensed else (2, 6, 6)
+        detached = [t if t is None else t.detach() for t in operands]
+        torch.library.opcheck(torch.ops.v1fast.rdm_backward, (torch.randn(shape), *detached, *options))
+        torch.library.opcheck(torch.ops.v1fast.rdm_out, (*detached, *options, torch.zeros(shape)))
+    torch.library.opcheck(torch.ops.v1fast.cross_rdm, (x, y[:, :4], "cosine", "float32"))
+    given = (torch.randn(2, 6, 4), x.detach(), y.detach()[:, :4], "distance", "float32")
+    torch.library.opcheck(torch.ops.v1fast.cross_rdm_backward, given)
+
+
+@pytest.mark.parametrize("method", ["correlation", "poisson"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_fullgraph(method, dynamic):
+    torch.compiler.reset()
+
+    @torch.compile(backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    def step(x):
+        return functional.rdm(x, method=method).square().sum()
+
+    for rows in (5, 8):
+        x = torch.rand(rows, 11).requires_grad_()
+        (got,) = torch.autograd.grad(step(x), x)
+        (want,) = torch.autograd.grad(functional.rdm(x, method=method).square().sum(), x)
+        torch.testing.assert_close(got, want)
+
+
+def test_function_transforms():
+    x = torch.rand(3, 5, 7, dtype=f64)
+    want = torch.stack([functional.rdm(member) for member in x])
+    assert torch.vmap(functional.rdm)(x).equal(want)
+    jacobian = torch.func.jacrev(functional.rdm)(x[0])
+    torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(functional.rdm, x[0]))
+    torch.testing.assert_close(torch.func.jacfwd(functional.rdm)(x[0]), jacobian)
+
+
+def test_autocast_casts_nothing():
+    x = torch.randn(9, 70)
+    want = functional.rdm(x)
+    with torch.autocast("cpu", dtype=bf16):
+        assert functional.rdm(x).equal(want)
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "responses: want [..., rows, neurons >= 1], got (5,)": {"responses": torch.ones(5)},
+    "responses: want [..., rows, neurons >= 1], got (5, 0)": {"responses": torch.ones(5, 0)},
+    "responses: want one of float64, float32, bfloat16, float16, got complex64": {
+        "responses": torch.ones(5, 3, dtype=torch.complex64)
+    },
+    "method: want one of correlation, cosine, euclidean, mahalanobis, crossnobis, poisson, got 'spearman'": {
+        "method": "spearman"
+    },
+    "accuracy: want one of float32, high, bfloat16, got 'low'": {"accuracy": "low"},
+    "nan: want one of propagate, pairwise, got 'omit'": {"nan": "omit"},
+    'nan: want "propagate" beside method \'cosine\', got "pairwise"': {"nan": "pairwise", "method": "cosine"},
+    "noise: want None beside method 'correlation', got a tensor": {"noise": torch.ones(4)},
+    "noise: want [N, N] or [N] with N = 4, got (5, 5)": {"noise": torch.ones(5, 5), "method": "mahalanobis"},
+    "folds: want None beside method 'correlation', got a tensor": {"folds": torch.ones(6)},
+    "folds: want [R] = (6,), the fold of each row of responses, got None": {"method": "crossnobis"},
+    "folds: want [R] = (6,), the fold of each row of responses, got (5,)": {
+        "method": "crossnobis",
+        "folds": torch.ones(5),
+    },
+    "folds: want at least 2 with the same number of rows, got [6] rows": {
+        "method": "crossnobis",
+        "folds": torch.zeros(6),
+    },
+    "folds: want at least 2 with the same number of rows, got [2, 4] rows": {
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 1, 1, 1, 1]),
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_rejects_bad_operands(message):
+    arguments = {"responses": torch.rand(6, 4), **BAD[message]}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        functional.rdm(arguments.pop("responses"), **arguments)
+
+
+def test_rejects_bad_operands_of_the_others():
+    x = torch.rand(6, 4)
+    for y in (torch.rand(6, 5), torch.rand(2, 6, 4)):
+        with pytest.raises(ValueError, match=r"y: want \[..., T, N\] = \(6, 4\)|\(2, 6, 4\)|y: want"):
+            functional.cross_rdm(x, y)
+    for out in (torch.empty(6, 5), torch.empty(6, 6, dtype=f64), torch.empty(6, 12)[:, ::2], torch.empty(15)):
+        with pytest.raises(ValueError, match="out: want"):
+            functional.rdm_out(x, out)
+    with pytest.raises(ValueError, match="method: want one of correlation, cosine, euclidean, got 'poisson'"):
+        functional.rdm_out(x, torch.empty(6, 6), method="poisson")
+
+
+@native
+def test_the_op_itself_refuses_to_read_or_write_outside_a_tensor():
+    x = torch.rand(1, 6, 4)
+    for call in (
+        lambda: torch.ops.v1fast.rdm(x, x[:, :5], "distance", False, "float32"),
+        lambda: torch.ops.v1fast.rdm(x, x[..., :3], "distance", False, "float32"),
+        lambda: torch.ops.v1fast.rdm(x[0], None, "cosine", False, "float32"),
+        lambda: torch.ops.v1fast.rdm(x, None, "angle", False, "float32"),
+        lambda: torch.ops.v1fast.cross_rdm(x, x[..., :3], "cosine", "float32"),
+        lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", False, "float32", torch.empty(1, 6, 5)),
+        lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", True, "float32", torch.empty(1, 14)),
+        lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", False, "float32", torch.empty(1, 6, 6, dtype=f64)),
+    ):
+        with pytest.raises(RuntimeError):
+            call()

@@ -1,0 +1,179 @@
+"""The contracts of ``v1fast::rdm``, ``rdm_out`` and ``cross_rdm``: shapes, fake outputs, derivatives, schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import _checks
+from v1fast.ops._define import define
+from v1fast.reference import rdm as reference
+
+
+def _check_choices(method: str, accuracy: str) -> None:
+    for name, value, known in (("method", method, reference.METHODS), ("accuracy", accuracy, reference.ACCURACIES)):
+        if value not in known:
+            raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    _checks.floating(name, x)
+    if x.dim() != 3 or x.shape[-1] < 1:
+        raise ValueError(f"{name}: want [batch, rows, columns >= 1], got {tuple(x.shape)}")
+
+
+def check(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> None:
+    """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
+    _check_choices(method, accuracy)
+    _check_rows("x", x)
+    if y is None:
+        return
+    if method != "distance":
+        raise ValueError(f'y: want None beside method {method!r}, got a tensor; only "distance" takes one')
+    _check_rows("y", y)
+    _checks.shape("y", y, "x's shape", x.shape)
+    _checks.device("y", y, x)
+
+
+def output_shape(batch: int, rows: int, condensed: bool) -> tuple[int, ...]:
+    """Of rdm."""
+    return (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
+
+
+def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> Tensor:
+    check(x, y, method, condensed, accuracy)
+    return x.new_empty(output_shape(x.shape[0], x.shape[1], condensed), dtype=reference.output_dtype(x, y))
+
+
+def _fake_backward(grad: Tensor, x: Tensor, y: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    check(x, y, *options)
+    _checks.shape("grad", grad, "rdm's shape", output_shape(x.shape[0], x.shape[1], options[1]))
+    return x.new_empty(x.shape), x.new_empty(0) if y is None else y.new_empty(y.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, y, *ctx.options = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, y = ctx.saved_tensors
+    d_x, d_y = rdm_backward(grad, x, y, *ctx.options)
+    return d_x, None if y is None else d_y, None, None, None
+
+
+def _setup_context_of_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, x, y, *ctx.options = inputs
+    ctx.save_for_backward(grad, x, y)
+
+
+def _double_backward(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Differentiates the explicit formula of the reference's backward, in turn differentiable to any order."""
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        needed = [i for i in range(3) if ctx.needs_input_grad[1 + i]]
+        with torch.enable_grad():
+            # Views, so that a tensor that was given as two operands gets the gradient of each.
+            operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            outputs = formula(*operands, *ctx.options)
+            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+            result: list[Tensor | None] = [None] * (3 + len(ctx.options))
+            if pairs:
+                found = torch.autograd.grad(
+                    [o for o, _ in pairs],
+                    [operands[i] for i in needed],
+                    [g for _, g in pairs],
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+                for i, gradient in zip(needed, found, strict=True):
+                    result[i] = gradient
+        return tuple(result)
+
+    return backward
+
+
+rdm = define(
+    "rdm(Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> Tensor",
+    reference=reference.rdm,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+
+rdm_backward = define(
+    "rdm_backward(Tensor grad, Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> (Tensor, Tensor)",
+    reference=reference.rdm_backward,
+    fake=_fake_backward,
+    setup_context=_setup_context_of_backward,
+    backward=_double_backward(reference.rdm_backward),
+)
+
+
+def check_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
+    """Raise ValueError unless ``out`` can take what rdm returns."""
+    check(x, y, method, condensed, accuracy)
+    _checks.shape("out", out, "rdm's shape", output_shape(x.shape[0], x.shape[1], condensed))
+    dtype = reference.output_dtype(x, y)
+    if out.dtype != dtype or not out.is_contiguous():
+        layout = "contiguous" if out.is_contiguous() else "strided"
+        raise ValueError(f"out: want contiguous {dtype}, got {layout} {out.dtype}")
+    _checks.device("out", out, x)
+
+
+def _write_reference(
+    x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor
+) -> None:  # into out, as rdm returns it
+    out.copy_(reference.rdm(x, y, method, condensed, accuracy))
+
+
+rdm_out = define(
+    "rdm_out(Tensor x, Tensor? y, str method, bool condensed, str accuracy, Tensor(a!) out) -> ()",
+    reference=_write_reference,
+    fake=check_out,
+)
+
+
+def check_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> None:
+    """Raise ValueError unless the operands fit each other."""
+    _check_choices(method, accuracy)
+    _check_rows("x", x)
+    _check_rows("y", y)
+    _checks.shape("y", y, "[batch, rows, columns of x]", (x.shape[0], y.shape[1], x.shape[2]))
+    _checks.device("y", y, x)
+
+
+def _fake_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:
+    check_cross(x, y, method, accuracy)
+    return x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=reference.output_dtype(x, y))
+
+
+def _fake_cross_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
+    check_cross(x, y, method, accuracy)
+    _checks.shape("grad", grad, "cross_rdm's shape", (x.shape[0], x.shape[1], y.shape[1]))
+    return x.new_empty(x.shape), y.new_empty(y.shape)
+
+
+def _cross_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*cross_rdm_backward(grad, *ctx.saved_tensors, *ctx.options), None, None)
+
+
+cross_rdm = define(
+    "cross_rdm(Tensor x, Tensor y, str method, str accuracy) -> Tensor",
+    reference=reference.cross_rdm,
+    fake=_fake_cross,
+    setup_context=_setup_context,
+    backward=_cross_backward,
+)
+
+cross_rdm_backward = define(
+    "cross_rdm_backward(Tensor grad, Tensor x, Tensor y, str method, str accuracy) -> (Tensor, Tensor)",
+    reference=reference.cross_rdm_backward,
+    fake=_fake_cross_backward,
+    setup_context=_setup_context_of_backward,
+    backward=_double_backward(reference.cross_rdm_backward),
+)

@@ -1,0 +1,217 @@
+"""Representational dissimilarity matrices (Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 2008).
+
+correlation  M[i,j] = 1 - u_i . u_j            u = (x - mean of the row) / norm
+cosine       M[i,j] = 1 - u_i . u_j            u = x / norm
+distance     M[i,j] = (x_i . y_i + x_j . y_j - 2 x_i . y_j) / K   for i < j; y is x where none is given
+
+The lower triangle mirrors the upper one, the diagonal is 0. A row without a direction (correlation: all its values are
+equal; cosine: all are zero) or with a value that is not finite is NaN in its row and column, diagonal included, and
+touches nothing else; its gradient is zero.
+
+Means, norms and scales are float64. Products are float32, or float64 where an operand is or the accuracy is "high".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+METHODS = ("correlation", "cosine", "distance")
+ACCURACIES = ("float32", "high", "bfloat16")
+LARGEST_EXPONENT = 1000  # of a scale: 2 to this power and its inverse are finite
+
+
+def output_dtype(x: Tensor, y: Tensor | None) -> torch.dtype:
+    """float64 if an operand is, else float32."""
+    return torch.float64 if torch.float64 in (x.dtype, x.dtype if y is None else y.dtype) else torch.float32
+
+
+def _compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
+    return torch.float64 if accuracy == "high" else output_dtype(x, y)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own dtype: autocast would round responses to bfloat16."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
+def power_of_two(largest: Tensor) -> Tensor:
+    """1 / largest, rounded to a power of two, so that scaling by it is exact; a constant for autograd."""
+    exponent = torch.frexp(largest.detach()).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    return torch.exp2(-exponent.double())
+
+
+def _directions(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit rows u [B, S, K] (zero where invalid), 1 / norm of the rows [B, S, 1], and which are valid [B, S, 1]."""
+    wide = x.double()
+    low, high = wide.amin(-1, keepdim=True), wide.amax(-1, keepdim=True)
+    has_direction = low != high if method == "correlation" else (low != 0) | (high != 0)
+    valid = has_direction & low.isfinite() & high.isfinite()
+    scale = power_of_two(torch.where(valid, torch.maximum(-low, high).abs(), 1))
+    rows = torch.where(valid, wide, 0) * scale
+    if method == "correlation":
+        rows = rows - rows.mean(-1, keepdim=True)
+    inverse = 1 / torch.where(valid, rows, 1).norm(dim=-1, keepdim=True)
+    return (rows * inverse).to(dtype), inverse * scale, valid
+
+
+def _points(x: Tensor, centre: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows for method "distance", of the order of 1 (zero where invalid), the scale that made them so, the valid rows.
+
+    ``centre`` [B, 1, K] is subtracted: no distance changes, and what all rows have in common does not cancel.
+    """
+    wide = x.double()
+    valid = wide.isfinite().all(-1, keepdim=True)
+    rows = torch.where(valid, wide, 0)
+    if centre is not None:
+        rows = torch.where(valid, rows - centre, 0)
+    scale = power_of_two(rows.detach().abs().amax((-2, -1), keepdim=True))
+    return (rows * scale).to(dtype), scale, valid
+
+
+def _mean_row(x: Tensor) -> Tensor:
+    """[B, 1, K], over the rows without a value that is not finite."""
+    wide = x.double()
+    valid = wide.isfinite().all(-1, keepdim=True)
+    return torch.where(valid, wide, 0).sum(-2, keepdim=True) / valid.sum(-2, keepdim=True).clamp(min=1)
+
+
+def _mirror(upper: Tensor) -> Tensor:
+    return upper.triu(1) + upper.triu(1).mT
+
+
+def _pairs(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    i, j = torch.triu_indices(rows, rows, 1, device=device).unbind()
+    return i, j
+
+
+def _finish(values: Tensor, valid: Tensor | None, condensed: bool, dtype: torch.dtype) -> Tensor:
+    """Of [B, S, S] above its diagonal: NaN where a row is invalid, and the form that is asked for."""
+    matrix = _mirror(values) if valid is None else torch.where(valid, _mirror(values), torch.nan)
+    if condensed:
+        i, j = _pairs(matrix.shape[-1], matrix.device)
+        matrix = matrix[:, i, j]
+    return matrix.to(dtype)
+
+
+def rdm(
+    x: Tensor,  # [B, S, K]
+    y: Tensor | None,  # [B, S, K], for method "distance"
+    method: str,
+    condensed: bool,
+    accuracy: str,
+) -> Tensor:  # [B, S, S] or [B, S (S - 1) / 2], the upper triangle row by row
+    """The op ``v1fast::rdm``."""
+    if x.numel() == 0:
+        return _finish(x.new_zeros((x.shape[0], x.shape[1], x.shape[1])), None, condensed, output_dtype(x, y))
+    dtype = _compute_dtype(x, y, accuracy)
+    if method == "distance":
+        a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
+        b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
+        gram, valid = product(a, b.mT).double(), valid & other_valid
+        own = gram.diagonal(dim1=-2, dim2=-1)
+        values = (own.unsqueeze(-1) + own.unsqueeze(-2) - 2 * gram) / (scale * other_scale * x.shape[-1])
+        if y is None:
+            values = values.clamp(min=0)
+    else:
+        u, _, valid = _directions(x, method, dtype)
+        # Norms from the same products: what rounding does to a row's large values cancels.
+        gram = product(u, u.mT).double()
+        norm = torch.where(valid, gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1), 1).sqrt()
+        values = (1 - gram / (norm * norm.mT)).clamp(0, 2)
+    return _finish(values, valid & valid.mT, condensed, output_dtype(x, y))
+
+
+def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
+    """The op ``v1fast::cross_rdm``: the same dissimilarities between the rows of two sets."""
+    if x.numel() == 0 or y.numel() == 0:
+        return x.new_zeros((x.shape[0], x.shape[1], y.shape[1]), dtype=output_dtype(x, y))
+    dtype = _compute_dtype(x, y, accuracy)
+    if method == "distance":
+        centre = _mean_row(x)
+        a, scale, valid = _points(x, centre, dtype)
+        b, other_scale, other_valid = _points(y, centre, dtype)
+        a, b = a.double() / scale, b.double() / other_scale
+        own, other = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
+        gram = product((a * scale).to(dtype), (b * other_scale).to(dtype).mT).double() / (scale * other_scale)
+        values = ((own + other.mT - 2 * gram) / x.shape[-1]).clamp(min=0)
+    else:
+        u, _, valid = _directions(x, method, dtype)
+        v, _, other_valid = _directions(y, method, dtype)
+        values = (1 - product(u, v.mT).double()).clamp(0, 2)
+    return torch.where(valid & other_valid.mT, values, torch.nan).to(output_dtype(x, y))
+
+
+def _upper_gradient(grad: Tensor, valid: Tensor, condensed: bool) -> Tensor:
+    """[B, S, S]: what every pair i < j gets, 0 where a row is invalid; ``valid`` [B, S, 1]."""
+    rows = valid.shape[-2]
+    if condensed:
+        upper = grad.new_zeros((grad.shape[0], rows, rows))
+        i, j = _pairs(rows, grad.device)
+        upper = upper.index_put((torch.arange(grad.shape[0], device=grad.device).unsqueeze(-1), i, j), grad)
+    else:
+        upper = (grad + grad.mT).triu(1)
+    return torch.where(valid & valid.mT, upper, 0)
+
+
+def _from_directions(d_u: Tensor, u: Tensor, inverse_norm: Tensor, method: str) -> Tensor:
+    """The gradient of rows from that of their directions."""
+    d_x = d_u - u * (d_u * u).sum(-1, keepdim=True)
+    if method == "correlation":
+        d_x = d_x - d_x.mean(-1, keepdim=True)
+    return d_x * inverse_norm.to(d_x.dtype)
+
+
+def rdm_backward(
+    grad: Tensor,  # as the output of rdm
+    x: Tensor,
+    y: Tensor | None,
+    method: str,
+    condensed: bool,
+    accuracy: str,
+) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::rdm_backward``: d_x, and d_y or ``empty(0)``.
+
+    Clipping to the range that exact arithmetic cannot leave is not differentiated.
+    """
+    if x.numel() == 0:
+        return torch.zeros_like(x), x.new_empty(0) if y is None else torch.zeros_like(y)
+    dtype = _compute_dtype(x, y, accuracy)
+    if method != "distance":
+        u, inverse_norm, valid = _directions(x, method, dtype)
+        upper = _upper_gradient(grad.to(dtype), valid, condensed)
+        d_u = -product(upper + upper.mT, u)
+        return _from_directions(d_u, u, inverse_norm, method).to(x.dtype), x.new_empty(0)
+    a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
+    b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
+    upper = _upper_gradient(grad.to(dtype), valid & other_valid, condensed) / x.shape[-1]
+    total = (upper + upper.mT).sum(-1, keepdim=True)
+    if y is None:
+        d_x = 2 * (total * a - product(upper + upper.mT, a))
+        return (d_x.double() / scale).to(x.dtype), x.new_empty(0)
+    d_x = (total * b - 2 * product(upper, b)).double() / other_scale
+    d_y = (total * a - 2 * product(upper.mT, a)).double() / scale
+    return d_x.to(x.dtype), d_y.to(y.dtype)
+
+
+def cross_rdm_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::cross_rdm_backward``: d_x and d_y."""
+    if x.numel() == 0 or y.numel() == 0:
+        return torch.zeros_like(x), torch.zeros_like(y)
+    dtype = _compute_dtype(x, y, accuracy)
+    if method != "distance":
+        u, inverse_norm, valid = _directions(x, method, dtype)
+        v, other_inverse_norm, other_valid = _directions(y, method, dtype)
+        g = torch.where(valid & other_valid.mT, grad.to(dtype), 0)
+        d_x = _from_directions(-product(g, v), u, inverse_norm, method)
+        d_y = _from_directions(-product(g.mT, u), v, other_inverse_norm, method)
+        return d_x.to(x.dtype), d_y.to(y.dtype)
+    centre = _mean_row(x)
+    a, scale, valid = _points(x, centre, torch.float64)
+    b, other_scale, other_valid = _points(y, centre, torch.float64)
+    a, b = a / scale, b / other_scale
+    g = torch.where(valid & other_valid.mT, grad.double(), 0) * (2 / x.shape[-1])
+    d_x = g.sum(-1, keepdim=True) * a - product(g, b)
+    d_y = g.sum(-2).unsqueeze(-1) * b - product(g.mT, a)
+    return d_x.to(x.dtype), d_y.to(y.dtype)
