@@ -38,14 +38,14 @@ class PooledCase(Case):
 
 
 def _case(name: str, sizes: tuple[int, int, int, int, int], **changes: Any) -> PooledCase:
-    """Work per image, neuron, channel and level: 10 and 28 operations, 5 and 15 numbers, forward and backward.
+    """Work per image, neuron, channel and level: 10 and 16 operations, forward and backward.
 
-    As in the Gaussian readout, though neurons that read the same points of all images can do with less.
+    Of the caches nothing is counted: neurons that read the same points of all images can share what they read.
     """
     images, channels, _, _, neurons = sizes
     case = PooledCase(name, dict(zip("BCHWN", sizes, strict=True)), **changes)
     products = images * neurons * channels * (case.pool_steps + 1)
-    work = {"forward": Work(10 * products, 20 * products), "backward": Work(28 * products, 60 * products)}
+    work = {"forward": Work(10 * products, 0), "backward": Work(16 * products, 0)}
     return PooledCase(name, case.shape, work=work, **changes)
 
 
