@@ -140,7 +140,9 @@ def fake_gradients(
     return tuple(gradient(i) for i in range(len(operands)))
 
 
-def _save_tensors(count: int) -> Callable[..., None]:
+def save_tensors(count: int) -> Callable[..., None]:
+    """A ``setup_context`` that keeps ``count`` arguments, tensors or None, and the others as ``ctx.options``."""
+
     def setup_context(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*arguments[:count])
         ctx.options = arguments[count:]
@@ -148,8 +150,9 @@ def _save_tensors(count: int) -> Callable[..., None]:
     return setup_context
 
 
-def _derivative_of(reference_backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward of a backward op: differentiates its reference, in turn differentiable to any order."""
+def derivative_of(reference_backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a backward op that keeps its arguments by ``save_tensors``: differentiates its reference, in turn
+    differentiable to any order."""
 
     def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         create_graph = torch.is_grad_enabled()
@@ -208,13 +211,13 @@ def define_with_backward(
         wanted = (g if m else None for g, m in zip(found, mask, strict=True))
         return (*wanted, *(None,) * (len(kinds) - gradients))
 
-    op = define(schema, reference=reference, fake=fake, setup_context=_save_tensors(tensors), backward=backward)
+    op = define(schema, reference=reference, fake=fake, setup_context=save_tensors(tensors), backward=backward)
     backward_op = define(
         f"{name}_backward(Tensor grad_output, {arguments}, bool[{gradients}] output_mask)"
         f" -> ({', '.join(['Tensor'] * gradients)})",
         reference=reference_backward,
         fake=fake_backward,
-        setup_context=_save_tensors(1 + tensors),
-        backward=_derivative_of(reference_backward),
+        setup_context=save_tensors(1 + tensors),
+        backward=derivative_of(reference_backward),
     )
     return op, backward_op

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from v1fast.ops import _checks
-from v1fast.ops._define import define
+from v1fast.ops._define import define, derivative_of, save_tensors
 from v1fast.reference import rdm as reference
 
 
@@ -54,54 +52,17 @@ def _fake_backward(grad: Tensor, x: Tensor, y: Tensor | None, *options: Any) -> 
     return x.new_empty(x.shape), x.new_empty(0) if y is None else y.new_empty(y.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, y, *ctx.options = inputs
-    ctx.save_for_backward(x, y)
-
-
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y = ctx.saved_tensors
     d_x, d_y = rdm_backward(grad, x, y, *ctx.options)
     return d_x, None if y is None else d_y, None, None, None
 
 
-def _setup_context_of_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad, x, y, *ctx.options = inputs
-    ctx.save_for_backward(grad, x, y)
-
-
-def _double_backward(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """Differentiates the explicit formula of the reference's backward, in turn differentiable to any order."""
-
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        create_graph = torch.is_grad_enabled()
-        needed = [i for i in range(3) if ctx.needs_input_grad[1 + i]]
-        with torch.enable_grad():
-            # Views, so that a tensor that was given as two operands gets the gradient of each.
-            operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
-            outputs = formula(*operands, *ctx.options)
-            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
-            result: list[Tensor | None] = [None] * (3 + len(ctx.options))
-            if pairs:
-                found = torch.autograd.grad(
-                    [o for o, _ in pairs],
-                    [operands[i] for i in needed],
-                    [g for _, g in pairs],
-                    create_graph=create_graph,
-                    allow_unused=True,
-                )
-                for i, gradient in zip(needed, found, strict=True):
-                    result[i] = gradient
-        return tuple(result)
-
-    return backward
-
-
 rdm = define(
     "rdm(Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> Tensor",
     reference=reference.rdm,
     fake=_fake,
-    setup_context=_setup_context,
+    setup_context=save_tensors(2),
     backward=_backward,
 )
 
@@ -109,8 +70,8 @@ rdm_backward = define(
     "rdm_backward(Tensor grad, Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> (Tensor, Tensor)",
     reference=reference.rdm_backward,
     fake=_fake_backward,
-    setup_context=_setup_context_of_backward,
-    backward=_double_backward(reference.rdm_backward),
+    setup_context=save_tensors(3),
+    backward=derivative_of(reference.rdm_backward),
 )
 
 
@@ -166,7 +127,7 @@ cross_rdm = define(
     "cross_rdm(Tensor x, Tensor y, str method, str accuracy) -> Tensor",
     reference=reference.cross_rdm,
     fake=_fake_cross,
-    setup_context=_setup_context,
+    setup_context=save_tensors(2),
     backward=_cross_backward,
 )
 
@@ -174,6 +135,6 @@ cross_rdm_backward = define(
     "cross_rdm_backward(Tensor grad, Tensor x, Tensor y, str method, str accuracy) -> (Tensor, Tensor)",
     reference=reference.cross_rdm_backward,
     fake=_fake_cross_backward,
-    setup_context=_setup_context_of_backward,
-    backward=_double_backward(reference.cross_rdm_backward),
+    setup_context=save_tensors(3),
+    backward=derivative_of(reference.cross_rdm_backward),
 )
