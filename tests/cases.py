@@ -87,6 +87,7 @@ POINTS = (
     *SHAPES,
     Case("many neurons and images", B=5, N=300, C=5),
     Case("many neurons, positions per image", B=4, N=200, C=17, per_image=True, spread=1.2),
+    Case("many neurons at the same points of many images", B=11, N=300, C=21, shift=False, spread=1.2),
 )
 
 SEED = 2**63 - 12345  # both words of the key matter

@@ -1,5 +1,6 @@
 """The op v1fast::point_readout and its backward."""
 
+import cases
 import point_ops
 import torch
 
@@ -26,3 +27,10 @@ class TestPointReadout(point_ops.PointOp):
     @staticmethod
     def output_dtype(operands):
         return torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
+
+    def test_more_channels_than_a_block_of_weights_holds(self):
+        """One running sum of so many is less exact than torch's, and right all the same."""
+        case = cases.Case("wide", B=2, C=70_000, H=2, W=3, N=3, shift=False)
+        operands, options = self.make(case, *[torch.float32] * 3)
+        exact = self.eager(**{k: v if v is None else v.double() for k, v in operands.items()}, **options)
+        torch.testing.assert_close(self.op(**operands, **options).double(), exact, rtol=0, atol=1e-5 * case.C**0.5)

@@ -79,7 +79,7 @@ public:
     void for_each_block(int64_t first, int64_t last, const Work& work) const {
         constexpr int64_t kWeightBytes = 256 << 10;
         const int64_t images = fixed_images<T>(o.s), N = o.s.N;
-        const int64_t most = padded(kWeightBytes / (o.s.C * static_cast<int64_t>(sizeof(T))));
+        const int64_t most = padded(std::max<int64_t>(1, kWeightBytes / (o.s.C * static_cast<int64_t>(sizeof(T)))));
         const int64_t step =
             std::min(most, padded((N + torch::stable::get_num_threads() - 1) / torch::stable::get_num_threads()));
         torch::stable::parallel_for(0, (N + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
