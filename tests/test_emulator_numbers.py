@@ -23,7 +23,7 @@ def machine(opcode, results, operands, *columns):
     return np.array(run(case, [c.astype(np.uint64) for c in columns])[0], dtype=np.uint64)
 
 
-def same(kind, got, want):
+def assert_same(kind, got, want):
     """Equal codes, or both NaN."""
     got, want = got.astype(np.uint16), want.astype(np.uint16)
     nan = np.isnan(as_floats(kind, want))
@@ -53,14 +53,14 @@ def test_floats_at_and_around_every_half(kind):
             [floats, np.nextafter(floats, np.float32(np.inf)), np.nextafter(floats, np.float32(-np.inf))]
         )
     got = machine(f"cvt.rn.{kind}.f32", kind, ("f32",), floats.view(np.uint32))
-    same(kind, got, as_codes(kind, floats))
+    assert_same(kind, got, as_codes(kind, floats))
 
 
 @pytest.mark.parametrize("kind", list(TORCH))
 def test_random_floats_to_halves(kind):
     floats = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
     got = machine(f"cvt.rn.{kind}.f32", kind, ("f32",), floats)
-    same(kind, got, as_codes(kind, floats.view(np.float32)))
+    assert_same(kind, got, as_codes(kind, floats.view(np.float32)))
 
 
 @pytest.mark.parametrize("kind", list(TORCH))
@@ -71,7 +71,7 @@ def test_arithmetic_of_halves(kind, name):
     got = machine(f"{name}.{kind}", kind, (kind, kind), a, b)
     x, y = (torch.from_numpy(v.view(np.int16)).view(TORCH[kind]) for v in (a, b))
     want = getattr(torch, name)(x, y).view(torch.int16).numpy().view(np.uint16)
-    same(kind, got, want)
+    assert_same(kind, got, want)
 
 
 @pytest.mark.parametrize("mode", ["rn", "rz", "rm", "rp"])

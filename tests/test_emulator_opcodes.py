@@ -3,7 +3,7 @@
 import emulator
 import pytest
 from emulator.expected import conversions, floats, integers
-from emulator.expected.snippets import check
+from emulator.expected.snippets import assert_as_meant
 
 CASES = [*integers.CASES, *floats.CASES, *conversions.CASES]
 # Opcodes of other kinds are tested in the files of their own.
@@ -13,7 +13,7 @@ OTHERS += ("mma.", "bra", "ret", "exit", "trap", "membar.", "fence.", "griddepco
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.opcode}-{case.table_key[1]}")
 def test_opcode(case):
-    check(case)
+    assert_as_meant(case)
 
 
 def test_every_opcode_has_a_case():

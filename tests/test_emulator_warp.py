@@ -208,18 +208,22 @@ def test_races_in_shared_memory(name, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
-    "body",
+    ("body", "left"),
     [
-        "st.shared.b32 [place], 7;",  # all the same value
-        "red.shared.add.u32 [place], 1;",
-        "ld.shared.b32 %w0, [place];",
-        "setp.eq.u32 %p, %t, 9;\n@%p st.shared.b32 [place], %t;\n@%p ld.shared.b32 %w0, [place];",
-        f"{FIRST_32}@%p st.shared.b32 [place], 5;\nbar.warp.sync -1;\n@%p ld.shared.b32 %w0, [place];",
+        ("st.shared.b32 [place], 7;", 7),  # all the same value
+        ("red.shared.add.u32 [place], 1;", 65),
+        ("ld.shared.b32 %w0, [place];", 1),
+        ("setp.eq.u32 %p, %t, 9;\n@%p st.shared.b32 [place], %t;\n@%p ld.shared.b32 %w0, [place];", 9),
+        (f"{FIRST_32}@%p st.shared.b32 [place], 5;\nbar.warp.sync -1;\n@%p ld.shared.b32 %w0, [place];", 5),
     ],
 )
-def test_what_is_no_race(body, order):
+def test_what_is_no_race(body, left, order):
+    """Between barriers; every thread finds in the place, which held 1, what these accesses left there."""
+    before = f"st.shared.b32 [place], 1;\n{BARRIER}"
+    after = f"\n{BARRIER}ld.shared.b32 %w1, [place];\nst.global.b32 [%at], %w1;"
     out, declaration = torch.zeros(64, dtype=torch.int32), ".shared .align 8 .b8 place[8];\n"
-    launch_per_thread(per_thread(body, declaration), out, words(64), threads=64, order=order)
+    launch_per_thread(per_thread(before + body + after, declaration), out, words(64), threads=64, order=order)
+    assert out.eq(left).all()
 
 
 FIRST_16 = "setp.lt.u32 %p, %t, 16;\n"

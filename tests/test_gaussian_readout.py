@@ -361,7 +361,8 @@ def test_compiles_fullgraph(dynamic):
     assert compilations == (1 if dynamic else 3)  # static: one for each batch size, none for another seed
 
 
-def test_compiles_with_inductor():
+def assert_compiles_with_inductor():
+    """Returns the gradients."""
     torch.compiler.reset()
     operands, options = cases.make(cases.PLAIN, f32, f32, f32)
     leaves = {k: v.requires_grad_() for k, v in operands.items()}
@@ -372,6 +373,11 @@ def test_compiles_with_inductor():
     got = torch.autograd.grad(torch.compile(step, fullgraph=True)(leaves, options), list(leaves.values()))
     want = torch.autograd.grad(step(leaves, options), list(leaves.values()))
     torch.testing.assert_close(got, want)
+    return got
+
+
+def test_compiles_with_inductor():
+    assert all(gradient.isfinite().all() for gradient in assert_compiles_with_inductor())
 
 
 # Function transforms ---------------------------------------------------------------------------------------------

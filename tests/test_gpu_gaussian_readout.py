@@ -50,6 +50,14 @@ def gpu(arch, **how):
         library._destroy()
 
 
+@contextlib.contextmanager
+def launching():
+    """What runs in it has to launch a kernel: it could also pass on the reference or the kernels of the CPU."""
+    before = emulator.launches()
+    yield
+    assert emulator.launches() > before, "no kernel was launched"
+
+
 @pytest.fixture
 def on_gpu(request):
     """sm_90, or the architecture that the test is parametrised with."""
@@ -243,7 +251,8 @@ REUSED = [
 
 @pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
 def test_as_the_op(on_gpu, test):
-    test()
+    with launching():
+        test()
 
 
 # Memory ----------------------------------------------------------------------------------------------------------
@@ -251,7 +260,8 @@ def test_as_the_op(on_gpu, test):
 
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(on_gpu, layout):
-    op_tests.test_layouts_of_features(layout, (f32, f32, f32))
+    with launching():
+        op_tests.test_layouts_of_features(layout, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("way", ["scatter", "gather"])
@@ -404,9 +414,18 @@ def test_autotunes_only_when_asked_to(monkeypatch):
     assert ran == [configs[0], *configs, configs[1], configs[1]]
 
 
-class _NoHostReads(TorchDispatchMode):
+HOST_READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+
+class _Seen(TorchDispatchMode):
+    """The ops of torch that are called in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = set()
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
+        self.ops.add(func)
         return func(*args, **(kwargs or {}))
 
 
@@ -415,10 +434,15 @@ def test_reads_nothing_on_the_host(on_gpu, how_features, way):
     """What a CUDA graph could not capture: .item(), sizes that depend on data."""
     how_features(way)
     grad, arguments = plain_call()
-    with _NoHostReads():
+    with _Seen() as seen, launching():
         kernels.CUDA["gaussian_readout"](*arguments)
         kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
         kernels.CUDA["philox_normal"](arguments[7], 6, 72, None, 0)
+    assert seen.ops, "the launchers call torch's ops at least for their outputs"
+    assert not seen.ops & HOST_READS
+    with _Seen() as seen:
+        arguments[7].item()
+    assert seen.ops & HOST_READS, "a read on the host would not have been seen"
 
 
 def test_shipped_forms_are_few_and_complete():

@@ -166,7 +166,7 @@ def _register(kind: str) -> str:
     return "pred" if kind == "pred" else f"b{max(16, width(kind))}"
 
 
-def check(case: Case, count: int = 300) -> None:
+def assert_as_meant(case: Case, count: int = 300) -> None:
     """Run a case and compare every result; NaN is NaN, whatever its bits."""
     columns, got = run_case(case, count)
     for row, codes in zip(zip(*columns, strict=True), zip(*got, strict=True), strict=True):
