@@ -13,7 +13,7 @@ from torch import Tensor
 from v1fast import _eager, functional
 
 from . import memory
-from .contract import Absent, Case, Provider, Step, Work
+from .contract import Absent, Case, Provider, Step, Work, relative_error
 
 OP, TITLE, HEADLINE = "pooled_readout", "Multi-scale pooled readout", "pooled"
 BASELINES = ("eager-nchw", "eager-channels-last")
@@ -124,14 +124,10 @@ class PooledCheck:
         self.exact |= dict(zip(GRADIENTS[1:], gradients, strict=True))
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Root mean square of the error over that of the exact values."""
-        got = {"output": output[self.images]}
-        for name, gradient in gradients.items():
-            got[name] = gradient[self.images if name == "features" else self.neurons]
-        return {
-            name: ((value.double() - self.exact[name]).norm() / self.exact[name].norm()).item()
-            for name, value in got.items()
-        }
+        """Of those images and neurons."""
+        chosen = {name: self.images if name in ("output", "features") else self.neurons for name in self.exact}
+        got = {"output": output, **gradients}
+        return {name: relative_error(value[chosen[name]], self.exact[name]) for name, value in got.items()}
 
 
 class PooledStep(Step):

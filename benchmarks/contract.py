@@ -14,6 +14,11 @@ class Absent(Exception):
     """A provider that does not run here, or not in this run; the message says why."""
 
 
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """Root mean square of the error over that of the exact values."""
+    return ((value.double() - exact).norm() / exact.norm()).item()
+
+
 class Check(Protocol):
     """Exact results of one call, and the upstream gradient that they are for."""
 

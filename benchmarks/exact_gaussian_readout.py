@@ -11,7 +11,7 @@ from torch import Tensor
 
 from v1fast import _eager
 
-from .contract import Case
+from .contract import Case, relative_error
 
 CHECKED = 4_000_000  # products in float64, for the images checked and again for the neurons checked
 BORDER = 1e-4  # pixels: nearer to a border of two cells, two right results may differ by a whole gradient
@@ -125,14 +125,10 @@ class ReadoutCheck:
         return dict(zip(wanted, torch.autograd.grad(output, leaves, upstream), strict=True))
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Root mean square of the error over that of the exact values."""
-        got = {"output": output[self.images]}
-        for name, gradient in gradients.items():
-            got[name] = gradient[self.images if name == "features" else self.neurons]
-        return {
-            name: ((value.double() - self.exact[name]).norm() / self.exact[name].norm()).item()
-            for name, value in got.items()
-        }
+        """Of those images and neurons."""
+        chosen = {name: self.images if name in ("output", "features") else self.neurons for name in self.exact}
+        got = {"output": output, **gradients}
+        return {name: relative_error(value[chosen[name]], self.exact[name]) for name, value in got.items()}
 
 
 def _spread(count: int, wanted: int, device: str) -> Tensor:

@@ -1,10 +1,10 @@
 """The layer FullGaussian2d: constructor, state, quirks and repairs of neuralpredictors' class, on v1fast's op."""
 
 import copy
-import io
-import pickle
 import warnings
+from functools import partial
 
+import layer_checks
 import numpy as np
 import pytest
 import torch
@@ -26,12 +26,7 @@ RETINOTOPY = {
 def readout(**options):
     """A readout whose positions move, whose features differ and whose bias is not zero."""
     options = {"bias": True, "init_mu_range": 0.8, "init_sigma": 0.3} | options
-    layer = FullGaussian2d(SHAPE, N, **options)
-    with torch.no_grad():
-        layer._features.copy_(torch.randn_like(layer._features))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.randn(N))
-    return layer
+    return layer_checks.differing(FullGaussian2d(SHAPE, N, **options))
 
 
 def features(batch=4):
@@ -122,15 +117,7 @@ def test_initial_values():
 
 
 def test_mean_activity_is_copied():
-    mean = torch.rand(N, dtype=torch.float64)
-    layer = FullGaussian2d(SHAPE, N, bias=True, mean_activity=mean)
-    assert layer.bias.dtype == torch.float32
-    assert layer.bias.equal(mean.float())
-    with torch.no_grad():
-        layer.bias.add_(1)
-    assert mean.max() <= 1
-    layer.initialize()
-    assert layer.bias.equal(mean.float()), "initialize() without an argument uses the constructor's mean activity"
+    layer_checks.assert_copies_mean_activity(partial(FullGaussian2d, SHAPE, N, bias=True))
 
 
 @pytest.mark.parametrize("gauss_type", ["full", "uncorrelated", "isotropic"])
@@ -226,13 +213,7 @@ def test_out_idx_is_a_choice_of_the_whole(sampler, out_idx):
 
 
 def test_bad_out_idx():
-    layer = readout()
-    with pytest.raises(ValueError, match="out_idx: want a mask of 12 neurons"):
-        layer(features(), out_idx=torch.ones(3, dtype=torch.bool))
-    with pytest.raises(ValueError, match="out_idx: want a list of integers"):
-        layer(features(), out_idx=[0.5])
-    with pytest.raises(IndexError):
-        layer(features(), out_idx=[N])
+    layer_checks.assert_refuses_out_idx(readout(), features())
 
 
 def test_means_are_clamped_in_place():
@@ -324,44 +305,16 @@ def test_shared_grid():
 
 
 def test_regularizer():
-    layer = readout(feature_reg_weight=0.5)
-    magnitude = layer._features.detach().abs()
-    assert layer.regularizer().item() == pytest.approx(0.5 * magnitude.sum().item(), rel=1e-6)
-    assert layer.regularizer(reduction="mean").item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
-    torch.testing.assert_close(layer.regularizer(reduction=None), 0.5 * magnitude)
-    with pytest.warns(DeprecationWarning, match="average"):
-        assert layer.regularizer(average=True).item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
-    with pytest.raises(ValueError, match="reduction"):
-        layer.regularizer(reduction="max")
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25).feature_reg_weight == 0.25
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25, feature_reg_weight=2.0).feature_reg_weight == 2.0
-
-
-def is_neuron_major(layer):
-    return layer._features[0, :, 0].t().is_contiguous()
+    layer_checks.assert_regularizes(readout)
 
 
 def test_features_are_stored_neuron_after_neuron():
     layer = readout()
     assert layer._features.shape == (1, 5, 1, N)
-    assert is_neuron_major(layer)
-    assert is_neuron_major(copy.deepcopy(layer))
-    assert is_neuron_major(pickle.loads(pickle.dumps(layer)))
-    buffer = io.BytesIO()
-    torch.save({k: v.contiguous() for k, v in layer.state_dict().items()}, buffer)
-    for assign in (False, True):
-        buffer.seek(0)
-        other = readout()
-        other.load_state_dict(torch.load(buffer), assign=assign)
-        assert is_neuron_major(other)
-        assert other._features.equal(layer._features)
+    layer_checks.assert_stored_neuron_after_neuron(readout, features())
     layer(features()).sum().backward()
     assert layer._features.grad[0, :, 0].t().is_contiguous()
-    torch.optim.Adam(layer.parameters()).step()
-    assert is_neuron_major(layer)
-    assert is_neuron_major(layer.to(memory_format=torch.channels_last).double())
+    assert layer_checks.is_neuron_major(layer.to(memory_format=torch.channels_last))
 
 
 def test_meta_device_and_assign():
@@ -375,11 +328,7 @@ def test_meta_device_and_assign():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_cast_as_a_whole(dtype):
-    layer = readout().to(dtype)
-    y = layer(features().to(dtype))
-    assert y.dtype == dtype
-    y.sum().backward()
-    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in layer.parameters())
+    layer_checks.assert_casts_as_a_whole(readout(), features(), dtype)
 
 
 def test_gradients_in_evaluation():

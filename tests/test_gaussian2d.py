@@ -4,8 +4,9 @@ What it shares with FullGaussian2d is tested here for both where test_full_gauss
 """
 
 import copy
-import io
+from functools import partial
 
+import layer_checks
 import numpy as np
 import pytest
 import torch
@@ -22,12 +23,8 @@ SHAPE, N = (5, 7, 9), 12
 
 def readout(**options):
     """A readout whose positions move, whose features differ and whose bias is not zero."""
-    layer = Gaussian2d(SHAPE, N, **{"bias": True, "init_mu_range": 0.8, "init_sigma_range": 0.3} | options)
-    with torch.no_grad():
-        layer.features.copy_(torch.randn_like(layer.features))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.randn(N))
-    return layer
+    options = {"bias": True, "init_mu_range": 0.8, "init_sigma_range": 0.3} | options
+    return layer_checks.differing(Gaussian2d(SHAPE, N, **options))
 
 
 def features(batch=4):
@@ -174,37 +171,16 @@ def test_unknown_arguments_are_accepted():
 
 
 def test_mean_activity_is_copied():
-    mean = torch.rand(N, dtype=torch.float64)
-    layer = Gaussian2d(SHAPE, N, bias=True, mean_activity=mean)
-    assert layer.bias.dtype == torch.float32
-    assert layer.bias.equal(mean.float())
-    with torch.no_grad():
-        layer.bias.add_(1)
-    assert mean.max() <= 1
-    layer.initialize()
-    assert layer.bias.equal(mean.float()), "initialize() without an argument uses the constructor's mean activity"
+    layer_checks.assert_copies_mean_activity(partial(Gaussian2d, SHAPE, N, bias=True))
 
 
 def test_regularizer():
-    layer = readout(feature_reg_weight=0.5)
-    magnitude = layer.features.detach().abs()
-    assert layer.regularizer().item() == pytest.approx(0.5 * magnitude.sum().item(), rel=1e-6)
-    assert layer.regularizer(reduction="mean").item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25).feature_reg_weight == 0.25
+    layer_checks.assert_regularizes(readout)
 
 
 def test_features_are_stored_neuron_after_neuron():
+    layer_checks.assert_stored_neuron_after_neuron(readout, features())
     layer = readout()
-    assert layer.features[0, :, 0].t().is_contiguous()
-    buffer = io.BytesIO()
-    torch.save({k: v.contiguous() for k, v in layer.state_dict().items()}, buffer)
-    for assign in (False, True):
-        buffer.seek(0)
-        other = readout()
-        other.load_state_dict(torch.load(buffer), assign=assign)
-        assert other.features.equal(layer.features)
-        assert other.features[0, :, 0].t().is_contiguous()
     layer(features()).sum().backward()
     assert layer.features.grad[0, :, 0].t().is_contiguous()
 

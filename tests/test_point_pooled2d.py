@@ -1,9 +1,9 @@
 """The pooled layers: constructor, state, quirks and repairs of neuralpredictors' classes, on v1fast's op."""
 
 import copy
-import io
-import pickle
+from functools import partial
 
+import layer_checks
 import numpy as np
 import pytest
 import torch
@@ -29,18 +29,9 @@ CHOICES = (
 )
 
 
-def moved(layer):
-    """The layer with features and a bias that differ from neuron to neuron."""
-    with torch.no_grad():
-        layer.features.copy_(torch.randn_like(layer.features))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.randn_like(layer.bias))
-    return layer
-
-
 def readout(kind=PointPooled2d, **options):
     options = {"pool_steps": STEPS, "bias": True, "pool_kern": 2, "init_range": 0.8} | options
-    return moved(kind(SHAPE, N, **options))
+    return layer_checks.differing(kind(SHAPE, N, **options))
 
 
 def generalized_readout():
@@ -49,7 +40,9 @@ def generalized_readout():
 
 def video_readout(**options):
     channels, height, width = SHAPE
-    return moved(SpatialTransformerPooled3d((channels, 4, height, width), N, **{"init_range": 0.8} | options))
+    return layer_checks.differing(
+        SpatialTransformerPooled3d((channels, 4, height, width), N, **{"init_range": 0.8} | options)
+    )
 
 
 def features(batch=4):
@@ -181,11 +174,7 @@ def test_out_idx_is_a_choice_of_the_whole(kind, out_idx):
 
 
 def test_bad_out_idx():
-    layer = readout()
-    with pytest.raises(ValueError, match="out_idx: want a mask of 12 neurons"):
-        layer(features(), out_idx=torch.ones(3, dtype=torch.bool))
-    with pytest.raises(IndexError):
-        layer(features(), out_idx=[N])
+    layer_checks.assert_refuses_out_idx(readout(), features())
 
 
 @pytest.mark.parametrize(
@@ -230,7 +219,7 @@ def test_pool_steps_can_be_set(kind):
     assert layer.features.dtype == f64
     assert (layer.features == 1 / SHAPE[0]).all()
     assert isinstance(layer.features, nn.Parameter)
-    assert is_neuron_major(layer)
+    assert layer_checks.is_neuron_major(layer)
     assert dict(layer.named_parameters())["features"] is layer.features
     assert layer(features().double()).shape == (4, N)
     for bad in (-1, 1.5):
@@ -239,38 +228,12 @@ def test_pool_steps_can_be_set(kind):
 
 
 def test_regularizer():
-    layer = readout(feature_reg_weight=0.5)
-    magnitude = layer.features.detach().abs()
-    assert layer.regularizer().item() == pytest.approx(0.5 * magnitude.sum().item(), rel=1e-6)
-    assert layer.regularizer(reduction="mean").item() == pytest.approx(0.5 * magnitude.mean().item(), rel=1e-6)
-    torch.testing.assert_close(layer.regularizer(reduction=None), 0.5 * magnitude)
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25).feature_reg_weight == 0.25
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25, feature_reg_weight=2.0).feature_reg_weight == 2.0
-
-
-def is_neuron_major(layer):
-    return layer.features.squeeze(-2).mT.is_contiguous()
+    layer_checks.assert_regularizes(readout)
 
 
 @pytest.mark.parametrize("kind", [PointPooled2d, GeneralizedPointPooled2d])
 def test_features_are_stored_neuron_after_neuron(kind):
-    layer = readout(kind, inferred_params_n=2)
-    assert is_neuron_major(layer)
-    assert is_neuron_major(copy.deepcopy(layer))
-    assert is_neuron_major(pickle.loads(pickle.dumps(layer)))
-    buffer = io.BytesIO()
-    torch.save({k: v.contiguous() for k, v in layer.state_dict().items()}, buffer)
-    for assign in (False, True):
-        buffer.seek(0)
-        other = readout(kind, inferred_params_n=2)
-        other.load_state_dict(torch.load(buffer), assign=assign)
-        assert is_neuron_major(other)
-        assert other.features.equal(layer.features)
-    layer(features()).sum().backward()
-    torch.optim.Adam(layer.parameters()).step()
-    assert is_neuron_major(layer)
+    layer_checks.assert_stored_neuron_after_neuron(partial(readout, kind, inferred_params_n=2), features())
 
 
 def test_the_forward_pass_copies_no_weight():
@@ -284,11 +247,7 @@ def test_the_forward_pass_copies_no_weight():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_cast_as_a_whole(dtype):
-    layer = readout().to(dtype)
-    y = layer(features().to(dtype))
-    assert y.dtype == dtype
-    y.sum().backward()
-    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in layer.parameters())
+    layer_checks.assert_casts_as_a_whole(readout(), features(), dtype)
 
 
 @pytest.mark.parametrize(

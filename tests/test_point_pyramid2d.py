@@ -2,6 +2,7 @@
 
 import copy
 
+import layer_checks
 import numpy as np
 import pytest
 import torch
@@ -21,12 +22,7 @@ f32, f64 = torch.float32, torch.float64
 def readout(**options):
     """A readout whose features and bias differ from neuron to neuron."""
     defaults = {"scale_n": SCALES, "positive": False, "bias": True, "init_range": 0.8, "downsample": True}
-    layer = PointPyramid2d(SHAPE, N, **defaults | {"type": "gauss5x5"} | options)
-    with torch.no_grad():
-        layer.features.copy_(torch.randn_like(layer.features))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.randn(N))
-    return layer
+    return layer_checks.differing(PointPyramid2d(SHAPE, N, **defaults | {"type": "gauss5x5"} | options))
 
 
 def features(batch=4):
@@ -199,15 +195,11 @@ def test_regularizers():
     assert layer.group_sparsity(5).item() == pytest.approx(groups.square().mean(1).sqrt().mean().item(), rel=1e-5)
     with pytest.raises(ValueError, match=r"group_size: want a divisor of \(scale_n \+ 1\) \* C = 15, got 4"):
         layer.group_sparsity(4)
-    with pytest.warns(DeprecationWarning, match="gamma_readout"):
-        assert readout(gamma_readout=0.25).feature_reg_weight == 0.25
+    layer_checks.assert_knows_gamma_readout(readout)
 
 
 def test_features_are_stored_neuron_after_neuron():
-    layer = readout()
-    assert layer.features[0, :, 0].t().is_contiguous()
-    layer.load_state_dict({k: v.contiguous() for k, v in readout().state_dict().items()}, assign=True)
-    assert layer.features[0, :, 0].t().is_contiguous()
+    layer_checks.assert_stored_neuron_after_neuron(readout, features())
 
 
 def test_bad_arguments():

@@ -193,18 +193,17 @@ def levels_readout(
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
-    ops.point_readout.check_levels(levels, grid, weight, bias, shift)
-    if len(levels) == 1:
-        return ops.point_readout.point_readout(levels[0], grid, weight, bias, shift, align_corners)
+    ops.pooled_readout.check_levels(levels, grid, weight, bias, shift)
     dtype = functools.reduce(torch.promote_types, (level.dtype for level in levels), weight.dtype)
     # The op's output is at least of the weight's dtype: with weights of the dtype to compute in, no part is rounded to
     # half precision before the sum.
     wide = weight.to(compute_dtype(*levels, grid, weight, bias, shift))
     # Split rather than sliced: the gradients of the parts are joined by one copy.
     parts = wide.split([level.shape[1] for level in levels], dim=1)
-    out = ops.point_readout.point_readout(levels[0], grid, parts[0], bias, shift, align_corners)
+    options = (align_corners, 1, 0)  # each level by itself, not pooled
+    out = ops.pooled_readout.pooled_readout(levels[0], grid, parts[0], bias, shift, *options)
     for level, part in zip(levels[1:], parts[1:], strict=True):
-        out = out + ops.point_readout.point_readout(level, grid, part, None, shift, align_corners)
+        out = out + ops.pooled_readout.pooled_readout(level, grid, part, None, shift, *options)
     return out.to(dtype)
 
 

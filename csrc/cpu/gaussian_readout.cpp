@@ -35,9 +35,13 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
         check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index, share_noise);
     check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
     STD_TORCH_CHECK(output_mask.size() == 6, "gaussian_readout_backward: output_mask: want 6 entries");
-    const Wanted want{output_mask[0], output_mask[1],         output_mask[2] && sigma,
-                      output_mask[3], output_mask[4] && bias, output_mask[5] && shift,
-                      false};
+    const Wanted want{.features = output_mask[0],
+                      .mu = output_mask[1],
+                      .sigma = output_mask[2] && sigma,
+                      .weight = output_mask[3],
+                      .bias = output_mask[4] && bias,
+                      .shift = output_mask[5] && shift,
+                      .positions = false};
     const auto run = [&]<class T>(T) {
         OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
         owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
@@ -45,19 +49,19 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
         Pyramid<T> pyramid;
         pyramid.add(std::move(owned));
         const Gradients<T> found = backward<T>(features, weight, pyramid, grad, want);
-        const auto if_wanted = [](bool wanted, const auto& make) {
-            return wanted ? OptionalTensor(make()) : std::nullopt;
-        };
-        return SixTensors{
-            gradient_or_empty(found.features, features),
-            gradient_or_empty(if_wanted(want.mu, [&] { return gather_rows<T>(mu, found.d_z, sizes.N, {{0}, {1}}); }),
-                              mu),
-            gradient_or_empty(if_wanted(want.sigma, [&] { return sigma_gradient<T>(*sigma, found.d_z, sizes.N); }),
-                              want.sigma ? *sigma : mu),
-            gradient_or_empty(found.weight, weight),
-            gradient_or_empty(found.bias, want.bias ? *bias : mu),
-            gradient_or_empty(if_wanted(want.shift, [&] { return shift_gradient<T>(*shift, found.d_shift, sizes.B); }),
-                              want.shift ? *shift : mu)};
+        OptionalTensor d_mu, d_sigma, d_shift;
+        if (want.mu)
+            d_mu = gather_rows<T>(mu, found.d_z, sizes.N, {{0}, {1}});
+        if (want.sigma)
+            d_sigma = sigma_gradient<T>(*sigma, found.d_z, sizes.N);
+        if (want.shift)
+            d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
+        return SixTensors{cast_or_empty(found.features, features, features),
+                          cast_or_empty(d_mu, mu, mu),
+                          cast_or_empty(d_sigma, sigma, mu),
+                          cast_or_empty(found.weight, weight, weight),
+                          cast_or_empty(found.bias, bias, mu),
+                          cast_or_empty(d_shift, shift, mu)};
     };
     return any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
 }

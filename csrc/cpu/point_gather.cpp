@@ -1,5 +1,5 @@
 // The features at given points on the CPU. See v1fast/reference/point_gather.py for what is computed.
-#include "../point_readout.h"
+#include "../points.h"
 
 #include "readout.h"
 
@@ -115,8 +115,8 @@ ThreeTensors point_gather_backward(const Tensor& grad_output, const Tensor& feat
             if (want_shift)
                 d_shift = sums_of(positions, grid, {B, 2}, [&](int64_t i) { return 2 * N * i; }, 2, N);
         }
-        return ThreeTensors{gradient_or_empty(d_features, features), gradient_or_empty(d_grid, grid),
-                            gradient_or_empty(d_shift, want_shift ? *shift : grid)};
+        return ThreeTensors{cast_or_empty(d_features, features, features), cast_or_empty(d_grid, grid, grid),
+                            cast_or_empty(d_shift, shift, grid)};
     };
     return any_double({features, grid, shift}) ? run(double()) : run(float());
 }

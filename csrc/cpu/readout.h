@@ -375,9 +375,9 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
     return out;
 }
 
-// A gradient in the dtype of its operand, or an empty tensor for one that is not wanted.
-inline Tensor gradient_or_empty(const OptionalTensor& gradient, const Tensor& like) {
-    return gradient ? torch::stable::to(*gradient, like.scalar_type()) : torch::stable::new_empty(like, {0});
+// The gradient in the operand's dtype; an empty tensor of the dtype of `otherwise` where it is not wanted.
+inline Tensor cast_or_empty(const OptionalTensor& gradient, const OptionalTensor& operand, const Tensor& otherwise) {
+    return gradient ? torch::stable::to(*gradient, operand->scalar_type()) : torch::stable::new_empty(otherwise, {0});
 }
 
 } // namespace v1fast

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from v1fast.ops import _checks, point_readout
+from v1fast.ops import _checks
 from v1fast.ops._define import define_with_backward, fake_gradients
 from v1fast.reference import pooled_readout as reference
+
+
+def _check_neurons(
+    features: Tensor, channels: int, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> None:
+    _checks.points(grid, shift, features)
+    neurons = grid.shape[-2]
+    _checks.shape("weight", weight, "[N, C]", (neurons, channels))
+    if bias is not None:
+        _checks.shape("bias", bias, "[N]", (neurons,))
+    _checks.floats({"weight": weight, "bias": bias}, features)
 
 
 def check(
@@ -26,7 +38,15 @@ def check(
     _checks.feature_map("features", features)
     _checks.floating("features", features)
     _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
-    point_readout.check_neurons(features, (pool_steps + 1) * features.shape[1], grid, weight, bias, shift)
+    _check_neurons(features, (pool_steps + 1) * features.shape[1], grid, weight, bias, shift)
+
+
+def check_levels(
+    levels: Sequence[Tensor], grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> None:
+    """As ``check``, for several feature maps and the weights of all their channels side by side."""
+    _checks.levels(levels)
+    _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
 
 
 def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from v1fast.reference import bilinear
 from v1fast.reference._common import cast_or_empty, compute_dtype
 from v1fast.reference.philox import philox_normal
-from v1fast.reference.point_readout import read, read_backward
+from v1fast.reference.points import read, read_backward
 
 __all__ = ["compute_dtype", "gaussian_readout", "gaussian_readout_backward"]
 

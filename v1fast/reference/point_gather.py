@@ -12,7 +12,7 @@ from torch import Tensor
 
 from v1fast.reference import bilinear
 from v1fast.reference._common import cast_or_empty, compute_dtype
-from v1fast.reference.point_readout import locate, position_gradients
+from v1fast.reference.points import locate, position_gradients
 
 
 def point_gather(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from v1fast.reference._common import cast_or_empty, compute_dtype
-from v1fast.reference.point_readout import locate, position_gradients, read, read_backward
+from v1fast.reference.points import locate, position_gradients, read, read_backward
 
 
 def _levels(features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> list[Tensor]:

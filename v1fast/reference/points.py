@@ -1,10 +1,4 @@
-"""Each neuron reads the features at one point and weights the channels: one level of a pooled readout.
-
-p[b,n]   = grid[n] + shift[b]
-out[b,n] = bias[n] + sum_c weight[n,c] * bilinear(features[b,c], p[b,n])
-
-Arithmetic is float64 where any operand is float64, else float32; positions are never rounded to less.
-"""
+"""What the references share that read the features at points: positions, weighted sums over channels, gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ import torch
 from torch import Tensor
 
 from v1fast.reference import bilinear
-from v1fast.reference._common import cast_or_empty, compute_dtype
 
 
 def locate(
@@ -80,54 +73,3 @@ def read_backward(
             dots = [(corner * w).sum(-1) for corner in corners]
             d_position = bilinear.position_gradient(dots, cells) * grad.unsqueeze(-1)
     return d_features, d_position, d_weight, d_bias
-
-
-def point_readout(
-    features: Tensor,  # [B, C, H, W]
-    grid: Tensor,  # [N, 2] or [B, N, 2], (x, y)
-    weight: Tensor,  # [N, C]
-    bias: Tensor | None,  # [N]
-    shift: Tensor | None,  # [B, 2]
-    align_corners: bool,
-) -> Tensor:  # [B, N]
-    """The op ``v1fast::point_readout``."""
-    dtype = compute_dtype(features, grid, weight, bias, shift)
-    return read(features, locate(features, grid, shift, align_corners, dtype), weight, bias, dtype)
-
-
-def point_readout_backward(
-    grad_output: Tensor,  # [B, N]
-    features: Tensor,
-    grid: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shift: Tensor | None,
-    align_corners: bool,
-    output_mask: list[bool],  # features, grid, weight, bias, shift
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op ``v1fast::point_readout_backward``: a gradient that is not asked for is ``empty(0)``.
-
-    d_features has the layout of ``torch.empty_like(features)``, the others are contiguous.
-    """
-    dtype = compute_dtype(features, grid, weight, bias, shift)
-    want_features, want_grid, want_weight, want_bias, want_shift = output_mask
-    d_features, d_position, d_weight, d_bias = read_backward(
-        grad_output.to(dtype),
-        features,
-        locate(features, grid, shift, align_corners, dtype),
-        weight,
-        want_features=want_features,
-        want_position=want_grid or want_shift,
-        want_weight=want_weight,
-        want_bias=want_bias,
-    )
-    d_grid, d_shift = None, None
-    if d_position is not None:
-        d_grid, d_shift = position_gradients(d_position, grid, want_grid, want_shift)
-    return (
-        cast_or_empty(d_features, features, features),
-        cast_or_empty(d_grid, grid, grid),
-        cast_or_empty(d_weight, weight, weight),
-        cast_or_empty(d_bias, bias, grid),
-        cast_or_empty(d_shift, shift, grid),
-    )

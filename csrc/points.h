@@ -21,8 +21,8 @@ inline ReadoutSizes check_points(const Tensor& features, const Tensor& grid, con
     return s;
 }
 
-inline ReadoutSizes check_point_readout(const Tensor& features, const Tensor& grid, const Tensor& weight,
-                                        const OptionalTensor& bias, const OptionalTensor& shift, int64_t levels = 1) {
+inline ReadoutSizes check_pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight,
+                                         const OptionalTensor& bias, const OptionalTensor& shift, int64_t levels) {
     const ReadoutSizes s = check_points(features, grid, shift);
     check_shape(weight, {s.N, s.C * levels}, "weight");
     if (bias)

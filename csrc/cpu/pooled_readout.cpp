@@ -1,6 +1,6 @@
-// The readouts of given points on the CPU, of one map and of a pyramid of average poolings. See
-// v1fast/reference/point_readout.py and pooled_readout.py for what they compute.
-#include "../point_readout.h"
+// The readout of given points in a map and its average poolings, on the CPU. See v1fast/reference/pooled_readout.py for
+// what it computes.
+#include "../points.h"
 
 #include "readout.h"
 
@@ -34,7 +34,7 @@ void check_poolings(const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
 
 Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
                       OptionalTensor shift, bool align_corners, int64_t kernel, int64_t steps) {
-    const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
+    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     const auto run = [&]<class T>(T) {
         return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners).forward(features);
@@ -48,7 +48,7 @@ using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
                                     const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
                                     int64_t kernel, int64_t steps, std::vector<bool> output_mask) {
-    const auto sizes = check_point_readout(features, grid, weight, bias, shift, steps + 1);
+    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
     STD_TORCH_CHECK(output_mask.size() == 5, "output_mask: want 5 entries");
@@ -69,30 +69,16 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
             d_grid = gather_rows<T>(grid, found.d_z, sizes.N, {{0}, {1}});
         if (want.shift)
             d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
-        return FiveTensors{gradient_or_empty(found.features, features), gradient_or_empty(d_grid, grid),
-                           gradient_or_empty(found.weight, weight),
-                           gradient_or_empty(found.bias, want.bias ? *bias : grid),
-                           gradient_or_empty(d_shift, want.shift ? *shift : grid)};
+        return FiveTensors{cast_or_empty(found.features, features, features), cast_or_empty(d_grid, grid, grid),
+                           cast_or_empty(found.weight, weight, weight), cast_or_empty(found.bias, bias, grid),
+                           cast_or_empty(d_shift, shift, grid)};
     };
     return any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
-}
-
-Tensor point_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
-                     OptionalTensor shift, bool align_corners) {
-    return pooled_readout(features, grid, weight, bias, shift, align_corners, 1, 0);
-}
-
-FiveTensors point_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
-                                   const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
-                                   std::vector<bool> output_mask) {
-    return pooled_readout_backward(grad_output, features, grid, weight, bias, shift, align_corners, 1, 0, output_mask);
 }
 
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("point_readout", TORCH_BOX(&point_readout));
-    m.impl("point_readout_backward", TORCH_BOX(&point_readout_backward));
     m.impl("pooled_readout", TORCH_BOX(&pooled_readout));
     m.impl("pooled_readout_backward", TORCH_BOX(&pooled_readout_backward));
 }
