@@ -89,12 +89,16 @@ def _gradients(op: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*(g if wanted else None for g, wanted in zip(found, mask, strict=True)), *(None for _ in ctx.options))
 
 
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(rdm_backward, ctx, grad)
+
+
 rdm = define(
     "rdm(Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> Tensor",
     reference=reference.rdm,
     fake=_fake,
     setup_context=_save_matrix,
-    backward=lambda ctx, grad: _gradients(rdm_backward, ctx, grad),
+    backward=_backward,
 )
 
 rdm_backward = define(
@@ -153,12 +157,16 @@ def _fake_cross_backward(
     return _empty_gradients(x, y, mask)
 
 
+def _cross_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(cross_rdm_backward, ctx, grad)
+
+
 cross_rdm = define(
     "cross_rdm(Tensor x, Tensor y, str method, str accuracy) -> Tensor",
     reference=reference.cross_rdm,
     fake=_fake_cross,
     setup_context=_save_matrix,
-    backward=lambda ctx, grad: _gradients(cross_rdm_backward, ctx, grad),
+    backward=_cross_backward,
 )
 
 cross_rdm_backward = define(
