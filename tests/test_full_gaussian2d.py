@@ -237,7 +237,7 @@ def test_shift_comes_after_the_clamp():
 
 
 def test_unknown_arguments_are_accepted():
-    layer = FullGaussian2d(SHAPE, N, bias=True, shared_transform=True, another=1).eval()
+    layer = FullGaussian2d(SHAPE, N, bias=True, share_transform=True, another=1).eval()
     x = features()
     assert layer(x, data_key="a", images=x, behavior=None, pupil_center=None).equal(layer(x))
 
