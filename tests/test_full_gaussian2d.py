@@ -269,6 +269,16 @@ def test_retinotopy():
         assert layer.eval()(features()).dtype == torch.float32
 
 
+def test_shared_transform():
+    first = readout(**RETINOTOPY)
+    other = readout(**RETINOTOPY, shared_transform=first.mu_transform)
+    assert other.mu_transform is first.mu_transform
+    assert other.mu.equal(first.mu)
+    assert list(other.state_dict()) == list(first.state_dict())
+    with pytest.raises(ConfigurationError, match="shared_transform: want it beside grid_mean_predictor"):
+        readout(shared_transform=first.mu_transform)
+
+
 def test_shared_features():
     own = readout(shared_features={"match_ids": MATCH_IDS})
     for i, j in ((0, 2), (1, 4), (5, 6)):

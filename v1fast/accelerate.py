@@ -126,7 +126,7 @@ class Report:
 class _Accelerated:
     """Marks the classes that :func:`_accelerated` makes."""
 
-    _base: ClassVar[type]
+    _v1fast_base: ClassVar[type]
     sampler: Sampler
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -134,7 +134,7 @@ class _Accelerated:
         if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return made
         # A class that is made at run time cannot be found by its name.
-        return _new_accelerated, (self._base, type(self).sampler, *made[1][1:]), *made[2:]
+        return _new_accelerated, (self._v1fast_base, type(self).sampler, *made[1][1:]), *made[2:]
 
 
 def _new_accelerated(base: type, sampler: Sampler, *arguments: Any) -> nn.Module:
@@ -171,8 +171,8 @@ def accelerate(model: nn.Module, *, sampler: Sampler = "torch") -> Report:
     replaced: list[Outcome] = []
     left: list[Outcome] = []
     for module, names in _modules(model):
-        inner = _without_torchs_wrappers(type(module))
-        base = inner._base if issubclass(inner, _Accelerated) else inner
+        inner = _inner(type(module))
+        base = inner._v1fast_base if issubclass(inner, _Accelerated) else inner
         if not _is_readout(base):
             continue
         why = _why_left(module, inner, base, sampler)
@@ -196,9 +196,9 @@ def restore(model: nn.Module) -> tuple[str, ...]:
     """
     restored: list[str] = []
     for module, names in _modules(model):
-        inner = _without_torchs_wrappers(type(module))
+        inner = _inner(type(module))
         if issubclass(inner, _Accelerated):
-            module.__class__ = _rebuilt(type(module), inner, inner._base)
+            module.__class__ = _rebuilt(type(module), inner, inner._v1fast_base)
             restored += names
     return tuple(restored)
 
@@ -224,8 +224,9 @@ def _names(classes: Iterable[type]) -> set[str]:
 
 
 def _is_readout(cls: type) -> bool:
-    named = any(c.__name__ == "Readout" and _library(c) in LIBRARIES for c in cls.__mro__)
-    return named or _known_class(cls) is not None
+    """Whether it is one readout of a library, not a dictionary of several or a part of one."""
+    theirs = (c for c in cls.__mro__ if _library(c) in LIBRARIES and "readout" in c.__module__)
+    return not issubclass(cls, nn.ModuleDict) and any(hasattr(c, "initialize") for c in theirs)
 
 
 def _known_class(cls: type) -> type[nn.Module] | None:
@@ -239,9 +240,14 @@ def _kind(base: type) -> str:
     return kind if theirs is base else f"{base.__name__}, a {kind}"
 
 
-def _without_torchs_wrappers(cls: type) -> type:
-    """The class under those that torch derives at run time, to parametrise a module or to shard it."""
-    return next((c for c in cls.__mro__ if _library(c) != "torch" and issubclass(c, nn.Module)), cls)
+def _inner(cls: type) -> type:
+    """The accelerated class in ``cls``, or what torch derived it from at run time to parametrise or shard a module."""
+    accelerated = [c for c in cls.__mro__ if "_v1fast_base" in vars(c)]
+    # A class made at run time says that it is of the module that made it, which may be that of its metaclass.
+    by_torch = {
+        c for c in cls.__mro__ if _library(c) in ("torch", "abc") and c.__name__.startswith(("Parametrized", "FSDP"))
+    }
+    return accelerated[0] if accelerated else next(c for c in cls.__mro__ if c not in by_torch)
 
 
 def _rebuilt(cls: type, inner: type, new: type) -> type:
@@ -250,7 +256,7 @@ def _rebuilt(cls: type, inner: type, new: type) -> type:
         return new
     bases = tuple(_rebuilt(base, inner, new) if issubclass(base, inner) else base for base in cls.__bases__)
     namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return type(cls)(cls.__name__, bases, namespace)
+    return type(cls)(cls.__name__.replace(inner.__name__, new.__name__), bases, namespace)
 
 
 @functools.cache
@@ -260,7 +266,7 @@ def _accelerated(base: type, sampler: Sampler) -> type:
     # base comes first; but what it has from nn.Module alone would come last.
     methods = {name: getattr_static(base, name) for name in _names(_v1fast(ours)) & set(dir(nn.Module))}
     methods |= {name: getattr_static(ours, name) for name in _TAKEN if hasattr(ours, name)}
-    methods |= {"__module__": __name__, "__doc__": base.__doc__, "_base": base, "sampler": sampler}
+    methods |= {"__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base, "sampler": sampler}
     name, bases = f"Accelerated{base.__name__}", (_Accelerated, base, ours)
     return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(methods))
 
@@ -280,25 +286,22 @@ def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> s
     known = _known_class(base)
     if issubclass(inner, _Accelerated) and inner.sampler == sampler:
         return "is accelerated already"
+    if any(c.__name__ == "ClonedReadout" for c in base.__mro__):
+        return "computes little: what became of the readout that it clones counts"
     if known is None:
         return "v1fast has no counterpart"
     ours = _ours(base)
-    changed = _changed(module, base, known, ours)
-    if changed and _library(base) in LIBRARIES:
+    used = _names(c for c in known.__mro__ if _library(c) in LIBRARIES) | _names(_v1fast(ours)) | {"sampler"}
+    subclasses = base.__mro__[: base.__mro__.index(known)]
+    if _names(c for c in subclasses if _library(c) in LIBRARIES) & used - _APART_FROM_FORWARD:
         return "v1fast has no counterpart"
+    changed = (_names(subclasses) | set(vars(module))) & used - _APART_FROM_FORWARD
     if changed:
         return f"has its own {', '.join(sorted(changed))}"
     theirs, mine = (list(inspect.signature(cls.forward).parameters) for cls in (known, ours))
     if theirs != mine:
         return f"is of another version: its forward takes {', '.join(theirs)} instead of {', '.join(mine)}"
     return _why_this_one_is_left(module)
-
-
-def _changed(module: nn.Module, base: type, known: type, ours: type) -> set[str]:
-    """What a subclass or the object itself defines of the names that the computation, theirs or ours, relies on."""
-    subclasses = base.__mro__[: base.__mro__.index(known)]
-    used = _names(c for c in known.__mro__ if _library(c) in LIBRARIES) | _names(_v1fast(ours)) | {"sampler"}
-    return (_names(subclasses) | set(vars(module))) & (used - _APART_FROM_FORWARD)
 
 
 def _why_this_one_is_left(module: Any) -> str:
