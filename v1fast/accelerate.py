@@ -25,6 +25,10 @@ from v1fast.readouts._points import Sampler, check_sampler
 LIBRARIES = ("neuralpredictors", "openretina")
 
 
+class _PointPooled2d(readouts.PointPooled2d):
+    return_weighted_features = False  # which release 0.3.0 does not know
+
+
 class _GeneralizedPointPooled2d(readouts.GeneralizedPointPooled2d):
     def forward(self, x: Tensor, shift: Tensor | None = None, out_idx: Any = None, **kwargs: Any) -> Tensor:
         # neuralpredictors' encoders count on the axes that get lost where there is one image or one neuron.
@@ -52,7 +56,7 @@ _GAUSSIAN, _POOLED = "neuralpredictors.layers.readouts.gaussian", "neuralpredict
 REPLACEABLE: dict[str, type[readouts.Readout]] = {
     f"{_GAUSSIAN}.FullGaussian2d": readouts.FullGaussian2d,
     f"{_GAUSSIAN}.Gaussian2d": readouts.Gaussian2d,
-    f"{_POOLED}.PointPooled2d": readouts.PointPooled2d,
+    f"{_POOLED}.PointPooled2d": _PointPooled2d,
     f"{_POOLED}.GeneralizedPointPooled2d": _GeneralizedPointPooled2d,
     f"{_POOLED}.SpatialTransformerPooled3d": _SpatialTransformerPooled3d,
     "neuralpredictors.layers.readouts.pyramid.PointPyramid2d": _PointPyramid2d,
@@ -291,7 +295,9 @@ def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> s
     if known is None:
         return "v1fast has no counterpart"
     ours = _ours(base)
-    used = _names(c for c in known.__mro__ if _library(c) in LIBRARIES) | _names(_v1fast(ours)) | {"sampler"}
+    classes = [*(c for c in known.__mro__ if _library(c) in LIBRARIES), *_v1fast(ours)]
+    # Methods and properties: plain values are for objects to have their own.
+    used = {name for c in classes for name in _names([c]) if hasattr(vars(c)[name], "__get__")} | {"sampler"}
     subclasses = base.__mro__[: base.__mro__.index(known)]
     if _names(c for c in subclasses if _library(c) in LIBRARIES) & used - _APART_FROM_FORWARD:
         return "v1fast has no counterpart"
