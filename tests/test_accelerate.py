@@ -129,6 +129,21 @@ class PointPooled2d(Readout):
         return eager.pooled_readout(x, self.grid[0, :, 0], weight, self.bias, shift, pool_kernel=2, pool_steps=1)
 
 
+@of(f"{PACKAGE}.point_pooled")
+class GeneralizedPointPooled2d(PointPooled2d):
+    def __init__(self, outputs):
+        super().__init__()
+        self.features = nn.Parameter(torch.randn(outputs, 1, 2 * SHAPE[0], 1, N))
+        self.bias = nn.Parameter(torch.randn(outputs, N))
+
+    def forward(self, x, shift=None, out_idx=None, **kwargs):
+        out = [
+            eager.pooled_readout(x, self.grid[0, :, 0], w[0, :, 0].t(), b, shift, pool_kernel=2, pool_steps=1)
+            for w, b in zip(self.features, self.bias, strict=True)
+        ]
+        return torch.stack(out).squeeze()
+
+
 @of(f"{PACKAGE}.multi_readout")
 class MultiReadoutBase(nn.ModuleDict):
     def initialize(self):
@@ -205,6 +220,18 @@ def test_same_results_by_v1fast(data_key, training):
     else:
         want = exact.readout(exact.core(x.double()), data_key=data_key, shift=shift.double())
         assert_as_accurate(ours[0], peer[0], want)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_axes_that_get_lost(batch, outputs):
+    """neuralpredictors' encoders count on it where there is one image."""
+    layer, x = GeneralizedPointPooled2d(outputs), features(batch)
+    want = layer(x)
+    v1fast.accelerate(layer)
+    assert by_v1fast(layer, x)
+    assert layer(x).shape == want.shape
+    assert_close(layer(x), want)
 
 
 def test_everything_stays_the_same_object():
