@@ -610,6 +610,17 @@ def test_another_dtype_and_device():
     assert v1fast.accelerate(Model().to("meta")).replaced
 
 
+def test_the_report_is_shown_in_words():
+    report = v1fast.accelerate(Model(c=OwnForward()))
+    assert repr(report) == (
+        "2 replaced\n"
+        "  readout.a: FullGaussian2d of neuralpredictors\n"
+        "  readout.b: PointPooled2d of neuralpredictors\n"
+        "1 left\n"
+        "  readout.c: OwnForward, a FullGaussian2d of neuralpredictors; has its own forward"
+    )
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"model: want a torch.nn.Module, got list"):
         v1fast.accelerate([FullGaussian2d()])

@@ -242,6 +242,7 @@ def test_a_session_is_added():
     assert new.gauss_type == "isotropic"
     assert new.init_mu_range == 0.8, "as the constructor was told"
     assert new.bias.equal(mean.double())
+    assert all(p.dtype == torch.float64 for p in new.parameters())
     assert not new.training
     assert layer(torch.randn(2, 5, 4, 4).double(), data_key="c").shape == (2, 7)
     layer.add_session("d", 3)

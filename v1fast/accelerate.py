@@ -65,7 +65,7 @@ REPLACEABLE: dict[str, type[readouts.Readout]] = {
 """What v1fast computes faster: module and name of a class, and the class whose computation takes over."""
 
 # What is taken from v1fast's class, where that has it; everything else stays the library's.
-_TAKEN = ("forward", "sample_grid", "mu")
+_TAKEN = ("forward", "mu")
 # What a subclass may redefine without a change to what forward computes.
 _APART_FROM_FORWARD = {
     "_abc_impl",
@@ -106,9 +106,9 @@ class Outcome:
         return f"{names}: {self.kind}" + (f"; {self.why}" if self.why else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What :func:`accelerate` did; ``print`` shows it.
+    """What :func:`accelerate` did, in words where it is shown.
 
     Attributes:
         replaced: readouts that v1fast computes from now on.
@@ -118,7 +118,7 @@ class Report:
     replaced: tuple[Outcome, ...]
     left: tuple[Outcome, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if not (self.replaced or self.left):
             return f"no readout of {' or '.join(LIBRARIES)} found"
         parts = (("replaced", self.replaced), ("left", self.left))
