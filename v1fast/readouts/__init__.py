@@ -3,6 +3,7 @@
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.gaussian import FullGaussian2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
+from v1fast.readouts.multi import ClonedReadout, MultiReadoutBase, MultiReadoutSharedParametersBase
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,
     PointPooled2d,
@@ -12,10 +13,13 @@ from v1fast.readouts.pooled import (
 from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
 
 __all__ = [
+    "ClonedReadout",
     "ConfigurationError",
     "FullGaussian2d",
     "Gaussian2d",
     "GeneralizedPointPooled2d",
+    "MultiReadoutBase",
+    "MultiReadoutSharedParametersBase",
     "PointPooled2d",
     "PointPyramid2d",
     "Readout",

@@ -15,6 +15,12 @@ from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neu
 Sampler = Literal["philox", "torch"]
 
 
+def check_sampler(sampler: str) -> None:
+    """ValueError unless ``sampler`` is one."""
+    if sampler not in ("philox", "torch"):
+        raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+
+
 def neuron_major(features: Tensor) -> Tensor:
     """The same values in the same shape (..., C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
     return features.movedim(-1, -3).contiguous().movedim(-3, -1)
@@ -116,8 +122,7 @@ class GaussianPointReadout(PointReadout, ABC):
         super().__init__()
         if not 0 < init_mu_range <= 1:
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
-        if sampler not in ("philox", "torch"):
-            raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+        check_sampler(sampler)
         self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
         self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
         self.batch_sample, self.align_corners, self.sampler = batch_sample, align_corners, sampler
