@@ -227,7 +227,7 @@ def span(low: float, high: float) -> str:
 # As compiled by Triton 3.9: instructions of the loop over images, times its warps, over the samples of one turn; of the
 # gather those of its loop over samples, each of which four pixels read.
 GAUSSIAN = Counts(forward=55, backward=81, scatter=106)
-POINTS = Counts(forward=37, backward=44, scatter=67, gather=33, later=40)
+POINTS = Counts(forward=37, backward=44, scatter=70, gather=33, later=40)
 
 
 def main() -> None:

@@ -162,8 +162,8 @@ def backward_kernel(
         x, y, a_x, a_y = locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS, CLAMP)
         pixels = columns(y * row_pitch + x, T)
         a_xs, a_ys = columns(a_x, T), columns(a_y, T)
-        inside = corner_bits(x, y, tile_has_n & has_b, H, W)
-        bits = columns(inside | clamp_bits(z_x, z_y) if CLAMP else inside, T)
+        corners = corner_bits(x, y, tile_has_n & has_b, H, W)
+        bits = columns(corners | clamp_bits(z_x, z_y) if CLAMP else corners, T)
         if d_sigma is not None:
             e_xs, e_ys = columns(e_x, T), columns(e_y, T)
         for i in tl.static_range(T):
@@ -349,7 +349,7 @@ def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_k
     wanted = [like is not None for like in want[1:]]
     if any(scattered) or any(wanted):
         key = ("backward", *o.shape_class(), *scattered, *wanted)
-        configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype)
+        configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype, any(scattered) and not o.clamp)
         found, maps = run_tuned(key, configs, lambda c: neuron_pass(levels, grad, want, scattered, c), o.mu.device)
         out |= found
     if want.features is not None:

@@ -255,10 +255,10 @@ def neuron_configs(channels: int, images: int, most: int, few: bool) -> list[Con
         channels: C.
         images: of a tile, 2 or 4.
         most: channels at a time.
-        few: four elements a thread, as in float64.
+        few: four elements a thread, as in float64; two on AMD, whose scalar registers hold the masks of the rows.
     """
     chunk = channel_chunk(channels, most)
-    warps = 2 if torch.version.hip else 4
+    warps = 2 if torch.version.hip and not few else 4
     elements = 512 if few else 1024
     sizes = [(elements, warps), (elements // 2, warps), (elements, 2 * warps), (2 * elements, 2 * warps)]
     tiles = (images, 6 - images)
@@ -270,12 +270,19 @@ def forward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
     return neuron_configs(channels, images=4, most=128, few=dtype == torch.float64)
 
 
-def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype) -> list[Config]:
+def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype, scattered: bool = False) -> list[Config]:
     """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers.
 
-    Rows of 16 bits change their layout on the way to the scatter, which takes registers too: four elements a thread.
+    Four elements a thread where more registers are needed: rows of 16 bits change their layout on the way to the
+    scatter; and where no noise is drawn between them, the atomics of both images are under way at once.
+
+    Args:
+        channels: C.
+        features: dtype of the first level.
+        dtype: of the arithmetic.
+        scattered: d_features is scattered to positions that are given.
     """
-    few = dtype == torch.float64 or features.itemsize == 2
+    few = dtype == torch.float64 or features.itemsize == 2 or scattered
     return neuron_configs(channels, images=2, most=64, few=few)
 
 

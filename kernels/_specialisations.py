@@ -81,7 +81,7 @@ def _forward_form(features: str, compute: str, channels: int, points: Points, pa
 def _backward_form(
     features: str, compute: str, channels: int, scatter: bool, shift: bool, points: Points = DRAWN
 ) -> Specialisation:
-    config = backward_configs(channels, DTYPES[features], DTYPES[compute])[0]
+    config = backward_configs(channels, DTYPES[features], DTYPES[compute], scatter and points.given)[0]
     slab = f"*{compute}"
     arguments = _arguments(features, compute, channels, points, config)
     arguments |= {"d_mu": slab, "d_sigma": slab if points.drawn else None, "d_weight": slab}
