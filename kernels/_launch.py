@@ -25,7 +25,7 @@ bits, and which thread's sum is stored is anyone's guess.
 
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
-    *("first_block", "odd", "images", "first", "last"),
+    *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 

@@ -208,11 +208,16 @@ POINTS = {  # op as its tests have it, operands
     "gathered points": (test_point_gather.TestPointGather(), Case("gathered points", C=64, align_corners=False)),
 }
 
+MORE_REGIMES = (
+    {"B": 2, "N": 700, "H": 2, "W": 3},  # many samples on each pixel of the first of two levels too
+    {"B": 8, "N": 200, "spread": 1.3},  # many beside the map, which no clamp brings to its border
+)
+
 
 def points_calls(family: str) -> Iterator[Call]:
     """All calls of one family, in float32."""
     op, base = POINTS[family]
-    for i, regime in enumerate(REGIMES):
+    for i, regime in enumerate((*REGIMES, *MORE_REGIMES)):
         case = replace(base, why=f"{base.why} {i}", **{k: v for k, v in regime.items() if k != "image_offset"})
         operands, options = op.make(case, f32, f32, f32)
         grad = op.grad_output(operands)
@@ -285,7 +290,7 @@ def sums_calls(family: str) -> Iterator[Call]:
     few = [(3, m) for m in (2, 5, 127, 128, 130, 255, 256, 259, 383, 384, 386, 511, 512, 513, 516)]
     many = [(s, 16 + s % 32) for s in (*range(32, 100), 2001, 100_000)]
     for slabs, sums in ((20, 512), (31, 300), *few, *many):
-        parts = _with_large_ones(torch.randn(slabs, sums).to(dtype_in), 64 if slabs >= 32 else 1)
+        parts = _with_large_ones(torch.randn(slabs, sums, dtype=f64).to(dtype_in), 64 if slabs >= 32 else 1)
         want = _exact_sum(parts)
 
         def launch(parts=parts) -> Results:
