@@ -1,13 +1,17 @@
-"""What the GPU kernels of the Gaussian readout have to do at least, and what that would take: predictions, not times.
+"""What the GPU kernels of the readouts have to do at least, and what that would take: predictions, not times.
 
 ``python -m v1fast.benchmarks.gpu_costs`` prints the tables of docs/gpu.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .bench_gaussian_readout import CASES
+from .bench_pooled_readout import CASES as POOLED_CASES
+from .bench_pooled_readout import PooledCase
 from .exact_gaussian_readout import ReadoutCase
 
 
@@ -40,17 +44,20 @@ class Counts:
     forward: float
     backward: float  # without the gradient of the features
     scatter: float  # with it, by atomics
+    gather: float = 0  # that gradient by itself, without atomics
+    later: float = 0  # forward, of a level after the first
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One pass of one case."""
+    """One stage of one pass."""
 
     flops: float
     cache_bytes: float
     dram_bytes: float
     atomics: float
     instructions: float
+    sorted: float = 0  # samples
 
     def bounds(self, device: Device) -> dict[str, tuple[float, float]]:
         """Seconds that each resource needs: (hopeful, cautious)."""
@@ -72,7 +79,13 @@ class Cost:
             name, low, high = "atomics", bounds[name][0] + atomics[0], bounds[name][1] + atomics[1]
         else:
             low, high = bounds[name][0] + atomics[0], bounds[name][1] + atomics[1]
-        return low + device.launch, high + device.launch, name
+        sort = self.sorted / SORTED + SORT_START if self.sorted else 0
+        name = "sort" if sort > high else name
+        return low + sort + device.launch, high + sort + device.launch, name
+
+
+SORTED, SORT_START = 10e9, 40e-6
+"""Samples a second that are sorted by cell, and seconds of a sort of few: guesses."""
 
 
 def costs(case: ReadoutCase, counts: Counts) -> dict[str, Cost]:
@@ -99,10 +112,57 @@ def costs(case: ReadoutCase, counts: Counts) -> dict[str, Cost]:
     return {"forward": forward, "backward, frozen core": backward, "backward": scatter}
 
 
-def eager(case: ReadoutCase) -> dict[str, tuple[float, float]]:
+def _maps(case: PooledCase) -> list[float]:
+    """Bytes of each level."""
+    images, channels, height, width, _ = case.shape.values()
+    sides = [case.pool_kernel**step for step in range(case.pool_steps + 1)]
+    return [4.0 * images * channels * (height // side) * (width // side) for side in sides]
+
+
+def pooled_costs(case: PooledCase, counts: Counts) -> dict[str, list[Cost]]:
+    """By pass, stage after stage: poolings, levels, and the gradient of each level added to that of the one before.
+
+    A coarse level has so many neurons for each pixel that its gradient is gathered, as kernels/_features.py decides.
+    """
+    images, channels, _, _, neurons = case.shape.values()
+    samples, scale = images * neurons, channels / 64
+    products, weights = samples * channels, 4 * neurons * (channels + 2)
+    maps = _maps(case)
+    pooling = [Cost(fine / 4, 0, fine + coarse, 0, 0) for fine, coarse in pairwise(maps)]
+    forward = [
+        Cost(
+            10 * products,
+            16 * products,
+            size + weights + (12 if level else 4) * samples,  # what the levels before gave is read and written
+            0,
+            (counts.later if level else counts.forward) * samples * scale,
+        )
+        for level, size in enumerate(maps)
+    ]
+    frozen = [
+        Cost(20 * products, 16 * products, size + 2 * weights + 4 * samples, 0, counts.backward * samples * scale)
+        for size in maps
+    ]
+    whole = []
+    for size, without in zip(maps, frozen, strict=True):
+        if 4 * images * channels * neurons > 8 * size:
+            gathered = Cost(
+                8 * products, 16 * products, size + weights + 20 * samples, 0, counts.gather * samples * scale, samples
+            )
+            whole += [without, gathered]
+        else:
+            memory = without.dram_bytes + size
+            whole += [Cost(28 * products, 16 * products, memory, 4 * products, counts.scatter * samples * scale)]
+    adding = [Cost(fine / 2, 0, 2 * fine + coarse, 0, 0) for fine, coarse in pairwise(maps)]
+    return {
+        "forward": pooling + forward,
+        "backward, frozen core": pooling + frozen,
+        "backward": [*pooling, *whole, *adding],
+    }
+
+
+def eager(samples: int, channels: int) -> dict[str, tuple[float, float]]:
     """Seconds of ``grid_sample``, product and sum on an H100, by bytes and scattered atomics: (hopeful, cautious)."""
-    images, channels, _, _, neurons = case.sizes
-    samples = images * neurons
     products = samples * channels
     forward = (16 * products + 120 * samples) / H100.dram_bytes + 3 * products / (132 * 1.755e9)
     read = (20 * products + 150 * samples) / H100.dram_bytes
@@ -112,30 +172,51 @@ def eager(case: ReadoutCase) -> dict[str, tuple[float, float]]:
     }
 
 
-def rows(counts: Counts) -> list[tuple[str, ...]]:
+def eager_pooled(case: PooledCase) -> dict[str, tuple[float, float]]:
+    """As ``eager``, of all levels, and by the bytes of their maps: pooled, zeroed, pooled back, added."""
+    images, channels, _, _, neurons = case.shape.values()
+    chain = eager(images * neurons, channels * (case.pool_steps + 1))
+    maps = _maps(case)
+    pooling = sum(fine + coarse for fine, coarse in pairwise(maps)) / H100.dram_bytes
+    back = (sum(maps) + sum(coarse + 4 * fine for fine, coarse in pairwise(maps))) / H100.dram_bytes
+    more = {"forward": pooling, "backward": back}
+    return {name: (low + more[name], high + more[name]) for name, (low, high) in chain.items()}
+
+
+def _row(case: str, name: str, stages: Sequence[Cost], chain: dict[str, tuple[float, float]]) -> tuple[str, ...]:
+    low, high, bounds = zip(*(stage.seconds(H100) for stage in stages), strict=True)
+    atomics = sum(stage.atomics for stage in stages)
+    return (
+        case,
+        name,
+        f"{sum(stage.flops for stage in stages) / 1e9:.2f}",
+        f"{sum(stage.cache_bytes for stage in stages) / 2**20:.0f}",
+        f"{sum(stage.dram_bytes for stage in stages) / 2**20:.0f}",
+        f"{atomics / 1e6:.0f}" if atomics else "",
+        span(sum(low), sum(high)),
+        bounds[high.index(max(high))],  # of the longest stage
+        span(*chain[name]) if name in chain else "",
+    )
+
+
+def rows() -> Iterator[tuple[str, ...]]:
     """Case, pass, GFLOP, MiB from L2, MiB of memory, millions of atomics, prediction, what bounds it, eager."""
-    found: list[tuple[str, ...]] = []
     for case in CASES:
         if case.name == "tiny":  # nothing but the time of a launch
             continue
-        chain = eager(case)
-        for name, cost in costs(case, counts).items():
+        images, channels, _, _, neurons = case.sizes
+        chain = eager(images * neurons, channels)
+        for name, cost in costs(case, GAUSSIAN).items():
             if name.startswith("backward") and not case.gradients:
                 continue
             if name == "backward" and "features" not in case.gradients:
                 continue
-            low, high, bound = cost.seconds(H100)
-            figures = (
-                f"{cost.flops / 1e9:.2f}",
-                f"{cost.cache_bytes / 2**20:.0f}",
-                f"{cost.dram_bytes / 2**20:.0f}",
-                f"{cost.atomics / 1e6:.0f}" if cost.atomics else "",
-                span(low, high),
-                bound,
-                span(*chain[name]) if name in chain else "",
-            )
-            found.append((case.name, name, *figures))
-    return found
+            yield _row(case.name, name, [cost], chain)
+    for pooled in POOLED_CASES:
+        images, channels, _, _, neurons = pooled.shape.values()
+        chain = eager_pooled(pooled)
+        for name, stages in pooled_costs(pooled, POINTS).items():
+            yield _row(f"{pooled.name}, {pooled.pool_steps} poolings", name, stages, chain)
 
 
 def span(low: float, high: float) -> str:
@@ -143,15 +224,17 @@ def span(low: float, high: float) -> str:
     return f"{1e3 * low:.2g}" if high < 1.05 * low else f"{1e3 * low:.2g} - {1e3 * high:.2g}"
 
 
-# As compiled by Triton 3.9: instructions of the loop over images, times its warps, over the samples of one turn.
-COUNTS = Counts(forward=55, backward=83, scatter=109)
+# As compiled by Triton 3.9: instructions of the loop over images, times its warps, over the samples of one turn; of the
+# gather those of its loop over samples, each of which four pixels read.
+GAUSSIAN = Counts(forward=55, backward=81, scatter=106)
+POINTS = Counts(forward=37, backward=44, scatter=70, gather=33, later=40)
 
 
 def main() -> None:
     """Print the table as markdown."""
     columns = ("case", "pass", "GFLOP", "L2 MiB", "memory MiB", "atomics, M", "derived ms", "bound by", "eager ms")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for row in rows(COUNTS):
+    for row in rows():
         print(f"| {' | '.join(row)} |")
 
 

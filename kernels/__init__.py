@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import gaussian_readout, gaussian_readout_backward, philox_normal
+from . import gaussian_readout, philox_normal, point_gather, pooled_readout
 
 CUDA: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,
-    "gaussian_readout_backward": gaussian_readout_backward.gaussian_readout_backward,
+    "gaussian_readout_backward": gaussian_readout.gaussian_readout_backward,
     "philox_normal": philox_normal.philox_normal,
+    "point_gather": point_gather.point_gather,
+    "point_gather_backward": point_gather.point_gather_backward,
+    "pooled_readout": pooled_readout.pooled_readout,
+    "pooled_readout_backward": pooled_readout.pooled_readout_backward,
 }
 """Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""

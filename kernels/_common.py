@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""What the kernels share: the noise, the cell of a position, its four corners.
+"""What the kernels share: the noise, where samples lie, the cell of a position, its four corners.
 
 The functions work on blocks of any shape that broadcast, so that the same lines serve a tile of neurons x images and a
 list of samples. Positions and normals are sums of explicit fused multiply-adds in the order of csrc/: their bits are a
@@ -78,6 +78,12 @@ def philox_normals(seed, neuron, block, odd):
 
 
 @triton.jit
+def load_pair(pairs, at, has):
+    """(x, y) of pairs ``at``, which are int64."""
+    return tl.load(pairs + at * 2, mask=has, other=0), tl.load(pairs + at * 2 + 1, mask=has, other=0)
+
+
+@triton.jit
 def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHARED: tl.constexpr, dtype: tl.constexpr):
     """The noise (x, y) of neurons n for images b, given [B, N, 2] or drawn; SHARED: of one image for all.
 
@@ -96,8 +102,7 @@ def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHA
             at, has = n.to(tl.int64), has_n
         else:
             at, has = b.to(tl.int64) * N + n, has_n & has_b
-        x = tl.load(noise + at * 2, mask=has, other=0)
-        y = tl.load(noise + at * 2 + 1, mask=has, other=0)
+        x, y = load_pair(noise, at, has)
     return x.to(dtype), y.to(dtype)
 
 
@@ -105,13 +110,12 @@ def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHA
 
 
 @triton.jit
-def load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
+def _load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
     """Mean (x, y) and square root of the covariance (xx, xy, yx, yy) of neurons n.
 
     SIGMA is the number of columns of sigma: 4, 2, 1, or 0 for none. Entries that it lacks are not to be used.
     """
-    x = tl.load(mu + n.to(tl.int64) * 2, mask=has_n, other=0)
-    y = tl.load(mu + n.to(tl.int64) * 2 + 1, mask=has_n, other=0)
+    x, y = load_pair(mu, n.to(tl.int64), has_n)
     xx, xy, yx, yy = x, x, y, y
     if SIGMA > 0:
         row = sigma + n.to(tl.int64) * SIGMA
@@ -124,12 +128,42 @@ def load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
 
 
 @triton.jit
-def displace(gaussian, ex, ey, SIGMA: tl.constexpr):
+def _displace(gaussian, ex, ey, SIGMA: tl.constexpr):
     """mu + A (ex, ey)."""
     x, y, xx, xy, yx, yy = gaussian
     if SIGMA == 4:
         return tl.fma(xy, ey, tl.fma(xx, ex, x)), tl.fma(yy, ey, tl.fma(yx, ex, y))
     return tl.fma(xx, ex, x), tl.fma(yy, ey, y)
+
+
+@triton.jit
+def of_all_images(mu, sigma, noise, seed, neuron_index, n, has_n, N, SIGMA: tl.constexpr, SHARED: tl.constexpr):
+    """What neurons n have in every image: Gaussian, noise (x, y) and position before the clamp (x, y).
+
+    What differs from image to image is left to ``of_images``, and is not to be used here.
+    """
+    gaussian = _load_gaussian(mu, sigma, n, has_n, SIGMA)
+    e_x, e_y, z_x, z_y = gaussian[0], gaussian[1], gaussian[0], gaussian[1]
+    if SHARED:
+        e_x, e_y = draw(noise, seed, neuron_index, n, has_n, 0, True, N, 0, 0, True, mu.dtype.element_ty)
+        z_x, z_y = _displace(gaussian, e_x, e_y, SIGMA)
+    return gaussian, e_x, e_y, z_x, z_y
+
+
+@triton.jit
+def of_images(
+    every, mu, noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd,
+    SIGMA: tl.constexpr, SHARED: tl.constexpr, PER_IMAGE: tl.constexpr,
+):  # fmt: skip
+    """Noise (x, y) and position before the clamp (x, y) of neurons n in images b; ``every`` is of ``of_all_images``."""
+    gaussian, e_x, e_y, z_x, z_y = every
+    if PER_IMAGE:
+        z_x, z_y = load_pair(mu, b.to(tl.int64) * N + n, has_n & has_b)
+    elif SIGMA > 0 and not SHARED:
+        dtype: tl.constexpr = mu.dtype.element_ty
+        e_x, e_y = draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, False, dtype)
+        z_x, z_y = _displace(gaussian, e_x, e_y, SIGMA)
+    return e_x, e_y, z_x, z_y
 
 
 @triton.jit
@@ -139,12 +173,14 @@ def pixels_per_unit(size, ALIGN_CORNERS: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr):
+def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr, CLAMP: tl.constexpr):
     """Lower corner of the cell, -2 where neither corner is in the map, and fraction: clamped, shifted, in pixels.
 
     A NaN stays one and lies nowhere. Only a value that has an integer is converted to one.
     """
-    position = tl.where(z < -1, -1.0, tl.where(z > 1, 1.0, z))  # tl.clamp does not compile for float64 on sm_90
+    position = z
+    if CLAMP:
+        position = tl.where(z < -1, -1.0, tl.where(z > 1, 1.0, z))  # tl.clamp does not compile for float64 on sm_90
     if shift is not None:
         position = position + shift
     pixel = tl.fma(position + 1, pixels_per_unit(size, ALIGN_CORNERS, z.dtype), 0.0 if ALIGN_CORNERS else -0.5)
@@ -154,12 +190,13 @@ def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr):
 
 
 @triton.jit
-def locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS: tl.constexpr):
+def locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS: tl.constexpr, CLAMP: tl.constexpr):
     """Cells (x, y) and fractions (x, y) of positions before the clamp, in images b; shift is [B, 2] or None."""
-    shift_x = None if shift is None else tl.load(shift + b.to(tl.int64) * 2, mask=has_b, other=0)
-    shift_y = None if shift is None else tl.load(shift + b.to(tl.int64) * 2 + 1, mask=has_b, other=0)
-    x, ax = _locate_axis(z_x, shift_x, W, ALIGN_CORNERS)
-    y, ay = _locate_axis(z_y, shift_y, H, ALIGN_CORNERS)
+    shift_x, shift_y = None, None
+    if shift is not None:
+        shift_x, shift_y = load_pair(shift, b.to(tl.int64), has_b)
+    x, ax = _locate_axis(z_x, shift_x, W, ALIGN_CORNERS, CLAMP)
+    y, ay = _locate_axis(z_y, shift_y, H, ALIGN_CORNERS, CLAMP)
     return x, y, ax, ay
 
 

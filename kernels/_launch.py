@@ -25,11 +25,14 @@ bits, and which thread's sum is stored is anyone's guess.
 
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
-    *("first_block", "odd", "images", "first", "last", "splits", "chunks"),
+    *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
-UNALIGNED = {"mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "parts", "shift_parts"}
+UNALIGNED = {
+    *("mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "partial"),
+    *("d_mu", "d_sigma", "d_shift"),
+}
 """Pointers that are read an element at a time: a slice of a larger tensor needs no kernel of its own."""
 
 
@@ -96,12 +99,12 @@ def philox_block(image: int) -> tuple[int, int]:
 
 
 class Operands(NamedTuple):
-    """One call's operands in the form that the kernels read: all but features and weight of the compute dtype."""
+    """A map and what reads it, in the form that the kernels read: all but features and weight of the compute dtype."""
 
     rows: Rows
-    mu: Tensor  # [N, 2]
+    mu: Tensor  # [N, 2], or [B, N, 2] where each image has positions of its own
     sigma: Tensor | None  # [N, 2, 2], [N, 2] or [N, 1]; None where there is no noise
-    weight: Tensor  # [N, C]
+    weight: Tensor | None  # [N, C], rows levels * C apart; None: the channels are not summed
     bias: Tensor | None  # [N]
     shift: Tensor | None  # [B, 2]
     noise: Tensor | None  # [B, N, 2] or [1, N, 2]
@@ -110,17 +113,24 @@ class Operands(NamedTuple):
     image_offset: int
     share_noise: bool
     align_corners: bool
+    clamp: bool  # positions, before the shift
+    levels: int = 1  # maps of C channels that a neuron has weights for
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
         """B, C, H, W, N."""
         batch, channels, height, width = self.rows.data.shape
-        return batch, channels, height, width, self.mu.shape[0]
+        return batch, channels, height, width, self.mu.shape[-2]
 
     @property
     def dtype(self) -> torch.dtype:
         """What the arithmetic is done in."""
         return self.mu.dtype
+
+    @property
+    def per_image(self) -> bool:
+        """Each image has positions of its own."""
+        return self.mu.dim() == 3
 
     @property
     def odd(self) -> int:
@@ -130,8 +140,8 @@ class Operands(NamedTuple):
     def shape_class(self) -> tuple[Any, ...]:
         """What the best configuration depends on."""
         batch, channels, _, _, neurons = self.sizes
-        noise = "given" if self.noise is not None else "drawn" if self.seed is not None else "none"
-        dtypes = (self.rows.data.dtype, self.weight.dtype, self.dtype)
+        noise = "given" if self.noise is not None or self.per_image else "drawn" if self.seed is not None else "none"
+        dtypes = (self.rows.data.dtype, None if self.weight is None else self.weight.dtype, self.dtype)
         return channels, batch.bit_length(), neurons.bit_length(), noise, *dtypes
 
     def positions(self) -> dict[str, Any]:
@@ -153,8 +163,15 @@ class Operands(NamedTuple):
             "odd": odd,
             "SIGMA": 0 if self.sigma is None else self.sigma[0].numel(),
             "SHARED": self.share_noise and self.sigma is not None,
+            "PER_IMAGE": self.per_image,
             "ALIGN_CORNERS": self.align_corners,
+            "CLAMP": self.clamp,
         }
+
+
+def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Contiguous and of this dtype; not copied where it is."""
+    return None if tensor is None else tensor.detach().to(dtype).contiguous()
 
 
 def prepare(
@@ -162,7 +179,7 @@ def prepare(
     features: Tensor,
     mu: Tensor,
     sigma: Tensor | None,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     shift: Tensor | None,
     noise: Tensor | None,
@@ -171,27 +188,39 @@ def prepare(
     image_offset: int,
     share_noise: bool,
     align_corners: bool,
+    clamp: bool = True,
 ) -> Operands:
     """The operands as the kernels read them; nothing is copied that is contiguous and of the compute dtype."""
-
-    def plain(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().to(dtype).contiguous()
-
     samples = noise is not None or seed is not None
     return Operands(
         as_rows(features.detach()),
         mu.detach().to(dtype).contiguous(),
-        plain(sigma) if samples else None,
-        weight.detach().contiguous(),
-        plain(bias),
-        plain(shift),
-        plain(noise),
+        plain(sigma, dtype) if samples else None,
+        None if weight is None else weight.detach().contiguous(),
+        plain(bias, dtype),
+        plain(shift, dtype),
+        plain(noise, dtype),
         seed,
         None if neuron_index is None else neuron_index.contiguous(),
         image_offset,
         share_noise,
         align_corners,
+        clamp,
     )
+
+
+def prepare_points(
+    dtype: torch.dtype,
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    align_corners: bool,
+) -> Operands:
+    """As ``prepare``, of positions that are given and not clamped: Gaussians without width."""
+    nothing = (None, None, None, 0, False)  # noise, seed, neuron_index, image_offset, share_noise
+    return prepare(dtype, features, grid, None, weight, bias, shift, *nothing, align_corners, clamp=False)
 
 
 class Config(NamedTuple):
@@ -226,10 +255,10 @@ def neuron_configs(channels: int, images: int, most: int, few: bool) -> list[Con
         channels: C.
         images: of a tile, 2 or 4.
         most: channels at a time.
-        few: four elements a thread, as in float64.
+        few: four elements a thread, as in float64; two on AMD, whose scalar registers hold the masks of the rows.
     """
     chunk = channel_chunk(channels, most)
-    warps = 2 if torch.version.hip else 4
+    warps = 2 if torch.version.hip and not few else 4
     elements = 512 if few else 1024
     sizes = [(elements, warps), (elements // 2, warps), (elements, 2 * warps), (2 * elements, 2 * warps)]
     tiles = (images, 6 - images)
@@ -241,12 +270,19 @@ def forward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
     return neuron_configs(channels, images=4, most=128, few=dtype == torch.float64)
 
 
-def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype) -> list[Config]:
+def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype, scattered: bool = False) -> list[Config]:
     """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers.
 
-    Rows of 16 bits change their layout on the way to the scatter, which takes registers too: four elements a thread.
+    Four elements a thread where more registers are needed: rows of 16 bits change their layout on the way to the
+    scatter; and where no noise is drawn between them, the atomics of both images are under way at once.
+
+    Args:
+        channels: C.
+        features: dtype of the first level.
+        dtype: of the arithmetic.
+        scattered: d_features is scattered to positions that are given.
     """
-    few = dtype == torch.float64 or features.itemsize == 2
+    few = dtype == torch.float64 or features.itemsize == 2 or scattered
     return neuron_configs(channels, images=2, most=64, few=few)
 
 

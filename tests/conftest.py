@@ -34,3 +34,18 @@ def real_data():
     if not folder or not Path(folder).is_dir():
         pytest.skip("V1FAST_REAL_DATA does not point to the real recordings and trained models")
     return Path(folder)
+
+
+@pytest.fixture
+def on_gpu(request):
+    """An emulated GPU: sm_90, or the architecture that the test is parametrised with."""
+    from emulated import gpu  # needs Triton, which not all have
+
+    with gpu(getattr(request, "param", 90)):
+        yield
+
+
+@pytest.fixture
+def how_features(monkeypatch):
+    """Sets how the GPU kernels make d_features, whatever the heuristic says: "gather" or "scatter"."""
+    return lambda way: monkeypatch.setattr("v1fast.kernels._features.is_gathered", lambda o: way == "gather")

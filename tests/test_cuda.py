@@ -1,10 +1,14 @@
-"""The op on a real GPU: ``make test-gpu``. Nothing here runs, and nothing here has run yet, without one."""
+"""The ops on a real GPU: ``make test-gpu``. Nothing here runs, and nothing here has run yet, without one."""
 
 import cases
+import point_ops
 import pytest
 import test_gaussian_readout as op_tests
+import test_point_gather
+import test_pooled_readout
 import torch
 
+from v1fast import _eager as eager
 from v1fast import functional, ops
 from v1fast.readouts import FullGaussian2d
 
@@ -23,7 +27,7 @@ def on_cuda():
 
 @pytest.fixture(params=["gather", "scatter"])
 def way(request):
-    """How the gradient of the features is made; see v1fast.kernels.gaussian_readout_features."""
+    """How the gradient of the features is made; see v1fast.kernels._features."""
     torch.use_deterministic_algorithms(request.param == "gather", warn_only=True)
     return request.param
 
@@ -31,6 +35,30 @@ def way(request):
 @pytest.mark.parametrize(("case", "dtypes"), op_tests.TABLE, ids=op_tests.label)
 def test_matches_eager(case, dtypes, way):
     op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+
+
+POINT_OPS = pytest.mark.parametrize(
+    "op",
+    [test_pooled_readout.TestOneLevel(), test_pooled_readout.TestTwoLevels(), test_point_gather.TestPointGather()],
+    ids=["one level", "two levels", "gather"],
+)
+
+
+@POINT_OPS
+@pytest.mark.parametrize(("case", "dtypes"), point_ops.TABLE, ids=op_tests.label)
+def test_given_points_match_eager(op, case, dtypes, way):
+    op.assert_matches_eager(case, *dtypes)
+
+
+@pytest.mark.parametrize(("case", "pooling"), test_pooled_readout.POOLED)
+def test_pyramids_match_eager(case, pooling, way):
+    test_pooled_readout.assert_matches_eager(case, pooling, f32, f32, f32)
+
+
+@POINT_OPS
+@pytest.mark.parametrize("layout", range(6))
+def test_layouts_of_features(op, layout):
+    op.test_layouts_of_features(layout, (f32, f32, f32))
 
 
 def test_normals_have_the_bits_of_the_cpu():
@@ -56,6 +84,21 @@ def test_population_sizes(shape, way):
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-4)
     # the gradient of a position jumps at the border of a pixel, where two right results may differ
     for name in ("features", "weight", "bias"):
+        torch.testing.assert_close(gradients[name].double(), wanted[name], rtol=1e-4, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("shape", ["mouse", "macaque"])
+def test_population_sizes_of_the_pooled_readout(shape, way):
+    sizes, kernel = {"mouse": ((16, 64, 28, 56, 7776), 2), "macaque": ((16, 32, 70, 70, 458), 3)}[shape]
+    case = cases.Case(shape, **dict(zip("BCHWN", sizes, strict=True)), shift=False)
+    operands, options = cases.draw_points(case)
+    operands["weight"] = torch.randn(case.N, 3 * case.C) / (3 * case.C) ** 0.5
+    operands, options = op_tests.cast(operands, f32), options | {"pool_kernel": kernel, "pool_steps": 2}
+    grad = torch.randn(case.B, case.N)
+    got, gradients = op_tests.run(functional.pooled_readout, operands, options, grad)
+    exact, wanted = op_tests.run(eager.pooled_readout, op_tests.cast(operands, torch.float64), options, grad.double())
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-4)
+    for name in ("features", "weight", "bias"):  # as above
         torch.testing.assert_close(gradients[name].double(), wanted[name], rtol=1e-4, atol=1e-3, msg=name)
 
 
@@ -89,6 +132,11 @@ def test_a_cuda_graph_draws_anew_in_each_replay():
     graph.replay()
     assert one.isfinite().all()
     assert not one.equal(out)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_pooled_readout_compiles_with_inductor(dynamic):
+    test_pooled_readout.test_compiles_fullgraph(dynamic, "inductor")
 
 
 def test_compiles_with_inductor():

@@ -5,16 +5,13 @@ functions, autograd, opcheck and torch.compile reach them as they would on a GPU
 they are. Every compiled form costs seconds, so that the architectures share the table between them.
 """
 
-import contextlib
 import itertools
-import re
 
 import cases
 import emulator
 import pytest
 import torch
 from op_checks import bf16, f32, f64
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -24,11 +21,12 @@ from v1fast.reference.gaussian_readout import compute_dtype
 pytest.importorskip("triton")
 
 import test_gaussian_readout as op_tests
+from emulated import ATOMICS, SeenOps, gpu, launching, with_programs
+from v1fast.kernels import _backward as backward
+from v1fast.kernels import _features as gathering
+from v1fast.kernels import _forward as forward
 from v1fast.kernels import _launch
-from v1fast.kernels import gaussian_readout as forward
-from v1fast.kernels import gaussian_readout_backward as backward
-from v1fast.kernels import gaussian_readout_features as gathering
-from v1fast.kernels import gaussian_readout_sums as sums
+from v1fast.kernels import _sums as sums
 from v1fast.kernels._specialisations import specialisations
 
 from v1fast import kernels
@@ -36,39 +34,6 @@ from v1fast import kernels
 NATIVE = ops.loaded["native"] == "loaded"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously registered kernel")
-
-
-@contextlib.contextmanager
-def gpu(arch, **how):
-    library = torch.library.Library("v1fast", "IMPL")
-    for name, launcher in kernels.CUDA.items():
-        library.impl(name, launcher, "CPU", allow_override=True)
-    try:
-        with emulator.active(arch, **how):
-            yield
-    finally:
-        library._destroy()
-
-
-@contextlib.contextmanager
-def launching():
-    """What runs in it has to launch a kernel: it could also pass on the reference or the kernels of the CPU."""
-    before = emulator.launches()
-    yield
-    assert emulator.launches() > before, "no kernel was launched"
-
-
-@pytest.fixture
-def on_gpu(request):
-    """sm_90, or the architecture that the test is parametrised with."""
-    with gpu(getattr(request, "param", 90)):
-        yield
-
-
-@pytest.fixture
-def how_features(monkeypatch):
-    """Sets how d_features is made, whatever the heuristic says: "gather" or "scatter"."""
-    return lambda way: monkeypatch.setattr(gathering, "is_gathered", lambda o: way == "gather")
 
 
 def arguments_of(case, operands, options):
@@ -149,7 +114,7 @@ def test_sums_of_slabs_keep_what_an_addition_rounds_away(on_gpu, slabs):
     parts[0, 0] = parts[2, 1] = float("inf")
     parts[1, 2], parts[2, 2] = float("inf"), -float("inf")
     parts[1, 3] = float("nan")
-    got, want = sums.sum_slabs(operands_of(cases.PLAIN), parts, parts), parts.double().sum(0)
+    got, want = sums.sum_slabs(parts, parts[0], f32), parts.double().sum(0)
     torch.testing.assert_close(got[:4], want[:4].float(), equal_nan=True)
     assert (got - want)[4:].abs().max() <= torch.finfo(f32).eps * want[4:].abs().max()
 
@@ -314,25 +279,18 @@ def test_images_of_2_to_the_31_elements_need_offsets_of_64_bits():
 # What is not asked for -------------------------------------------------------------------------------------------
 
 
-def backward_and_its_code(grad, arguments, mask):
-    """Gradients, number of launches and their PTX."""
-    texts, before = [], emulator.launches()
-    with gpu(90, transform=lambda text: texts.append(text) or text):
-        gradients = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, mask)
-    return gradients, emulator.launches() - before, "\n".join(texts)
-
-
 @pytest.mark.parametrize("wanted", op_tests.NAMES)
 def test_a_gradient_that_is_not_asked_for_costs_nothing(how_features, wanted):
     how_features("scatter")
     grad, arguments = plain_call()
-    everything, _, _ = backward_and_its_code(grad, arguments, [True] * 6)
+    backward_of = kernels.CUDA["gaussian_readout_backward"]
+    everything, _ = with_programs(lambda: backward_of(grad, *arguments, [True] * 6))
     mask = [name == wanted for name in op_tests.NAMES]
-    gradients, launches, code = backward_and_its_code(grad, arguments, mask)
+    gradients, programs = with_programs(lambda: backward_of(grad, *arguments, mask))
     empty = [torch.empty(0) if not m else g for m, g in zip(mask, everything, strict=True)]
     assert_same_bits(gradients, empty, but=("features",))
-    assert launches == (1 if wanted in ("features", "weight") else 2)  # one image split: d_weight is not added up
-    assert bool(re.search(r"\s(red|atom)\.", code)) == (wanted == "features")
+    assert len(programs) == 1  # one part of each: nothing is added up
+    assert bool(ATOMICS.search(programs[0])) == (wanted == "features")
 
 
 def test_nothing_is_launched_for_no_gradient_and_no_sample(on_gpu):
@@ -368,10 +326,12 @@ def test_samples_are_sorted_in_chunks(on_gpu, monkeypatch):
     """A chunk holds as many images as the workspace allows; the result does not depend on it."""
     o = operands_of(cases.Case("chunks", B=5, image_offset=1))
     grad = torch.randn(5, 11)
-    want = gathering.features_gradient(o, grad, o.rows.data)
+    want, got = torch.empty_like(o.rows.data), torch.empty_like(o.rows.data)
+    gathering.gather(o, grad, want)
     for records in (1, 2 * 7 * 10):  # one image at a time; two
         monkeypatch.setattr(gathering, "RECORDS", records)
-        assert gathering.features_gradient(o, grad, o.rows.data).equal(want)
+        gathering.gather(o, grad, got.fill_(float("nan")))
+        assert got.equal(want)
     assert gathering.images_per_sort(11, 70) == 2
 
 
@@ -414,35 +374,20 @@ def test_autotunes_only_when_asked_to(monkeypatch):
     assert ran == [configs[0], *configs, configs[1], configs[1]]
 
 
-HOST_READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
-
-
-class _Seen(TorchDispatchMode):
-    """The ops of torch that are called in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.ops = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.ops.add(func)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("way", ["scatter", "gather"])
 def test_reads_nothing_on_the_host(on_gpu, how_features, way):
     """What a CUDA graph could not capture: .item(), sizes that depend on data."""
     how_features(way)
     grad, arguments = plain_call()
-    with _Seen() as seen, launching():
+    with SeenOps() as seen, launching():
         kernels.CUDA["gaussian_readout"](*arguments)
         kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
         kernels.CUDA["philox_normal"](arguments[7], 6, 72, None, 0)
     assert seen.ops, "the launchers call torch's ops at least for their outputs"
-    assert not seen.ops & HOST_READS
-    with _Seen() as seen:
+    assert not seen.host_reads
+    with SeenOps() as seen:
         arguments[7].item()
-    assert seen.ops & HOST_READS, "a read on the host would not have been seen"
+    assert seen.host_reads, "a read on the host would not have been seen"
 
 
 def test_shipped_forms_are_few_and_complete():

@@ -7,7 +7,6 @@ killed when a result is wrong or the emulator refuses what the kernel does. Writ
 import argparse
 import json
 import multiprocessing
-import re
 import resource
 import signal
 import time
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import emulator
 import torch
+from emulated import kernel_name
 from emulator.ptx import sources
 
-from mutation.battery import SUMS, Call, families, normals_calls, readout_calls, sums_calls
+from mutation.battery import POINTS, SUMS, Call, families, normals_calls, points_calls, readout_calls, sums_calls
 from mutation.equivalent import equivalent
 from mutation.mutants import Mutant, sample
 
@@ -88,7 +88,7 @@ def _launched(arch: int, call: Call) -> tuple[float, list[str]]:
 
 def _kernel(text: str) -> str:
     """Its name; the two forms of the sum of slabs are as good as two kernels."""
-    name = re.search(r"\.entry\s+(\w+)", text)[1]
+    name = kernel_name(text)
     return name if name != "slabs_kernel" else f"{name} of {'many' if 'shfl' in text else 'few'}"
 
 
@@ -187,6 +187,7 @@ def main() -> None:
     batteries = {80: families(), 90: ["drawn"]}
     for arch, names in batteries.items():
         calls = {"normals": list(normals_calls())} | {name: list(readout_calls(name)) for name in names}
+        calls |= {name: list(points_calls(name)) for name in POINTS} if arch == 80 else {}
         calls |= {name: list(sums_calls(name)) for name in SUMS}
         for program in programs(arch, calls):
             if options.only in program.name:

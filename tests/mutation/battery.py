@@ -8,13 +8,16 @@ from unittest import mock
 
 import cases
 import test_gaussian_readout as op_tests
+import test_point_gather
+import test_pooled_readout
 import torch
 from assertions import assert_as_accurate
 from cases import Case
-from v1fast.kernels import _launch, gaussian_readout_features, gaussian_readout_sums
+from v1fast.kernels import _features, _sums
 
 from v1fast import _eager as eager
 from v1fast import functional, kernels
+from v1fast.reference._common import compute_dtype
 
 f32, f64, bf16 = torch.float32, torch.float64, torch.bfloat16
 Results = dict[str, torch.Tensor]
@@ -131,9 +134,10 @@ def _compare(own: Results, exact: Results, loosely: bool) -> Callable[[Results],
     return check
 
 
-def _oracle(case, operands, options, grad, dtype) -> Results:
-    """In ``dtype``, by torch's own ops; rounded as the ops' results are by whoever compares."""
-    out, gradients = op_tests.eager_run(case, operands, options, dtype, grad)
+def _results(operands, found) -> Results:
+    """Output and gradients, zeros for those of what does not matter."""
+    out, gradients = found
+    dtype = out.dtype
     zeros = {k: torch.zeros_like(v, dtype=dtype) for k, v in operands.items() if v is not None}
     return {"out": out} | {k: zero if gradients.get(k) is None else gradients[k] for k, zero in zeros.items()}
 
@@ -155,23 +159,31 @@ def _calls(name: str, case: Case, dtypes, kind: str = "") -> Iterator[Call]:
         operands = _beside_borders(case, operands, options)
     promoted = torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
     grad = torch.randn(case.B, case.N).to(promoted)
-    exact = _oracle(case, operands, options, grad, f64)
-    own = _oracle(case, operands, options, grad, f32)
-    if dtypes[2] == f64:
-        own = {k: op_tests.rescale_error(v, exact[k]) for k, v in own.items()}
-    own = {k: v.to(promoted if k == "out" else operands[k].dtype) for k, v in own.items()}
     arguments = [*operands.values(), *(options.get(k) for k in ("noise", "seed", "neuron_index"))]
     arguments += [case.image_offset, case.share_noise, case.align_corners]
+
+    def oracle(dtype):
+        return op_tests.eager_run(case, operands, options, dtype, grad)
+
     loosely = kind in ("special", "beside borders")
+    yield from _three_calls(name, "gaussian_readout", operands, arguments, grad, oracle, loosely)
+
+
+def _three_calls(name, op, operands, arguments, grad, oracle, loosely=False) -> Iterator[Call]:
+    """``oracle``, called with a dtype, is output and gradients by torch's own ops in it."""
+    exact, own = (_results(operands, oracle(dtype)) for dtype in (f64, f32))
+    if compute_dtype(*operands.values()) == f64:
+        own = {k: op_tests.rescale_error(v, exact[k]) for k, v in own.items()}
+    own = {k: v.to(grad.dtype if k == "out" else operands[k].dtype) for k, v in own.items()}
     checks = [_compare(a, b, loosely) for a, b in zip(_split(own), _split(exact), strict=True)]
 
     def forward() -> Results:
-        return {"out": kernels.CUDA["gaussian_readout"](*arguments)}
+        return {"out": kernels.CUDA[op](*arguments)}
 
     def backward(gathered: bool) -> Results:
         mask = [v is not None for v in operands.values()]
-        with mock.patch.object(gaussian_readout_features, "is_gathered", return_value=gathered):
-            gradients = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, mask)
+        with mock.patch.object(_features, "is_gathered", return_value=gathered):
+            gradients = kernels.CUDA[f"{op}_backward"](grad, *arguments, mask)
         return {k: g for k, g, wanted in zip(operands, gradients, mask, strict=True) if wanted}
 
     yield Call(f"forward {name}", forward, checks[0])
@@ -186,7 +198,34 @@ def readout_calls(family: str) -> Iterator[Call]:
         yield from _calls(f"{family} {i}", replace(base, why=f"{base.why} {i}", **regime), dtypes)
     for kind, regime in KINDS.items():
         yield from _calls(f"{family} {kind}", replace(base, why=f"{base.why} {kind}", **regime), dtypes, kind)
-    yield from parts_calls(family)
+
+
+# Points that are given -------------------------------------------------------------------------------------------
+
+POINTS = {  # op as its tests have it, operands
+    "points": (test_pooled_readout.TestTwoLevels(), Case("points")),
+    "points per image": (test_pooled_readout.TestTwoLevels(), Case("points per image", per_image=True, C=64)),
+    "gathered points": (test_point_gather.TestPointGather(), Case("gathered points", C=64, align_corners=False)),
+}
+
+MORE_REGIMES = (
+    {"B": 2, "N": 700, "H": 2, "W": 3},  # many samples on each pixel of the first of two levels too
+    {"B": 8, "N": 200, "spread": 1.3},  # many beside the map, which no clamp brings to its border
+)
+
+
+def points_calls(family: str) -> Iterator[Call]:
+    """All calls of one family, in float32."""
+    op, base = POINTS[family]
+    for i, regime in enumerate((*REGIMES, *MORE_REGIMES)):
+        case = replace(base, why=f"{base.why} {i}", **{k: v for k, v in regime.items() if k != "image_offset"})
+        operands, options = op.make(case, f32, f32, f32)
+        grad = op.grad_output(operands)
+        pooled = "weight" in operands
+        poolings = [op.poolings(**operands)] if pooled else []
+        arguments = [*operands.values(), *poolings, case.align_corners, *(op.pooling.values() if pooled else ())]
+        name = "pooled_readout" if pooled else "point_gather"
+        yield from _three_calls(f"{family} {i}", name, operands, arguments, grad, op.eager_run(operands, options, grad))
 
 
 # The normals -----------------------------------------------------------------------------------------------------
@@ -238,70 +277,25 @@ def _few_digits(got: Results, want: Results, units: float) -> None:
         assert error <= units * torch.finfo(result.dtype).eps * want[name].abs().max(), name  # of NaN: false
 
 
-def _wanted_of_parts(case: Case, parts: torch.Tensor, chunks: int) -> Results:
-    """Gradients by all partial sums, in float64."""
-    x, y, xx, xy, yx, yy, _ = _exact_sum(parts)
-    less = 1 if case.align_corners else 0
-    sx, sy = (case.W - less) / 2, (case.H - less) / 2
-    full = torch.stack([xx * sx, xy * sx, yx * sy, yy * sy], 1).reshape(-1, 2, 2)
-    uncorrelated = torch.stack([xx * sx, yy * sy], 1)
-    sigma = {"full": full, "uncorrelated": uncorrelated, "isotropic": uncorrelated.sum(1, keepdim=True)}
-    return {
-        "mu": torch.stack([x * sx, y * sy], 1),
-        "sigma": sigma.get(case.sigma, torch.empty(0)),
-        "bias": _exact_sum(parts[::chunks, 6]),
-    }
-
-
-def parts_calls(family: str) -> Iterator[Call]:
-    """By themselves, with more parts than a backward of this battery has: what is rounded away is not lost."""
-    base, dtypes = families()[family]
-    for count, chunks, neurons in ((200, 1, 1), (200, 2, 127), (40, 1, 300), (3, 3, 128), (201, 1, 129)):
-        case = replace(base, N=neurons)
-        operands, options = cases.draw(case)
-        operands = {k: None if v is None else v.to(dtypes[2]) for k, v in operands.items()}
-        rest = (None, options.get("seed"), None, 0, False, case.align_corners)
-        o = _launch.prepare(dtypes[2], *operands.values(), *rest)
-        parts = _with_large_ones(torch.randn(count, 7, neurons, dtype=dtypes[2]), chunks)
-        wanted = {name: operands[name] for name in ("mu", "sigma", "bias")}
-        want = _wanted_of_parts(case, parts, chunks)
-        want = {name: want[name] for name, like in wanted.items() if like is not None}
-
-        def launch(o=o, parts=parts, chunks=chunks, wanted=wanted) -> Results:
-            return gaussian_readout_sums.sum_parts(o, parts, chunks, wanted)
-
-        def check(got: Results, want=want) -> None:
-            _few_digits(got, want, 1.5)
-
-        yield Call(f"{family} {count} parts of {neurons}", launch, check)
-
-
-# The sums of slabs -----------------------------------------------------------------------------------------------
-
-
-SUMS = {  # pixels, align_corners, dtype of the slabs and of the sums
-    "sums": (False, True, f32, f32),
-    "sums of shifts": (True, True, f32, f32),
-    "sums to bf16": (False, False, f32, bf16),
-    "sums of shifts in f64": (True, False, f64, f64),
+SUMS = {  # dtype of what is added, of the arithmetic and of the sums
+    "sums": (f32, f32, f32),
+    "sums to bf16": (f32, f32, bf16),
+    "sums of bf16": (bf16, f32, f32),
+    "sums in f64": (f64, f64, f64),
 }
 
 
 def sums_calls(family: str) -> Iterator[Call]:
     """By themselves: more numbers of slabs and of sums, which end anywhere in a block, than a whole backward has."""
-    pixels, align_corners, dtype, dtype_out = SUMS[family]
-    operands, options = cases.make(cases.PLAIN, dtype, dtype, dtype)
-    o = _launch.prepare(dtype, *operands.values(), None, options["seed"], None, 0, False, align_corners)
-    per_unit = [4.0, 2.5] if align_corners else [4.5, 3.0]  # of 9 by 6 pixels
-    scale = torch.tensor(per_unit if pixels else [1.0, 1.0], dtype=f64)
+    dtype_in, dtype, dtype_out = SUMS[family]
     few = [(3, m) for m in (2, 5, 127, 128, 130, 255, 256, 259, 383, 384, 386, 511, 512, 513, 516)]
     many = [(s, 16 + s % 32) for s in (*range(32, 100), 2001, 100_000)]
     for slabs, sums in ((20, 512), (31, 300), *few, *many):
-        parts = _with_large_ones(torch.randn(slabs, sums, dtype=dtype), 64 if slabs >= 32 else 1)
-        want = _exact_sum(parts) * scale.repeat(sums)[:sums]
+        parts = _with_large_ones(torch.randn(slabs, sums, dtype=f64).to(dtype_in), 64 if slabs >= 32 else 1)
+        want = _exact_sum(parts)
 
         def launch(parts=parts) -> Results:
-            return {"out": gaussian_readout_sums.sum_slabs(o, parts, parts.to(dtype_out), pixels)}
+            return {"out": _sums.sum_first(parts, parts[0].to(dtype_out), dtype)}
 
         def check(got: Results, want=want) -> None:
             _few_digits(got, {"out": want}, 2.0)

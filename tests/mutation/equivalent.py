@@ -51,12 +51,6 @@ _CLASSES = (
         kernels="slabs_kernel",
         source="for s0 in",
     ),
-    _Class(
-        "the mask of a read inside its tensor; what it reads has a mask of its own when it is stored",
-        kinds="comparison",
-        kernels="neurons_kernel",
-        source="has_n = n < N",
-    ),
 )
 
 

@@ -83,7 +83,7 @@ def _fake_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool
     return features.new_empty(pooled_size(features, pool_kernel, pool_steps), dtype=dtype)
 
 
-def _check_all(
+def check_all(
     features: Tensor,
     grid: Tensor,
     weight: Tensor,
@@ -94,12 +94,13 @@ def _check_all(
     pool_kernel: int,
     pool_steps: int,
 ) -> None:
+    """As ``check``, the poolings included."""
     check(features, grid, weight, bias, shift, align_corners, pool_kernel, pool_steps)
     _check_pooled(pooled, (features, grid, weight, bias, shift), pool_kernel, pool_steps)
 
 
 def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    _check_all(features, grid, weight, *rest)
+    check_all(features, grid, weight, *rest)
     dtype = torch.promote_types(features.dtype, weight.dtype)
     return features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
 
@@ -108,7 +109,7 @@ def _fake_backward(
     grad_output: Tensor, features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     *options, output_mask = rest
-    _check_all(features, grid, weight, bias, *options)
+    check_all(features, grid, weight, bias, *options)
     _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
     return fake_gradients((features, grid, weight, bias, options[0]), (features, grid, weight, grid, grid), output_mask)
 

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""d_features of the Gaussian readout without atomics: every pixel gathers what the samples around it give it.
+"""d_features without atomics: every pixel gathers what the samples around it give it.
 
 Samples are sorted by their cell, so that those that touch a pixel stand in two contiguous ranges, one for each row of
 cells beside it. A program owns a pixel, adds its ranges in their order and writes once: the same bits every time.
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import displace, draw, in_range, load_gaussian, locate
+from ._common import in_range, locate, of_all_images, of_images
 from ._launch import OPTIONS, Operands, channel_chunk, jit
 
 RECORDS = 2**21
@@ -34,22 +34,21 @@ def is_gathered(o: Operands) -> bool:
 @triton.jit
 def _position(
     mu, sigma, shift, noise, seed, neuron_index, n, has_n, b, has_b, N, H, W, first_block, odd,
-    SIGMA: tl.constexpr, SHARED: tl.constexpr, ALIGN_CORNERS: tl.constexpr, dtype: tl.constexpr,
+    SIGMA: tl.constexpr, SHARED: tl.constexpr, PER_IMAGE: tl.constexpr, ALIGN_CORNERS: tl.constexpr,
+    CLAMP: tl.constexpr,
 ):  # fmt: skip
     """Cells and fractions (x, y) of neurons n in images b."""
-    gaussian = load_gaussian(mu, sigma, n, has_n, SIGMA)
-    if SIGMA > 0:
-        e_x, e_y = draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHARED, dtype)
-        z_x, z_y = displace(gaussian, e_x, e_y, SIGMA)
-    else:
-        z_x, z_y = gaussian[0], gaussian[1]
-    return locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS)
+    every = of_all_images(mu, sigma, noise, seed, neuron_index, n, has_n, N, SIGMA, SHARED)
+    _, _, z_x, z_y = of_images(
+        every, mu, noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SIGMA, SHARED, PER_IMAGE
+    )
+    return locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS, CLAMP)
 
 
 @jit
 def cells_kernel(
     cells,  # [last - first, N]: number of the sample's cell, the largest for none
-    mu,  # [N, 2]
+    mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
     sigma,  # [N, SIGMA] or None
     shift,  # [B, 2] or None
     noise,  # [B, N, 2], SHARED: [1, N, 2], or None
@@ -65,12 +64,13 @@ def cells_kernel(
     last,
     SIGMA: tl.constexpr,
     SHARED: tl.constexpr,
+    PER_IMAGE: tl.constexpr,
     ALIGN_CORNERS: tl.constexpr,
+    CLAMP: tl.constexpr,
     BN: tl.constexpr,
     T: tl.constexpr,
 ):
     """The cells of a block of neurons in a few images."""
-    dtype: tl.constexpr = mu.dtype.element_ty
     out: tl.constexpr = cells.dtype.element_ty
     blocks = tl.cdiv(N, BN)
     n = (tl.program_id(0) % blocks * BN + tl.arange(0, BN))[:, None]
@@ -78,7 +78,7 @@ def cells_kernel(
     has_n, has_b = n < N, b < last
     x, y, _, _ = _position(
         mu, sigma, shift, noise, seed, neuron_index, n, has_n, b, has_b, N, H, W, first_block, odd,
-        SIGMA, SHARED, ALIGN_CORNERS, dtype,
+        SIGMA, SHARED, PER_IMAGE, ALIGN_CORNERS, CLAMP,
     )  # fmt: skip
     row = (b - first).to(out) * (H + 1) + y + 1
     cell = tl.where((x >= -1) & (y >= -1), row * (W + 1) + x + 1, (last - first).to(out) * (H + 1) * (W + 1))
@@ -90,9 +90,9 @@ def pixels_kernel(
     d_features,  # [B, C, H, W] by the strides
     order,  # [records] int64: samples image * N + neuron, counted from the first image, sorted by cell
     starts,  # [cells + 1] int32: where each cell's samples begin in order
-    grad,  # [B, N]
-    weight,  # [N, C]
-    mu,  # [N, 2]
+    grad,  # [B, N]; None: weight has a row for each sample, [B, N, C], and nothing is summed over channels
+    weight,  # [N, C], rows LEVELS * C apart
+    mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
     sigma,  # [N, SIGMA] or None
     shift,  # [B, 2] or None
     noise,  # [B, N, 2], SHARED: [1, N, 2], or None
@@ -110,9 +110,12 @@ def pixels_kernel(
     odd,
     first,  # image
     C: tl.constexpr,
+    LEVELS: tl.constexpr,
     SIGMA: tl.constexpr,
     SHARED: tl.constexpr,
+    PER_IMAGE: tl.constexpr,
     ALIGN_CORNERS: tl.constexpr,
+    CLAMP: tl.constexpr,
     BS: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -137,11 +140,14 @@ def pixels_kernel(
         n = tl.where(has, n, 0)
         x, y, a_x, a_y = _position(
             mu, sigma, shift, noise, seed, neuron_index, n, has, b, True, N, H, W, first_block, odd,
-            SIGMA, SHARED, ALIGN_CORNERS, dtype,
+            SIGMA, SHARED, PER_IMAGE, ALIGN_CORNERS, CLAMP,
         )  # fmt: skip
-        g = tl.load(grad + b.to(tl.int64) * N + n, mask=has, other=0).to(dtype)
-        factor = g * (tl.where(y == p_y, 1 - a_y, a_y) * tl.where(x == p_x, 1 - a_x, a_x))
-        w_at = weight + n.to(tl.int64)[:, None] * C + c[None, :]
+        factor = tl.where(y == p_y, 1 - a_y, a_y) * tl.where(x == p_x, 1 - a_x, a_x)
+        sample = b.to(tl.int64) * N + n
+        if grad is not None:
+            factor = tl.load(grad + sample, mask=has, other=0).to(dtype) * factor
+        row = sample if grad is None else n.to(tl.int64) * LEVELS
+        w_at = weight + row[:, None] * C + c[None, :]
         w = tl.load(w_at, mask=has[:, None] & in_range(c, C, BC)[None, :], other=0).to(dtype)
         total = tl.fma(factor[:, None], w, total)
     out = d_features + b.to(tl.int64) * stride_b + p_y.to(tl.int64) * stride_h + p_x.to(tl.int64) * stride_w
@@ -175,14 +181,13 @@ def _sort(o: Operands, first: int, last: int) -> tuple[Tensor, Tensor]:
     return order, torch.searchsorted(cells, every, out_int32=True)
 
 
-def features_gradient(
+def gather(
     o: Operands,
-    grad: Tensor,  # [B, N]
-    features: Tensor,  # [B, C, H, W]
-) -> Tensor:  # like features
-    """Gradient of the features, in chunks of images."""
+    grad: Tensor | None,  # [B, N]; None: the weights are those of each sample, [B, N, C]
+    out: Tensor,  # [B, C, H, W], of any strides
+) -> None:
+    """Write the gradient of the features, in chunks of images."""
     batch, channels, height, width, neurons = o.sizes
-    out = torch.empty_like(features)
     block = pixel_block(channels, o.dtype == torch.float64)
     step = images_per_sort(neurons, (height + 1) * (width + 1))
     for first in range(0, batch, step):
@@ -197,10 +202,10 @@ def features_gradient(
             o.weight,
             first=first,
             **dict(zip(("stride_b", "stride_c", "stride_h", "stride_w"), out.stride(), strict=True)),
+            LEVELS=o.levels,
             C=channels,
             num_warps=1,
             **block,
             **o.positions(),
             **OPTIONS,
         )
-    return out

@@ -1,0 +1,66 @@
+"""Launchers of the pooled readout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import _checks
+from v1fast.ops.pooled_readout import check_all
+from v1fast.reference._common import compute_dtype
+
+from ._backward import Wanted, gradients
+from ._forward import read
+from ._launch import Operands, prepare_points
+from ._pyramid import pyramid
+
+
+def pooled_readout(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2]
+    weight: Tensor,  # [N, (pool_steps + 1) * C]
+    bias: Tensor | None,  # [N]
+    shift: Tensor | None,  # [B, 2]
+    pooled: Tensor | None,  # the poolings, as pooled_levels has them
+    align_corners: bool,
+    pool_kernel: int,
+    pool_steps: int,
+) -> Tensor:  # [B, N]
+    """The op ``v1fast::pooled_readout``."""
+    operands = (features, grid, weight, bias, shift)
+    check_all(*operands, pooled, align_corners, pool_kernel, pool_steps)
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    out = features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
+    if out.numel() == 0:
+        return out
+    o = prepare_points(compute_dtype(*operands), *operands, align_corners)
+    return read(pyramid(o, pool_kernel, pool_steps, pooled), out)
+
+
+def pooled_readout_backward(
+    grad_output: Tensor,  # [B, N]
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    pooled: Tensor | None,
+    align_corners: bool,
+    pool_kernel: int,
+    pool_steps: int,
+    output_mask: list[bool],  # features, grid, weight, bias, shift
+) -> tuple[Tensor, ...]:
+    """The op ``v1fast::pooled_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
+    operands = (features, grid, weight, bias, shift)
+    check_all(*operands, pooled, align_corners, pool_kernel, pool_steps)
+    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
+    names = ("features", "mu", "weight", "bias", "shift")
+    want = Wanted(**{k: v for k, v, wanted in zip(names, operands, output_mask, strict=True) if wanted})
+    dtype = compute_dtype(*operands)
+
+    def levels() -> list[Operands]:
+        return pyramid(prepare_points(dtype, *operands, align_corners), pool_kernel, pool_steps, pooled)
+
+    out = gradients(levels, grad_output.contiguous(), want, grad_output.numel(), pool_kernel)
+    unwanted = {"features": features, "weight": weight}
+    return tuple(out[name] if name in out else unwanted.get(name, grid).new_empty(0) for name in names)

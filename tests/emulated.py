@@ -1,0 +1,72 @@
+"""The Triton launchers in the place of the CPU kernels, on an emulated GPU.
+
+The public functions, autograd, opcheck and torch.compile then reach them as they would on a GPU.
+"""
+
+import contextlib
+import re
+
+import emulator
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from v1fast import kernels
+
+ATOMICS = re.compile(r"\s(red|atom)\.")
+"""In the PTX of a kernel that adds to memory by them."""
+
+
+@contextlib.contextmanager
+def gpu(arch, **how):
+    """Everything in it runs on this architecture; ``how`` is ``emulator.active``'s."""
+    library = torch.library.Library("v1fast", "IMPL")
+    for name, launcher in kernels.CUDA.items():
+        library.impl(name, launcher, "CPU", allow_override=True)
+    try:
+        with emulator.active(arch, **how):
+            yield
+    finally:
+        library._destroy()
+
+
+@contextlib.contextmanager
+def launching():
+    """What runs in it has to launch a kernel: it could also pass on the reference or the kernels of the CPU."""
+    before = emulator.launches()
+    yield
+    assert emulator.launches() > before, "no kernel was launched"
+
+
+def with_programs(call):
+    """What ``call()`` returns on sm_90, and the PTX of each kernel that it launches."""
+    programs = []
+    with gpu(90, transform=lambda text: programs.append(text) or text):
+        result = call()
+    return result, programs
+
+
+def kernel_name(program):
+    """Of the kernel whose PTX it is."""
+    return re.search(r"\.entry\s+(\w+)", program)[1]
+
+
+class SeenOps(TorchDispatchMode):
+    """The ops of torch that are called in it; ``host_reads`` are those that a CUDA graph could not capture."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = set()
+        self.most_elements = 0  # of a tensor that one of them returned
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.add(func)
+        result = func(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.most_elements = max([self.most_elements, *sizes])
+        return result
+
+    @property
+    def host_reads(self):
+        """Values, and sizes that depend on them."""
+        return self.ops & {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
