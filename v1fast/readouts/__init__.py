@@ -1,6 +1,7 @@
 """Readouts: one map from a core's features to the response of each neuron. Drop-in for neuralpredictors' layers."""
 
 from v1fast.readouts.base import ConfigurationError, Readout
+from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
 from v1fast.readouts.gaussian import FullGaussian2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
 from v1fast.readouts.pooled import (
@@ -13,7 +14,9 @@ from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
 
 __all__ = [
     "ConfigurationError",
+    "FullFactorized2d",
     "FullGaussian2d",
+    "FullSXF",
     "Gaussian2d",
     "GeneralizedPointPooled2d",
     "PointPooled2d",
@@ -22,4 +25,5 @@ __all__ = [
     "SpatialTransformerPooled2d",
     "SpatialTransformerPooled3d",
     "SpatialTransformerPyramid2d",
+    "SpatialXFeatureLinear",
 ]

@@ -13,20 +13,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
-from v1fast.readouts.base import ConfigurationError, Reduction
+from v1fast.readouts.base import ConfigurationError, Reduction, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 
 _SIGMA_SHAPE: dict[str, tuple[int, int]] = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
-
-
-def _sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
-    """Number of distinct ids and, for each neuron, the rank of its id among them."""
-    ids = np.asarray(match_ids)
-    if ids.shape != (outdims,):
-        raise ValueError(f"match_ids: want one id per neuron, ({outdims},), got {ids.shape}")
-    unique, index = np.unique(ids, return_inverse=True)
-    return len(unique), torch.from_numpy(index.astype(np.int64))
 
 
 class FullGaussian2d(GaussianPointReadout):
@@ -165,7 +156,7 @@ class FullGaussian2d(GaussianPointReadout):
         """Own means that neurons share, or use another readout's through an affine map."""
         if match_ids is None:
             raise ConfigurationError("shared_grid: want match_ids, one id per neuron, got None")
-        count, index = _sharing_index(match_ids, self.outdims)
+        count, index = sharing_index(match_ids, self.outdims)
         if shared_grid is None:
             self._mu = nn.Parameter(torch.empty(1, count, 1, 2))
         else:
@@ -188,7 +179,7 @@ class FullGaussian2d(GaussianPointReadout):
         if match_ids is None:
             self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, self.outdims)))
             return
-        count, index = _sharing_index(match_ids, self.outdims)
+        count, index = sharing_index(match_ids, self.outdims)
         if shared_features is None:
             self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, count)))
         else:
