@@ -267,7 +267,7 @@ def test_bad_arguments(options, message):
 
 
 def test_bad_features():
-    with pytest.raises(ValueError, match=r"want \[B, C, H, W\] with \(C, H, W\) = \(5, 9, 13\), got \(2, 5, 9, 12\)"):
+    with pytest.raises(ValueError, match=r"want .* with \(C, H, W\) = \(5, 9, 13\), got \(2, 5, 9, 12\)"):
         readout()(torch.randn(2, 5, 9, 12))
     with pytest.raises(ValueError, match=r"4 poolings of 2 x 2 leave something of, got \(9, 13\), of which \(1, 1\)"):
         readout(pool_steps=4)(features())
@@ -311,6 +311,17 @@ def test_learns():
             optimiser.step()
     assert (layer.grid - truth.grid).abs().max() < 0.1
     assert (layer(x) - target).square().mean() < 0.05 * target.var()
+
+
+@pytest.mark.parametrize("make", [readout, generalized_readout])
+def test_frames_are_images(make):
+    layer, x = make(), torch.randn(2, 5, 3, 9, 13)
+    layer_checks.assert_reads_frames(layer, x)
+    layer_checks.assert_reads_frames(layer, x.contiguous(memory_format=torch.channels_last_3d))
+    layer.return_weighted_features = True
+    weighted = layer(x)
+    assert weighted.shape[-4:] == (2, 3, CHANNELS, N)
+    torch.testing.assert_close(weighted[..., 1, :, :], layer(x[:, :, 1]))
 
 
 # Videos ----------------------------------------------------------------------------------------------------------
@@ -396,8 +407,8 @@ def test_bad_videos():
     layer = video_readout()
     with pytest.raises(ValueError, match=r"features: want \[B, C, T, H, W\] with C = 5, got \(2, 5, 9, 13\)"):
         layer(torch.randn(2, 5, 9, 13))
-    with pytest.raises(ValueError, match=r"shift: want \[B, T, 2\] = \(2, 3, 2\), got \(2, 2\)"):
-        layer(torch.randn(2, 5, 3, 9, 13), shift=torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"shift: want .* or \[B, T, 2\] = \(2, 3, 2\), got \(2, 3\)"):
+        layer(torch.randn(2, 5, 3, 9, 13), shift=torch.zeros(2, 3))
 
 
 def test_printed_form():

@@ -3,7 +3,9 @@
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
 from v1fast.readouts.gaussian import FullGaussian2d
+from v1fast.readouts.gaussian_generalized import GeneralizedFullGaussianReadout2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
+from v1fast.readouts.gaussian_remapped import RemappedGaussian2d
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,
     PointPooled2d,
@@ -18,10 +20,12 @@ __all__ = [
     "FullGaussian2d",
     "FullSXF",
     "Gaussian2d",
+    "GeneralizedFullGaussianReadout2d",
     "GeneralizedPointPooled2d",
     "PointPooled2d",
     "PointPyramid2d",
     "Readout",
+    "RemappedGaussian2d",
     "SpatialTransformerPooled2d",
     "SpatialTransformerPooled3d",
     "SpatialTransformerPyramid2d",

@@ -5,6 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def check_map(x: Tensor, channels: int, height: int, width: int) -> None:
+    """Raise ValueError unless the features are [B, C, H, W] or [B, C, T, H, W] of these sizes."""
+    want = (channels, height, width)
+    if x.dim() not in (4, 5) or (x.shape[1], *x.shape[-2:]) != want:
+        axes = "[B, C, H, W] or [B, C, T, H, W]"
+        raise ValueError(f"features: want {axes} with (C, H, W) = {want}, got {tuple(x.shape)}")
+
+
 def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Features [B, C, H, W] as they are; of videos [B, C, T, H, W] the frames as B T images, and a shift for each.
 

@@ -92,11 +92,3 @@ def masked_readout(
     if bias is not None:
         out = out + bias.unsqueeze(-2)
     return unfold_frames(out, x)
-
-
-def check_map(x: Tensor, channels: int, height: int, width: int) -> None:
-    """Raise ValueError unless the features are [B, C, H, W] or [B, C, T, H, W] of these sizes."""
-    want = (channels, height, width)
-    if x.dim() not in (4, 5) or (x.shape[1], *x.shape[-2:]) != want:
-        axes = "[B, C, H, W] or [B, C, T, H, W]"
-        raise ValueError(f"features: want {axes} with (C, H, W) = {want}, got {tuple(x.shape)}")

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from v1fast.readouts._masks import check_map, masked_readout
+from v1fast.readouts._frames import check_map
+from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import clamp_in_place
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons, sharing_index
 
