@@ -2,10 +2,13 @@
 
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
+from v1fast.readouts.factorized_retina import FactorizedReadout, KlindtReadoutWrapper3D
 from v1fast.readouts.gaussian import FullGaussian2d
 from v1fast.readouts.gaussian_generalized import GeneralizedFullGaussianReadout2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
+from v1fast.readouts.gaussian_masks import DeterministicGaussian2d, GaussianMaskReadout
 from v1fast.readouts.gaussian_remapped import RemappedGaussian2d
+from v1fast.readouts.gaussian_retina import PointGaussianReadout
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,
     PointPooled2d,
@@ -16,12 +19,17 @@ from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
 
 __all__ = [
     "ConfigurationError",
+    "DeterministicGaussian2d",
+    "FactorizedReadout",
     "FullFactorized2d",
     "FullGaussian2d",
     "FullSXF",
     "Gaussian2d",
+    "GaussianMaskReadout",
     "GeneralizedFullGaussianReadout2d",
     "GeneralizedPointPooled2d",
+    "KlindtReadoutWrapper3D",
+    "PointGaussianReadout",
     "PointPooled2d",
     "PointPyramid2d",
     "Readout",

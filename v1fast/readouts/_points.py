@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,17 +26,22 @@ def rows_of(features: Tensor) -> Tensor:
     return features.squeeze(-2).mT
 
 
-def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
-    """Bring a parameter into its range and return it for one forward pass.
+def change_in_place(parameter: nn.Parameter, change: Callable[[Tensor], Any]) -> Tensor:
+    """Bring a parameter into its range, by ``change`` in place, and return it for one forward pass.
 
     Through ``.data``, which autograd does not see: what a pass keeps for its backward is in range already, and the next
     pass leaves it as it is. Under ``vmap``, which has no ``.data``, a copy is returned instead.
     """
     if torch._C._are_functorch_transforms_active():
-        parameter.detach().clamp_(low, high)
+        change(parameter.detach())
         return parameter.clone()
-    parameter.data.clamp_(low, high)
+    change(parameter.data)
     return parameter
+
+
+def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
+    """Clamp a parameter, see ``change_in_place``."""
+    return change_in_place(parameter, lambda values: values.clamp_(low, high))
 
 
 class PointReadout(Readout):

@@ -73,7 +73,8 @@ class RemappedGaussian2d(FullGaussian2d):
         index: Tensor | None,
         noise: Mapping[str, Any],
     ) -> Tensor:
-        grid, weight, bias = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)[0], self.bias
+        grid, weight = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)[0]
+        bias: Tensor | None = self.bias
         if index is not None:
             grid, weight = grid[:, index], weight[index]
             bias = None if bias is None else bias[index]
