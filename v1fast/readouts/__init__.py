@@ -1,6 +1,9 @@
 """Readouts: one map from a core's features to the response of each neuron. Drop-in for neuralpredictors' layers."""
 
+from v1fast.readouts.attention import AttentionReadout
 from v1fast.readouts.base import ConfigurationError, Readout
+from v1fast.readouts.channel_points import Gaussian3d, UltraSparse
+from v1fast.readouts.dense import DenseReadout
 from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
 from v1fast.readouts.factorized_retina import FactorizedReadout, KlindtReadoutWrapper3D
 from v1fast.readouts.gaussian import FullGaussian2d
@@ -16,15 +19,19 @@ from v1fast.readouts.pooled import (
     SpatialTransformerPooled3d,
 )
 from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
+from v1fast.readouts.separable import SeparableReadout
 
 __all__ = [
+    "AttentionReadout",
     "ConfigurationError",
+    "DenseReadout",
     "DeterministicGaussian2d",
     "FactorizedReadout",
     "FullFactorized2d",
     "FullGaussian2d",
     "FullSXF",
     "Gaussian2d",
+    "Gaussian3d",
     "GaussianMaskReadout",
     "GeneralizedFullGaussianReadout2d",
     "GeneralizedPointPooled2d",
@@ -34,8 +41,10 @@ __all__ = [
     "PointPyramid2d",
     "Readout",
     "RemappedGaussian2d",
+    "SeparableReadout",
     "SpatialTransformerPooled2d",
     "SpatialTransformerPooled3d",
     "SpatialTransformerPyramid2d",
     "SpatialXFeatureLinear",
+    "UltraSparse",
 ]
