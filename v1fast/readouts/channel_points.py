@@ -68,9 +68,11 @@ class ChannelPointReadout(Readout, ABC):
     def _draw(self, draws: Sequence[int], sample: bool | None) -> Tensor:
         """Positions [*draws, F N, 3], sampled if ``sample`` (None: in training mode), else the means."""
         mu, sigma = (t.view(-1, 3) for t in self._clamped())
-        if not (self.training if sample is None else sample):
-            return mu.clamp(-1, 1).expand(*draws, -1, -1)
-        return (mu + sigma * mu.new_empty(*draws, *mu.shape).normal_()).clamp(-1, 1)
+        if self.training if sample is None else sample:
+            noise = mu.new_empty(*draws, *mu.shape).normal_()
+        else:
+            noise = mu.new_zeros(*mu.shape)  # sigma gets a gradient of zeros, not none
+        return (mu + sigma * noise).clamp(-1, 1).expand(*draws, -1, -1)
 
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
         """Positions (batch_size, 1, F N, 1, 3), sampled if ``sample`` (None: in training mode), else the means."""
