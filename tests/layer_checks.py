@@ -168,4 +168,4 @@ def assert_twice_differentiable(layer, x, shift=None):
     """In the features, in evaluation and float64."""
     layer.eval()
     shift = None if shift is None else shift.to(x.dtype)
-    assert torch.autograd.gradgradcheck(lambda x: layer(x, shift=shift).square(), (x.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, shift=shift).square(), (x.requires_grad_(),), fast_mode=True)

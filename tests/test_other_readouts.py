@@ -197,7 +197,7 @@ def test_a_module_cast_as_a_whole(make, dtype):
     layer_checks.assert_casts_as_a_whole(make(), features(), dtype)
 
 
-@every_layer
+@pytest.mark.parametrize("make", [separable, attention, LAYERS["UltraSparse, shared"]])
 def test_compiles(make):
     layer_checks.assert_compiles(make().eval(), features())
 

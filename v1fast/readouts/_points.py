@@ -14,6 +14,8 @@ from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
 
 Sampler = Literal["philox", "torch"]
+Noise = Mapping[str, Any]
+"""How a call draws: the arguments noise or seed, and share_noise, of ``gaussian_readout``; nothing at the means."""
 
 
 def neuron_major(features: Tensor) -> Tensor:
@@ -42,6 +44,11 @@ def change_in_place(parameter: nn.Parameter, change: Callable[[Tensor], Any]) ->
 def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
     """Clamp a parameter, see ``change_in_place``."""
     return change_in_place(parameter, lambda values: values.clamp_(low, high))
+
+
+def of_neurons(noise: Noise, index: Tensor) -> Noise:
+    """The draws of the neurons ``index``; a seed needs the index beside it."""
+    return {**noise, "noise": noise["noise"][:, index]} if "noise" in noise else noise
 
 
 class PointReadout(Readout):
@@ -158,7 +165,7 @@ class GaussianPointReadout(PointReadout, ABC):
         """[images, N, 2] of the stream that neuralpredictors draws."""
         return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
 
-    def _positions(self, mu: Tensor, sigma: Tensor, noise: Mapping[str, Any], images: int) -> Tensor:
+    def _positions(self, mu: Tensor, sigma: Tensor, noise: Noise, images: int) -> Tensor:
         """Where a call reads that draws by ``noise``: [images, N, 2], without the shift."""
         if not noise:
             return mu.clamp(-1, 1).expand(images, -1, -1)
@@ -172,7 +179,7 @@ class GaussianPointReadout(PointReadout, ABC):
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
         """Positions (batch_size, N, 1, 2), sampled if ``sample`` (None: in training mode), else the means."""
         mu, sigma = self._gaussian()
-        noise = {}
+        noise: Noise = {}
         if self.training if sample is None else sample:
             torchs = self.sampler == "torch"
             noise = {"noise": self._draw_noise(batch_size, mu)} if torchs else {"seed": self._draw_seed(mu.device)}
@@ -183,11 +190,8 @@ class GaussianPointReadout(PointReadout, ABC):
         """Positions read in evaluation, (1, N, 1, 2)."""
         return self.sample_grid(batch_size=1, sample=False)
 
-    def _noise(self, x: Tensor, like: Tensor, sample: bool | None) -> dict[str, Any]:
-        """How the positions of this call are drawn: the arguments noise, seed and share_noise of the op.
-
-        One draw for each image, or fewer that images share: those of a batch, those of a video's frames, or both.
-        """
+    def _noise(self, x: Tensor, like: Tensor, sample: bool | None) -> Noise:
+        """One draw for each image, or fewer that images share: those of a batch, those of a video's frames, or both."""
         if not (self.training if sample is None else sample):
             return {}
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
@@ -249,30 +253,23 @@ class GaussianPointReadout(PointReadout, ABC):
         sigma: Tensor,
         shift: Tensor | None,  # [B, 2]
         index: Tensor | None,
-        noise: Mapping[str, Any],
+        noise: Noise,
     ) -> Tensor:
-        """[..., B, N] of the neurons ``index``, or of all; the dimensions in front are those of the weights."""
-        weight = rows_of(self.features).flatten(0, -3)  # [R, N, C]
-        bias: Tensor | None = None if self.bias is None else self.bias.view(-1, self.outdims)
+        """[B, N] of the neurons ``index``, or of all."""
+        weight = rows_of(self.features).squeeze(0)
+        bias: Tensor | None = self.bias
         if index is not None:
-            mu, sigma, weight = mu[index], sigma[index], weight[:, index]
-            bias = None if bias is None else bias[:, index]
-            noise = {k: v[:, index] if k == "noise" else v for k, v in noise.items()}
-        outputs, neurons = weight.shape[:2]
-        if outputs > 1:  # which read the same point, as if they were neurons of the same index
-            index = torch.arange(neurons, device=mu.device) if index is None else index
-            index, mu = index.repeat(outputs), mu.repeat(outputs, 1)
-            sigma = sigma.repeat(outputs, *(1,) * (sigma.dim() - 1))
-            noise = {k: v.repeat(1, outputs, 1) if k == "noise" else v for k, v in noise.items()}
-        out = functional.gaussian_readout(
+            mu, sigma, weight = mu[index], sigma[index], weight[index]
+            bias = None if bias is None else bias[index]
+            noise = of_neurons(noise, index)
+        return functional.gaussian_readout(
             images,
             mu,
             sigma,
-            weight.flatten(0, 1),
-            None if bias is None else bias.flatten(),
+            weight,
+            bias,
             shift,
             neuron_index=index,
             align_corners=self.align_corners,
             **noise,
         )
-        return out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0)

@@ -54,11 +54,6 @@ class DenseReadout(Readout):
         self.weight.normal_(0, self.init_noise)
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    @property
-    def features(self) -> Tensor:
-        """The weights."""
-        return self.weight
-
     def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
         """L1 norm of the weights times ``feature_reg_weight``."""
         return self.apply_reduction(self.weight.abs(), reduction=reduction, average=average) * self.feature_reg_weight

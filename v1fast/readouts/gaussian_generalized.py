@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from v1fast import functional
-from v1fast.readouts._points import rows_of
+from v1fast.readouts._points import Noise, of_neurons, rows_of
 from v1fast.readouts.gaussian import FullGaussian2d
 
 
@@ -72,12 +72,29 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
         sigma: Tensor,
         shift: Tensor | None,
         index: Tensor | None,
-        noise: Mapping[str, Any],
+        noise: Noise,
     ) -> Tensor:
-        if not self.return_weighted_features:
-            return super()._read(images, mu, sigma, shift, index, noise)
-        grid, weight = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)
-        if index is not None:
-            grid, weight = grid[:, index], weight[..., index, :]
-        gathered = functional.gather_levels([images], grid, shift, align_corners=self.align_corners)
-        return (weight * gathered).mT
+        """[P, B, N], or [B, N] where P = 1; or the weighted features."""
+        weight = rows_of(self.features).squeeze(1)  # [P, N, C]
+        bias: Tensor | None = self.bias
+        if self.return_weighted_features:
+            grid = self._positions(mu, sigma, noise, images.shape[0])
+            if index is not None:
+                grid, weight = grid[:, index], weight[:, index]
+            gathered = functional.gather_levels([images], grid, shift, align_corners=self.align_corners)
+            return (weight.unsqueeze(1) * gathered).mT
+        # All outputs of a neuron are read as if they were neurons of the same index: a draw depends on that alone.
+        index = torch.arange(self.outdims, device=mu.device) if index is None else index
+        neurons = index.repeat(self.inferred_params_n)
+        out = functional.gaussian_readout(
+            images,
+            mu[neurons],
+            sigma[neurons],
+            weight[:, index].flatten(0, 1),
+            None if bias is None else bias[:, index].flatten(),
+            shift,
+            neuron_index=neurons,
+            align_corners=self.align_corners,
+            **of_neurons(noise, neurons),
+        )
+        return out.unflatten(1, (self.inferred_params_n, -1)).transpose(0, 1).squeeze(0)

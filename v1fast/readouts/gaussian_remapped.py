@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._convolutions import convolutions, initialize_convolutions
-from v1fast.readouts._points import rows_of
+from v1fast.readouts._points import Noise, rows_of
 from v1fast.readouts.gaussian import FullGaussian2d
 
 
@@ -71,7 +70,7 @@ class RemappedGaussian2d(FullGaussian2d):
         sigma: Tensor,
         shift: Tensor | None,
         index: Tensor | None,
-        noise: Mapping[str, Any],
+        noise: Noise,
     ) -> Tensor:
         grid, weight = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)[0]
         bias: Tensor | None = self.bias
