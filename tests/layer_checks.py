@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 
 def stored_features(layer):
@@ -99,6 +100,15 @@ def assert_refuses_out_idx(layer, x):
         layer(x, out_idx=[12])
 
 
+def shifted(x, shift):
+    """Features [B, C, H, W], read at their pixels plus the shift [B, 2], by torch's own ops."""
+    if shift is None:
+        return x
+    theta = torch.eye(2, 3, dtype=x.dtype).expand(len(x), 2, 3).clone()
+    theta[:, :, 2] = shift
+    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=True), align_corners=True)
+
+
 @torch.no_grad()
 def with_random_bias(layer):
     """The layer with a bias that differs from neuron to neuron."""
@@ -115,6 +125,7 @@ def choices(neurons):
         [1, 2, 7],
         [True] * 4 + [False] * (neurons - 4),
         torch.tensor([5, 5, 1]),
+        torch.tensor([2], dtype=torch.int32),
         torch.arange(neurons) > 8,
         [],
     )

@@ -31,18 +31,9 @@ def videos(batch=2):
     return torch.randn(batch, SHAPE[0], FRAMES, *SHAPE[1:])
 
 
-def shifted(x, shift):
-    """The features [B, C, H, W], read at their pixels plus the shift."""
-    if shift is None:
-        return x
-    theta = torch.eye(2, 3, dtype=x.dtype).expand(len(x), 2, 3).clone()
-    theta[:, :, 2] = shift
-    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=True), align_corners=True)
-
-
 def contracted(x, mask, weight, bias=None, shift=None):
     """What all layers of this kind mean, by one sum."""
-    out = torch.einsum("bchw,nhw,nc->bn", shifted(x, shift), mask, weight)
+    out = torch.einsum("bchw,nhw,nc->bn", layer_checks.shifted(x, shift), mask, weight)
     return out if bias is None else out + bias
 
 

@@ -18,15 +18,6 @@ from v1fast.readouts import GeneralizedPointPooled2d, PointPooled2d, SpatialTran
 SHAPE, N, STEPS = (5, 9, 13), 12, 2
 CHANNELS = (STEPS + 1) * SHAPE[0]
 f32, f64 = torch.float32, torch.float64
-CHOICES = (
-    np.array([3, 0, -1]),
-    np.arange(N) % 3 == 0,
-    [1, 2, 7],
-    [True] * 4 + [False] * 8,
-    torch.tensor([5, 5, 1]),
-    torch.arange(N) > 8,
-    [],
-)
 
 
 def readout(kind=PointPooled2d, **options):
@@ -165,12 +156,8 @@ def test_weighted_features(outputs):
 
 
 @pytest.mark.parametrize("kind", [PointPooled2d, GeneralizedPointPooled2d])
-@pytest.mark.parametrize("out_idx", CHOICES, ids=lambda v: type(v).__name__)
-def test_out_idx_is_a_choice_of_the_whole(kind, out_idx):
-    layer, x = readout(kind, inferred_params_n=2), features()
-    chosen = torch.as_tensor(out_idx)
-    chosen = chosen if chosen.dtype == torch.bool else chosen.long()
-    assert layer(x, out_idx=out_idx).equal(layer(x)[..., chosen])
+def test_out_idx_is_a_choice_of_the_whole(kind):
+    layer_checks.assert_chooses_neurons(partial(readout(kind, inferred_params_n=2), features()), N)
 
 
 def test_bad_out_idx():

@@ -77,19 +77,11 @@ def masks_and_weights(layer, dtype):
     return mask / mask.sum((1, 2), keepdim=True), weights
 
 
-def shifted(images, shift):
-    if shift is None:
-        return images
-    theta = torch.eye(2, 3, dtype=images.dtype).expand(len(images), 2, 3).clone()
-    theta[:, :, 2] = shift
-    return F.grid_sample(images, F.affine_grid(theta, list(images.shape), align_corners=True), align_corners=True)
-
-
 def expected(layer, x, shift=None, dtype=f64):
     """Of videos, one sum."""
     masks, weights = masks_and_weights(layer, dtype)
     images = x.to(dtype).transpose(1, 2).flatten(0, 1)
-    images = shifted(images, None if shift is None else shift.to(dtype).flatten(0, 1))
+    images = layer_checks.shifted(images, None if shift is None else shift.to(dtype).flatten(0, 1))
     out = torch.einsum("bchw,nhw,nc->bn", images, masks, weights).view(len(x), -1, N)
     bias = 0 if layer.bias is None else layer.bias.to(dtype)
     if isinstance(layer, GaussianMaskReadout):

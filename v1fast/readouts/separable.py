@@ -43,7 +43,7 @@ class SeparableReadout(Readout):
         coef_init: [N, M].
         rank: R, number of products that a mask is the sum of, and of vectors of channels.
         yx_separable: otherwise the mask is free, and the rank has to be 1.
-        bias_init: initial bias, of its shape; default 0.
+        bias_init: initial bias, of its shape; default ``mean_activity`` or 0.
         poisson: kept for compatibility, unused.
         activation: "elu" or "relu".
         Wc_coef: standard deviation of the initial weights of channels.
@@ -52,6 +52,7 @@ class SeparableReadout(Readout):
         positive: keep the weights of rows and columns at 0 or above, in place on every forward pass; minimodel's
             trainer does that after every step.
         feature_reg_weight: factor of ``regularizer``.
+        mean_activity: another name of ``bias_init``, as other readouts call it.
         **kwargs: accepted and ignored.
 
     Raises:
@@ -79,6 +80,7 @@ class SeparableReadout(Readout):
         Wxy_init: float = 0.01,
         positive: bool = False,
         feature_reg_weight: float = 1.0,
+        mean_activity: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -101,7 +103,8 @@ class SeparableReadout(Readout):
         self.bias = nn.Parameter(torch.zeros((rank, outdims) if rank > 1 else outdims))
         self._start_at(y_init, x_init, Wxy_gabor_init)
         self._start_with(c_init, coef_init)
-        self.initialize(None if bias_init is None else torch.as_tensor(np.asarray(bias_init)))
+        self.mean_activity = mean_activity if bias_init is None else torch.as_tensor(np.asarray(bias_init))
+        self.initialize()
 
     @torch.no_grad()
     def _start_at(self, y_init: ArrayLike | None, x_init: ArrayLike | None, amount: float) -> None:
@@ -126,7 +129,7 @@ class SeparableReadout(Readout):
 
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; the other weights stay."""
-        self.initialize_bias(mean_activity)
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
     def l1_norm(self) -> Tensor:
         """L1 norm of each neuron's weights of channels, [N]."""
