@@ -10,6 +10,7 @@ from assertions import assert_as_accurate
 from torch import nn
 from torch.nn import functional as F
 
+from v1fast import readouts
 from v1fast.readouts import AttentionReadout, DenseReadout, Gaussian3d, SeparableReadout, UltraSparse
 
 SHAPE, N, FRAMES = (5, 6, 9), 12, 3
@@ -200,6 +201,35 @@ def test_ensemble_by_vmap(make):
 @pytest.mark.parametrize("make", [separable, dense, attention])
 def test_second_derivatives(make):
     layer_checks.assert_twice_differentiable(make().double(), features(2).double(), torch.full((2, 2), 0.1))
+
+
+VIDEO = (SHAPE[0], FRAMES, *SHAPE[1:])
+ANY_NUMBER = (
+    lambda n: readouts.FullFactorized2d(SHAPE, n, True),
+    lambda n: SeparableReadout(SHAPE, n, rank=2),
+    lambda n: DenseReadout(SHAPE, n, True),
+    lambda n: Gaussian3d(SHAPE, n, True),
+    lambda n: UltraSparse(SHAPE, n, True, 0.5, 0.5, num_filters=2, shared_mean=True),
+    lambda n: readouts.DeterministicGaussian2d(SHAPE, n, True),
+    lambda n: readouts.GaussianMaskReadout(VIDEO, n),
+    lambda n: readouts.FactorizedReadout(VIDEO, n, 0, 0, 0, SHAPE[1:], init_scales=[(0, 1), (0, 1)]),
+    lambda n: readouts.PointGaussianReadout(VIDEO, n, True),
+    lambda n: readouts.GeneralizedFullGaussianReadout2d(SHAPE, n, True, inferred_params_n=2),
+    lambda n: readouts.RemappedGaussian2d(SHAPE, n, True),
+    lambda n: readouts.PointPooled2d(SHAPE, n, 1, True, 2, 0.3),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(("neurons", "batch"), [(0, 2), (3, 0), (1, 1)])
+@pytest.mark.parametrize("make", ANY_NUMBER, ids=lambda make: type(make(1)).__name__)
+def test_no_neuron_no_image_or_one_of_each(make, neurons, batch):
+    layer = make(neurons)
+    for x in (torch.randn(batch, *SHAPE), torch.randn(batch, *VIDEO)):
+        y = layer.eval()(x, shift=torch.zeros(batch, 2))
+        axes = (batch, FRAMES, neurons) if x.dim() == 5 else (batch, neurons)
+        assert y.shape[-len(axes) :] == axes
+        y.sum().backward()
 
 
 # Keys, initial values, penalties --------------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ def _grid(outdims: int, row_end: float, rows: int, column_end: float, columns: i
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).repeat(outdims, 1, 1, 1)
 
 
-def _square_distance(grid: Tensor, centre: Tensor) -> Tensor:
-    """Of every pixel to every centre [N, 2], [N, rows, columns]; all neurons have the same grid."""
-    rows, columns = grid[0, :, 0, 0] - centre[:, :1], grid[0, 0, :, 1] - centre[:, 1:]
-    return rows.square().unsqueeze(2) + columns.square().unsqueeze(1)
+def _square_distance(grid: Tensor, centre: Tensor, index: Tensor | None) -> Tensor:
+    """Of every pixel to every centre [N, 2], [N, rows, columns]; the neurons are those of ``index``, or all."""
+    rows, columns = grid[:, :, 0, 0], grid[:, 0, :, 1]
+    if index is not None:
+        rows, columns = rows[index], columns[index]
+    return (rows - centre[:, :1]).square().unsqueeze(2) + (columns - centre[:, 1:]).square().unsqueeze(1)
 
 
 class DeterministicGaussian2d(Readout):
@@ -105,7 +107,7 @@ class DeterministicGaussian2d(Readout):
         log_var: Tensor = self.log_var
         if index is not None:
             mu, log_var = mu[index], log_var[index]
-        mask = torch.exp(-0.5 * _square_distance(self.grid, mu) / log_var.exp().view(-1, 1, 1))
+        mask = torch.exp(-0.5 * _square_distance(self.grid, mu, index) / log_var.exp().view(-1, 1, 1))
         return mask / mask.sum((1, 2), keepdim=True)
 
     def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
@@ -240,7 +242,7 @@ class GaussianMaskReadout(Readout):
         if index is not None:
             mean, log_var = mean[index], log_var[index]
         variance = (log_var * self.gaussian_var_scale).clamp(-20, 20).exp().view(-1, 1, 1) + 1e-8
-        square = _square_distance(self.grid, mean * self.gaussian_mean_scale) / variance
+        square = _square_distance(self.grid, mean * self.gaussian_mean_scale, index) / variance
         mask = torch.exp(-0.5 * square.clamp(max=20))
         return torch.nan_to_num(mask / mask.sum((1, 2), keepdim=True))
 
