@@ -232,6 +232,18 @@ def test_no_neuron_no_image_or_one_of_each(make, neurons, batch):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("make", ANY_NUMBER, ids=lambda make: type(make(1)).__name__)
+def test_everything_is_on_the_layers_device(make):
+    """Nothing is made on the CPU for a layer that is elsewhere; a layer can be made without memory."""
+    with torch.device("meta"):
+        layer = make(N)
+    assert all(t.is_meta for t in layer.state_dict().values())
+    y = layer(torch.randn(2, *VIDEO, device="meta"), shift=torch.zeros(2, 2, device="meta"), out_idx=[3, 1])
+    y.sum().backward()
+    assert y.is_meta
+    assert layer.regularizer().is_meta
+
+
 # Keys, initial values, penalties --------------------------------------------------------------------------------------
 
 

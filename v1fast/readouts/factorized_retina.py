@@ -119,7 +119,7 @@ class FactorizedReadout(Readout):
         if given is None:
             if scales is None:
                 raise ValueError("init_mask, init_scales: want one of the two, got neither")
-            return torch.normal(*scales[0], size=(height * width, self.outdims))
+            return torch.empty(height * width, self.outdims).normal_(*scales[0])
         neurons, *size = given.shape[0], *given.shape[2:]
         if given.dim() != 4 or neurons != self.outdims or size[0] < height or size[1] < width:
             want = f"[N, 1, H', W'] with N = {self.outdims} and at least {height} x {width} pixels"
@@ -133,7 +133,7 @@ class FactorizedReadout(Readout):
         if given is None:
             if scales is None:
                 raise ValueError("init_weights, init_scales: want one of the two, got neither")
-            return torch.normal(*scales[1], size=shape)
+            return torch.empty(shape).normal_(*scales[1])
         if tuple(given.shape) != shape:
             raise ValueError(f"init_weights: want [C, N] = {shape}, got {tuple(given.shape)}")
         return given.detach().clone()
