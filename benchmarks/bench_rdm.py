@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,64 +22,85 @@ NAMES = (*COMPARED, "scipy", "scikit-learn", "rsatoolbox")
 CHECKED = 64  # rows of the result that are compared, in float64
 
 
-def _case(name: str, stimuli: int, neurons: int) -> Case:
-    """Work: a multiplication and an addition for each neuron of each pair, once."""
-    return Case(name, {"S": stimuli, "N": neurons}, work={"forward": Work(float(stimuli**2 * neurons), 0)})
+@dataclass(frozen=True, eq=False)
+class RdmCase(Case):
+    """``gradient``: that of the responses is computed too."""
+
+    gradient: bool = False
+
+
+def _case(name: str, stimuli: int, neurons: int, gradient: bool = False) -> RdmCase:
+    """Work: a multiplication and an addition for each neuron of each pair once, and for its gradient twice."""
+    product = float(stimuli**2 * neurons)
+    work = {"forward": Work(product, 0)}
+    if gradient:
+        work["backward"] = Work(2 * product, 0)
+    return RdmCase(name, {"S": stimuli, "N": neurons}, work=work, gradient=gradient)
 
 
 CASES = (
     _case("rdm-small", 100, 1000),
     _case("rdm-wide", 360, 23589),
     _case("rdm", 1000, 8000),
+    _case("rdm-gradient", 360, 23589, gradient=True),
 )
 
 
-def plan(case: Case, threads: int | None) -> tuple[str, ...]:
+def plan(case: RdmCase, threads: int | None) -> tuple[str, ...]:
     """Who takes part in a run of a few minutes: the slow ones take a second for a matrix that others have in 50 ms."""
+    if case.gradient:
+        return (*BASELINES, "v1fast")
     return NAMES if case.name == "rdm-small" and threads == 1 else COMPARED
 
 
 @lru_cache(maxsize=1)
-def responses(case: Case, device: str) -> Tensor:
+def responses(case: RdmCase, device: str) -> Tensor:
     """[S, N], normal, the same for the same case; no provider may write to them."""
     draw = torch.Generator(device).manual_seed(1)
     return torch.randn(case.shape["S"], case.shape["N"], generator=draw, device=device)
 
 
 @lru_cache(maxsize=1)
-def check(case: Case, device: str) -> RdmCheck:
+def check(case: RdmCase, device: str) -> RdmCheck:
     """Made once for all providers."""
-    return RdmCheck(responses(case, device))
+    return RdmCheck(case, device)
 
 
 class RdmCheck:
-    """The first rows in float64."""
+    """The first rows of the matrix, and the gradient, in float64."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.upstream = x.new_empty(0)
-        z = x.double() - x.double().mean(-1, keepdim=True)
+    def __init__(self, case: RdmCase, device: str) -> None:
+        x = responses(case, device).double().requires_grad_(case.gradient)
+        z = x - x.mean(-1, keepdim=True)
         z = z / z.norm(dim=-1, keepdim=True)
-        self.exact = 1 - z[:CHECKED] @ z.T
+        self.upstream = x.new_empty(0)
+        if case.gradient:
+            size = case.shape["S"]
+            self.upstream = torch.randn(size, size, device=device)
+            self.exact_gradient = torch.autograd.grad(1 - z @ z.T, x, self.upstream.double())[0]
+        self.exact = (1 - z[:CHECKED] @ z.T).detach()
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of the first rows."""
-        return {"output": relative_error(output[:CHECKED], self.exact)}
+        """Of the first rows, and of the gradient."""
+        found = {"output": relative_error(output[:CHECKED], self.exact)}
+        if gradients:
+            found["responses"] = relative_error(gradients["responses"], self.exact_gradient)
+        return found
 
 
 class RdmStep(Step):
     """A call of ``compute`` on a tensor [S, N] that gives one [S, S]."""
 
-    upstream = None
-
-    def __init__(self, case: Case, device: str, compute: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, case: RdmCase, device: str, compute: Callable[[Tensor], Tensor]) -> None:
         self.case, self.device, self.compute = case, device, compute
-        self.x = responses(case, device)
+        self.x = responses(case, device).detach().requires_grad_(case.gradient)
+        self.upstream = self.check().upstream if case.gradient else None
 
     def forward(self, drawn: None) -> Tensor:
         return self.compute(self.x)
 
     def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
-        return {}
+        return {"responses": torch.autograd.grad(output, self.x, upstream)[0]}
 
     def check(self) -> RdmCheck:
         return check(self.case, self.device)
@@ -95,13 +117,15 @@ def z_score(x: Tensor) -> Tensor:
     return 1 - z @ z.T / x.shape[1]
 
 
-def _of_arrays(compute: Callable[[Any], Any], case: Case, device: str) -> RdmStep:
+def _of_arrays(compute: Callable[[Any], Any], case: RdmCase, device: str) -> RdmStep:
+    if case.gradient:
+        raise Absent("has no gradient")
     if device != "cpu":
         raise Absent("computes on the CPU only")
     return RdmStep(case, device, lambda x: torch.from_numpy(compute(x.numpy())))
 
 
-def _numpy(case: Case, device: str) -> RdmStep:
+def _numpy(case: RdmCase, device: str) -> RdmStep:
     if torch.get_num_threads() == 1:
         _one_blas_thread()
     return _of_arrays(lambda x: 1 - np.corrcoef(x, dtype=np.float32), case, device)
@@ -116,13 +140,13 @@ def _one_blas_thread() -> None:
     threadpool_limits(1, "blas")
 
 
-def _scipy(case: Case, device: str) -> RdmStep:
+def _scipy(case: RdmCase, device: str) -> RdmStep:
     from scipy.spatial.distance import pdist, squareform
 
     return _of_arrays(lambda x: squareform(pdist(x, "correlation")), case, device)
 
 
-def _scikit_learn(case: Case, device: str) -> RdmStep:
+def _scikit_learn(case: RdmCase, device: str) -> RdmStep:
     try:
         from sklearn.metrics import pairwise_distances
     except ImportError as error:
@@ -130,7 +154,7 @@ def _scikit_learn(case: Case, device: str) -> RdmStep:
     return _of_arrays(lambda x: pairwise_distances(x, metric="correlation"), case, device)
 
 
-def _rsatoolbox(case: Case, device: str) -> RdmStep:
+def _rsatoolbox(case: RdmCase, device: str) -> RdmStep:
     try:
         from rsatoolbox.data import Dataset
         from rsatoolbox.rdm import calc_rdm
@@ -139,7 +163,7 @@ def _rsatoolbox(case: Case, device: str) -> RdmStep:
     return _of_arrays(lambda x: calc_rdm(Dataset(x), method="correlation").get_matrices()[0], case, device)
 
 
-def providers(case: Case, device: str) -> Iterator[Provider]:
+def providers(case: RdmCase, device: str) -> Iterator[Provider]:
     """All that can compute the case, by ``NAMES``."""
     for name, compute in zip(BASELINES, (corrcoef, z_score), strict=True):
         yield Provider(name, partial(RdmStep, case, device, compute), baseline=True)

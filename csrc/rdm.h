@@ -3,6 +3,7 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
@@ -24,6 +25,24 @@ inline RdmSizes check_rdm(const torch::stable::Tensor& x, const std::optional<to
     STD_TORCH_CHECK(method == "correlation" || method == "cosine" || method == "distance",
                     "rdm: method: want correlation, cosine or distance");
     return s;
+}
+
+inline torch::headeronly::ScalarType rdm_type(const torch::stable::Tensor& x,
+                                              const std::optional<torch::stable::Tensor>& y) {
+    using torch::headeronly::ScalarType;
+    const bool wide = x.scalar_type() == ScalarType::Double || (y && y->scalar_type() == ScalarType::Double);
+    return wide ? ScalarType::Double : ScalarType::Float;
+}
+
+// The matrix and its gradient, of `size` elements; method distance does without the matrix.
+inline void check_matrix(const torch::stable::Tensor& grad, const std::optional<torch::stable::Tensor>& matrix,
+                         const torch::stable::Tensor& x, const std::optional<torch::stable::Tensor>& y,
+                         const std::string& method, int64_t size) {
+    STD_TORCH_CHECK(grad.numel() == size && grad.scalar_type() == rdm_type(x, y),
+                    "grad: want the shape and dtype of the matrix");
+    STD_TORCH_CHECK(method == "distance" ||
+                        (matrix && matrix->numel() == size && matrix->scalar_type() == rdm_type(x, y)),
+                    "matrix: want what the forward pass returned");
 }
 
 } // namespace v1fast

@@ -300,7 +300,7 @@ def test_shift_comes_after_the_clamp():
 
 
 def test_unknown_arguments_are_accepted():
-    layer = FullGaussian2d(SHAPE, N, bias=True, shared_transform=True, another=1).eval()
+    layer = FullGaussian2d(SHAPE, N, bias=True, share_transform=True, another=1).eval()
     x = features()
     assert layer(x, data_key="a", images=x, behavior=None, pupil_center=None).equal(layer(x))
 
@@ -330,6 +330,16 @@ def test_retinotopy():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.mu.dtype == torch.float32
         assert layer.eval()(features()).dtype == torch.float32
+
+
+def test_shared_transform():
+    first = readout(**RETINOTOPY)
+    other = readout(**RETINOTOPY, shared_transform=first.mu_transform)
+    assert other.mu_transform is first.mu_transform
+    assert other.mu.equal(first.mu)
+    assert list(other.state_dict()) == list(first.state_dict())
+    with pytest.raises(ConfigurationError, match="shared_transform: want it beside grid_mean_predictor"):
+        readout(shared_transform=first.mu_transform)
 
 
 def test_shared_features():

@@ -47,14 +47,21 @@ class TestOneLevel(point_ops.PointOp):
         return self.pooled(self.backward_overload)
 
     def pooled(self, function):
-        """``function`` with the poolings; after align_corners, before a mask."""
+        """``function`` of the operands that all ops of points have: the poolings given, and how they are made."""
 
         def call(*arguments, **options):
-            if arguments and isinstance(arguments[-1], list):
-                return function(*arguments[:-1], *self.pooling.values(), arguments[-1])
-            return function(*arguments, **options, **self.pooling)
+            if options:
+                options |= dict(zip(self.names, arguments, strict=False))
+                return function(**options, pooled=self.poolings(**options), **self.pooling)
+            mask = [arguments[-1]] if isinstance(arguments[-1], list) else []
+            *operands, align_corners = arguments[: len(arguments) - len(mask)]
+            poolings = self.poolings(*operands[-5:])
+            return function(*operands, poolings, align_corners, *self.pooling.values(), *mask)
 
         return call
+
+    def poolings(self, *operands, **options):
+        return None
 
     def check(self, **arguments):
         ops.pooled_readout.check(**arguments, **self.pooling)
@@ -69,7 +76,7 @@ class TestOneLevel(point_ops.PointOp):
     @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
     def test_opcheck(self, dtypes):
         operands, _ = self.make(cases.PLAIN, *dtypes)
-        options = (True, *self.pooling.values())
+        options = (self.poolings(*operands.values()), True, *self.pooling.values())
         torch.library.opcheck(self.overload, (*(v.requires_grad_() for v in operands.values()), *options))
         arguments = (self.grad_output(operands).detach(), *(v.detach() for v in operands.values()), *options)
         for mask in ([True] * 5, [False, True, False, True, False]):
@@ -93,15 +100,28 @@ class TestTwoLevels(TestOneLevel):
         weight = operands["weight"]
         return operands | {"weight": torch.cat([weight, weight.flip(0)], dim=1)}, options
 
+    def poolings(self, features, grid, weight, bias=None, shift=None, align_corners=True):
+        wide = ops.pooled_readout.is_wide(features, grid, weight, bias, shift)
+        return ops.pooled_readout.pooled_levels(features.detach(), *self.pooling.values(), wide)
+
     test_rejects_bad_operands = None  # below: those of the function are those of the op
     test_a_nan_outside_the_cell_does_not_reach_it = None  # it does, where it is averaged
     test_more_channels_than_a_block_of_weights_holds = None  # as one level
+
+    def test_refuses_other_poolings(self):
+        if not self.native:
+            pytest.skip("the reference reads none")
+        operands, _ = self.make(cases.PLAIN, f32, f32, f32)
+        poolings = self.poolings(**operands)
+        for other in (poolings[1:], poolings.double(), poolings.repeat_interleave(2)[::2]):
+            with pytest.raises((RuntimeError, ValueError)):
+                self.overload(*operands.values(), other, True, *self.pooling.values())
 
     def test_the_op_itself_refuses_to_pool_to_nothing(self):
         operands, _ = self.make(cases.PLAIN, f32, f32, f32)
         weight = operands["weight"].repeat(1, 4)
         with pytest.raises((RuntimeError, ValueError)):
-            self.overload(*(operands | {"weight": weight}).values(), True, 2, 7)
+            self.overload(*(operands | {"weight": weight}).values(), None, True, 2, 7)
 
 
 CASE = cases.Case("pooled", H=12, W=17)
@@ -216,7 +236,7 @@ def test_poolings_are_not_rounded_to_the_dtype_of_the_features(dtypes):
 def test_one_level_is_the_op():
     operands, options = cases.make_points(cases.PLAIN, f32, f32, f32)
     grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N)
-    one = options | {"pool_kernel": 1, "pool_steps": 0}
+    one = options | {"pool_kernel": 1, "pool_steps": 0, "pooled": None}
     want = run(torch.ops.v1fast.pooled_readout, operands, one, grad_output)
     got = run(functional.pooled_readout, operands, options | {"pool_kernel": 2, "pool_steps": 0}, grad_output)
     torch.testing.assert_close(got, want, rtol=0, atol=0)
@@ -271,7 +291,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
 
 
 def test_no_tensor_of_images_neurons_and_channels_is_kept():
-    """What autograd keeps is the operands."""
+    """What autograd keeps is the operands, and the poolings."""
     case = cases.Case("kept", H=12, W=12, N=500, C=8)
     operands, options = make(case, 2, f32, f32, f32)
     leaves = {k: v.requires_grad_() for k, v in operands.items()}
@@ -283,7 +303,8 @@ def test_no_tensor_of_images_neurons_and_channels_is_kept():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         functional.pooled_readout(**leaves, **options, **POOLING)
-    assert sorted(sizes) == sorted(v.numel() for v in operands.values())
+    poolings = operands["features"].numel() * (1 / 4 + 1 / 16)
+    assert sorted(sizes) == sorted([poolings, *(v.numel() for v in operands.values())])
 
 
 @pytest.mark.parametrize("case", [cases.Case("pooled small", B=2, C=2, H=4, W=6, N=3)], ids=str)

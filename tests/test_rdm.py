@@ -446,6 +446,69 @@ def test_gradient_errs_no_more_than_torch(method, offset):
     assert_as_accurate(got, own, want, method)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES[1:-1], (450, 30)], ids=str)  # the last: two tiles of rows
+@pytest.mark.parametrize("method", reference.METHODS)
+@pytest.mark.parametrize("dtype", [f32, f64, bf16], ids=str)
+@pytest.mark.parametrize("condensed", [True, False])
+def test_backward_matches_reference(shape, method, dtype, condensed):
+    """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
+    x, y = (torch.rand(2, 2, *shape) + 0.1).to(dtype)
+    x[0, 0] = torch.nan
+    for accuracy, second in {("float32", None), ("high", None), ("float32", y if method == "distance" else None)}:
+        matrix = reference.rdm(x, second, method, condensed, accuracy)
+        given = (torch.randn_like(matrix), matrix, x, second, method, condensed, accuracy, [True, True])
+        _compare(ops.rdm.rdm_backward(*given), reference.rdm_backward(*given), dtype)
+    other = y[:, : max(1, shape[0] // 3)]
+    for pair in ((x, other), (other, x)):
+        matrix = reference.cross_rdm(*pair, method, "float32")
+        for mask in ([True, True], [True, False], [False, True]):
+            given = (torch.randn_like(matrix), matrix, *pair, method, "float32", mask)
+            _compare(ops.rdm.cross_rdm_backward(*given), reference.cross_rdm_backward(*given), dtype)
+
+
+def _compare(got, want, dtype):
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype == dtype
+        tolerance = {f32: 3e-6, f64: 1e-13, bf16: 1e-2}[dtype] * max(1, largest(b))
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+@native
+def test_threads_give_the_same_gradient():
+    x, y = torch.randn(2, 500, 700)
+    weight = torch.randn(500, 500)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found = []
+            for method in METHODS:
+                leaves = [t.clone().requires_grad_() for t in (x, y)]
+                found += torch.autograd.grad(functional.rdm(leaves[0], method=method), leaves[0], weight)
+                found += torch.autograd.grad(functional.cross_rdm(*leaves, method=method), leaves, weight)
+            results.append(found)
+    finally:
+        torch.set_num_threads(threads)
+    for found in results[1:]:
+        assert all(a.equal(b) for a, b in zip(found, results[0], strict=True))
+
+
+@native
+def test_memory_of_a_gradient_is_bounded():
+    import_package("benchmarks")
+    memory = importlib.import_module("v1fast.benchmarks.memory")
+    for rows, columns in ((2500, 3000), (200, 100_000)):
+        x = torch.randn(rows, columns, requires_grad=True)
+        matrix, grad = functional.rdm(x), torch.randn(rows, rows)
+        (gradient,), peak = memory.peak_of(
+            lambda m=matrix, x=x, g=grad: torch.autograd.grad(m, x, g, retain_graph=True), "cpu"
+        )
+        if peak is None:
+            pytest.skip("this system does not let a process reset its high-water mark")
+        assert peak <= gradient.nbytes + 48 * 2**20
+
+
 def test_reference_backward_is_the_derivative_of_reference_forward():
     for method in reference.METHODS:
         x, y = torch.rand(2, 2, 5, 7, dtype=f64)
@@ -456,7 +519,7 @@ def test_reference_backward_is_the_derivative_of_reference_forward():
             out = reference.rdm(*given, method, False, "float32")
             grad = torch.randn_like(out)
             want = torch.autograd.grad(out, leaves, grad)
-            got = reference.rdm_backward(grad, *given, method, False, "float32")
+            got = reference.rdm_backward(grad, out.detach(), *given, method, False, "float32", [True, True])
             for a, b in zip(got, want, strict=False):
                 torch.testing.assert_close(a.detach(), b)
 
@@ -500,10 +563,11 @@ def test_opcheck(condensed):
         torch.library.opcheck(torch.ops.v1fast.rdm, (*operands, *options))
         shape = (2, 15) if condensed else (2, 6, 6)
         detached = [t if t is None else t.detach() for t in operands]
-        torch.library.opcheck(torch.ops.v1fast.rdm_backward, (torch.randn(shape), *detached, *options))
+        given = (torch.randn(shape), ops.rdm.rdm(*detached, *options), *detached, *options, [True, True])
+        torch.library.opcheck(torch.ops.v1fast.rdm_backward, given)
         torch.library.opcheck(torch.ops.v1fast.rdm_out, (*detached, *options, torch.zeros(shape)))
     torch.library.opcheck(torch.ops.v1fast.cross_rdm, (x, y[:, :4], "cosine", "float32"))
-    given = (torch.randn(2, 6, 4), x.detach(), y.detach()[:, :4], "distance", "float32")
+    given = (torch.randn(2, 6, 4), None, x.detach(), y.detach()[:, :4], "distance", "float32", [True, False])
     torch.library.opcheck(torch.ops.v1fast.cross_rdm_backward, given)
 
 
@@ -593,13 +657,19 @@ def test_rejects_bad_operands_of_the_others():
 
 @native
 def test_the_op_itself_refuses_to_read_or_write_outside_a_tensor():
-    x = torch.rand(1, 6, 4)
+    x, m = torch.rand(1, 6, 4), torch.rand(1, 6, 6)
     for call in (
         lambda: torch.ops.v1fast.rdm(x, x[:, :5], "distance", False, "float32"),
         lambda: torch.ops.v1fast.rdm(x, x[..., :3], "distance", False, "float32"),
         lambda: torch.ops.v1fast.rdm(x[0], None, "cosine", False, "float32"),
         lambda: torch.ops.v1fast.rdm(x, None, "angle", False, "float32"),
         lambda: torch.ops.v1fast.cross_rdm(x, x[..., :3], "cosine", "float32"),
+        lambda: torch.ops.v1fast.rdm_backward(x[..., :3], None, x, None, "distance", False, "float32", [True, True]),
+        lambda: torch.ops.v1fast.rdm_backward(m, None, x, None, "cosine", False, "float32", [True, True]),
+        lambda: torch.ops.v1fast.rdm_backward(m.double(), m, x, None, "cosine", False, "float32", [True, True]),
+        lambda: torch.ops.v1fast.rdm_backward(m, m[:, 1:], x, None, "cosine", False, "float32", [True, True]),
+        lambda: torch.ops.v1fast.cross_rdm_backward(m, m, x, x[:, 1:], "cosine", "float32", [True, True]),
+        lambda: torch.ops.v1fast.cross_rdm_backward(m, m, x, x, "cosine", "float32", [True]),
         lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", False, "float32", torch.empty(1, 6, 5)),
         lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", True, "float32", torch.empty(1, 14)),
         lambda: torch.ops.v1fast.rdm_out(x, None, "cosine", False, "float32", torch.empty(1, 6, 6, dtype=f64)),

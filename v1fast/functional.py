@@ -201,9 +201,9 @@ def levels_readout(
     # Split rather than sliced: the gradients of the parts are joined by one copy.
     parts = wide.split([level.shape[1] for level in levels], dim=1)
     options = (align_corners, 1, 0)  # each level by itself, not pooled
-    out = ops.pooled_readout.pooled_readout(levels[0], grid, parts[0], bias, shift, *options)
+    out = ops.pooled_readout.pooled_readout(levels[0], grid, parts[0], bias, shift, None, *options)
     for level, part in zip(levels[1:], parts[1:], strict=True):
-        out = out + ops.pooled_readout.pooled_readout(level, grid, part, None, shift, *options)
+        out = out + ops.pooled_readout.pooled_readout(level, grid, part, None, shift, None, *options)
     return out.to(dtype)
 
 
@@ -244,7 +244,12 @@ def pooled_readout(
     operands = (features, grid, weight, bias, shift)
     options = (align_corners, pool_kernel, pool_steps)
     ops.pooled_readout.check(*operands, *options)
-    return ops.pooled_readout.pooled_readout(*operands, *options)
+    pooled = None
+    if pool_steps and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grid, weight, shift)):
+        # The backward pass reads the poolings again; where there is none, they stay in the cache, a few at a time.
+        wide = ops.pooled_readout.is_wide(*operands)
+        pooled = ops.pooled_readout.pooled_levels(features.detach(), pool_kernel, pool_steps, wide)
+    return ops.pooled_readout.pooled_readout(*operands, pooled, *options)
 
 
 def gather_levels(

@@ -32,12 +32,57 @@ void check_poolings(const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
     STD_TORCH_CHECK(least >= 1, "pool_steps: a pooling would leave nothing of the features");
 }
 
+template <class T>
+Tensor pool_all(const Tensor& features, const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
+    std::vector<ReadoutSizes> from;
+    std::vector<int64_t> begin; // of each pooling
+    int64_t total = 0;
+    for (ReadoutSizes s = sizes; static_cast<int64_t>(from.size()) < steps; s.H /= kernel, s.W /= kernel) {
+        from.push_back(s);
+        begin.push_back(total);
+        total += s.B * s.C * (s.H / kernel) * (s.W / kernel);
+    }
+    Tensor out = torch::stable::new_empty(features, {total}, kScalarType<T>);
+    T* const data = out.mutable_data_ptr<T>();
+    ImageReader<T> images(features);
+    images.for_each_chunk([&](int64_t first, int64_t last) {
+        const ImageReader<T>* finer = &images;
+        std::deque<ImageReader<T>> pooled;
+        for (size_t l = 0; l < from.size(); ++l) {
+            const int64_t size = from[l].C * (from[l].H / kernel) * (from[l].W / kernel);
+            finer = &pooled.emplace_back(pool(*finer, from[l], kernel, first, last, data + begin[l] + first * size));
+        }
+    });
+    return out;
+}
+
+Tensor pooled_levels(const Tensor& features, int64_t kernel, int64_t steps, bool wide) {
+    STD_TORCH_CHECK(features.dim() == 4, "pooled_levels: want features [B, C, H, W]");
+    const ReadoutSizes sizes{features.size(0), features.size(1), features.size(2), features.size(3), 0};
+    check_poolings(sizes, kernel, steps);
+    return wide ? pool_all<double>(features, sizes, kernel, steps) : pool_all<float>(features, sizes, kernel, steps);
+}
+
+// The poolings that are given, which have to be all; null where they are to be made.
+template <class T>
+const T* checked(const OptionalTensor& pooled, const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
+    if (!pooled)
+        return nullptr;
+    int64_t size = 0, H = sizes.H, W = sizes.W;
+    for (int64_t step = 0; step < steps; ++step)
+        size += sizes.B * sizes.C * (H /= kernel) * (W /= kernel);
+    STD_TORCH_CHECK(pooled->numel() == size && pooled->is_contiguous() && pooled->scalar_type() == kScalarType<T>,
+                    "pooled: want what pooled_levels returns");
+    return pooled->const_data_ptr<T>();
+}
+
 Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
-                      OptionalTensor shift, bool align_corners, int64_t kernel, int64_t steps) {
+                      OptionalTensor shift, OptionalTensor pooled, bool align_corners, int64_t kernel, int64_t steps) {
     const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     const auto run = [&]<class T>(T) {
-        return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners).forward(features);
+        return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners)
+            .forward(features, checked<T>(pooled, sizes, kernel, steps));
     };
     const Tensor out = any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
     return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
@@ -46,8 +91,9 @@ Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
-                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift, bool align_corners,
-                                    int64_t kernel, int64_t steps, std::vector<bool> output_mask) {
+                                    const Tensor& weight, OptionalTensor bias, OptionalTensor shift,
+                                    OptionalTensor pooled, bool align_corners, int64_t kernel, int64_t steps,
+                                    std::vector<bool> output_mask) {
     const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
     check_poolings(sizes, kernel, steps);
     check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
@@ -63,7 +109,8 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
     const auto run = [&]<class T>(T) {
         const Pyramid<T> pyramid = pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners);
         const Tensor upstream = torch::stable::contiguous(torch::stable::to(grad_output, kScalarType<T>));
-        const Gradients<T> found = backward<T>(features, weight, pyramid, upstream.template const_data_ptr<T>(), want);
+        const Gradients<T> found = backward<T>(features, weight, pyramid, upstream.template const_data_ptr<T>(), want,
+                                               checked<T>(pooled, sizes, kernel, steps));
         OptionalTensor d_grid = found.positions, d_shift;
         if (want.mu)
             d_grid = gather_rows<T>(grid, found.d_z, sizes.N, {{0}, {1}});
@@ -79,6 +126,7 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
+    m.impl("pooled_levels", TORCH_BOX(&pooled_levels));
     m.impl("pooled_readout", TORCH_BOX(&pooled_readout));
     m.impl("pooled_readout_backward", TORCH_BOX(&pooled_readout_backward));
 }

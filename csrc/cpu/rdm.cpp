@@ -6,252 +6,28 @@
 // been summed becomes dissimilarities while it is still in the cache, and is written once, with its mirror image.
 #include "../rdm.h"
 
-#include "../philox.h"
-#include "isa.h"
-#include "rows.h"
-#include "samples.h"
+#include "rdm_rows.h"
 
 #include <torch/csrc/stable/library.h>
-
-#include <atomic>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <vector>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-namespace v1fast {
-
-using torch::headeronly::ScalarType;
-using OptionalTensor = std::optional<Tensor>;
-
-constexpr int64_t kDepth = 112;           // columns that are packed together, and added in one chain
-constexpr int64_t kTile = 288;            // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kBlock = 896;           // columns whose sums are made before they are added to others
-constexpr int64_t kPackedBytes = 6 << 20; // that several threads pack at a time; one block at least
-static_assert(kBlock % kDepth == 0);
-constexpr int64_t kMostRows = 16; // of a panel
-constexpr double kNear = 1e-4;    // dissimilarity below which "high" accuracy takes the difference
-template <class T>
-constexpr int64_t kGroup = sizeof(T) == 4 ? 6 : 4; // tiles in each direction that are summed at the same time: 12 MiB
-
-template <class T>
-struct RowMoments {
-    T low = std::numeric_limits<T>::infinity(), high = -std::numeric_limits<T>::infinity();
-    double sum = 0, squares = 0;
-};
-
-// How the values of a panel are made: in double, with or without a centre, or, for float alone, in float.
-enum class Packing { wide, centred, plain };
-
-// Panels a and b, of which one tile is the product, and those that come next; see multiply_tile.
-template <class T>
-struct TileFactors {
-    const T *a, *b, *next_a, *next_b; // next: null for none
-    int64_t a_panels, b_panels;
-    int64_t absent; // rows of the first panel a that are none
-    bool diagonal;  // panels b from that of the row on alone
-};
-
-enum class Method { correlation, cosine, distance };
-
-// What one instruction set provides, for one compute type; see rdm.inc.
-template <class T>
-struct RdmKernels {
-    int64_t panel;
-    void (*row_range)(const T* row, int64_t count, T& low, T& high);
-    void (*row_moments)(const T* row, int64_t count, double scale, double shift, RowMoments<T>& found);
-    void (*pack)(const T* const* rows, const RowMap* maps, const double* centre, Packing, int64_t depth, T* panel);
-    void (*multiply_own)(const T* a, const T* b, int64_t depth, T* own);
-    void (*multiply_tile)(const TileFactors<T>&, int64_t depth, T* c, int64_t stride, bool first);
-    void (*add_tile)(const T* part, int64_t rows, int64_t columns, int64_t stride, T* c);
-    void (*row_of_angles)(T* row, int64_t count, T own, const T* others);
-    void (*row_of_distances)(T* row, int64_t count, double own, const double* others, double factor, bool clip);
-    void (*transpose_to_float)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
-                               float* out, int64_t out_stride);
-    void (*transpose_to_double)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
-                                double* out, int64_t out_stride);
-    double (*squared_difference)(const T* a, const T* b, const RowMap&, const RowMap&, int64_t count);
-};
-
-} // namespace v1fast
-
-#define V1FAST_ISA_FILE "rdm.inc"
-#include "foreach_isa.h"
 
 namespace v1fast {
 namespace {
 
+using torch::headeronly::ScalarType;
+
+constexpr int64_t kTile = 288;            // rows and columns of a tile: it stays in L2 with its factors
+constexpr int64_t kBlock = 896;           // columns whose sums are made before they are added to others
+constexpr int64_t kPackedBytes = 6 << 20; // that several threads pack at a time; one block at least
+static_assert(kBlock % kDepth == 0);
+constexpr double kNear = 1e-4; // dissimilarity below which "high" accuracy takes the difference
 template <class T>
-const RdmKernels<T>& rdm_kernels() {
-    static const RdmKernels<T> best = V1FAST_PICK_ISA(rdm_kernels<T>());
-    return best;
-}
-
-Method method_of(const std::string& name) {
-    return name == "correlation" ? Method::correlation : name == "cosine" ? Method::cosine : Method::distance;
-}
-
-int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
-
-// 1 / largest, rounded to a power of two; as power_of_two in the reference.
-double power_of_two(double largest) {
-    int exponent = 0;
-    std::frexp(largest, &exponent);
-    return std::ldexp(1, -std::clamp(exponent, -1000, 1000));
-}
-
-// Calls work(i) for 0 .. count - 1, each as soon as a thread is free; every thread makes its own `work`.
-template <class MakeWork>
-void for_each_task(int64_t count, const MakeWork& make_work) {
-    const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
-    std::atomic<int64_t> next = 0;
-    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-        const auto work = make_work();
-        for (int64_t task; (task = next++) < count;)
-            work(task);
-    });
-}
-
-// One set of rows, what is done to them, and their products with themselves. In front of them stand `absent` rows that
-// fill the first panel up: so what is left over is a part of a panel's rows, which costs less than a part of a column's
-// panel would. Everything is counted with them.
-template <class T>
-struct Rows {
-    RowSource<T> source;
-    int64_t panel, absent;
-    std::vector<RowMap> maps;       // [whole panels]
-    std::vector<T> own;             // [whole panels]
-    const double* centre = nullptr; // [columns], null: none
-    double scale = 1;               // of method distance, for all rows
-
-    explicit Rows(const RowSource<T>& rows)
-        : source(rows), panel(rdm_kernels<T>().panel), absent(round_up(rows.rows, panel) - rows.rows),
-          maps(static_cast<size_t>(absent + rows.rows)), own(maps.size()) {}
-    int64_t count() const { return static_cast<int64_t>(maps.size()); }
-    int64_t panels() const { return count() / panel; }
-};
-
-// In float, a value is standardised as it is where neither it nor the result comes near the ends of the range.
-template <class T>
-bool is_plain(const RowMap& map, double largest) {
-    const auto moderate = [](double value) { return value > 1e-25 && value < 1e25; };
-    return sizeof(T) == sizeof(float) && moderate(largest) && moderate(map.scale);
-}
-
-template <class T>
-RowMap row_map(const RowMoments<T>& found, double before, double shift, Method method, int64_t columns) {
-    const double N = static_cast<double>(columns);
-    const bool has_direction = method == Method::correlation ? found.low != found.high
-                               : method == Method::cosine    ? found.low != 0 || found.high != 0
-                                                             : true;
-    if (!has_direction || !std::isfinite(found.low) || !std::isfinite(found.high) || !std::isfinite(found.sum))
-        return {};
-    if (method == Method::correlation)
-        return {before, shift + found.sum / N, 1 / std::sqrt(found.squares - found.sum * found.sum / N), true, false};
-    return {before, 0, 1 / std::sqrt(found.squares), true, false};
-}
-
-// The maps of the rows begin .. end - 1, but for the scale of method distance, which is that of all rows.
-template <class T>
-void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double* largest) {
-    const RdmKernels<T>& kernels = rdm_kernels<T>();
-    RowMoments<T> found[kMostRows];
-    double shift[kMostRows] = {}, before[kMostRows];
-    std::fill_n(before, kMostRows, 1.0);
-    if (sizeof(T) == sizeof(double)) { // squares could leave the range
-        x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
-            kernels.row_range(values, count, found[row - begin].low, found[row - begin].high);
-        });
-        for (int64_t r = 0; r < end - begin; ++r)
-            before[r] = power_of_two(std::max(std::abs(found[r].low), std::abs(found[r].high)));
-    }
-    x.source.for_each_part(begin, end, [&](int64_t row, int64_t k, int64_t count, const T* values) {
-        const int64_t r = row - begin;
-        // Less any one of the values, the sum of squares is near that about the mean.
-        if (k == 0 && method == Method::correlation)
-            shift[r] = std::isfinite(values[0]) ? values[0] * before[r] : 0;
-        kernels.row_moments(values, count, before[r], shift[r], found[r]);
-    });
-    for (int64_t r = 0; r < end - begin; ++r) {
-        RowMap& map = x.maps[x.absent + begin + r];
-        map = row_map(found[r], before[r], shift[r], method, x.source.columns);
-        largest[r] = map.valid ? std::max(std::abs(double(found[r].low)), std::abs(double(found[r].high))) : 0;
-        map.plain = is_plain<T>(map, largest[r]);
-    }
-}
-
-// One scale for all rows, for method distance.
-template <class T>
-void set_scale(Rows<T>& x, double scale) {
-    constexpr bool before = sizeof(T) == sizeof(double); // where a row's values may be beyond what can be subtracted
-    x.scale = scale;
-    for (RowMap& map : x.maps)
-        if (map.valid) {
-            map.before = before ? scale : 1;
-            map.scale = before ? 1 : scale;
-            map.plain = false;
-        }
-}
-
-template <class T>
-void measure(Rows<T>& x, Method method) {
-    std::vector<double> largest(x.maps.size());
-    torch::stable::parallel_for(0, x.panels(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; ++p) {
-            const int64_t first = std::max<int64_t>(p * x.panel - x.absent, 0);
-            measure_rows(x, method, first, (p + 1) * x.panel - x.absent, largest.data() + first);
-        }
-    });
-    if (method != Method::distance)
-        return;
-    set_scale(x, power_of_two(*std::max_element(largest.begin(), largest.end())));
-}
-
-// The mean of the valid rows, as their maps see it before they scale.
-template <class T>
-std::vector<double> mean_row(const Rows<T>& x) {
-    const int64_t columns = x.source.columns, step = RowSource<T>::kPart;
-    std::vector<double> mean(static_cast<size_t>(columns));
-    const auto count = std::count_if(x.maps.begin(), x.maps.end(), [](const RowMap& map) { return map.valid; });
-    torch::stable::parallel_for(0, (columns + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
-        T copy[RowSource<T>::kPart];
-        for (int64_t k = begin * step; k < std::min(end * step, columns); k += step) {
-            const int64_t size = std::min(step, columns - k);
-            for (int64_t row = 0; row < x.source.rows; ++row) {
-                const RowMap& map = x.maps[x.absent + row];
-                if (!map.valid)
-                    continue;
-                const T* values = x.source.part(row, k, size, copy);
-                const double before = map.before / static_cast<double>(count);
-                for (int64_t i = 0; i < size; ++i)
-                    mean[k + i] += values[i] * before;
-            }
-        }
-    });
-    return mean;
-}
-
-// A range of rows, by panels, and where a block of their columns is packed: [kDepth at a time, panel, kDepth, lane].
-template <class T>
-struct Packed {
-    int64_t first, count; // panels
-    T* data;
-
-    const T* at(int64_t chain, int64_t panel) const {
-        return data + (chain * count + panel - first) * kDepth * rdm_kernels<T>().panel;
-    }
-};
-
+constexpr int64_t kGroup = sizeof(T) == 4 ? 6 : 4; // tiles in each direction that are summed at the same time: 12 MiB
 template <class T>
 void pack_panel(const Rows<T>& x, const Packed<T>& to, int64_t p, int64_t begin, int64_t end) {
     static const T zeros[kDepth] = {};
     const RowMap* maps = x.maps.data() + p * x.panel;
     const bool plain = std::all_of(maps, maps + x.panel, [](const RowMap& map) { return map.plain || !map.valid; });
-    const Packing packing = x.centre ? Packing::centred : plain ? Packing::plain : Packing::wide;
+    const Packing packing = x.packing(plain);
     T copies[kMostRows][kDepth];
     for (int64_t k = begin; k < end; k += kDepth) {
         const int64_t depth = std::min(kDepth, end - k);
@@ -379,35 +155,6 @@ private:
     std::vector<T> shortfall_;
     std::vector<double> own_;
 };
-
-// Memory for numbers while this lives. Up to kKeptBytes it stays with the thread for its next call: given back, it
-// would come again page by page, which takes half of a small call's time. One for each kSlot may live in a thread at a
-// time.
-template <class T, int kSlot>
-class Scratch {
-    static constexpr int64_t kKeptBytes = 8 << 20;
-    std::optional<AlignedArray<char>> own_;
-    T* data_;
-
-public:
-    explicit Scratch(int64_t size) {
-        const int64_t bytes = size * static_cast<int64_t>(sizeof(T));
-        thread_local std::optional<AlignedArray<char>> kept;
-        thread_local int64_t kept_bytes = 0;
-        if (bytes > kKeptBytes) {
-            own_.emplace(bytes);
-            ask_for_huge_pages(own_->get(), bytes);
-        } else if (bytes > kept_bytes) {
-            kept.reset();
-            kept_bytes = 0;
-            kept.emplace(bytes);
-            kept_bytes = bytes;
-        }
-        data_ = reinterpret_cast<T*>(own_ ? own_->get() : kept->get());
-    }
-    T* get() const { return data_; }
-};
-
 struct Tile {
     int64_t i, j; // in tiles of the matrix
 };
@@ -557,29 +304,9 @@ void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packe
 
 template <class T, class Out>
 void compute(const Tensor& x, const OptionalTensor& y, const Form& form, int64_t b, Out* out) {
-    Rows<T> first(RowSource<T>(x, b));
-    measure(first, form.method);
-    std::optional<Rows<T>> second;
-    if (y) {
-        second.emplace(RowSource<T>(*y, b));
-        measure(*second, form.method);
-        if (form.symmetric)
-            for (size_t i = 0; i < first.maps.size(); ++i)
-                if (!first.maps[i].valid || !second->maps[i].valid)
-                    first.maps[i] = second->maps[i] = RowMap{};
-    }
-    std::vector<double> centre;
-    if (form.method == Method::distance && !(form.symmetric && y)) {
-        if (second) // one centre serves both
-            set_scale(*second, std::min(first.scale, second->scale)), set_scale(first, second->scale);
-        centre = mean_row(first);
-        first.centre = centre.data();
-        if (second)
-            second->centre = first.centre;
-    }
-    const double other_scale = second ? second->scale : first.scale;
-    const double factor = 1 / (first.scale * other_scale * static_cast<double>(x.size(2)));
-    Product<T, Out>(form, first, second ? *second : first, factor, out).run();
+    RowSets<T> rows(x, y, form.method, form.symmetric, b);
+    const double factor = 1 / (rows.x.scale * rows.y().scale * static_cast<double>(x.size(2)));
+    Product<T, Out>(form, rows.x, rows.y(), factor, out).run();
 }
 
 // All members of a batch; where there are enough of them, a thread takes each as a whole.
@@ -592,17 +319,13 @@ void compute_all(const Tensor& x, const OptionalTensor& y, const Form& form, Out
     });
 }
 
-bool is_double(const Tensor& x, const OptionalTensor& y) {
-    return x.scalar_type() == ScalarType::Double || (y && y->scalar_type() == ScalarType::Double);
-}
-
 void fill(const Tensor& x, const OptionalTensor& y, Form form, const std::string& accuracy, const Tensor& out) {
     if (out.numel() == 0)
         return;
     form.refine = accuracy == "high" && form.method != Method::distance;
     ask_for_huge_pages(out.mutable_data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
     const int64_t size = out.numel() / out.size(0);
-    if (is_double(x, y))
+    if (rdm_type(x, y) == ScalarType::Double)
         compute_all<double>(x, y, form, out.mutable_data_ptr<double>(), size);
     else if (accuracy == "high")
         compute_all<double>(x, y, form, out.mutable_data_ptr<float>(), size);
@@ -610,15 +333,11 @@ void fill(const Tensor& x, const OptionalTensor& y, Form form, const std::string
         compute_all<float>(x, y, form, out.mutable_data_ptr<float>(), size);
 }
 
-ScalarType output_type(const Tensor& x, const OptionalTensor& y) {
-    return is_double(x, y) ? ScalarType::Double : ScalarType::Float;
-}
-
 Tensor rdm(const Tensor& x, OptionalTensor y, std::string method, bool condensed, std::string accuracy) {
     const RdmSizes s = check_rdm(x, y, method);
     STD_TORCH_CHECK(s.S == s.T, "rdm: want x and y with the same number of rows");
-    const Tensor out = condensed ? torch::stable::new_empty(x, {s.B, s.S * (s.S - 1) / 2}, output_type(x, y))
-                                 : torch::stable::new_empty(x, {s.B, s.S, s.S}, output_type(x, y));
+    const Tensor out = condensed ? torch::stable::new_empty(x, {s.B, s.S * (s.S - 1) / 2}, rdm_type(x, y))
+                                 : torch::stable::new_empty(x, {s.B, s.S, s.S}, rdm_type(x, y));
     fill(x, y, {method_of(method), true, condensed, false, s.S, s.S}, accuracy, out);
     return out;
 }
@@ -628,14 +347,14 @@ void rdm_out(const Tensor& x, OptionalTensor y, std::string method, bool condens
     const RdmSizes s = check_rdm(x, y, method);
     const int64_t size = condensed ? s.S * (s.S - 1) / 2 : s.S * s.S;
     STD_TORCH_CHECK(s.S == s.T && out.is_contiguous() && out.numel() == s.B * size && out.dim() >= 1 &&
-                        out.size(0) == s.B && out.scalar_type() == output_type(x, y),
+                        out.size(0) == s.B && out.scalar_type() == rdm_type(x, y),
                     "rdm_out: want out contiguous, of the shape and dtype that rdm returns");
     fill(x, y, {method_of(method), true, condensed, false, s.S, s.S}, accuracy, out);
 }
 
 Tensor cross_rdm(const Tensor& x, const Tensor& y, std::string method, std::string accuracy) {
     const RdmSizes s = check_rdm(x, y, method);
-    const Tensor out = torch::stable::new_empty(x, {s.B, s.S, s.T}, output_type(x, y));
+    const Tensor out = torch::stable::new_empty(x, {s.B, s.S, s.T}, rdm_type(x, y));
     fill(x, y, {method_of(method), false, false, false, s.S, s.T}, accuracy, out);
     return out;
 }

@@ -127,6 +127,18 @@ public:
     }
 };
 
+// Images first .. last - 1 of the average pooling of maps of `from` size, in memory that begins with the first.
+template <class T>
+ImageReader<T> pool(const ImageReader<T>& maps, const ReadoutSizes& from, int64_t kernel, int64_t first, int64_t last,
+                    T* memory) {
+    const ImageLayout<T> to(from.B, from.C, from.H / kernel, from.W / kernel);
+    torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b)
+            row_kernels<T>().pool(maps.image(b), from.C, from.H, from.W, kernel, memory + (b - first) * to.size());
+    });
+    return {memory - first * to.size(), to};
+}
+
 // A feature map and its successive average poolings, with what neurons read in each.
 template <class T>
 class Pyramid {
@@ -140,31 +152,38 @@ public:
     const std::deque<Level<T>>& levels() const { return levels_; }
     const ReadoutSizes& sizes() const { return levels_.front().o.s; }
 
-    // Calls work(level, maps, first, last) for each level and consecutive ranges of images.
+    // Calls work(level, maps, first, last) for each level and consecutive ranges of images. The poolings are made, or
+    // given, one level after the other.
     template <class Work>
-    void for_each_map(const Tensor& features, const Work& work) const {
+    void for_each_map(const Tensor& features, const T* given, const Work& work) const {
         ImageReader<T> images(features);
         std::vector<AlignedArray<T>> memory;
         for (size_t l = 1; l < levels_.size(); ++l)
-            memory.emplace_back(images.chunk() * image_size(l));
+            memory.emplace_back(given ? 0 : images.chunk() * image_size(l));
         images.for_each_chunk([&](int64_t first, int64_t last) {
             const ImageReader<T>* finer = &images;
             std::deque<ImageReader<T>> pooled;
+            const T* rest = given;
             for (size_t l = 0; l < levels_.size(); ++l) {
-                if (l > 0)
-                    finer = &pooled.emplace_back(pool(*finer, l, first, last, memory[l - 1].get()));
+                if (l > 0 && given)
+                    finer = &pooled.emplace_back(rest, layout(l));
+                else if (l > 0)
+                    finer = &pooled.emplace_back(
+                        pool(*finer, levels_[l - 1].o.s, kernel_, first, last, memory[l - 1].get()));
+                if (l > 0 && given)
+                    rest += sizes().B * image_size(l);
                 work(l, *finer, first, last);
             }
         });
     }
 
     // [B, N]
-    Tensor forward(const Tensor& features) const {
+    Tensor forward(const Tensor& features, const T* pooled = nullptr) const {
         const auto [B, C, H, W, N] = sizes();
         Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
         T* const data = out.mutable_data_ptr<T>();
         if (B * N > 0)
-            for_each_map(features, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+            for_each_map(features, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
                 levels_[l].forward(maps, first, last, data);
             });
         return out;
@@ -201,15 +220,9 @@ private:
         return s.C * s.H * s.W;
     }
 
-    // Images first .. last - 1 of a level from those of the finer one before it.
-    ImageReader<T> pool(const ImageReader<T>& finer, size_t level, int64_t first, int64_t last, T* memory) const {
-        const ReadoutSizes &from = levels_[level - 1].o.s, &to = levels_[level].o.s;
-        const int64_t size = image_size(level);
-        torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t b = begin; b < end; ++b)
-                row_kernels<T>().pool(finer.image(b), from.C, from.H, from.W, kernel_, memory + (b - first) * size);
-        });
-        return {memory - first * size, ImageLayout<T>(to.B, to.C, to.H, to.W)};
+    ImageLayout<T> layout(size_t level) const {
+        const ReadoutSizes& s = levels_[level].o.s;
+        return {s.B, s.C, s.H, s.W};
     }
 };
 
@@ -318,8 +331,8 @@ void collect(const Operands<T>& o, const T* d_weight, int64_t stride, T* to) {
 }
 
 template <class T>
-void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T* grad, const Wanted& want,
-                      Gradients<T>& out) {
+void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T* pooled, const T* grad,
+                      const Wanted& want, Gradients<T>& out) {
     const auto [B, C, H, W, N] = pyramid.sizes();
     const size_t levels = pyramid.levels().size();
     std::vector<std::vector<double>> d_z(levels);
@@ -331,7 +344,7 @@ void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T
             d_weight.push_back(levels == 1 ? *out.weight
                                            : torch::stable::new_zeros(*out.weight, {N, C}, kScalarType<T>));
     }
-    pyramid.for_each_map(features, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+    pyramid.for_each_map(features, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
         pyramid.levels()[l].add_neuron_gradients(
             maps, first, last, grad,
             {want.weight ? d_weight[l].template mutable_data_ptr<T>() : nullptr,
@@ -355,7 +368,7 @@ void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T
 
 template <class T>
 Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyramid<T>& pyramid, const T* grad,
-                      const Wanted& want) {
+                      const Wanted& want, const T* pooled = nullptr) {
     const auto [B, C, H, W, N] = pyramid.sizes();
     Gradients<T> out;
     if (want.weight)
@@ -367,7 +380,7 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
     if (want.shift)
         out.d_shift.resize(static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2));
     if (B * N > 0 && (want.position() || want.weight))
-        neuron_gradients(features, pyramid, grad, want, out);
+        neuron_gradients(features, pyramid, pooled, grad, want, out);
     if (want.features)
         out.features = pyramid.features_gradient(features, grad);
     if (want.bias)

@@ -13,12 +13,15 @@ pytestmark = side_by_side.QUIET
 COMPARED = {
     neuralpredictors: (
         "AttentionReadout",
+        "ClonedReadout",
         "DeterministicGaussian2d",
         "FullFactorized2d",
         "FullGaussian2d",
         "FullSXF",
         "Gaussian2d",
         "Gaussian3d",
+        "MultiReadoutBase",
+        "MultiReadoutSharedParametersBase",
         "PointPooled2d",
         "PointPyramid2d",
         "SpatialTransformerPooled3d",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from v1fast.ops import _checks
-from v1fast.ops._define import define_with_backward, fake_gradients
+from v1fast.ops._define import define, define_with_backward, fake_gradients
 from v1fast.reference import pooled_readout as reference
 
 
@@ -49,8 +49,57 @@ def check_levels(
     _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
 
 
+def pooled_size(features: Tensor, pool_kernel: int, pool_steps: int) -> int:
+    """Number of elements of all poolings."""
+    batch, channels, height, width = features.shape
+    size = 0
+    for _ in range(pool_steps):
+        height, width = height // pool_kernel, width // pool_kernel
+        size += batch * channels * height * width
+    return size
+
+
+def is_wide(*operands: Tensor | None) -> bool:
+    """Whether arithmetic is float64."""
+    return any(t is not None and t.dtype == torch.float64 for t in operands)
+
+
+def _check_pooled(pooled: Tensor | None, operands: Sequence[Tensor | None], pool_kernel: int, pool_steps: int) -> None:
+    if pooled is None:
+        return
+    features = operands[0]
+    assert features is not None
+    dtype = torch.float64 if is_wide(*operands) else torch.float32
+    _checks.shape("pooled", pooled, "that of pooled_levels", (pooled_size(features, pool_kernel, pool_steps),))
+    if pooled.dtype != dtype:
+        raise ValueError(f"pooled: want {dtype}, got {pooled.dtype}")
+    _checks.device("pooled", pooled, features)
+
+
+def _fake_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
+    _checks.feature_map("features", features)
+    _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
+    dtype = torch.float64 if wide else torch.float32
+    return features.new_empty(pooled_size(features, pool_kernel, pool_steps), dtype=dtype)
+
+
+def _check_all(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    pooled: Tensor | None,
+    align_corners: bool,
+    pool_kernel: int,
+    pool_steps: int,
+) -> None:
+    check(features, grid, weight, bias, shift, align_corners, pool_kernel, pool_steps)
+    _check_pooled(pooled, (features, grid, weight, bias, shift), pool_kernel, pool_steps)
+
+
 def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    check(features, grid, weight, *rest)
+    _check_all(features, grid, weight, *rest)
     dtype = torch.promote_types(features.dtype, weight.dtype)
     return features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
 
@@ -59,14 +108,21 @@ def _fake_backward(
     grad_output: Tensor, features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     *options, output_mask = rest
-    check(features, grid, weight, bias, *options)
+    _check_all(features, grid, weight, bias, *options)
     _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
     return fake_gradients((features, grid, weight, bias, options[0]), (features, grid, weight, grid, grid), output_mask)
 
 
+# For the op below, whose derivative is that of the features through it: it has none of its own.
+pooled_levels = define(
+    "pooled_levels(Tensor features, int pool_kernel, int pool_steps, bool wide) -> Tensor",
+    reference=reference.pooled_levels,
+    fake=_fake_levels,
+)
+
 pooled_readout, pooled_readout_backward = define_with_backward(
-    "pooled_readout(Tensor features, Tensor grid, Tensor weight, Tensor? bias, Tensor? shift, bool align_corners, "
-    "int pool_kernel, int pool_steps) -> Tensor",
+    "pooled_readout(Tensor features, Tensor grid, Tensor weight, Tensor? bias, Tensor? shift, Tensor? pooled, "
+    "bool align_corners, int pool_kernel, int pool_steps) -> Tensor",
     gradients=5,
     reference=reference.pooled_readout,
     reference_backward=reference.pooled_readout_backward,

@@ -46,31 +46,67 @@ def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
     return x.new_empty(output_shape(x.shape[0], x.shape[1], condensed), dtype=reference.output_dtype(x, y))
 
 
-def _fake_backward(grad: Tensor, x: Tensor, y: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-    check(x, y, *options)
-    _checks.shape("grad", grad, "rdm's shape", output_shape(x.shape[0], x.shape[1], options[1]))
-    return x.new_empty(x.shape), x.new_empty(0) if y is None else y.new_empty(y.shape)
+def _save_matrix(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
+    """Keep x, y, the options, and the matrix where the derivative needs it."""
+    x, y, *ctx.options = arguments
+    ctx.save_for_backward(None if "distance" in ctx.options else output, x, y)
+
+
+def _check_matrix(grad: Tensor, matrix: Tensor | None, x: Tensor, method: str, shape: tuple[int, ...]) -> None:
+    _checks.shape("grad", grad, "the matrix's shape", shape)
+    if matrix is None:
+        if method != "distance":
+            raise ValueError(f"matrix: want what the forward pass returned beside method {method!r}, got None")
+        return
+    _checks.shape("matrix", matrix, "the matrix's shape", shape)
+    _checks.device("matrix", matrix, x)
+
+
+def _empty_gradients(x: Tensor, y: Tensor | None, mask: list[bool]) -> tuple[Tensor, Tensor]:
+    wanted = zip((x, y), mask, strict=True)
+    d_x, d_y = (x.new_empty(0) if t is None or not w else t.new_empty(t.shape) for t, w in wanted)
+    return d_x, d_y
+
+
+def _fake_backward(
+    grad: Tensor,
+    matrix: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    method: str,
+    condensed: bool,
+    accuracy: str,
+    mask: list[bool],
+) -> tuple[Tensor, Tensor]:
+    check(x, y, method, condensed, accuracy)
+    _check_matrix(grad, matrix, x, method, output_shape(x.shape[0], x.shape[1], condensed))
+    return _empty_gradients(x, y, mask)
+
+
+def _gradients(op: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    mask = list(ctx.needs_input_grad[1:3])
+    found = op(grad, *ctx.saved_tensors, *ctx.options, mask)
+    return (*(g if wanted else None for g, wanted in zip(found, mask, strict=True)), *(None for _ in ctx.options))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, y = ctx.saved_tensors
-    d_x, d_y = rdm_backward(grad, x, y, *ctx.options)
-    return d_x, None if y is None else d_y, None, None, None
+    return _gradients(rdm_backward, ctx, grad)
 
 
 rdm = define(
     "rdm(Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> Tensor",
     reference=reference.rdm,
     fake=_fake,
-    setup_context=save_tensors(2),
+    setup_context=_save_matrix,
     backward=_backward,
 )
 
 rdm_backward = define(
-    "rdm_backward(Tensor grad, Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> (Tensor, Tensor)",
+    "rdm_backward(Tensor grad, Tensor? matrix, Tensor x, Tensor? y, str method, bool condensed, str accuracy,"
+    " bool[2] output_mask) -> (Tensor, Tensor)",
     reference=reference.rdm_backward,
     fake=_fake_backward,
-    setup_context=save_tensors(3),
+    setup_context=save_tensors(4),
     backward=derivative_of(reference.rdm_backward),
 )
 
@@ -113,28 +149,31 @@ def _fake_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=reference.output_dtype(x, y))
 
 
-def _fake_cross_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
+def _fake_cross_backward(
+    grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str, mask: list[bool]
+) -> tuple[Tensor, Tensor]:
     check_cross(x, y, method, accuracy)
-    _checks.shape("grad", grad, "cross_rdm's shape", (x.shape[0], x.shape[1], y.shape[1]))
-    return x.new_empty(x.shape), y.new_empty(y.shape)
+    _check_matrix(grad, matrix, x, method, (x.shape[0], x.shape[1], y.shape[1]))
+    return _empty_gradients(x, y, mask)
 
 
 def _cross_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*cross_rdm_backward(grad, *ctx.saved_tensors, *ctx.options), None, None)
+    return _gradients(cross_rdm_backward, ctx, grad)
 
 
 cross_rdm = define(
     "cross_rdm(Tensor x, Tensor y, str method, str accuracy) -> Tensor",
     reference=reference.cross_rdm,
     fake=_fake_cross,
-    setup_context=save_tensors(2),
+    setup_context=_save_matrix,
     backward=_cross_backward,
 )
 
 cross_rdm_backward = define(
-    "cross_rdm_backward(Tensor grad, Tensor x, Tensor y, str method, str accuracy) -> (Tensor, Tensor)",
+    "cross_rdm_backward(Tensor grad, Tensor? matrix, Tensor x, Tensor y, str method, str accuracy,"
+    " bool[2] output_mask) -> (Tensor, Tensor)",
     reference=reference.cross_rdm_backward,
     fake=_fake_cross_backward,
-    setup_context=save_tensors(3),
+    setup_context=save_tensors(4),
     backward=derivative_of(reference.cross_rdm_backward),
 )

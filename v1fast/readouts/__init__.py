@@ -12,6 +12,7 @@ from v1fast.readouts.gaussian_legacy import Gaussian2d
 from v1fast.readouts.gaussian_masks import DeterministicGaussian2d, GaussianMaskReadout
 from v1fast.readouts.gaussian_remapped import RemappedGaussian2d
 from v1fast.readouts.gaussian_retina import PointGaussianReadout
+from v1fast.readouts.multi import ClonedReadout, MultiReadoutBase, MultiReadoutSharedParametersBase
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,
     PointPooled2d,
@@ -23,6 +24,7 @@ from v1fast.readouts.separable import SeparableReadout
 
 __all__ = [
     "AttentionReadout",
+    "ClonedReadout",
     "ConfigurationError",
     "DenseReadout",
     "DeterministicGaussian2d",
@@ -36,6 +38,8 @@ __all__ = [
     "GeneralizedFullGaussianReadout2d",
     "GeneralizedPointPooled2d",
     "KlindtReadoutWrapper3D",
+    "MultiReadoutBase",
+    "MultiReadoutSharedParametersBase",
     "PointGaussianReadout",
     "PointPooled2d",
     "PointPyramid2d",

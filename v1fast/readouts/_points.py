@@ -18,6 +18,12 @@ Noise = Mapping[str, Any]
 """How a call draws: the arguments noise or seed, and share_noise, of ``gaussian_readout``; nothing at the means."""
 
 
+def check_sampler(sampler: str) -> None:
+    """ValueError unless ``sampler`` is one."""
+    if sampler not in ("philox", "torch"):
+        raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+
+
 def neuron_major(features: Tensor) -> Tensor:
     """The same values in the same shape (..., C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
     return features.movedim(-1, -3).contiguous().movedim(-3, -1)
@@ -115,7 +121,13 @@ class GridReadout(PointReadout):
 
 
 class GaussianPointReadout(PointReadout, ABC):
-    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep."""
+    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
+
+    Attributes:
+        frame_sample: whether each frame of a video has a draw of its own.
+    """
+
+    frame_sample: bool = True  # also for another library's layer, which does not have it
 
     def __init__(
         self,
@@ -132,8 +144,7 @@ class GaussianPointReadout(PointReadout, ABC):
         super().__init__()
         if not 0 < init_mu_range <= 1:
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
-        if sampler not in ("philox", "torch"):
-            raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+        check_sampler(sampler)
         self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
         self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
         self.batch_sample, self.frame_sample = batch_sample, frame_sample

@@ -20,6 +20,17 @@ GaussType = Literal["full", "uncorrelated", "isotropic"]
 _SIGMA_SHAPE: dict[str, tuple[int, int]] = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
 
 
+def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final_tanh: bool) -> nn.Sequential:
+    """[N, inputs] -> [N, 2]."""
+    widths = [inputs, *[hidden_features] * hidden_layers, 2]
+    layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
+    for before, after in itertools.pairwise(widths[1:]):
+        layers += [nn.ELU(), nn.Linear(before, after)]
+    if final_tanh:
+        layers.append(nn.Tanh())
+    return nn.Sequential(*layers)
+
+
 class FullGaussian2d(GaussianPointReadout):
     """Each neuron reads the features at a point drawn from its Gaussian, by bilinear interpolation.
 
@@ -49,6 +60,7 @@ class FullGaussian2d(GaussianPointReadout):
             and ``shared_features``: the parameter of another readout to use, or None to own it.
         shared_grid: dict of ``match_ids`` and ``shared_grid``, likewise for the means. A readout that uses another's
             means transforms them by a learned affine map.
+        shared_transform: ``mu_transform`` of another readout, to use in place of an own grid_mean_predictor network.
         source_grid: [N, D], e.g. cortical positions, for ``grid_mean_predictor``; centred and divided by its largest
             absolute value.
         mean_activity: [N], initial bias.
@@ -62,7 +74,7 @@ class FullGaussian2d(GaussianPointReadout):
 
     Raises:
         ValueError: an argument out of range.
-        ConfigurationError: both ``grid_mean_predictor`` and ``shared_grid``.
+        ConfigurationError: both ``grid_mean_predictor`` and ``shared_grid``, or ``shared_transform`` without the first.
 
     Shapes of the parameters: ``_mu`` (1, N, 1, 2); ``sigma`` (1, N, 2, 2), (1, N, 1, 2) or (1, N, 1, 1), a square root
     of the covariance with free sign; ``_features`` (1, C, 1, N), stored neuron after neuron; ``bias`` (N).
@@ -92,6 +104,7 @@ class FullGaussian2d(GaussianPointReadout):
         gamma_readout: float | None = None,
         return_weighted_features: bool = False,
         sampler: Sampler = "philox",
+        shared_transform: nn.Module | None = None,
         frame_sample: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -112,13 +125,15 @@ class FullGaussian2d(GaussianPointReadout):
             raise ValueError(f"gauss_type: want one of {', '.join(_SIGMA_SHAPE)}, got {gauss_type!r}")
         if grid_mean_predictor is not None and shared_grid is not None:
             raise ConfigurationError("grid_mean_predictor and shared_grid exclude each other")
+        if shared_transform is not None and grid_mean_predictor is None:
+            raise ConfigurationError("shared_transform: want it beside grid_mean_predictor, got no grid_mean_predictor")
         self.gauss_type, self.sigma_shape = gauss_type, (1, outdims, *_SIGMA_SHAPE[gauss_type])
         self.init_sigma, self.return_weighted_features = init_sigma, return_weighted_features
 
         self._predicted_grid, self._shared_grid, self._original_grid = False, False, True
         # The order of registration is that of neuralpredictors: the same seed gives the same initial values.
         if grid_mean_predictor is not None:
-            self.init_grid_predictor(source_grid=source_grid, **grid_mean_predictor)
+            self.init_grid_predictor(source_grid, **grid_mean_predictor, shared_transform=shared_transform)
         elif shared_grid is not None:
             self.initialize_shared_grid(**shared_grid)
         else:
@@ -134,21 +149,18 @@ class FullGaussian2d(GaussianPointReadout):
         hidden_features: int = 20,
         hidden_layers: int = 0,
         final_tanh: bool = False,
+        shared_transform: nn.Module | None = None,
     ) -> None:
-        """Make the network that predicts the means from ``source_grid`` [N, D]."""
+        """Make the network that predicts the means from ``source_grid`` [N, D], or take another readout's."""
         if source_grid is None:
             raise ValueError("source_grid: want [N, D] for grid_mean_predictor, got None")
         source = np.asarray(source_grid)
         source = source if np.issubdtype(source.dtype, np.floating) else source.astype(np.float64)
         if source.ndim != 2 or source.shape[0] != self.outdims:
             raise ValueError(f"source_grid: want [N, D] with N = {self.outdims}, got {source.shape}")
-        widths = [source.shape[1], *[hidden_features] * hidden_layers, 2]
-        layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-        for inputs, outputs in itertools.pairwise(widths[1:]):
-            layers += [nn.ELU(), nn.Linear(inputs, outputs)]
-        if final_tanh:
-            layers.append(nn.Tanh())
-        self.mu_transform: nn.Module = nn.Sequential(*layers)
+        if shared_transform is None:
+            shared_transform = _grid_predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
+        self.mu_transform: nn.Module = shared_transform
         source = source - source.mean(axis=0, keepdims=True)
         self.register_buffer("source_grid", torch.from_numpy((source / np.abs(source).max()).astype(np.float32)))
         self._predicted_grid, self._original_grid = True, False

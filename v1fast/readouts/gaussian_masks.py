@@ -101,8 +101,11 @@ class DeterministicGaussian2d(Readout):
         self.features.fill_(1 / self.in_shape[0])
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    def mask(self, index: Tensor | None = None) -> Tensor:
-        """The Gaussians of all neurons or some, [N, H, W]."""
+    def mask(self) -> Tensor:
+        """The Gaussians, [N, H, W]."""
+        return self._mask_of(None)
+
+    def _mask_of(self, index: Tensor | None) -> Tensor:
         mu: Tensor = clamp_in_place(self.mu, -1, 1)
         log_var: Tensor = self.log_var
         if index is not None:
@@ -148,7 +151,7 @@ class DeterministicGaussian2d(Readout):
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if index is not None:
             features, bias = features[:, index], None if bias is None else bias[index]
-        mask = self.mask(index)
+        mask = self._mask_of(index)
         if self.positive and self.constrain_mode == "abs":
             features = features.abs()
         elif self.positive and self.constrain_mode == "elu":
@@ -235,8 +238,11 @@ class GaussianMaskReadout(Readout):
         """N."""
         return self.outdims
 
-    def get_mask(self, index: Tensor | None = None) -> Tensor:
-        """The Gaussians of all neurons or some, [N, H, W]; none falls below exp(-10) before they are normalised."""
+    def get_mask(self) -> Tensor:
+        """The Gaussians, [N, H, W]; none falls below exp(-10) before they are normalised."""
+        return self._mask_of(None)
+
+    def _mask_of(self, index: Tensor | None) -> Tensor:
         mean: Tensor = self.mask_mean
         log_var: Tensor = self.mask_log_var
         if index is not None:
@@ -293,7 +299,7 @@ class GaussianMaskReadout(Readout):
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if index is not None:
             weight, bias, scale = weight[index], bias[index], scale[index]
-        out = masked_readout(x, self.get_mask(index), weight, None, shift)
+        out = masked_readout(x, self._mask_of(index), weight, None, shift)
         return self.nonlinearity_function(out * scale + bias)
 
     def extra_repr(self) -> str:

@@ -31,12 +31,21 @@ def _spread(pooled: Tensor, kernel: int, like: Tensor) -> Tensor:
     return F.pad(spread, (0, right, 0, below))
 
 
+def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
+    """The op ``v1fast::pooled_levels``: the poolings one after the other, each [B, H, W, C]; float64 where wide."""
+    dtype = torch.float64 if wide else torch.float32
+    _, *pooled = _levels(features, pool_kernel, pool_steps, dtype)
+    none = features.new_empty(0, dtype=dtype)
+    return torch.cat([none, *(level.movedim(1, -1).flatten() for level in pooled)])
+
+
 def pooled_readout(
     features: Tensor,  # [B, C, H, W]
     grid: Tensor,  # [N, 2] or [B, N, 2], (x, y)
     weight: Tensor,  # [N, (pool_steps + 1) * C]
     bias: Tensor | None,  # [N]
     shift: Tensor | None,  # [B, 2]
+    pooled: Tensor | None,  # what pooled_levels makes of the features, which kernels need not make again
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,
@@ -59,6 +68,7 @@ def pooled_readout_backward(
     weight: Tensor,
     bias: Tensor | None,
     shift: Tensor | None,
+    pooled: Tensor | None,
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,

@@ -143,75 +143,92 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
     return torch.where(valid & other_valid.mT, values, torch.nan).to(output_dtype(x, y))
 
 
+def _square(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
+    """[B, S, S]; below the diagonal 0 where the matrix was condensed."""
+    if not condensed:
+        return matrix
+    square = matrix.new_zeros((matrix.shape[0], rows, rows))
+    i, j = _pairs(rows, matrix.device)
+    return square.index_put((torch.arange(matrix.shape[0], device=matrix.device).unsqueeze(-1), i, j), matrix)
+
+
 def _upper_gradient(grad: Tensor, valid: Tensor, condensed: bool) -> Tensor:
     """[B, S, S]: what every pair i < j gets, 0 where a row is invalid; ``valid`` [B, S, 1]."""
-    rows = valid.shape[-2]
-    if condensed:
-        upper = grad.new_zeros((grad.shape[0], rows, rows))
-        i, j = _pairs(rows, grad.device)
-        upper = upper.index_put((torch.arange(grad.shape[0], device=grad.device).unsqueeze(-1), i, j), grad)
-    else:
-        upper = (grad + grad.mT).triu(1)
-    return torch.where(valid & valid.mT, upper, 0)
+    square = _square(grad, valid.shape[-2], condensed)
+    return torch.where(valid & valid.mT, square if condensed else (square + square.mT).triu(1), 0)
 
 
-def _from_directions(d_u: Tensor, u: Tensor, inverse_norm: Tensor, method: str) -> Tensor:
-    """The gradient of rows from that of their directions."""
-    d_x = d_u - u * (d_u * u).sum(-1, keepdim=True)
-    if method == "correlation":
-        d_x = d_x - d_x.mean(-1, keepdim=True)
-    return d_x * inverse_norm.to(d_x.dtype)
+def _similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """u_i . u_j, 0 where a row is invalid."""
+    return 1 - torch.where(valid, matrix, 1).to(dtype)
 
 
 def rdm_backward(
     grad: Tensor,  # as the output of rdm
+    matrix: Tensor | None,  # that output; for method "distance", which can do without, None
     x: Tensor,
     y: Tensor | None,
     method: str,
     condensed: bool,
     accuracy: str,
+    output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
-    """The op ``v1fast::rdm_backward``: d_x, and d_y or ``empty(0)``.
+    """The op ``v1fast::rdm_backward``: d_x and d_y, ``empty(0)`` where the mask is false or y is None.
+
+    With g_ij what the pair of i and j gets and c its sum over j, weighted by u_i . u_j for correlation and cosine,
+
+    correlation, cosine  d_x_i = (c_i u_i - sum_j g_ij u_j) / norm_i
+    distance             d_x_i = 2 (c_i x_i - sum_j g_ij x_j) / K
+    distance, with y     d_x_i = (c_i y_i - 2 sum_(j > i) g_ij y_j) / K,  d_y_i = (c_i x_i - 2 sum_(j < i) g_ij x_j) / K
 
     Clipping to the range that exact arithmetic cannot leave is not differentiated.
     """
+    none = x.new_empty(0)
     if x.numel() == 0:
-        return torch.zeros_like(x), x.new_empty(0) if y is None else torch.zeros_like(y)
+        return torch.zeros_like(x), none if y is None else torch.zeros_like(y)
     dtype = _compute_dtype(x, y, accuracy)
     if method != "distance":
+        assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
         upper = _upper_gradient(grad.to(dtype), valid, condensed)
-        d_u = -product(upper + upper.mT, u)
-        return _from_directions(d_u, u, inverse_norm, method).to(x.dtype), x.new_empty(0)
+        own = upper * _similarity(_square(matrix, x.shape[-2], condensed), valid & valid.mT, dtype)
+        total = (own + own.mT).sum(-1, keepdim=True)
+        return ((total * u - product(upper + upper.mT, u)) * inverse_norm.to(dtype)).to(x.dtype), none
     a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
     b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
     upper = _upper_gradient(grad.to(dtype), valid & other_valid, condensed) / x.shape[-1]
     total = (upper + upper.mT).sum(-1, keepdim=True)
     if y is None:
         d_x = 2 * (total * a - product(upper + upper.mT, a))
-        return (d_x.double() / scale).to(x.dtype), x.new_empty(0)
+        return (d_x.double() / scale).to(x.dtype), none
     d_x = (total * b - 2 * product(upper, b)).double() / other_scale
     d_y = (total * a - 2 * product(upper.mT, a)).double() / scale
-    return d_x.to(x.dtype), d_y.to(y.dtype)
+    return d_x.to(x.dtype) if output_mask[0] else none, d_y.to(y.dtype) if output_mask[1] else none
 
 
-def cross_rdm_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
-    """The op ``v1fast::cross_rdm_backward``: d_x and d_y."""
+def cross_rdm_backward(
+    grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str, output_mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as ``rdm_backward`` has them."""
     if x.numel() == 0 or y.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(y)
     dtype = _compute_dtype(x, y, accuracy)
     if method != "distance":
+        assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
         v, other_inverse_norm, other_valid = _directions(y, method, dtype)
-        g = torch.where(valid & other_valid.mT, grad.to(dtype), 0)
-        d_x = _from_directions(-product(g, v), u, inverse_norm, method)
-        d_y = _from_directions(-product(g.mT, u), v, other_inverse_norm, method)
-        return d_x.to(x.dtype), d_y.to(y.dtype)
-    centre = _mean_row(x)
-    a, scale, valid = _points(x, centre, torch.float64)
-    b, other_scale, other_valid = _points(y, centre, torch.float64)
-    a, b = a / scale, b / other_scale
-    g = torch.where(valid & other_valid.mT, grad.double(), 0) * (2 / x.shape[-1])
-    d_x = g.sum(-1, keepdim=True) * a - product(g, b)
-    d_y = g.sum(-2).unsqueeze(-1) * b - product(g.mT, a)
-    return d_x.to(x.dtype), d_y.to(y.dtype)
+        valid = valid & other_valid.mT
+        g = torch.where(valid, grad.to(dtype), 0)
+        own = g * _similarity(matrix, valid, dtype)
+        d_x = (own.sum(-1, keepdim=True) * u - product(g, v)) * inverse_norm.to(dtype)
+        d_y = (own.sum(-2).unsqueeze(-1) * v - product(g.mT, u)) * other_inverse_norm.to(dtype)
+    else:
+        centre = _mean_row(x)
+        a, scale, valid = _points(x, centre, torch.float64)
+        b, other_scale, other_valid = _points(y, centre, torch.float64)
+        a, b = a / scale, b / other_scale
+        g = torch.where(valid & other_valid.mT, grad.double(), 0) * (2 / x.shape[-1])
+        d_x = g.sum(-1, keepdim=True) * a - product(g, b)
+        d_y = g.sum(-2).unsqueeze(-1) * b - product(g.mT, a)
+    none = x.new_empty(0)
+    return d_x.to(x.dtype) if output_mask[0] else none, d_y.to(y.dtype) if output_mask[1] else none

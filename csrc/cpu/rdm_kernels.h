@@ -1,0 +1,57 @@
+// The kernels of the dissimilarity matrices. Compiled once for each instruction set in rdm_kernels.cpp; the best is
+// chosen at run time.
+#pragma once
+
+#include "rows.h"
+
+#include <limits>
+
+namespace v1fast {
+
+constexpr int64_t kDepth = 112;   // columns that are packed together, and added in one chain
+constexpr int64_t kMostRows = 16; // of a panel
+
+template <class T>
+struct RowMoments {
+    T low = std::numeric_limits<T>::infinity(), high = -std::numeric_limits<T>::infinity();
+    double sum = 0, squares = 0;
+};
+
+// How the values of a panel are made: in double, with or without a centre, or, for float alone, in float.
+enum class Packing { wide, centred, plain };
+
+// Panels a and b, of which one tile is the product, and those that come next; see multiply_tile.
+template <class T>
+struct TileFactors {
+    const T *a, *b, *next_a, *next_b; // next: null for none
+    int64_t a_panels, b_panels;
+    int64_t absent; // rows of the first panel a that are none
+    bool diagonal;  // panels b from that of the row on alone
+};
+
+// What one instruction set provides, for one compute type; see rdm_kernels.inc.
+template <class T>
+struct RdmKernels {
+    int64_t panel;
+    void (*row_range)(const T* row, int64_t count, T& low, T& high);
+    void (*row_moments)(const T* row, int64_t count, double scale, double shift, RowMoments<T>& found);
+    void (*pack)(const T* const* rows, const RowMap* maps, const double* centre, Packing, int64_t depth, T* panel);
+    void (*spread)(const T* row, const RowMap&, const double* centre, Packing, int64_t count, T* panel);
+    void (*gradient_of_row)(const T* sums, const T* row, const RowMap&, const double* centre, Packing, T own,
+                            const T* factor, int64_t count, T* out);
+    void (*multiply_own)(const T* a, const T* b, int64_t depth, T* own);
+    void (*multiply_tile)(const TileFactors<T>&, int64_t depth, T* c, int64_t stride, bool first);
+    void (*add_tile)(const T* part, int64_t rows, int64_t columns, int64_t stride, T* c);
+    void (*row_of_angles)(T* row, int64_t count, T own, const T* others);
+    void (*row_of_distances)(T* row, int64_t count, double own, const double* others, double factor, bool clip);
+    void (*transpose_to_float)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                               float* out, int64_t out_stride);
+    void (*transpose_to_double)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                                double* out, int64_t out_stride);
+    double (*squared_difference)(const T* a, const T* b, const RowMap&, const RowMap&, int64_t count);
+};
+
+template <class T>
+const RdmKernels<T>& rdm_kernels();
+
+} // namespace v1fast

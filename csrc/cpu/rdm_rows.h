@@ -1,0 +1,240 @@
+// Sets of rows as the dissimilarity matrices take them: standardised as they are packed, never copied as a whole.
+#pragma once
+
+#include "rdm_kernels.h"
+#include "samples.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace v1fast {
+
+using OptionalTensor = std::optional<Tensor>;
+
+enum class Method { correlation, cosine, distance };
+
+inline Method method_of(const std::string& name) {
+    return name == "correlation" ? Method::correlation : name == "cosine" ? Method::cosine : Method::distance;
+}
+
+inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+// 1 / largest, rounded to a power of two; as power_of_two in the reference.
+inline double power_of_two(double largest) {
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    return std::ldexp(1, -std::clamp(exponent, -1000, 1000));
+}
+
+// Calls work(i) for 0 .. count - 1, each as soon as a thread is free; every thread makes its own `work`.
+template <class MakeWork>
+void for_each_task(int64_t count, const MakeWork& make_work) {
+    const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
+    std::atomic<int64_t> next = 0;
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+        const auto work = make_work();
+        for (int64_t task; (task = next++) < count;)
+            work(task);
+    });
+}
+
+// One set of rows, what is done to them, and their products with themselves. In front of them stand `absent` rows that
+// fill the first panel up: so what is left over is a part of a panel's rows, which costs less than a part of a column's
+// panel would. Everything is counted with them.
+template <class T>
+struct Rows {
+    RowSource<T> source;
+    int64_t panel, absent;
+    std::vector<RowMap> maps;       // [whole panels]
+    std::vector<T> own;             // [whole panels]
+    const double* centre = nullptr; // [columns], null: none
+    double scale = 1;               // of method distance, for all rows
+
+    explicit Rows(const RowSource<T>& rows)
+        : source(rows), panel(rdm_kernels<T>().panel), absent(round_up(rows.rows, panel) - rows.rows),
+          maps(static_cast<size_t>(absent + rows.rows)), own(maps.size()) {}
+    int64_t count() const { return static_cast<int64_t>(maps.size()); }
+    int64_t panels() const { return count() / panel; }
+    Packing packing(bool plain) const { return centre ? Packing::centred : plain ? Packing::plain : Packing::wide; }
+};
+
+// In float, a value is standardised as it is where neither it nor the result comes near the ends of the range.
+template <class T>
+bool is_plain(const RowMap& map, double largest) {
+    const auto moderate = [](double value) { return value > 1e-25 && value < 1e25; };
+    return sizeof(T) == sizeof(float) && moderate(largest) && moderate(map.scale);
+}
+
+template <class T>
+RowMap row_map(const RowMoments<T>& found, double before, double shift, Method method, int64_t columns) {
+    const double N = static_cast<double>(columns);
+    const bool has_direction = method == Method::correlation ? found.low != found.high
+                               : method == Method::cosine    ? found.low != 0 || found.high != 0
+                                                             : true;
+    if (!has_direction || !std::isfinite(found.low) || !std::isfinite(found.high) || !std::isfinite(found.sum))
+        return {};
+    if (method == Method::correlation)
+        return {before, shift + found.sum / N, 1 / std::sqrt(found.squares - found.sum * found.sum / N), true, false};
+    return {before, 0, 1 / std::sqrt(found.squares), true, false};
+}
+
+// The maps of the rows begin .. end - 1, but for the scale of method distance, which is that of all rows.
+template <class T>
+void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double* largest) {
+    const RdmKernels<T>& kernels = rdm_kernels<T>();
+    RowMoments<T> found[kMostRows];
+    double shift[kMostRows] = {}, before[kMostRows];
+    std::fill_n(before, kMostRows, 1.0);
+    if (sizeof(T) == sizeof(double)) { // squares could leave the range
+        x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
+            kernels.row_range(values, count, found[row - begin].low, found[row - begin].high);
+        });
+        for (int64_t r = 0; r < end - begin; ++r)
+            before[r] = power_of_two(std::max(std::abs(found[r].low), std::abs(found[r].high)));
+    }
+    x.source.for_each_part(begin, end, [&](int64_t row, int64_t k, int64_t count, const T* values) {
+        const int64_t r = row - begin;
+        // Less any one of the values, the sum of squares is near that about the mean.
+        if (k == 0 && method == Method::correlation)
+            shift[r] = std::isfinite(values[0]) ? values[0] * before[r] : 0;
+        kernels.row_moments(values, count, before[r], shift[r], found[r]);
+    });
+    for (int64_t r = 0; r < end - begin; ++r) {
+        RowMap& map = x.maps[x.absent + begin + r];
+        map = row_map(found[r], before[r], shift[r], method, x.source.columns);
+        largest[r] = map.valid ? std::max(std::abs(double(found[r].low)), std::abs(double(found[r].high))) : 0;
+        map.plain = is_plain<T>(map, largest[r]);
+    }
+}
+
+// One scale for all rows, for method distance.
+template <class T>
+void set_scale(Rows<T>& x, double scale) {
+    constexpr bool before = sizeof(T) == sizeof(double); // where a row's values may be beyond what can be subtracted
+    x.scale = scale;
+    for (RowMap& map : x.maps)
+        if (map.valid) {
+            map.before = before ? scale : 1;
+            map.scale = before ? 1 : scale;
+            map.plain = false;
+        }
+}
+
+template <class T>
+void measure(Rows<T>& x, Method method) {
+    std::vector<double> largest(x.maps.size());
+    torch::stable::parallel_for(0, x.panels(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p) {
+            const int64_t first = std::max<int64_t>(p * x.panel - x.absent, 0);
+            measure_rows(x, method, first, (p + 1) * x.panel - x.absent, largest.data() + first);
+        }
+    });
+    if (method != Method::distance)
+        return;
+    set_scale(x, power_of_two(*std::max_element(largest.begin(), largest.end())));
+}
+
+// The mean of the valid rows, as their maps see it before they scale.
+template <class T>
+std::vector<double> mean_row(const Rows<T>& x) {
+    const int64_t columns = x.source.columns, step = RowSource<T>::kPart;
+    std::vector<double> mean(static_cast<size_t>(columns));
+    const auto count = std::count_if(x.maps.begin(), x.maps.end(), [](const RowMap& map) { return map.valid; });
+    torch::stable::parallel_for(0, (columns + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+        T copy[RowSource<T>::kPart];
+        for (int64_t k = begin * step; k < std::min(end * step, columns); k += step) {
+            const int64_t size = std::min(step, columns - k);
+            for (int64_t row = 0; row < x.source.rows; ++row) {
+                const RowMap& map = x.maps[x.absent + row];
+                if (!map.valid)
+                    continue;
+                const T* values = x.source.part(row, k, size, copy);
+                const double before = map.before / static_cast<double>(count);
+                for (int64_t i = 0; i < size; ++i)
+                    mean[k + i] += values[i] * before;
+            }
+        }
+    });
+    return mean;
+}
+// A range of rows, by panels, and where a block of their columns is packed: [kDepth at a time, panel, kDepth, lane].
+template <class T>
+struct Packed {
+    int64_t first, count; // panels
+    T* data;
+
+    const T* at(int64_t chain, int64_t panel) const {
+        return data + (chain * count + panel - first) * kDepth * rdm_kernels<T>().panel;
+    }
+};
+
+// The rows x and y of one member of a batch, measured; where y is none, the rows of x are both. paired: row i of x
+// belongs to row i of y, and the matrix is symmetric.
+template <class T>
+class RowSets {
+    std::optional<Rows<T>> second_;
+    std::vector<double> centre_;
+
+public:
+    Rows<T> x;
+    Rows<T>& y() { return second_ ? *second_ : x; }
+
+    RowSets(const Tensor& x_, const OptionalTensor& y_, Method method, bool paired, int64_t b)
+        : x(RowSource<T>(x_, b)) {
+        measure(x, method);
+        if (y_) {
+            second_.emplace(RowSource<T>(*y_, b));
+            measure(*second_, method);
+        }
+        if (second_ && paired)
+            for (size_t i = 0; i < x.maps.size(); ++i)
+                if (!x.maps[i].valid || !second_->maps[i].valid)
+                    x.maps[i] = second_->maps[i] = RowMap{};
+        if (method == Method::distance && !(second_ && paired))
+            subtract_mean();
+    }
+    RowSets(const RowSets&) = delete;
+
+private:
+    void subtract_mean() {
+        if (second_) // one scale, and one centre, for both
+            set_scale(*second_, std::min(x.scale, second_->scale)), set_scale(x, second_->scale);
+        centre_ = mean_row(x);
+        x.centre = y().centre = centre_.data();
+    }
+};
+
+// Memory for numbers while this lives. Up to kKeptBytes it stays with the thread for its next call: given back, it
+// would come again page by page, which takes half of a small call's time. One for each kSlot may live in a thread at a
+// time.
+template <class T, int kSlot>
+class Scratch {
+    static constexpr int64_t kKeptBytes = 8 << 20;
+    std::optional<AlignedArray<char>> own_;
+    T* data_;
+
+public:
+    explicit Scratch(int64_t size) {
+        const int64_t bytes = size * static_cast<int64_t>(sizeof(T));
+        thread_local std::optional<AlignedArray<char>> kept;
+        thread_local int64_t kept_bytes = 0;
+        if (bytes > kKeptBytes) {
+            own_.emplace(bytes);
+            ask_for_huge_pages(own_->get(), bytes);
+        } else if (bytes > kept_bytes) {
+            kept.reset();
+            kept_bytes = 0;
+            kept.emplace(bytes);
+            kept_bytes = bytes;
+        }
+        data_ = reinterpret_cast<T*>(own_ ? own_->get() : kept->get());
+    }
+    T* get() const { return data_; }
+};
+
+} // namespace v1fast

@@ -1,0 +1,630 @@
+"""accelerate() and restore() on models of stand-ins: classes of torch's own ops that say they are neuralpredictors'."""
+
+import copy
+import io
+import pickle
+import sys
+import types
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from assertions import assert_as_accurate
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import v1fast
+from v1fast import _eager as eager
+
+SHAPE, N = (5, 7, 9), 12
+PACKAGE = "neuralpredictors.layers.readouts"
+
+
+def of(module):
+    """Make a class one of another module, where pickle finds it."""
+
+    def named(cls):
+        cls.__module__ = module
+        parts = module.split(".")
+        for depth in range(1, len(parts) + 1):
+            name = ".".join(parts[:depth])
+            STAND_INS.setdefault(name, types.ModuleType(name))
+        setattr(STAND_INS[module], cls.__name__, cls)
+        return cls
+
+    return named
+
+
+STAND_INS = {}
+
+
+@pytest.fixture(autouse=True)
+def libraries(monkeypatch):
+    for name, module in STAND_INS.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@of(f"{PACKAGE}.base")
+class Readout(nn.Module):
+    def initialize(self):
+        raise NotImplementedError
+
+
+@of(f"{PACKAGE}.gaussian")
+class FullGaussian2d(Readout):
+    gauss_type, batch_sample, align_corners = "full", True, True
+    _predicted_grid = _shared_grid = _shared_features = False
+
+    def __init__(self, in_shape=SHAPE, outdims=N):
+        super().__init__()
+        self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
+        self._mu = nn.Parameter(2.4 * torch.rand(1, outdims, 1, 2) - 1.2)
+        self.sigma = nn.Parameter(0.3 * torch.randn(1, outdims, 2, 2))
+        self._features = nn.Parameter(torch.randn(1, in_shape[0], 1, outdims))
+        self.bias = nn.Parameter(torch.randn(outdims))
+
+    mu = property(lambda self: self._mu)
+    features = property(lambda self: self._features)
+
+    def regularizer(self):
+        return self.features.abs().sum()
+
+    def initialize(self):
+        nn.init.zeros_(self._mu)
+
+    def forward(self, x, sample=None, shift=None, out_idx=None, **kwargs):
+        self._mu.data.clamp_(-1, 1)
+        noise = None
+        if self.training if sample is None else sample:
+            noise = x.new_empty(x.shape[0], self.outdims, 1, 2).normal_().squeeze(2)
+        weight = self.features[0, :, 0].t()
+        return eager.gaussian_readout(x, self.mu[0, :, 0], self.sigma[0], weight, self.bias, shift, noise=noise)
+
+
+@of(f"{PACKAGE}.gaussian")
+class RemappedGaussian2d(FullGaussian2d):
+    def forward(self, x, **kwargs):
+        return super().forward(x.flip(-1))
+
+
+@of(f"{PACKAGE}.attention")
+class AttentionReadout(Readout):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@of(f"{PACKAGE}.base")
+class ClonedReadout(nn.Module):
+    def __init__(self, source):
+        super().__init__()
+        self._source = source
+
+    def initialize(self):
+        pass
+
+    def forward(self, x, **kwargs):
+        return 2 * self._source(x)
+
+
+@of(f"{PACKAGE}.point_pooled")
+class PointPooled2d(Readout):
+    def __init__(self, return_weighted_features=False):
+        super().__init__()
+        self.in_shape, self.outdims, self._pool_steps, self.pool_kern, self.align_corners = SHAPE, N, 1, 2, True
+        self.return_weighted_features = return_weighted_features
+        self.avg = nn.AvgPool2d((2, 2), stride=2, count_include_pad=False)
+        self.grid = nn.Parameter(2 * torch.rand(1, N, 1, 2) - 1)
+        self.features = nn.Parameter(torch.randn(1, 2 * SHAPE[0], 1, N))
+        self.bias = nn.Parameter(torch.randn(N))
+
+    pool_steps = property(lambda self: self._pool_steps)
+
+    def forward(self, x, shift=None, out_idx=None, **kwargs):
+        weight = self.features[0, :, 0].t()
+        return eager.pooled_readout(x, self.grid[0, :, 0], weight, self.bias, shift, pool_kernel=2, pool_steps=1)
+
+
+@of(f"{PACKAGE}.point_pooled")
+class GeneralizedPointPooled2d(PointPooled2d):
+    def __init__(self, outputs):
+        super().__init__()
+        self.features = nn.Parameter(torch.randn(outputs, 1, 2 * SHAPE[0], 1, N))
+        self.bias = nn.Parameter(torch.randn(outputs, N))
+
+    def forward(self, x, shift=None, out_idx=None, **kwargs):
+        out = [
+            eager.pooled_readout(x, self.grid[0, :, 0], w[0, :, 0].t(), b, shift, pool_kernel=2, pool_steps=1)
+            for w, b in zip(self.features, self.bias, strict=True)
+        ]
+        return torch.stack(out).squeeze()
+
+
+@of(f"{PACKAGE}.multi_readout")
+class MultiReadoutBase(nn.ModuleDict):
+    def initialize(self):
+        pass
+
+    def forward(self, *args, data_key=None, **kwargs):
+        return self[data_key](*args, **kwargs)
+
+
+class Model(nn.Module):
+    """A core and the readouts of two sessions."""
+
+    def __init__(self, **more):
+        super().__init__()
+        self.core = nn.Conv2d(1, SHAPE[0], 3, padding=1)
+        self.readout = MultiReadoutBase({"a": FullGaussian2d(), "b": PointPooled2d(), **more})
+
+    def forward(self, images, data_key="a"):
+        return self.readout(self.core(images), data_key=data_key)
+
+
+class Ops(TorchDispatchMode):
+    """Names of v1fast's forward ops that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if name.startswith("v1fast.") and "backward" not in name:
+            self.names.append(name)
+        return func(*args, **kwargs or {})
+
+
+def run(model, x, **options):
+    """Output with the random numbers of one seed, and which of v1fast's ops ran."""
+    torch.manual_seed(3)
+    with Ops() as ops:
+        out = model(x, **options)
+    return out, ops.names
+
+
+def by_v1fast(model, x, **options):
+    return bool(run(model, x, **options)[1])
+
+
+def features(batch=4):
+    return torch.randn(batch, *SHAPE)
+
+
+def images(batch=4):
+    return torch.randn(batch, 1, *SHAPE[1:])
+
+
+def assert_close(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("data_key", ["a", "b"])
+def test_same_results_by_v1fast(data_key, training):
+    model, x, shift = Model().train(training), images(), 0.1 * torch.randn(4, 2)
+    exact = copy.deepcopy(model).double()
+    peer = run(model.readout, model.core(x), data_key=data_key, shift=shift)
+    report = v1fast.accelerate(model)
+    ours = run(model.readout, model.core(x), data_key=data_key, shift=shift)
+    assert not peer[1]
+    assert ours[1]
+    assert [outcome.names for outcome in report.replaced] == [("readout.a",), ("readout.b",)]
+    assert not report.left
+    if training and data_key == "a":  # float64 draws other numbers
+        assert_close(ours[0], peer[0])
+    else:
+        want = exact.readout(exact.core(x.double()), data_key=data_key, shift=shift.double())
+        assert_as_accurate(ours[0], peer[0], want)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_axes_that_get_lost(batch, outputs):
+    """neuralpredictors' encoders count on it where there is one image."""
+    layer, x = GeneralizedPointPooled2d(outputs), features(batch)
+    want = layer(x)
+    v1fast.accelerate(layer)
+    assert by_v1fast(layer, x)
+    assert layer(x).shape == want.shape
+    assert_close(layer(x), want)
+
+
+def test_everything_stays_the_same_object():
+    model = Model()
+    model.readout["a"].bias.requires_grad_(False)
+    model.readout["b"].eval()
+    before = {name: dict(vars(m)) for name, m in model.named_modules()}
+    modules, tensors = list(model.modules()), [*model.parameters(), *model.buffers()]
+    classes = [type(m) for m in modules]
+    state = {k: (v.data_ptr(), v.stride()) for k, v in model.state_dict(keep_vars=True).items()}
+
+    def assert_as_it_was():
+        assert all(m is other for m, other in zip(model.modules(), modules, strict=True))
+        assert all(t is other for t, other in zip([*model.parameters(), *model.buffers()], tensors, strict=True))
+        assert {k: (v.data_ptr(), v.stride()) for k, v in model.state_dict(keep_vars=True).items()} == state
+        for name, m in model.named_modules():
+            assert vars(m).keys() == before[name].keys()
+            assert all(vars(m)[key] is value for key, value in before[name].items())
+
+    v1fast.accelerate(model)
+    assert_as_it_was()
+    assert isinstance(model.readout["a"], FullGaussian2d)
+    assert isinstance(model.readout["a"], v1fast.readouts.FullGaussian2d)
+    assert v1fast.restore(model) == ("readout.a", "readout.b")
+    assert_as_it_was()
+    assert [type(m) for m in model.modules()] == classes
+    assert v1fast.restore(model) == ()
+
+
+def test_everything_but_forward_stays_the_librarys():
+    layer = FullGaussian2d()
+    penalty = layer.regularizer()
+    v1fast.accelerate(layer)
+    assert layer.regularizer().equal(penalty)
+    layer.initialize()
+    assert (layer._mu == 0).all()
+    assert "FullGaussian2d" in repr(layer)
+
+
+def test_a_run_goes_on():
+    """Optimiser, state and random stream: the losses are those of a run that is not interrupted."""
+
+    def losses(model, *changes):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+        found = []
+        for step, x in enumerate(images(32).split(4)):
+            if step in (2, 5) and changes:
+                changes[step // 4](model)
+            optimizer.zero_grad()
+            loss = run(model, x)[0].square().mean() + run(model, x, data_key="b")[0].square().mean()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    model = Model()
+    other = copy.deepcopy(model)
+    torch.manual_seed(0)
+    want = losses(model)
+    torch.manual_seed(0)
+    got = losses(other, v1fast.accelerate, v1fast.restore)
+    assert got == pytest.approx(want, rel=1e-4)
+    assert got[:2] == want[:2]
+    assert got[2:5] != want[2:5], "by other kernels, in the middle"
+
+
+def test_checkpoints_are_exchanged_and_keep_the_layout_of_parameters():
+    """A fused optimiser counts on parameters and its own state having equal strides."""
+    model, peer = Model(), Model()
+    v1fast.accelerate(model)
+    strides = [p.stride() for p in model.parameters()]
+    buffer = io.BytesIO()
+    torch.save(peer.state_dict(), buffer)
+    buffer.seek(0)
+    model.load_state_dict(torch.load(buffer))
+    assert [p.stride() for p in model.parameters()] == strides
+    peer.load_state_dict(model.state_dict())
+    x = images()
+    assert_close(run(model, x)[0], run(peer, x)[0])
+
+
+def test_hooks_keep_working():
+    layer, calls = FullGaussian2d(), []
+    before = layer.register_forward_hook(lambda module, args, out: calls.append((module, "before")))
+    layer.bias.register_hook(lambda grad: calls.append("bias"))
+    v1fast.accelerate(layer)
+    layer.register_full_backward_hook(lambda module, *grads: calls.append("later"))
+    layer(features().requires_grad_()).sum().backward()
+    assert calls == [(layer, "before"), "bias", "later"] or calls == [(layer, "before"), "later", "bias"]
+    before.remove()
+    v1fast.restore(layer)
+    calls.clear()
+    layer(features().requires_grad_()).sum().backward()
+    assert sorted(calls) == ["bias", "later"], "a hook of the time between stays, a removed one is gone"
+
+
+def test_tied_parameters_and_a_module_under_two_names():
+    model = Model(c=FullGaussian2d())
+    model.readout["c"]._features = model.readout["a"]._features
+    model.readout["d"] = model.readout["a"]
+    model.readout["e"] = ClonedReadout(model.readout["a"])
+    report = v1fast.accelerate(model)
+    assert [outcome.names for outcome in report.replaced] == [
+        ("readout.a", "readout.d", "readout.e._source"),
+        ("readout.b",),
+        ("readout.c",),
+    ]
+    assert "readout.a = readout.d = readout.e._source: FullGaussian2d of neuralpredictors" in str(report)
+    assert "readout.e: ClonedReadout of neuralpredictors; computes little" in str(report)
+    assert model.readout["c"]._features is model.readout["a"]._features
+    assert by_v1fast(model, images(), data_key="e")
+
+
+def test_the_model_may_be_the_readout():
+    layer = FullGaussian2d()
+    assert str(v1fast.accelerate(layer)) == "1 replaced\n  (the model itself): FullGaussian2d of neuralpredictors"
+    assert by_v1fast(layer, features())
+    assert v1fast.restore(layer) == ("",)
+    assert type(layer) is FullGaussian2d
+
+
+def test_other_models_are_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2), v1fast.readouts.FullGaussian2d(SHAPE, N, bias=True))
+    classes = [type(m) for m in model.modules()]
+    assert str(v1fast.accelerate(model)) == "no readout of neuralpredictors or openretina found"
+    assert [type(m) for m in model.modules()] == classes
+    assert v1fast.restore(model) == ()
+
+
+class OwnForward(FullGaussian2d):
+    def forward(self, x, **kwargs):
+        return super().forward(x, **kwargs).exp()
+
+
+class OwnPositions(FullGaussian2d):
+    mu = property(lambda self: self._mu.tanh())
+
+
+class OwnHelper(FullGaussian2d):
+    def _clamped(self):
+        return "a name that v1fast uses"
+
+
+class OwnPenalty(FullGaussian2d):
+    def __init__(self):
+        super().__init__()
+        self.gamma = 3.0
+
+    def regularizer(self):
+        return self.gamma * super().regularizer()
+
+    def plot(self):
+        return "a name that nobody uses"
+
+
+class OfAnotherVersion(nn.Module):
+    def forward(self, x, sample=None, shift=None, out_idx=None):
+        return x
+
+
+OfAnotherVersion.__module__, OfAnotherVersion.__qualname__ = FullGaussian2d.__module__, "FullGaussian2d"
+OfAnotherVersion.initialize = None
+
+
+def with_own(name, value):
+    layer = FullGaussian2d()
+    setattr(layer, name, value)
+    return layer
+
+
+def with_parametrised_positions():
+    return parametrize.register_parametrization(FullGaussian2d(), "_mu", nn.Tanh())
+
+
+def with_other_pooling():
+    layer = PointPooled2d()
+    layer.avg = nn.MaxPool2d(2)
+    return layer
+
+
+def with_a_hook_on_the_pooling():
+    layer = PointPooled2d()
+    layer.avg.register_forward_hook(lambda *_: None)
+    return layer
+
+
+LEFT = {
+    "forward": (OwnForward, "OwnForward, a FullGaussian2d of neuralpredictors; has its own forward"),
+    "positions": (OwnPositions, "has its own mu"),
+    "a helper": (OwnHelper, "has its own _clamped"),
+    "forward of the object": (lambda: with_own("forward", lambda x, **_: x), "has its own forward"),
+    "a sampler of the object": (lambda: with_own("sampler", 3), "has its own sampler"),
+    "no counterpart": (AttentionReadout, "AttentionReadout of neuralpredictors; v1fast has no counterpart"),
+    "no counterpart but a base class": (RemappedGaussian2d, "v1fast has no counterpart"),
+    "another version": (OfAnotherVersion, "is of another version: its forward takes self, x, sample, shift, out_idx "),
+    "parametrised": (with_parametrised_positions, "has a parametrised _mu, which v1fast would clamp otherwise"),
+    "weighted features": (lambda: PointPooled2d(return_weighted_features=True), "has return_weighted_features"),
+    "other pooling": (with_other_pooling, "has an avg of its own"),
+    "hooked pooling": (with_a_hook_on_the_pooling, "has an avg of its own, or hooks on it"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_is_left_and_why(case):
+    make, why = LEFT[case]
+    layer = make()
+    cls, x = type(layer), features()
+    want = run(layer, x)[0]
+    report = v1fast.accelerate(layer)
+    assert not report.replaced
+    assert why in str(report.left[0])
+    assert str(report).startswith("1 left\n  (the model itself): ")
+    assert type(layer) is cls
+    assert run(layer, x)[0].equal(want)
+
+
+def test_a_subclass_that_leaves_forward_alone():
+    layer = OwnPenalty()
+    penalty = layer.regularizer()
+    report = v1fast.accelerate(layer)
+    assert report.replaced[0].kind == "OwnPenalty, a FullGaussian2d of neuralpredictors"
+    assert by_v1fast(layer, features())
+    assert layer.regularizer().equal(penalty)
+    assert layer.plot()
+    v1fast.restore(layer)
+    assert type(layer) is OwnPenalty
+
+
+def test_twice_and_with_another_sampler():
+    model, x = Model(), images()
+    want = run(model, x)[0]
+    v1fast.accelerate(model)
+    cls = type(model.readout["a"])
+    report = v1fast.accelerate(model)
+    assert not report.replaced
+    assert [outcome.why for outcome in report.left] == ["is accelerated already"] * 2
+    assert type(model.readout["a"]) is cls
+    assert_close(run(model, x)[0], want)
+    report = v1fast.accelerate(model, sampler="philox")
+    assert len(report.replaced) == 2
+    assert not torch.allclose(run(model, x)[0], want, atol=1e-2)
+    assert not run(model, x)[0].equal(model(x)), "every pass draws anew"
+    assert_close(run(model.eval(), x)[0], run(v1fast_restored(model), x)[0])
+
+
+def v1fast_restored(model):
+    other = copy.deepcopy(model)
+    assert v1fast.restore(other)
+    return other
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_of_an_accelerated_model(how):
+    model, x = Model(), images()
+    v1fast.accelerate(model)
+    if how == "deepcopy":
+        other = copy.deepcopy(model)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(model))
+    else:
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        other = torch.load(buffer, weights_only=False)
+    assert other.readout["a"]._mu is not model.readout["a"]._mu
+    out, ops = run(other, x)
+    assert ops
+    assert out.equal(run(model, x)[0])
+    v1fast.restore(other)
+    assert type(other.readout["a"]) is FullGaussian2d
+    assert by_v1fast(model, x)
+    assert not by_v1fast(other, x)
+
+
+class Positive(nn.Module):
+    def forward(self, weights):
+        return weights.abs()
+
+
+def test_parametrised_features():
+    """Also where the parametrisation is added or removed while the readout is accelerated."""
+    layer, x = FullGaussian2d(), features()
+    parametrize.register_parametrization(layer, "_features", Positive())
+    want = run(layer, x)[0]
+    v1fast.accelerate(layer)
+    assert by_v1fast(layer, x)
+    assert_close(run(layer, x)[0], want)
+    assert_close(run(copy.deepcopy(layer), x)[0], want)
+    parametrize.remove_parametrizations(layer, "_features")
+    assert by_v1fast(layer, x)
+    assert_close(run(layer, x)[0], want)
+    parametrize.register_parametrization(layer, "_features", Positive())
+    v1fast.restore(layer)
+    assert parametrize.is_parametrized(layer)
+    assert run(layer, x)[0].equal(want)
+    parametrize.remove_parametrizations(layer, "_features")
+    assert type(layer) is FullGaussian2d
+
+
+@pytest.mark.parametrize("of_the_module", [False, True])
+def test_compiled_models_compile_anew(of_the_module):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    torch.compiler.reset()
+    model, x = Model(), images()
+    compiled = model if of_the_module else torch.compile(model, backend=backend, fullgraph=True)
+    if of_the_module:
+        model.compile(backend=backend, fullgraph=True)
+
+    def call():
+        torch.manual_seed(3)
+        return compiled(x)
+
+    want = call()
+    v1fast.accelerate(compiled)
+    assert_close(call(), want)
+    assert [any("v1fast" in target for target in graph) for graph in graphs] == [False, True]
+    v1fast.restore(compiled)
+    assert call().equal(want)
+    v1fast.accelerate(compiled)
+    assert_close(call(), want)
+    assert len(graphs) == 2, "what was compiled before is used again"
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_distributed_data_parallel(process_group):
+    model, x = Model(), images()
+    parallel = DistributedDataParallel(model, find_unused_parameters=True)
+    want = run(parallel, x)[0]
+    want.square().sum().backward()
+    gradient = model.readout["a"]._features.grad.clone()
+    parallel.zero_grad()
+    report = v1fast.accelerate(parallel)
+    assert report.replaced[0].names == ("module.readout.a",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of gradients in another layout than the reducer expects
+        out, ops = run(parallel, x)
+        out.square().sum().backward()
+    assert ops
+    assert_close(out, want)
+    assert_close(model.readout["a"]._features.grad, gradient)
+
+
+@pytest.mark.parametrize("first", ["shard", "accelerate"])
+def test_sharded_models(process_group, first):
+    model, x = Model(), images()
+    want = run(model, x)[0]
+    steps = [v1fast.accelerate, partial(fully_shard, mesh=init_device_mesh("cpu", (1,)))]
+    for step in steps if first == "accelerate" else reversed(steps):
+        step(model.readout["a"])
+    out, ops = run(model, x)
+    out.sum().backward()
+    assert ops
+    assert_close(out, want)
+    v1fast.restore(model)
+    assert isinstance(model.readout["a"], FSDPModule)
+    assert run(model, x)[0].equal(want)
+
+
+def test_another_dtype_and_device():
+    model, x = Model().double(), images().double()
+    want = run(model, x)[0]
+    v1fast.accelerate(model)
+    assert_close(run(model, x)[0], want)
+    assert run(model.float(), x.float())[0].dtype == torch.float32
+    assert v1fast.accelerate(Model().to("meta")).replaced
+
+
+def test_the_report_is_shown_in_words():
+    report = v1fast.accelerate(Model(c=OwnForward()))
+    assert repr(report) == (
+        "2 replaced\n"
+        "  readout.a: FullGaussian2d of neuralpredictors\n"
+        "  readout.b: PointPooled2d of neuralpredictors\n"
+        "1 left\n"
+        "  readout.c: OwnForward, a FullGaussian2d of neuralpredictors; has its own forward"
+    )
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match=r"model: want a torch.nn.Module, got list"):
+        v1fast.accelerate([FullGaussian2d()])
+    with pytest.raises(TypeError, match="model"):
+        v1fast.restore(None)
+    with pytest.raises(ValueError, match='sampler: want "philox" or "torch", got \'numpy\''):
+        v1fast.accelerate(FullGaussian2d(), sampler="numpy")

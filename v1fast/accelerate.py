@@ -1,0 +1,332 @@
+"""Faster readouts for a model that is there: neuralpredictors' and openretina's layers go on with v1fast's computation.
+
+A readout stays the object that it is: it gets a subclass of its class, in which ``forward`` is that of v1fast's layer.
+So nothing that refers to the module, its parameters, buffers, hooks or name has to be carried over, and everything that
+is not ``forward`` stays the library's.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import inspect
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from inspect import getattr_static
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from v1fast import readouts
+from v1fast.readouts._points import Sampler, check_sampler
+
+LIBRARIES = ("neuralpredictors", "openretina")
+
+
+class _PointPooled2d(readouts.PointPooled2d):
+    return_weighted_features = False  # which release 0.3.0 does not know
+
+
+class _GeneralizedPointPooled2d(readouts.GeneralizedPointPooled2d):
+    def forward(self, x: Tensor, shift: Tensor | None = None, out_idx: Any = None, **kwargs: Any) -> Tensor:
+        # neuralpredictors' encoders count on the axes that get lost where there is one image or one neuron.
+        return super().forward(x, shift=shift, out_idx=out_idx).squeeze()
+
+
+class _PointPyramid2d(readouts.PointPyramid2d):
+    # neuralpredictors' takes no out_idx: it returns all neurons.
+    def forward(self, x: Tensor, shift: Tensor | None = None, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(x, shift=shift)
+
+
+class _SpatialTransformerPooled3d(readouts.SpatialTransformerPooled3d):
+    avg: nn.AvgPool2d
+    kernel_size = property(lambda self: self.avg.kernel_size)
+    stride = property(lambda self: self.avg.stride)
+
+
+class _PointGaussianReadout(readouts.FullGaussian2d):
+    def _check_features(self, x: Tensor) -> None:
+        pass  # in_shape counts frames, of which each is read by itself
+
+
+_GAUSSIAN, _POOLED = "neuralpredictors.layers.readouts.gaussian", "neuralpredictors.layers.readouts.point_pooled"
+REPLACEABLE: dict[str, type[readouts.Readout]] = {
+    f"{_GAUSSIAN}.FullGaussian2d": readouts.FullGaussian2d,
+    f"{_GAUSSIAN}.Gaussian2d": readouts.Gaussian2d,
+    f"{_POOLED}.PointPooled2d": _PointPooled2d,
+    f"{_POOLED}.GeneralizedPointPooled2d": _GeneralizedPointPooled2d,
+    f"{_POOLED}.SpatialTransformerPooled3d": _SpatialTransformerPooled3d,
+    "neuralpredictors.layers.readouts.pyramid.PointPyramid2d": _PointPyramid2d,
+    "openretina.modules.readout.gaussian.PointGaussianReadout": _PointGaussianReadout,
+}
+"""What v1fast computes faster: module and name of a class, and the class whose computation takes over."""
+
+# What is taken from v1fast's class, where that has it; everything else stays the library's.
+_TAKEN = ("forward", "mu")
+# What a subclass may redefine without a change to what forward computes.
+_APART_FROM_FORWARD = {
+    "_abc_impl",
+    "_plot_weight_for_neuron",
+    "apply_reduction",
+    "extra_repr",
+    "feature_l1",
+    "group_sparsity",
+    "init_grid_predictor",
+    "initialize",
+    "initialize_bias",
+    "initialize_features",
+    "initialize_shared_grid",
+    "mu_dispersion",
+    "number_of_neurons",
+    "plot_weight_for_neuron",
+    "regularizer",
+    "save_weight_visualizations",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one readout.
+
+    Attributes:
+        names: under which the model has it; "" is the model itself.
+        kind: its class and library.
+        why: reason why it was left; "" if it was replaced.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        names = " = ".join(name or "(the model itself)" for name in self.names)
+        return f"{names}: {self.kind}" + (f"; {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What :func:`accelerate` did, in words where it is shown.
+
+    Attributes:
+        replaced: readouts that v1fast computes from now on.
+        left: readouts that stay as they were, and why.
+    """
+
+    replaced: tuple[Outcome, ...]
+    left: tuple[Outcome, ...]
+
+    def __repr__(self) -> str:
+        if not (self.replaced or self.left):
+            return f"no readout of {' or '.join(LIBRARIES)} found"
+        parts = (("replaced", self.replaced), ("left", self.left))
+        return "\n".join(
+            "\n  ".join([f"{len(outcomes)} {what}", *map(str, outcomes)]) for what, outcomes in parts if outcomes
+        )
+
+
+class _Accelerated:
+    """Marks the classes that :func:`_accelerated` makes."""
+
+    _v1fast_base: ClassVar[type]
+    sampler: Sampler
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made = super().__reduce_ex__(max(protocol, 2))
+        if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return made
+        # A class that is made at run time cannot be found by its name.
+        return _new_accelerated, (self._v1fast_base, type(self).sampler, *made[1][1:]), *made[2:]
+
+
+def _new_accelerated(base: type, sampler: Sampler, *arguments: Any) -> nn.Module:
+    """An accelerated ``base`` without attributes, for ``pickle`` and ``copy`` to fill."""
+    cls = _accelerated(base, sampler)
+    return cls.__new__(cls, *arguments)
+
+
+def accelerate(model: nn.Module, *, sampler: Sampler = "torch") -> Report:
+    """Let v1fast compute the readouts of neuralpredictors and openretina that a model has.
+
+    In place, wherever they are: in multi-readouts, in models that are compiled or wrapped by DistributedDataParallel,
+    or as the model itself. The modules and their parameters stay the same objects: optimisers, tied parameters, hooks,
+    ``state_dict`` and checkpoints stay valid, before and after. Initialisation, penalties and everything else but
+    ``forward`` stay the library's. A compiled model compiles anew when it is called next.
+
+    A subclass that changes what ``forward`` computes is left as it is, and so are readouts that v1fast computes
+    otherwise or has no counterpart of; the report says which and why. Readouts that are accelerated already are left,
+    unless another sampler is asked for.
+
+    Args:
+        model: any module.
+        sampler: where readouts draw positions: "torch" draws the random numbers that the library draws, so that a run
+            with the same seed goes on as it would have; "philox" draws them inside the kernel, which is faster.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: an unknown sampler.
+    """
+    check_sampler(sampler)
+    replaced: list[Outcome] = []
+    left: list[Outcome] = []
+    for module, names in _modules(model):
+        inner = _inner(type(module))
+        base = inner._v1fast_base if issubclass(inner, _Accelerated) else inner
+        if not _is_readout(base):
+            continue
+        why = _why_left(module, inner, base, sampler)
+        (left if why else replaced).append(Outcome(names, _kind(base), why))
+        if not why:
+            module.__class__ = _rebuilt(type(module), inner, _accelerated(base, sampler))
+    return Report(tuple(replaced), tuple(left))
+
+
+def restore(model: nn.Module) -> tuple[str, ...]:
+    """Undo :func:`accelerate`: the readouts compute as their library does.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Names of the readouts that were accelerated.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    restored: list[str] = []
+    for module, names in _modules(model):
+        inner = _inner(type(module))
+        if issubclass(inner, _Accelerated):
+            module.__class__ = _rebuilt(type(module), inner, inner._v1fast_base)
+            restored += names
+    return tuple(restored)
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Each module once, with all its names."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: want a torch.nn.Module, got {type(model).__name__}")
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    for module in list(model.modules()):
+        yield module, tuple(names[id(module)])
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _names(classes: Iterable[type]) -> set[str]:
+    """What these classes define, without what Python gives every class."""
+    return {name for cls in classes for name in vars(cls) if not name.startswith("__")}
+
+
+def _is_readout(cls: type) -> bool:
+    """Whether it is one readout of a library, not a dictionary of several or a part of one."""
+    theirs = (c for c in cls.__mro__ if _library(c) in LIBRARIES and "readout" in c.__module__)
+    return not issubclass(cls, nn.ModuleDict) and any(hasattr(c, "initialize") for c in theirs)
+
+
+def _known_class(cls: type) -> type[nn.Module] | None:
+    """The first class of the method resolution order that v1fast has a computation for."""
+    return next((c for c in cls.__mro__ if f"{c.__module__}.{c.__qualname__}" in REPLACEABLE), None)
+
+
+def _kind(base: type) -> str:
+    theirs = next(c for c in base.__mro__ if _library(c) in LIBRARIES)
+    kind = f"{theirs.__name__} of {_library(theirs)}"
+    return kind if theirs is base else f"{base.__name__}, a {kind}"
+
+
+def _inner(cls: type) -> type:
+    """The accelerated class in ``cls``, or what torch derived it from at run time to parametrise or shard a module."""
+    accelerated = [c for c in cls.__mro__ if "_v1fast_base" in vars(c)]
+    # A class made at run time says that it is of the module that made it, which may be that of its metaclass.
+    by_torch = {
+        c for c in cls.__mro__ if _library(c) in ("torch", "abc") and c.__name__.startswith(("Parametrized", "FSDP"))
+    }
+    return accelerated[0] if accelerated else next(c for c in cls.__mro__ if c not in by_torch)
+
+
+def _rebuilt(cls: type, inner: type, new: type) -> type:
+    """``cls``, derived from ``new`` where it is derived from ``inner``."""
+    if cls is inner:
+        return new
+    bases = tuple(_rebuilt(base, inner, new) if issubclass(base, inner) else base for base in cls.__bases__)
+    namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__.replace(inner.__name__, new.__name__), bases, namespace)
+
+
+@functools.cache
+def _accelerated(base: type, sampler: Sampler) -> type:
+    """A subclass of ``base`` with the computation of v1fast."""
+    ours = _ours(base)
+    # base comes first; but what it has from nn.Module alone would come last.
+    methods = {name: getattr_static(base, name) for name in _names(_v1fast(ours)) & set(dir(nn.Module))}
+    methods |= {name: getattr_static(ours, name) for name in _TAKEN if hasattr(ours, name)}
+    methods |= {"__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base, "sampler": sampler}
+    name, bases = f"Accelerated{base.__name__}", (_Accelerated, base, ours)
+    return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(methods))
+
+
+def _ours(base: type) -> type[readouts.Readout]:
+    known = _known_class(base)
+    assert known is not None
+    return REPLACEABLE[f"{known.__module__}.{known.__qualname__}"]
+
+
+def _v1fast(ours: type) -> list[type]:
+    return [c for c in ours.__mro__ if _library(c) == "v1fast"]
+
+
+def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> str:
+    """Why v1fast cannot compute what ``module`` does; "" if it can."""
+    known = _known_class(base)
+    if issubclass(inner, _Accelerated) and inner.sampler == sampler:
+        return "is accelerated already"
+    if any(c.__name__ == "ClonedReadout" for c in base.__mro__):
+        return "computes little: what became of the readout that it clones counts"
+    if known is None:
+        return "v1fast has no counterpart"
+    ours = _ours(base)
+    classes = [*(c for c in known.__mro__ if _library(c) in LIBRARIES), *_v1fast(ours)]
+    # Methods and properties: plain values are for objects to have their own.
+    used = {name for c in classes for name in _names([c]) if hasattr(vars(c)[name], "__get__")} | {"sampler"}
+    subclasses = base.__mro__[: base.__mro__.index(known)]
+    if _names(c for c in subclasses if _library(c) in LIBRARIES) & used - _APART_FROM_FORWARD:
+        return "v1fast has no counterpart"
+    changed = (_names(subclasses) | set(vars(module))) & used - _APART_FROM_FORWARD
+    if changed:
+        return f"has its own {', '.join(sorted(changed))}"
+    theirs, mine = (list(inspect.signature(cls.forward).parameters) for cls in (known, ours))
+    if theirs != mine:
+        return f"is of another version: its forward takes {', '.join(theirs)} instead of {', '.join(mine)}"
+    return _why_this_one_is_left(module)
+
+
+def _why_this_one_is_left(module: Any) -> str:
+    free = {"_features", "bias", "scales"}
+    if not getattr(module, "positive", False) and not hasattr(module, "mask"):
+        free.add("features")
+    parametrised = set(module.parametrizations) - free if parametrize.is_parametrized(module) else set()
+    if parametrised:
+        return f"has a parametrised {', '.join(sorted(parametrised))}, which v1fast would clamp otherwise"
+    if hasattr(module, "avg"):
+        return _why_poolings_are_left(module)
+    return ""
+
+
+def _why_poolings_are_left(module: Any) -> str:
+    if getattr(module, "return_weighted_features", False):
+        return "has return_weighted_features, which v1fast returns in another shape"
+    avg, kernel = module.avg, getattr(module, "pool_kern", None)
+    if type(avg) is not nn.AvgPool2d or avg._forward_hooks or avg._forward_pre_hooks:
+        return "has an avg of its own, or hooks on it"
+    square = isinstance(avg.kernel_size, int) if kernel is None else avg.kernel_size == (kernel, kernel)
+    return "" if square and isinstance(avg.stride, int) else "has poolings that are not square"

@@ -1,0 +1,329 @@
+"""Readouts of several recording sessions that share a core: one for each, and what they may share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from v1fast.readouts.base import Readout, Reduction, select_neurons
+
+
+class ClonedReadout(Readout):
+    """Another readout's output, times a gain per neuron, plus an offset per neuron.
+
+    For the same neurons in another session. Drop-in for ``ClonedReadout`` of neuralpredictors. Where that is plainly
+    broken this class does the sensible thing instead: ``MultiReadoutBase(clone_readout=True)`` can make it; ``shift``,
+    ``sample`` and ``out_idx`` reach the readout; it has a ``regularizer``.
+
+    Args:
+        original_readout: the readout whose output is used. It is a submodule, trained along, of both sessions.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: the features of ``original_readout`` are not those of its ``outdims`` neurons.
+
+    Shapes of the parameters: ``alpha`` (N), ``beta`` (N); and those of ``_source``.
+    """
+
+    _source: Any
+
+    def __init__(self, original_readout: nn.Module, **kwargs: Any) -> None:
+        super().__init__()
+        self._source = original_readout
+        self.outdims: int = self._source.outdims
+        got = tuple(self._source.features.shape)
+        if got[self._neuron_axis] != self.outdims:
+            raise ValueError(f"original_readout: want features of {self.outdims} neurons, got shape {got}")
+        like = self._source.features
+        self.alpha = nn.Parameter(torch.ones(self.outdims, dtype=like.dtype, device=like.device))
+        self.beta = nn.Parameter(torch.zeros(self.outdims, dtype=like.dtype, device=like.device))
+
+    @property
+    def _neuron_axis(self) -> int:
+        return int(getattr(self._source, "neuron_axis", -1))
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Set gains to 1 and offsets to 0: the output is that of the original, whatever the mean activity."""
+        with torch.no_grad():
+            self.alpha.fill_(1.0)
+            self.beta.zero_()
+
+    @property
+    def features(self) -> Tensor:
+        """The original's feature weights times the gains."""
+        features: Tensor = self._source.features
+        sizes = [1] * features.dim()
+        sizes[self._neuron_axis] = self.outdims
+        return features * self.alpha.view(sizes)
+
+    def feature_l1(self, reduction: Reduction = "mean", average: bool | None = None) -> Tensor:
+        """L1 norm of the features, gains included."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` times the original's ``feature_reg_weight``."""
+        weight: float = self._source.feature_reg_weight
+        return self.feature_l1(reduction=reduction, average=average) * weight
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """What the original makes of ``x`` and of all other arguments, [B, N], times ``alpha``, plus ``beta``.
+
+        Where ``out_idx`` (or ``subs_idx``, as the pooled readout of videos calls it) chooses neurons, of those.
+        """
+        alpha: Tensor = self.alpha
+        beta: Tensor = self.beta
+        for name in ("out_idx", "subs_idx"):
+            if kwargs.get(name) is not None:
+                index = select_neurons(kwargs[name], self.outdims, alpha.device)
+                alpha, beta = alpha[index], beta[index]
+        out: Tensor = self._source(x, **kwargs)
+        return out * alpha + beta
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{self.outdims} neurons"
+
+
+class MultiReadoutBase(nn.ModuleDict):
+    """One readout per session, under its ``data_key``.
+
+    Drop-in for ``MultiReadoutBase`` of neuralpredictors: same constructor, state_dict keys
+    (``<data_key>.<key of the readout>``), forward arguments. Where that is plainly broken this class does the sensible
+    thing instead: ``clone_readout`` works; an unknown session is an error that names those there are. Sessions can be
+    added later.
+
+    A subclass may name the class of its readouts by ``_base_readout``.
+
+    Args:
+        in_shape_dict: (C, H, W) of the features of each session.
+        n_neurons_dict: number of neurons of each session; its order is that of the sessions.
+        base_readout: class of the readouts, where the class does not set ``_base_readout``, which takes precedence.
+        mean_activity_dict: [N], initial bias of each session.
+        clone_readout: all sessions have the same neurons, and those after the first a :class:`ClonedReadout` of it.
+        **kwargs: arguments of the readouts.
+
+    Raises:
+        ValueError: no class of readouts is given. In ``load_state_dict`` (RuntimeError): sessions of the checkpoint
+            differ in what they share here.
+    """
+
+    _base_readout: type[nn.Module] | None = None
+
+    def __init__(
+        self,
+        in_shape_dict: Mapping[str, Sequence[int]],
+        n_neurons_dict: Mapping[str, int],
+        base_readout: type[nn.Module] | None = None,
+        mean_activity_dict: Mapping[str, Tensor] | None = None,
+        clone_readout: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self._base_readout = self._base_readout or base_readout
+        if self._base_readout is None:
+            raise ValueError("base_readout: want a class of readouts, got None, and the class sets no _base_readout")
+        self._readout_kwargs, self.clone_readout = kwargs, clone_readout
+        for data_key, n_neurons in n_neurons_dict.items():
+            mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
+            self[data_key] = self._make(data_key, in_shape_dict[data_key], n_neurons, mean_activity, kwargs)
+        # The readouts have initialised themselves: as in neuralpredictors a second time, for the same random numbers.
+        self.initialize(mean_activity_dict)
+
+    def _make(
+        self,
+        data_key: str,
+        in_shape: Sequence[int],
+        n_neurons: int,
+        mean_activity: Tensor | None,
+        kwargs: Mapping[str, Any],
+    ) -> nn.Module:
+        first = next(iter(self), data_key)
+        options = self.prepare_readout_kwargs(len(self), data_key, first, **kwargs)
+        if not (self.clone_readout and len(self)):
+            base_readout: Any = self._base_readout
+            made: nn.Module = base_readout(in_shape=in_shape, outdims=n_neurons, mean_activity=mean_activity, **options)
+            return made
+        clone = ClonedReadout(self[first])
+        if clone.outdims != n_neurons:
+            raise ValueError(f"n_neurons of {data_key}: want {clone.outdims}, those of {first}, got {n_neurons}")
+        return clone
+
+    def prepare_readout_kwargs(self, i: int, data_key: str, first_data_key: str, **kwargs: Any) -> dict[str, Any]:
+        """Arguments of the readout of session ``data_key``, the ``i``-th, from those of the constructor.
+
+        For subclasses to override.
+        """
+        return kwargs
+
+    def add_session(
+        self,
+        data_key: str,
+        n_neurons: int,
+        in_shape: Sequence[int] | None = None,
+        mean_activity: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the readout of one more session; those that are there keep their values.
+
+        It is on the device, of the floating dtype and in the mode (training or evaluation) of the first. An optimiser
+        made before does not know its parameters: give it those that are new by ``optimizer.add_param_group``.
+
+        Args:
+            data_key: name of the session.
+            n_neurons: number of its neurons.
+            in_shape: (C, H, W) of its features; None: as the first session's.
+            mean_activity: [N], initial bias.
+            **kwargs: arguments of the constructor to use for this session in place of those given there. Where these
+                are dicts of sessions (``source_grids``), one of the new session alone will do.
+
+        Raises:
+            ValueError: there is a session of that name.
+        """
+        if data_key in self:
+            raise ValueError(f"data_key: want a new session beside {', '.join(self)}, got {data_key!r}")
+        first: Any = next(iter(self.values()), None)
+        if in_shape is None and first is None:
+            raise ValueError("in_shape: want (C, H, W) for the first session, got None")
+        # A clone has no in_shape of its own, but the first session is no clone.
+        shape = first.in_shape if in_shape is None else in_shape
+        readout = self._make(data_key, shape, n_neurons, mean_activity, self._readout_kwargs | kwargs)
+        if first is not None:
+            like = next(first.parameters())
+            readout.to(device=like.device, dtype=like.dtype)
+        self[data_key] = readout.train(self.training)
+
+    def _session(self, data_key: str | None) -> Any:
+        if data_key is None and len(self) == 1:
+            return next(iter(self.values()))
+        if data_key is None or data_key not in self:
+            raise KeyError(f"data_key: want one of {', '.join(self)}, got {data_key!r}")
+        return self[data_key]
+
+    def forward(self, *args: Any, data_key: str | None = None, **kwargs: Any) -> Tensor:
+        """The readout of session ``data_key`` of all other arguments; of the only session where there is one.
+
+        Raises:
+            KeyError: no such session.
+        """
+        out: Tensor = self._session(data_key)(*args, **kwargs)
+        return out
+
+    def initialize(self, mean_activity_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Initialise the readouts, their bias to the mean activity of their session."""
+        for data_key, readout in self.items():
+            mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
+            initialize: Any = readout.initialize
+            initialize(mean_activity)
+
+    def regularizer(
+        self, data_key: str | None = None, reduction: Reduction = "sum", average: bool | None = None
+    ) -> Tensor | int | float:
+        """The penalty of session ``data_key``, or of the only session.
+
+        Raises:
+            KeyError: no such session.
+        """
+        penalty: Tensor | int | float = self._session(data_key).regularizer(reduction=reduction, average=average)
+        return penalty
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        first_names: dict[int, str] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            first = first_names.setdefault(id(parameter), name)
+            one, other = (state_dict.get(prefix + key) for key in (first, name))
+            if isinstance(one, Tensor) and isinstance(other, Tensor) and not _alike(one, other):
+                error_msgs.append(f"{prefix}{name}: want the values of {prefix}{first}, which it shares, got others")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+class MultiReadoutSharedParametersBase(MultiReadoutBase):
+    """:class:`MultiReadoutBase` whose readouts share parameters with that of the first session.
+
+    For readouts that take the arguments ``shared_features``, ``shared_grid`` and ``shared_transform``, as
+    :class:`v1fast.readouts.FullGaussian2d` does. Drop-in for ``MultiReadoutSharedParametersBase`` of neuralpredictors.
+    Where that is plainly broken this class does the sensible thing instead: ``share_transform`` has an effect; sharing
+    leaves the first session's values as they are; sessions whose neurons do not match are an error.
+
+    ``**kwargs`` of the constructor, beside those of the readouts:
+
+    - ``grid_mean_predictor``: arguments of the network that predicts the means from the ``source_grids`` (the readout's
+      ``grid_mean_predictor``), and ``grid_mean_predictor_type``, which has to be "cortex" with it;
+    - ``source_grids``: [N, D] of each session, e.g. cortical positions;
+    - ``share_transform``: all sessions use one such network;
+    - ``share_grid``: matched neurons have the same mean, up to an affine map of each session;
+    - ``share_features``: matched neurons have the same features, up to a factor of each neuron;
+    - ``shared_match_ids``: ids of the neurons [N] of each session, of which each has all.
+
+    Raises:
+        ValueError: an argument is missing, or sessions have different ids. In ``load_state_dict`` (RuntimeError): the
+            checkpoint is of neuralpredictors, with a transform for each session although one was to be shared; it
+            loads without ``share_transform``.
+    """
+
+    def prepare_readout_kwargs(
+        self,
+        i: int,
+        data_key: str,
+        first_data_key: str,
+        grid_mean_predictor: Mapping[str, Any] | None = None,
+        grid_mean_predictor_type: str | None = None,
+        share_transform: bool = False,
+        share_grid: bool = False,
+        share_features: bool = False,
+        source_grids: Mapping[str, Any] | None = None,
+        shared_match_ids: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Arguments of the readout of session ``data_key``: what it shares is that of ``first_data_key``."""
+        first: Any = None if i == 0 else self[first_data_key]
+        if grid_mean_predictor:
+            if grid_mean_predictor_type != "cortex":
+                raise ValueError(f'grid_mean_predictor_type: want "cortex", got {grid_mean_predictor_type!r}')
+            kwargs["grid_mean_predictor"] = grid_mean_predictor
+            kwargs["source_grid"] = _of_session("source_grids", source_grids, data_key)
+            if share_transform and first is not None:
+                kwargs["shared_transform"] = first.mu_transform
+        elif share_grid:
+            ids = self._matched(shared_match_ids, data_key, first_data_key)
+            kwargs["shared_grid"] = {"match_ids": ids, "shared_grid": None if first is None else first.shared_grid}
+        if share_features:
+            ids = self._matched(shared_match_ids, data_key, first_data_key)
+            shared = None if first is None else first.shared_features
+            kwargs["shared_features"] = {"match_ids": ids, "shared_features": shared}
+        return kwargs
+
+    def _matched(self, given: Mapping[str, Any] | None, data_key: str, first_data_key: str) -> Any:
+        """The ids of a session. Equal places among the sorted ids are one neuron, so all sessions have the same."""
+        ids = _of_session("shared_match_ids", given, data_key)
+        of_first = self._readout_kwargs.get("shared_match_ids", {}).get(first_data_key, ids)
+        if not np.array_equal(np.unique(ids), np.unique(of_first)):
+            raise ValueError(f"shared_match_ids of {data_key}: want the same ids as in {first_data_key}, got others")
+        return ids
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two entries of a checkpoint may be one parameter; entries without values (``meta``) may."""
+    if one is other or one.is_meta or other.is_meta:
+        return True
+    return one.shape == other.shape and torch.allclose(one, other.to(one), rtol=0, atol=0, equal_nan=True)
+
+
+def _of_session(name: str, given: Mapping[str, Any] | None, data_key: str) -> Any:
+    if given is None or data_key not in given:
+        raise ValueError(f"{name}: want an entry for {data_key}, got {None if given is None else list(given)}")
+    return given[data_key]
