@@ -277,7 +277,7 @@ def test_the_penalty_makes_nothing_of_neurons_times_neurons():
 
 
 def test_unknown_arguments_are_accepted():
-    layer, x = FullFactorized2d(SHAPE, N, True, shared_transform=True), features()
+    layer, x = FullFactorized2d(SHAPE, N, True, unknown=True), features()
     assert layer(x, data_key="a", images=x, behavior=None).equal(layer(x))
 
 

@@ -262,7 +262,7 @@ def test_second_derivatives(make):
 
 @pytest.mark.parametrize("make", [generalized, remapped])
 def test_unknown_arguments_and_other_features(make):
-    layer, x = make(shared_transform=True).eval(), features()
+    layer, x = make(unknown=True).eval(), features()
     assert layer(x, data_key="a", images=x).equal(layer(x))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
