@@ -10,14 +10,15 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench clean
+.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
 # Those that run an op, twice: with the compiled kernels, and with the reference alone, so that no kernel is tested
 # against itself.
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
-	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py multi_readout.py accelerate.py)
+	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py gaussian_variants.py factorized.py \
+	retina.py other_readouts.py ln.py multi_readout.py accelerate.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)
@@ -55,6 +56,10 @@ format: $(VENV)/.built
 
 bench: $(VENV)/.built
 	$(BIN)/v1fast bench
+
+# Layer beside layer, v1fast's and the published one that it stands in for, in training steps.
+bench-layers: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_layers out/bench-layers
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist out *.egg-info v1fast/*.so

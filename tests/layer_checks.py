@@ -4,8 +4,10 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 
 def stored_features(layer):
@@ -96,3 +98,85 @@ def assert_refuses_out_idx(layer, x):
         layer(x, out_idx=[0.5])
     with pytest.raises(IndexError):
         layer(x, out_idx=[12])
+
+
+def shifted(x, shift):
+    """Features [B, C, H, W], read at their pixels plus the shift [B, 2], by torch's own ops."""
+    if shift is None:
+        return x
+    theta = torch.eye(2, 3, dtype=x.dtype).expand(len(x), 2, 3).clone()
+    theta[:, :, 2] = shift
+    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=True), align_corners=True)
+
+
+@torch.no_grad()
+def with_random_bias(layer):
+    """The layer with a bias that differs from neuron to neuron."""
+    if layer.bias is not None:
+        layer.bias.copy_(torch.randn_like(layer.bias))
+    return layer
+
+
+def choices(neurons):
+    """Ways to choose some of them."""
+    return (
+        np.array([3, 0, -1]),
+        np.arange(neurons) % 3 == 0,
+        [1, 2, 7],
+        [True] * 4 + [False] * (neurons - 4),
+        torch.tensor([5, 5, 1]),
+        torch.tensor([2], dtype=torch.int32),
+        torch.arange(neurons) > 8,
+        [],
+    )
+
+
+def assert_chooses_neurons(call, neurons, exactly=True):
+    """``call(out_idx=...)`` gives those columns of ``call()``, to the bit where no matrix product is in between."""
+    whole = call()
+    for out_idx in choices(neurons):
+        chosen = torch.as_tensor(out_idx)
+        chosen = chosen if chosen.dtype == torch.bool else chosen.long()
+        part, want = call(out_idx=out_idx), whole[..., chosen]
+        assert part.equal(want) if exactly else torch.allclose(part, want, rtol=1e-4, atol=1e-5), out_idx
+        assert part.shape == want.shape
+
+
+def assert_reads_frames(layer, x):
+    """Every frame of [B, C, T, H, W] is read as an image, at a shift of its clip or of its own."""
+    batch, frames = x.shape[0], x.shape[2]
+    per_frame = torch.randn(batch, frames, 2) / 4
+    images = x.transpose(1, 2)
+    for shift in (None, per_frame, per_frame[:, 0]):
+        each = [None if shift is None else shift if shift.dim() == 2 else shift[:, t] for t in range(frames)]
+        want = torch.stack([layer(images[:, t], shift=each[t]) for t in range(frames)], dim=-2)
+        got = layer(x, shift=shift)
+        assert got.shape == want.shape
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert layer(x[:, :, :1]).shape[-2] == 1
+
+
+def assert_compiles(layer, x):
+    """In one graph, with the same gradients."""
+    torch.compiler.reset()
+    step = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+    options = {"allow_unused": True, "materialize_grads": True}  # sigma, where the means are read
+    got = torch.autograd.grad(step(x).square().sum(), parameters, **options)
+    torch.testing.assert_close(got, torch.autograd.grad(layer(x).square().sum(), parameters, **options))
+
+
+def assert_runs_under_vmap(make, x):
+    """An ensemble of layers in evaluation, in one call."""
+    layers = [make().eval() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    base = copy.deepcopy(layers[0]).to("meta")
+    got = torch.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(parameters, buffers)
+    torch.testing.assert_close(got, torch.stack([layer(x) for layer in layers]))
+
+
+def assert_twice_differentiable(layer, x, shift=None):
+    """In the features, in evaluation and float64."""
+    layer.eval()
+    shift = None if shift is None else shift.to(x.dtype)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, shift=shift).square(), (x.requires_grad_(),), fast_mode=True)

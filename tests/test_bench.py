@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ def _module(name):
     return importlib.import_module(f"v1fast.benchmarks.{name}")
 
 
+layers = _module("bench_layers")
 bench, contract, exact, harness = map(
     _module, ("bench_gaussian_readout", "contract", "exact_gaussian_readout", "harness")
 )
@@ -462,3 +463,20 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path, monkeypatch):
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["noise"] for line in lines] == ["seed", "given"]
     assert (tmp_path / "speed.png").exists()
+
+
+@pytest.mark.parametrize("case", layers.CASES, ids=lambda case: case.name)
+def test_layers_of_the_bench(case):
+    """Each runs, as v1fast's providers and, where it is an expression in the bench, as the peer."""
+    small = replace(case, shape=case.shape | {"B": 3, "N": 4} | ({"T": 2} if "T" in case.shape else {}))
+    taking_part = [p for p in layers.providers(small) if not (p.baseline and small.peer)]
+    assert len(taking_part) == (4 if not small.peer else 2)
+    for provider in taking_part:
+        step = provider.prepare()
+        output = step.forward(None)
+        gradients = step.backward(output, step.upstream)
+        assert output.shape == step.upstream.shape
+        assert set(gradients) == {"features", *step.parameters}
+        assert gradients["features"].abs().sum() > 0
+        if not small.peer:
+            assert max(step.check().errors(output, gradients).values()) < 1e-5

@@ -13,6 +13,7 @@ from torch import nn
 
 from v1fast import _eager as eager
 from v1fast.readouts import ConfigurationError, FullGaussian2d
+from v1fast.readouts._frames import fold_frames
 
 SHAPE, N = (5, 7, 9), 12
 MATCH_IDS = [3, 1, 3, 8, 1, 0, 0, 8, 3, 1, 2, 2]  # five distinct ids
@@ -184,32 +185,94 @@ def test_one_draw_for_the_batch():
     assert not per_image.equal(per_image[:1].expand(6, -1))
 
 
+FRAMES = 3
+
+
+def videos(batch=4):
+    return torch.randn(batch, SHAPE[0], FRAMES, *SHAPE[1:])
+
+
+@pytest.mark.parametrize("gauss_type", ["full", "isotropic"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_every_frame_of_a_video_is_an_image(gauss_type, memory_format):
+    layer_checks.assert_reads_frames(
+        readout(gauss_type=gauss_type).eval(), videos().contiguous(memory_format=memory_format)
+    )
+
+
 @pytest.mark.parametrize("sampler", ["philox", "torch"])
-@pytest.mark.parametrize(
-    "out_idx",
-    [
-        np.array([3, 0, -1]),
-        np.arange(N) % 3 == 0,
-        [1, 2, 7],
-        [True] * 4 + [False] * 8,
-        torch.tensor([5, 5, 1]),
-        torch.arange(N) > 8,
-        torch.tensor([2], dtype=torch.int32),
-        [],
-    ],
-    ids=lambda v: type(v).__name__,
-)
-def test_out_idx_is_a_choice_of_the_whole(sampler, out_idx):
-    layer, x = readout(sampler=sampler), features()
+@pytest.mark.parametrize("batch_sample", [True, False])
+@pytest.mark.parametrize("frame_sample", [True, False])
+@pytest.mark.parametrize("gauss_type", ["full", "uncorrelated", "isotropic"])
+def test_clips_and_frames_share_a_draw_or_do_not(sampler, batch_sample, frame_sample, gauss_type):
+    """Where all images are the same, results are equal where the draws are, and differ elsewhere."""
+    layer = readout(
+        gauss_type=gauss_type, batch_sample=batch_sample, frame_sample=frame_sample, sampler=sampler, bias=False
+    )
+    x = features(1)[:, :, None].expand(4, -1, FRAMES, -1, -1)
+    y = layer(x)
+    assert y.shape == (4, FRAMES, N)
+    draws = 1 if not batch_sample else 4, 1 if not frame_sample else FRAMES
+    assert y.equal(y[: draws[0], : draws[1]].expand(4, FRAMES, N) if draws != (4, FRAMES) else y)
+    assert len(y.flatten(0, 1)[:, 0].unique()) == draws[0] * draws[1]
+
+
+@pytest.mark.parametrize("batch_sample", [True, False])
+@pytest.mark.parametrize("frame_sample", [True, False])
+def test_videos_in_training_with_torchs_stream(batch_sample, frame_sample):
+    layer = readout(batch_sample=batch_sample, frame_sample=frame_sample, sampler="torch")
+    x, shift = videos(), 0.2 * torch.randn(4, FRAMES, 2)
+    draws = 4 if batch_sample else 1, FRAMES if frame_sample else 1
+    torch.manual_seed(5)
+    got = layer(x, shift=shift)
+    torch.manual_seed(5)
+    noise = torch.empty(*draws, N, 2).normal_().expand(4, FRAMES, N, 2).reshape(-1, N, 2)
+    images, shift = x.transpose(1, 2).flatten(0, 1), shift.flatten(0, 1)
+    own, exact = (
+        eager_forward(layer, images, noise, shift, t).view(4, FRAMES, N) for t in (torch.float32, torch.double)
+    )
+    assert_as_accurate(got, own, exact)
+
+
+@pytest.mark.parametrize("frame_sample", [True, False])
+def test_out_idx_of_videos(frame_sample):
+    layer, x = readout(frame_sample=frame_sample), videos()
     torch.manual_seed(2)
     whole = layer(x)
     torch.manual_seed(2)
-    part = layer(x, out_idx=out_idx)
-    chosen = torch.as_tensor(out_idx)
-    chosen = chosen if chosen.dtype == torch.bool else chosen.long()
-    assert part.equal(whole[:, chosen])
+    assert layer(x, out_idx=[4, -1]).equal(whole[..., [4, -1]])
+
+
+def test_frames_of_channels_last_videos_are_not_copied():
+    x = videos()
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    for given, copied in ((last, False), (x, True), (x[:1], False)):
+        images, _ = fold_frames(given)
+        assert images.equal(given.transpose(1, 2).flatten(0, 1))
+        assert (images.data_ptr() == given.data_ptr()) != copied
+        assert images.is_contiguous(memory_format=torch.channels_last) or len(given) == 1
+
+
+def test_gradients_of_videos():
+    layer, x = readout().double().eval(), videos(2).double().requires_grad_()
+    want = torch.autograd.grad(
+        eager_forward(layer, x.transpose(1, 2).flatten(0, 1)).square().sum(), [x, layer._mu, layer._features]
+    )
+    got = torch.autograd.grad(layer(x).square().sum(), [x, layer._mu, layer._features])
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("sampler", ["philox", "torch"])
+def test_out_idx_is_a_choice_of_the_whole(sampler):
+    layer, x = readout(sampler=sampler), features()
+
+    def call(**options):
+        torch.manual_seed(2)
+        return layer(x, **options)
+
+    layer_checks.assert_chooses_neurons(call, N)
     layer.eval()
-    assert layer(x, out_idx=out_idx).equal(layer(x)[:, chosen])
+    layer_checks.assert_chooses_neurons(call, N)
 
 
 def test_bad_out_idx():

@@ -53,6 +53,16 @@ def weighted_sum(out):
     return (out * torch.arange(1.0, 1 + out.numel(), dtype=out.dtype).view_as(out).cos()).sum()
 
 
+@pytest.mark.parametrize("frame_sample", [True, False])
+def test_videos(frame_sample):
+    """Every frame is an image; all of a clip share their draw, or none does."""
+    layer = readout(frame_sample=frame_sample)
+    layer_checks.assert_reads_frames(layer.eval(), torch.randn(2, 5, 3, 7, 9))
+    y = layer.train()(features(2)[:, :, None].expand(-1, -1, 3, -1, -1))
+    assert y.equal(y[:, :1].expand_as(y)) != frame_sample
+    assert not y[0].equal(y[1])
+
+
 def test_it_says_that_it_is_deprecated():
     with pytest.warns(DeprecationWarning, match="use FullGaussian2d") as caught:
         Gaussian2d(SHAPE, N, bias=True)

@@ -1,9 +1,9 @@
 """Fast kernels for neural encoding models of visual cortex.
 
 ``v1fast.functional``  the computations, as functions of tensors
-``v1fast.readouts``    the layers made of them, drop-in for neuralpredictors' layers of the same names
+``v1fast.readouts``    the layers, drop-in for those of the same names in neuralpredictors and openretina
 ``v1fast.accelerate``  lets a model of neuralpredictors or openretina compute its readouts by them, in place
-``v1fast.models``      cores
+``v1fast.models``      cores, and the multitask LN model
 ``v1fast.data``        simulated populations
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import importlib
 import importlib.util
 import sys
@@ -46,7 +48,7 @@ def load(name: str) -> MakeLayer:
         Absent: it is not installed, or does not import.
     """
     try:
-        with _importable():
+        with importable():
             layer = importlib.import_module(_MODULES[name]).FullGaussian2d
     except ModuleNotFoundError as error:
         if error.name == name:
@@ -83,8 +85,10 @@ _PARAMETERS = {"mu": "_mu", "sigma": "sigma", "weight": "_features", "bias": "bi
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
+def importable() -> Iterator[None]:
     """Stand-ins for absent packages, while a library is imported."""
+    # neuralpredictors 0.3.0 looks for it where Python 3.9 had it.
+    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
     added = [name for name in _STAND_INS if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in added:
         module = ModuleType(name)

@@ -45,6 +45,8 @@ def move(ours, peer):
     """Give both the same state, in which nothing is as uniform as at the start; it is exchanged both ways."""
     with torch.no_grad():
         for name, parameter in peer.named_parameters():
+            if not parameter.requires_grad:
+                continue  # coordinates of pixels
             spread = 0.5 if name.endswith(("mu", "grid", "features", "bias", "scales")) else 0.1
             parameter.add_(spread * torch.randn(parameter.shape))
         for name, buffer in peer.named_buffers():

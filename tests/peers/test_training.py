@@ -50,6 +50,7 @@ READOUTS = {
             "feature_reg_weight": 0.01,
         },
     ),
+    "factorized": ("FullFactorized2d", {"init_noise": 0.1, "gamma_readout": 1e-4}),
     "older": ("Gaussian2d", {"init_mu_range": 0.3, "init_sigma_range": 0.3, "gamma_readout": 0.01}),
 }
 

@@ -1,5 +1,6 @@
-"""Cores: networks from images to the feature maps that a readout reads."""
+"""Cores: networks from images to the feature maps that a readout reads; and a model of another kind."""
 
 from v1fast.models.cores import Stacked2dCore
+from v1fast.models.ln import MultitaskLN
 
-__all__ = ["Stacked2dCore"]
+__all__ = ["MultitaskLN", "Stacked2dCore"]

@@ -1,8 +1,17 @@
 """Readouts: one map from a core's features to the response of each neuron. Drop-in for neuralpredictors' layers."""
 
+from v1fast.readouts.attention import AttentionReadout
 from v1fast.readouts.base import ConfigurationError, Readout
+from v1fast.readouts.channel_points import Gaussian3d, UltraSparse
+from v1fast.readouts.dense import DenseReadout
+from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
+from v1fast.readouts.factorized_retina import FactorizedReadout, KlindtReadoutWrapper3D
 from v1fast.readouts.gaussian import FullGaussian2d
+from v1fast.readouts.gaussian_generalized import GeneralizedFullGaussianReadout2d
 from v1fast.readouts.gaussian_legacy import Gaussian2d
+from v1fast.readouts.gaussian_masks import DeterministicGaussian2d, GaussianMaskReadout
+from v1fast.readouts.gaussian_remapped import RemappedGaussian2d
+from v1fast.readouts.gaussian_retina import PointGaussianReadout
 from v1fast.readouts.multi import ClonedReadout, MultiReadoutBase, MultiReadoutSharedParametersBase
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,
@@ -11,19 +20,35 @@ from v1fast.readouts.pooled import (
     SpatialTransformerPooled3d,
 )
 from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
+from v1fast.readouts.separable import SeparableReadout
 
 __all__ = [
+    "AttentionReadout",
     "ClonedReadout",
     "ConfigurationError",
+    "DenseReadout",
+    "DeterministicGaussian2d",
+    "FactorizedReadout",
+    "FullFactorized2d",
     "FullGaussian2d",
+    "FullSXF",
     "Gaussian2d",
+    "Gaussian3d",
+    "GaussianMaskReadout",
+    "GeneralizedFullGaussianReadout2d",
     "GeneralizedPointPooled2d",
+    "KlindtReadoutWrapper3D",
     "MultiReadoutBase",
     "MultiReadoutSharedParametersBase",
+    "PointGaussianReadout",
     "PointPooled2d",
     "PointPyramid2d",
     "Readout",
+    "RemappedGaussian2d",
+    "SeparableReadout",
     "SpatialTransformerPooled2d",
     "SpatialTransformerPooled3d",
     "SpatialTransformerPyramid2d",
+    "SpatialXFeatureLinear",
+    "UltraSparse",
 ]

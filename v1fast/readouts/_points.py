@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from v1fast import functional
+from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
 
 Sampler = Literal["philox", "torch"]
+Noise = Mapping[str, Any]
+"""How a call draws: the arguments noise or seed, and share_noise, of ``gaussian_readout``; nothing at the means."""
 
 
 def check_sampler(sampler: str) -> None:
@@ -31,17 +34,27 @@ def rows_of(features: Tensor) -> Tensor:
     return features.squeeze(-2).mT
 
 
-def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
-    """Bring a parameter into its range and return it for one forward pass.
+def change_in_place(parameter: nn.Parameter, change: Callable[[Tensor], Any]) -> Tensor:
+    """Bring a parameter into its range, by ``change`` in place, and return it for one forward pass.
 
     Through ``.data``, which autograd does not see: what a pass keeps for its backward is in range already, and the next
     pass leaves it as it is. Under ``vmap``, which has no ``.data``, a copy is returned instead.
     """
     if torch._C._are_functorch_transforms_active():
-        parameter.detach().clamp_(low, high)
+        change(parameter.detach())
         return parameter.clone()
-    parameter.data.clamp_(low, high)
+    change(parameter.data)
     return parameter
+
+
+def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
+    """Clamp a parameter, see ``change_in_place``."""
+    return change_in_place(parameter, lambda values: values.clamp_(low, high))
+
+
+def of_neurons(noise: Noise, index: Tensor) -> Noise:
+    """The draws of the neurons ``index``; a seed needs the index beside it."""
+    return {**noise, "noise": noise["noise"][:, index]} if "noise" in noise else noise
 
 
 class PointReadout(Readout):
@@ -65,10 +78,12 @@ class PointReadout(Readout):
         features: Tensor = getattr(self, self.stored_features)
         features.data = neuron_major(features.data)
 
+    @property
+    def _map_shape(self) -> tuple[int, int, int]:
+        return self.in_shape[0], self.in_shape[-2], self.in_shape[-1]
+
     def _require_in_shape(self, x: Tensor) -> None:
-        if tuple(x.shape[1:]) != tuple(self.in_shape):
-            want, got = tuple(self.in_shape), tuple(x.shape)
-            raise ValueError(f"features: want [B, C, H, W] with (C, H, W) = {want}, got {got}")
+        check_map(x, *self._map_shape)
 
     def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
         """L1 norm of the features."""
@@ -106,7 +121,13 @@ class GridReadout(PointReadout):
 
 
 class GaussianPointReadout(PointReadout, ABC):
-    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep."""
+    """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
+
+    Attributes:
+        frame_sample: whether each frame of a video has a draw of its own.
+    """
+
+    frame_sample: bool = True  # also for another library's layer, which does not have it
 
     def __init__(
         self,
@@ -115,6 +136,7 @@ class GaussianPointReadout(PointReadout, ABC):
         *,
         init_mu_range: float,
         batch_sample: bool,
+        frame_sample: bool,
         align_corners: bool,
         mean_activity: Tensor | None,
         sampler: Sampler,
@@ -125,7 +147,8 @@ class GaussianPointReadout(PointReadout, ABC):
         check_sampler(sampler)
         self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
         self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
-        self.batch_sample, self.align_corners, self.sampler = batch_sample, align_corners, sampler
+        self.batch_sample, self.frame_sample = batch_sample, frame_sample
+        self.align_corners, self.sampler = align_corners, sampler
 
     @abstractmethod
     def _clamped(self) -> tuple[Tensor, Tensor]:
@@ -153,23 +176,48 @@ class GaussianPointReadout(PointReadout, ABC):
         """[images, N, 2] of the stream that neuralpredictors draws."""
         return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
 
+    def _positions(self, mu: Tensor, sigma: Tensor, noise: Noise, images: int) -> Tensor:
+        """Where a call reads that draws by ``noise``: [images, N, 2], without the shift."""
+        if not noise:
+            return mu.clamp(-1, 1).expand(images, -1, -1)
+        eps = noise.get("noise")
+        if eps is None:
+            eps = functional.philox_normal(noise["seed"], 1 if noise.get("share_noise") else images, self.outdims)
+        eps = eps.to(mu.dtype)
+        z = (sigma * eps.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * eps
+        return (mu + z).clamp(-1, 1).expand(images, -1, -1)
+
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
         """Positions (batch_size, N, 1, 2), sampled if ``sample`` (None: in training mode), else the means."""
         mu, sigma = self._gaussian()
-        if not (self.training if sample is None else sample):
-            return mu.clamp(-1, 1).expand(batch_size, self.outdims, 2).unsqueeze(2)
-        if self.sampler == "torch":
-            noise = self._draw_noise(batch_size, mu)
-        else:
-            seed = self._draw_seed(mu.device)
-            noise = functional.philox_normal(seed, batch_size, self.outdims).to(mu.dtype)
-        z = (sigma * noise.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * noise
-        return (mu + z).clamp(-1, 1).unsqueeze(2)
+        noise: Noise = {}
+        if self.training if sample is None else sample:
+            torchs = self.sampler == "torch"
+            noise = {"noise": self._draw_noise(batch_size, mu)} if torchs else {"seed": self._draw_seed(mu.device)}
+        return self._positions(mu, sigma, noise, batch_size).unsqueeze(2)
 
     @property
     def grid(self) -> Tensor:
         """Positions read in evaluation, (1, N, 1, 2)."""
         return self.sample_grid(batch_size=1, sample=False)
+
+    def _noise(self, x: Tensor, like: Tensor, sample: bool | None) -> Noise:
+        """One draw for each image, or fewer that images share: those of a batch, those of a video's frames, or both."""
+        if not (self.training if sample is None else sample):
+            return {}
+        clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
+        drawn = clips if self.batch_sample else 1, frames if self.frame_sample else 1
+        share_noise = drawn == (1, 1)
+        seed = None if self.sampler == "torch" else self._draw_seed(x.device)
+        if seed is not None and (share_noise or drawn == (clips, frames)):
+            return {"seed": seed, "share_noise": share_noise}
+        if seed is None:
+            noise = self._draw_noise(drawn[0] * drawn[1], like)
+        else:
+            noise = functional.philox_normal(seed, drawn[0] * drawn[1], self.outdims).to(like.dtype)
+        if not share_noise:
+            noise = noise.unflatten(0, drawn).expand(clips, frames, -1, -1).flatten(0, 1)
+        return {"noise": noise, "share_noise": share_noise}
 
     def forward(
         self,
@@ -182,44 +230,57 @@ class GaussianPointReadout(PointReadout, ABC):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W]; channels-last is fastest.
+            x: features [B, C, H, W], of which channels-last is fastest; or of videos [B, C, T, H, W], of which
+                ``torch.channels_last_3d`` is.
             sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
-            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            shift: [B, 2], for videos also [B, T, 2]: added to the positions after the clamp, e.g. from an eye-movement
+                shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
                 neuron does not depend on which others are computed.
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N], or [B, len(out_idx)].
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
             ValueError: an operand does not fit; the message names it.
         """
         self._check_features(x)
         mu, sigma = self._gaussian()
+        noise = self._noise(x, mu, sample)
+        images, shift = fold_frames(x, shift)
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        return unfold_frames(self._read(images, mu, sigma, shift, index, noise), x, self._result_axis)
+
+    @property
+    def _result_axis(self) -> int:
+        """The axis of the images in what ``_read`` returns."""
+        return -2
+
+    def _read(
+        self,
+        images: Tensor,  # [B, C, H, W]
+        mu: Tensor,  # [N, 2]
+        sigma: Tensor,
+        shift: Tensor | None,  # [B, 2]
+        index: Tensor | None,
+        noise: Noise,
+    ) -> Tensor:
+        """[B, N] of the neurons ``index``, or of all."""
         weight = rows_of(self.features).squeeze(0)
         bias: Tensor | None = self.bias
-        noise, seed, neuron_index = None, None, None
-        if self.training if sample is None else sample:
-            if self.sampler == "torch":
-                noise = self._draw_noise(x.shape[0] if self.batch_sample else 1, mu)
-            else:
-                seed = self._draw_seed(x.device)
-        if out_idx is not None:
-            neuron_index = select_neurons(out_idx, self.outdims, x.device)
-            mu, sigma, weight = mu[neuron_index], sigma[neuron_index], weight[neuron_index]
-            bias = None if bias is None else bias[neuron_index]
-            noise = None if noise is None else noise[:, neuron_index]
+        if index is not None:
+            mu, sigma, weight = mu[index], sigma[index], weight[index]
+            bias = None if bias is None else bias[index]
+            noise = of_neurons(noise, index)
         return functional.gaussian_readout(
-            x,
+            images,
             mu,
             sigma,
             weight,
             bias,
             shift,
-            noise=noise,
-            seed=seed,
-            neuron_index=neuron_index,
-            share_noise=not self.batch_sample,
+            neuron_index=index,
             align_corners=self.align_corners,
+            **noise,
         )

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 Reduction = Literal["sum", "mean"] | None
@@ -39,6 +40,15 @@ def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device)
     if index.dim() != 1 or (index.is_floating_point() and index.numel() > 0):
         raise ValueError(f"out_idx: want a list of integers or a mask, got {index.dtype} of shape {tuple(index.shape)}")
     return torch.arange(outdims, device=device)[index.to(torch.int64)]
+
+
+def sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
+    """Number of distinct ids and, for each neuron, the rank of its id among them; ValueError unless there are N ids."""
+    ids = np.asarray(match_ids)
+    if ids.shape != (outdims,):
+        raise ValueError(f"match_ids: want one id per neuron, ({outdims},), got {ids.shape}")
+    unique, index = np.unique(ids, return_inverse=True)
+    return len(unique), torch.from_numpy(index.astype(np.int64))
 
 
 class Readout(nn.Module):

@@ -13,20 +13,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
-from v1fast.readouts.base import ConfigurationError, Reduction
+from v1fast.readouts.base import ConfigurationError, Reduction, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 
 _SIGMA_SHAPE: dict[str, tuple[int, int]] = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
-
-
-def _sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
-    """Number of distinct ids and, for each neuron, the rank of its id among them."""
-    ids = np.asarray(match_ids)
-    if ids.shape != (outdims,):
-        raise ValueError(f"match_ids: want one id per neuron, ({outdims},), got {ids.shape}")
-    unique, index = np.unique(ids, return_inverse=True)
-    return len(unique), torch.from_numpy(index.astype(np.int64))
 
 
 def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final_tanh: bool) -> nn.Sequential:
@@ -78,6 +69,7 @@ class FullGaussian2d(GaussianPointReadout):
         return_weighted_features: kept for compatibility, unused.
         sampler: "philox" draws the positions inside the kernel from a fresh seed of torch's generator; "torch" draws
             standard normals from torch's generator as neuralpredictors does, to reproduce its random stream.
+        frame_sample: draw a position for each frame of a video; otherwise one for all frames of a clip.
         **kwargs: accepted and ignored, as neuralpredictors does.
 
     Raises:
@@ -113,6 +105,7 @@ class FullGaussian2d(GaussianPointReadout):
         return_weighted_features: bool = False,
         sampler: Sampler = "philox",
         shared_transform: nn.Module | None = None,
+        frame_sample: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -120,6 +113,7 @@ class FullGaussian2d(GaussianPointReadout):
             outdims,
             init_mu_range=init_mu_range,
             batch_sample=batch_sample,
+            frame_sample=frame_sample,
             align_corners=align_corners,
             mean_activity=mean_activity,
             sampler=sampler,
@@ -146,7 +140,7 @@ class FullGaussian2d(GaussianPointReadout):
             self._mu = nn.Parameter(torch.empty(self.grid_shape))
         self.sigma = nn.Parameter(torch.empty(self.sigma_shape))
         self.initialize_features(**(shared_features or {}))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.register_parameter("bias", self._empty_bias() if bias else None)
         self.initialize(mean_activity)
 
     def init_grid_predictor(
@@ -177,7 +171,7 @@ class FullGaussian2d(GaussianPointReadout):
         """Own means that neurons share, or use another readout's through an affine map."""
         if match_ids is None:
             raise ConfigurationError("shared_grid: want match_ids, one id per neuron, got None")
-        count, index = _sharing_index(match_ids, self.outdims)
+        count, index = sharing_index(match_ids, self.outdims)
         if shared_grid is None:
             self._mu = nn.Parameter(torch.empty(1, count, 1, 2))
         else:
@@ -198,18 +192,24 @@ class FullGaussian2d(GaussianPointReadout):
         channels = self.in_shape[0]
         self._original_features, self._shared_features = True, match_ids is not None
         if match_ids is None:
-            self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, self.outdims)))
+            self._features = nn.Parameter(neuron_major(torch.empty(self._weight_shape(channels, self.outdims))))
             return
-        count, index = _sharing_index(match_ids, self.outdims)
+        count, index = sharing_index(match_ids, self.outdims)
+        shape = self._weight_shape(channels, count)
         if shared_features is None:
-            self._features = nn.Parameter(neuron_major(torch.empty(1, channels, 1, count)))
+            self._features = nn.Parameter(neuron_major(torch.empty(shape)))
         else:
-            if tuple(shared_features.shape) != (1, channels, 1, count):
-                got = tuple(shared_features.shape)
-                raise ValueError(f"shared_features: want (1, {channels}, 1, {count}), got {got}")
+            if tuple(shared_features.shape) != shape:
+                raise ValueError(f"shared_features: want {shape}, got {tuple(shared_features.shape)}")
             self._features, self._original_features = shared_features, False
-        self.scales = nn.Parameter(torch.empty(1, 1, 1, self.outdims))
+        self.scales = nn.Parameter(torch.empty(self._weight_shape(1, self.outdims)))
         self.register_buffer("feature_sharing_index", index)
+
+    def _weight_shape(self, channels: int, neurons: int) -> tuple[int, ...]:
+        return 1, channels, 1, neurons
+
+    def _empty_bias(self) -> nn.Parameter:
+        return nn.Parameter(torch.empty(self.outdims))
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
@@ -276,8 +276,8 @@ class FullGaussian2d(GaussianPointReadout):
         return clamp_in_place(self._mu, -1, 1), self.sigma
 
     def _check_features(self, x: Tensor) -> None:
-        if tuple(x.shape[1:]) != tuple(self.in_shape):
-            got, want = tuple(x.shape[1:]), tuple(self.in_shape)
+        got, want = (x.shape[1], *x.shape[-2:]), self._map_shape
+        if got != want:
             warnings.warn(f"features of shape (C, H, W) = {got} where the readout was made for {want}", stacklevel=3)
 
     def extra_repr(self) -> str:

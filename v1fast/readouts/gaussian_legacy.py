@@ -39,6 +39,7 @@ class Gaussian2d(GaussianPointReadout):
         gamma_readout: deprecated name of ``feature_reg_weight``.
         sampler: "philox" draws the positions inside the kernel from a fresh seed of torch's generator; "torch" draws
             standard normals from torch's generator as neuralpredictors does, to reproduce its random stream.
+        frame_sample: draw a position for each frame of a video; otherwise one for all frames of a clip.
         **kwargs: accepted and ignored, as neuralpredictors does.
 
     Raises:
@@ -62,6 +63,7 @@ class Gaussian2d(GaussianPointReadout):
         feature_reg_weight: float | None = None,
         gamma_readout: float | None = None,
         sampler: Sampler = "philox",
+        frame_sample: bool = True,
         **kwargs: Any,
     ) -> None:
         warnings.warn(
@@ -74,6 +76,7 @@ class Gaussian2d(GaussianPointReadout):
             outdims,
             init_mu_range=init_mu_range,
             batch_sample=batch_sample,
+            frame_sample=frame_sample,
             align_corners=align_corners,
             mean_activity=mean_activity,
             sampler=sampler,

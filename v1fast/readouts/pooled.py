@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from v1fast import functional
+from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
@@ -132,28 +133,31 @@ class PointPooled2d(PooledReadout):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W]; channels-last is fastest.
-            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            x: features [B, C, H, W], of which channels-last is fastest; or of videos [B, C, T, H, W], of which
+                ``torch.channels_last_3d`` is.
+            shift: [B, 2], for videos also [B, T, 2]: added to the positions after the clamp, e.g. from an eye-movement
+                shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
         Returns:
             [B, N], or [B, len(out_idx)]; with ``return_weighted_features`` [B, (P + 1) * C, N], the features at the
-            points times their weights, before the sum over the channels and without the bias.
+            points times their weights, before the sum over the channels and without the bias. Of videos [B, T, ...].
 
         Raises:
             ValueError: an operand does not fit; the message names it.
         """
         self._require_in_shape(x)
+        images, shift = fold_frames(x, shift)
         grid, weight, bias = self._neurons(self.features, out_idx, x.device)
         weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C], of which R = 1 in this class
         if self.return_weighted_features:
-            levels = functional.pool_levels(x, kernel=self.pool_kern, steps=self.pool_steps)
+            levels = functional.pool_levels(images, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
-            return (weight.unsqueeze(1) * gathered).mT.squeeze(0)
+            return unfold_frames((weight.unsqueeze(1) * gathered).mT.squeeze(0), x, axis=-3)
         outputs, neurons = weight.shape[:2]
         out = functional.pooled_readout(
-            x,
+            images,
             grid.expand(outputs, -1, -1).flatten(0, 1),
             weight.flatten(0, 1),
             None if bias is None else bias.flatten(),
@@ -162,7 +166,7 @@ class PointPooled2d(PooledReadout):
             pool_steps=self.pool_steps,
             align_corners=self.align_corners,
         )
-        return out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0)
+        return unfold_frames(out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0), x)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
@@ -369,7 +373,7 @@ class SpatialTransformerPooled3d(PooledReadout):
 
         Args:
             x: features [B, C, T, H, W].
-            shift: [B, T, 2], added to the positions after the clamp.
+            shift: [B, T, 2], or [B, 2] for all frames, added to the positions after the clamp.
             subs_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
@@ -381,15 +385,11 @@ class SpatialTransformerPooled3d(PooledReadout):
         """
         if x.dim() != 5 or x.shape[1] != self.in_shape[0]:
             raise ValueError(f"features: want [B, C, T, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
-        batch, _, frames = x.shape[:3]
-        if shift is not None and tuple(shift.shape) != (batch, frames, 2):
-            raise ValueError(f"shift: want [B, T, 2] = ({batch}, {frames}, 2), got {tuple(shift.shape)}")
+        images, shift = fold_frames(x.detach() if self.stop_grad else x, shift)
         grid, weight, bias = self._neurons(self._kept_features(), subs_idx, x.device)
-        images = (x.detach() if self.stop_grad else x).transpose(1, 2).flatten(0, 1)
         levels = functional.pool_levels(images, kernel=self.kernel_size, stride=self.stride, steps=self.pool_steps)
-        shift = None if shift is None else shift.flatten(0, 1)
         out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
-        return out.unflatten(0, (batch, frames))
+        return unfold_frames(out, x)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""

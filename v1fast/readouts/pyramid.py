@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v1fast import functional
+from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
 from v1fast.readouts.base import NeuronSelection
 
@@ -181,23 +182,27 @@ class PointPyramid2d(GridReadout):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W].
-            shift: [B, 2], added to the positions after the clamp, e.g. from an eye-movement shifter.
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2]: added to the positions after the clamp, e.g. from an eye-movement
+                shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N], or [B, len(out_idx)].
+            [B, N], or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
             ValueError: an operand does not fit; the message names it.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_shape[0]:
-            raise ValueError(f"features: want [B, C, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
+        if x.dim() not in (4, 5) or x.shape[1] != self.in_shape[0]:
+            axes = "[B, C, H, W] or [B, C, T, H, W]"
+            raise ValueError(f"features: want {axes} with C = {self.in_shape[0]}, got {tuple(x.shape)}")
+        images, shift = fold_frames(x, shift)
         features = clamp_in_place(self.features, 0) if self.positive else self.features
         grid, weight, bias = self._neurons(features, out_idx, x.device)
-        levels = self.gauss_pyramid(x)
-        return functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+        levels = self.gauss_pyramid(images)
+        out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+        return unfold_frames(out, x)
 
 
 SpatialTransformerPyramid2d = PointPyramid2d

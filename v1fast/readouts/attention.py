@@ -1,0 +1,119 @@
+"""The readout whose masks depend on the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v1fast.readouts._convolutions import convolutions, initialize_convolutions
+from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._masks import shifted_pixels
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+
+class AttentionReadout(Readout):
+    """Each neuron weights the pixels by a softmax that a small network makes of the features, and the channels by a
+    vector.
+
+    Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. Where that is
+    plainly broken this class does the sensible thing instead: kernels of any size keep the size of the map (there, 1
+    and, in some versions of torch, 3 alone); forward accepts the arguments that trainers hand to all readouts;
+    ``shift`` has an effect; it takes ``out_idx`` and videos too; ``mean_activity`` is copied, not aliased.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        init_noise: standard deviation of the initial features.
+        attention_kernel: size of the network's kernels.
+        attention_layers: number of its convolutions, >= 1.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the features; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``features`` (N, C); ``bias`` (N); ``attention.conv0.weight``, ``attention.norm0.weight``,
+    ...: convolutions and batch normalisations, the last ``attention.conv<layers>`` with N outputs.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        init_noise: float = 1e-3,
+        attention_kernel: int = 1,
+        attention_layers: int = 1,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.init_noise = init_noise
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        self.features = nn.Parameter(torch.empty(outdims, in_shape[0]))
+        self.attention = convolutions("attention_layers", attention_layers, in_shape[0], outdims, attention_kernel)
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw features and filters anew and set the bias to ``mean_activity`` or zero."""
+        self.features.normal_(0, self.init_noise)
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self.initialize_attention()
+
+    def initialize_attention(self) -> None:
+        """Draw the network's filters anew."""
+        initialize_convolutions(self.attention)
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the features."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` times ``feature_reg_weight``."""
+        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2]: moves the features, of which the network too sees only those that
+                were moved; as in :class:`v1fast.readouts.FullFactorized2d`.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        images, shift = fold_frames(x, shift)
+        pixels = shifted_pixels(images, shift)  # [B, C, H W]
+        features: Tensor = self.features
+        bias: Tensor | None = self.bias
+        attention = self.attention(pixels.unflatten(2, images.shape[2:])).flatten(2)  # [B, N, H W]
+        if out_idx is not None:
+            index = select_neurons(out_idx, self.outdims, x.device)
+            features, bias = features[index], None if bias is None else bias[index]
+            attention = attention[:, index]
+        out = (attention.softmax(-1) @ pixels.mT * features).sum(-1)
+        return unfold_frames(out if bias is None else out + bias, x)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"

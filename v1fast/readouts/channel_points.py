@@ -1,0 +1,340 @@
+"""Readouts that read single values of the features: at a point of the map, and at a point between two channels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+
+class ChannelPointReadout(Readout, ABC):
+    """Base class of the layers that read each neuron's value, or few values, at points (x, y, channel).
+
+    Eight numbers make a value, by trilinear interpolation (``torch.nn.functional.grid_sample``, which has no second
+    derivative in three dimensions): where a point readout has to read all channels at two rows, this needs no kernel.
+    Positions are drawn from torch's stream of random numbers, as neuralpredictors does.
+
+    Attributes:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        num_filters: number of points F of each neuron.
+        features: the points' weights, N F of them.
+    """
+
+    features: nn.Parameter
+    num_filters: int = 1
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        *,
+        init_mu_range: float,
+        init_sigma_range: float,
+        batch_sample: bool,
+        frame_sample: bool,
+        align_corners: bool,
+        fixed_sigma: bool,
+        mean_activity: Tensor | None,
+    ) -> None:
+        super().__init__()
+        if not 0 < init_mu_range <= 1:
+            raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
+        if not init_sigma_range > 0:
+            raise ValueError(f"init_sigma_range: want a positive value, got {init_sigma_range}")
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.init_mu_range, self.init_sigma_range = init_mu_range, init_sigma_range
+        self.batch_sample, self.frame_sample = batch_sample, frame_sample
+        self.align_corners, self.fixed_sigma = align_corners, fixed_sigma
+
+    @abstractmethod
+    def _clamped(self) -> tuple[Tensor, Tensor]:
+        """Bring the parameters into their range, in place, and return mu and sigma, (1, 1, F N, 1, 3), first all
+        neurons' first points."""
+
+    def _start_sigma(self, *sigmas: Tensor) -> None:
+        for sigma in sigmas:
+            # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same numbers.
+            sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
+
+    def _draw(self, draws: Sequence[int], sample: bool | None) -> Tensor:
+        """Positions [*draws, F N, 3], sampled if ``sample`` (None: in training mode), else the means."""
+        mu, sigma = (t.view(-1, 3) for t in self._clamped())
+        if self.training if sample is None else sample:
+            noise = mu.new_empty(*draws, *mu.shape).normal_()
+        else:
+            noise = mu.new_zeros(*mu.shape)  # sigma gets a gradient of zeros, not none
+        return (mu + sigma * noise).clamp(-1, 1).expand(*draws, -1, -1)
+
+    def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
+        """Positions (batch_size, 1, F N, 1, 3), sampled if ``sample`` (None: in training mode), else the means."""
+        return self._draw((batch_size,), sample).unsqueeze(1).unsqueeze(3)
+
+    @property
+    def grid(self) -> Tensor:
+        """Positions read in evaluation, (1, 1, F N, 1, 3)."""
+        return self.sample_grid(batch_size=1, sample=False)
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the features."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` times ``feature_reg_weight``."""
+        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        shift: Tensor | None = None,
+        out_idx: NeuronSelection | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
+            shift: [B, 2], for videos also [B, T, 2]: added to the positions in the map after the clamp.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
+                neuron does not depend on which others are computed.
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
+        draws = clips if self.batch_sample else 1, frames if self.frame_sample else 1
+        points = self._draw(draws, sample).expand(clips, frames, -1, -1).flatten(0, 1)
+        images, shift = fold_frames(x, shift)
+        points = points.unflatten(1, (self.num_filters, self.outdims))  # [B, F, N, 3]
+        weights: Tensor = self.features.view(self.outdims, self.num_filters)
+        bias: Tensor | None = self.bias
+        if out_idx is not None:
+            index = select_neurons(out_idx, self.outdims, x.device)
+            points, weights, bias = points[:, :, index], weights[index], None if bias is None else bias[index]
+        if shift is not None:
+            if tuple(shift.shape) != (len(images), 2):
+                raise ValueError(f"shift: want [B, 2] = ({len(images)}, 2), got {tuple(shift.shape)}")
+            points = points + F.pad(shift, (0, 1))[:, None, None]
+        out = (self._values(images, points) * weights.t()).sum(1)
+        return unfold_frames(out if bias is None else out + bias, x)
+
+    def _values(self, images: Tensor, points: Tensor) -> Tensor:
+        """What is at the points [B, F, N, 3], [B, F, N]; positions are never rounded below float32."""
+        dtype = torch.promote_types(torch.promote_types(images.dtype, points.dtype), torch.float32)
+        volume, grid = images.unsqueeze(1).to(dtype), points.unsqueeze(1).to(dtype)
+        return F.grid_sample(volume, grid, align_corners=self.align_corners)[:, 0, 0].to(images.dtype)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"
+
+
+class Gaussian3d(ChannelPointReadout):
+    """Each neuron reads one value, at a point (x, y, channel) drawn from a Gaussian, and scales it.
+
+    Drop-in for ``Gaussian3d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
+    Where that is plainly broken this class does the sensible thing instead: the penalty is there (the L1 norm of the
+    features); ``batch_sample=False`` and ``shift`` work; ``mean_activity`` is copied, not aliased; ``out_idx`` may be a
+    boolean tensor; it reads videos too.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        init_mu_range: means start uniform in [-init_mu_range, init_mu_range], in x, y and channel; in (0, 1].
+        init_sigma_range: standard deviations start uniform in [0, init_sigma_range]; > 0.
+        batch_sample: draw a position for each image; otherwise one for all images of a batch.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+        fixed_sigma: standard deviations start at exactly ``init_sigma_range``.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the features; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+        frame_sample: draw a position for each frame of a video; otherwise one for all frames of a clip.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: ``mu`` and ``sigma`` (1, 1, N, 1, 3), (x, y, channel) in [-1, 1]; ``features``
+    (1, 1, 1, N); ``bias`` (N).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        init_mu_range: float = 0.5,
+        init_sigma_range: float = 0.5,
+        batch_sample: bool = True,
+        align_corners: bool = True,
+        fixed_sigma: bool = False,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        frame_sample: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            in_shape,
+            outdims,
+            init_mu_range=init_mu_range,
+            init_sigma_range=init_sigma_range,
+            batch_sample=batch_sample,
+            frame_sample=frame_sample,
+            align_corners=align_corners,
+            fixed_sigma=fixed_sigma,
+            mean_activity=mean_activity,
+        )
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        self.mu = nn.Parameter(torch.empty(1, 1, outdims, 1, 3))
+        self.sigma = nn.Parameter(torch.empty(1, 1, outdims, 1, 3))
+        self.features = nn.Parameter(torch.empty(1, 1, 1, outdims))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
+        self._start_sigma(self.sigma)
+        self.features.fill_(1 / self.in_shape[0])
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def _clamped(self) -> tuple[Tensor, Tensor]:
+        return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
+
+
+class UltraSparse(ChannelPointReadout):
+    """Each neuron reads a few values, at points (x, y, channel) drawn from Gaussians, and weights them.
+
+    Drop-in for ``UltraSparse`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
+    Where that is plainly broken this class does the sensible thing instead: in evaluation the means are read (there,
+    ``sample`` is True unless it is given); the penalty works; ``out_idx`` and ``shift`` work; ``fixed_sigma`` has an
+    effect without ``shared_mean`` too; ``mean_activity`` is copied, not
+    aliased; it reads videos too.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        init_mu_range: means start uniform in [-init_mu_range, init_mu_range], in (0, 1]; the channels of
+            ``shared_mean`` start uniform in [-1, 1].
+        init_sigma_range: standard deviations start uniform in [0, init_sigma_range]; > 0.
+        batch_sample: draw positions for each image; otherwise once for all images of a batch.
+        num_filters: number of points F of each neuron, >= 1.
+        shared_mean: the points of a neuron have the same means in x and y, and the same standard deviations.
+        align_corners: as in ``torch.nn.functional.grid_sample``.
+        fixed_sigma: standard deviations start at exactly ``init_sigma_range``.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the penalty, which is on the features and on the standard deviations; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+        frame_sample: draw positions for each frame of a video; otherwise once for all frames of a clip.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: ``mu`` and ``sigma`` (1, 1, F N, 1, 3), (x, y, channel) in [-1, 1], first all neurons'
+    first points; with ``shared_mean`` ``mu_xy`` and ``sigma_xy`` (1, 1, N, 1, 2), ``mu_ch`` and ``sigma_ch``
+    (1, 1, F N, 1, 1); ``features`` (1, 1, N, F); ``bias`` (N).
+    """
+
+    mu: nn.Parameter
+    sigma: nn.Parameter
+    mu_xy: nn.Parameter
+    mu_ch: nn.Parameter
+    sigma_xy: nn.Parameter
+    sigma_ch: nn.Parameter
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        init_mu_range: float,
+        init_sigma_range: float,
+        batch_sample: bool = True,
+        num_filters: int = 1,
+        shared_mean: bool = False,
+        align_corners: bool = True,
+        fixed_sigma: bool = False,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        frame_sample: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            in_shape,
+            outdims,
+            init_mu_range=init_mu_range,
+            init_sigma_range=init_sigma_range,
+            batch_sample=batch_sample,
+            frame_sample=frame_sample,
+            align_corners=align_corners,
+            fixed_sigma=fixed_sigma,
+            mean_activity=mean_activity,
+        )
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        if num_filters < 1:
+            raise ValueError(f"num_filters: want at least 1, got {num_filters}")
+        self.num_filters, self.shared_mean = num_filters, shared_mean
+        points = outdims * num_filters
+        shapes = {"mu_xy": (outdims, 2), "mu_ch": (points, 1), "sigma_xy": (outdims, 2), "sigma_ch": (points, 1)}
+        for name, (count, numbers) in (shapes if shared_mean else {"mu": (points, 3), "sigma": (points, 3)}).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(1, 1, count, 1, numbers)))
+        self.features = nn.Parameter(torch.empty(1, 1, outdims, num_filters))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        if self.shared_mean:
+            self.mu_ch.uniform_(-1, 1)
+            self.mu_xy.uniform_(-self.init_mu_range, self.init_mu_range)
+            self._start_sigma(self.sigma_ch, self.sigma_xy)
+        else:
+            self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
+            self._start_sigma(self.sigma)
+        self.features.fill_(1 / self.in_shape[0])
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def _clamped(self) -> tuple[Tensor, Tensor]:
+        if not self.shared_mean:
+            return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
+        place = (1, 1, self.num_filters, 1, 1)
+        mu = clamp_in_place(self.mu_xy, -1, 1).repeat(place), clamp_in_place(self.mu_ch, -1, 1)
+        sigma = clamp_in_place(self.sigma_xy, 0).repeat(place), clamp_in_place(self.sigma_ch, 0)
+        return torch.cat(mu, -1), torch.cat(sigma, -1)
+
+    def variance_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the standard deviations of all points."""
+        return self.apply_reduction(self._clamped()[1], reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` plus ``variance_l1``, times ``feature_reg_weight``.
+
+        Raises:
+            ValueError: for any other reduction than "sum" and "mean".
+        """
+        reduction = self.resolve_reduction_method(reduction, average)
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight

@@ -1,0 +1,90 @@
+"""The readout without any assumption, as a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._masks import shifted_pixels
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+
+class DenseReadout(Readout):
+    """Each neuron weights every value of the features by a weight of its own: C H W of them, against C + H W or C + 2.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        init_noise: standard deviation of the initial weights.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the L1 penalty on the weights.
+        **kwargs: accepted and ignored.
+
+    Raises:
+        ValueError: an argument does not fit; in forward, features that do not fit.
+
+    Shapes of the parameters: ``weight`` (N, C, H, W), ``bias`` (N).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        init_noise: float = 1e-3,
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.init_noise, self.feature_reg_weight = init_noise, feature_reg_weight
+        self.weight = nn.Parameter(torch.empty(outdims, *in_shape))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the weights anew and set the bias to ``mean_activity`` or zero."""
+        self.weight.normal_(0, self.init_noise)
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the weights times ``feature_reg_weight``."""
+        return self.apply_reduction(self.weight.abs(), reduction=reduction, average=average) * self.feature_reg_weight
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        images, shift = fold_frames(x, shift)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if out_idx is not None:
+            index = select_neurons(out_idx, self.outdims, x.device)
+            weight, bias = weight[index], None if bias is None else bias[index]
+        out = nn.functional.linear(shifted_pixels(images, shift).flatten(1), weight.flatten(1), bias)
+        return unfold_frames(out, x)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"

@@ -1,0 +1,230 @@
+"""The factorised readout: a mask of pixels times a vector of channels for each neuron."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from v1fast.readouts._frames import check_map
+from v1fast.readouts._masks import masked_readout
+from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons, sharing_index
+
+RegularizerMode = Literal["legacy", "per_neuron"]
+
+
+class FullFactorized2d(Readout):
+    """Each neuron weights the pixels by a mask and the channels by a vector, and adds all up.
+
+    Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
+    NeurIPS 2017. Drop-in for ``FullFactorized2d`` of neuralpredictors (also ``SpatialXFeatureLinear``, ``FullSXF``):
+    same constructor, state_dict keys and shapes, forward arguments. The sums are made in the order that keeps the
+    tensor between them smallest, see ``v1fast.readouts._masks``: images x channels x neurons only where the map has
+    more pixels than there are images (times frames) or channels.
+
+    It takes ``shift`` and ``out_idx`` too, and videos. Where neuralpredictors is plainly broken this class does the
+    sensible thing instead: the penalty makes no tensor of neurons x neurons, and ``reg_mode="per_neuron"`` is the
+    penalty that was meant; ``positive_weights``, and ``constrain_pos`` with shared features, have an effect on the
+    response; ``weight`` is right for maps that are not square; shared features of another readout keep their values
+    when a readout is added to them; ``mean_activity`` is copied, not aliased.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        normalize: divide each mask by its L2 norm (plus 1e-6).
+        init_noise: standard deviation of the initial masks and features.
+        constrain_pos: features are kept at 0 or above, in place on every forward pass, and so are the masks where they
+            are not normalised. Normalised ones are cut off at 0 after the division; their gradient passes the cut, as
+            in neuralpredictors.
+        positive_weights: features are kept at 0 or above, in place on every forward pass.
+        positive_spatial: use the absolute values of the masks; without effect beside ``constrain_pos``.
+        shared_features: dict of ``match_ids`` [N]: neurons with equal ids share a feature vector, scaled per neuron;
+            and ``shared_features``: the parameter of another readout to use, or None to own it.
+        mean_activity: [N], initial bias.
+        spatial_and_feature_reg_weight: factor of the penalty; default 1.
+        gamma_readout: deprecated name of ``spatial_and_feature_reg_weight``.
+        reg_mode: "legacy" multiplies the L1 norm of all masks with that of all features, as neuralpredictors does:
+            some N times the sum over the neurons of the product of their two norms, which is "per_neuron". Factors in
+            the literature were chosen for the first.
+        **kwargs: accepted and ignored, as neuralpredictors does.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``_features`` (N, C), or (M, C) where M vectors are shared; ``spatial`` (N, H, W);
+    ``bias`` (N); for shared features also ``scales`` (N, 1) and the buffer ``feature_sharing_index`` (N).
+    """
+
+    feature_sharing_index: Tensor
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        normalize: bool = True,
+        init_noise: float = 1e-3,
+        constrain_pos: bool = False,
+        positive_weights: bool = False,
+        positive_spatial: bool = False,
+        shared_features: Mapping[str, Any] | None = None,
+        mean_activity: Tensor | None = None,
+        spatial_and_feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        reg_mode: RegularizerMode = "legacy",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if reg_mode not in ("legacy", "per_neuron"):
+            raise ValueError(f'reg_mode: want "legacy" or "per_neuron", got {reg_mode!r}')
+        if positive_spatial and constrain_pos:
+            warnings.warn("positive_spatial has no effect beside constrain_pos", stacklevel=2)
+        self.in_shape, self.outdims, self.reg_mode = in_shape, outdims, reg_mode
+        self.normalize, self.init_noise, self.mean_activity = normalize, init_noise, mean_activity
+        self.constrain_pos, self.positive_weights = constrain_pos, positive_weights
+        self.positive_spatial = positive_spatial
+        self.spatial_and_feature_reg_weight = self.resolve_deprecated_gamma_readout(
+            spatial_and_feature_reg_weight, gamma_readout, default=1.0
+        )
+        self.initialize_features(**(shared_features or {}))
+        self.spatial = nn.Parameter(torch.empty(outdims, *in_shape[1:]))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    def initialize_features(
+        self, match_ids: ArrayLike | None = None, shared_features: nn.Parameter | None = None
+    ) -> None:
+        """Own a feature vector per neuron, or one per id, or use another readout's."""
+        channels = self.in_shape[0]
+        self._original_features, self._shared_features = True, match_ids is not None
+        if match_ids is None:
+            self._features = nn.Parameter(torch.empty(self.outdims, channels))
+            return
+        count, index = sharing_index(match_ids, self.outdims)
+        if shared_features is None:
+            self._features = nn.Parameter(torch.empty(count, channels))
+        else:
+            if tuple(shared_features.shape) != (count, channels):
+                got = tuple(shared_features.shape)
+                raise ValueError(f"shared_features: want [M, C] = ({count}, {channels}), got {got}")
+            self._features, self._original_features = shared_features, False
+        self.scales = nn.Parameter(torch.empty(self.outdims, 1))
+        self.register_buffer("feature_sharing_index", index)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw masks and features anew and set the bias to ``mean_activity`` or zero.
+
+        Features that belong to another readout are left as they are.
+        """
+        self.spatial.normal_(0, self.init_noise)
+        if self._original_features:
+            self._features.normal_(0, self.init_noise)
+        if self._shared_features:
+            self.scales.fill_(1.0)
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    @property
+    def shared_features(self) -> nn.Parameter:
+        """The parameter (M, C) to hand to another readout's ``shared_features``."""
+        return self._features
+
+    @property
+    def features(self) -> Tensor:
+        """Feature weights of every neuron, (N, C)."""
+        return self._features_of(None)
+
+    @property
+    def normalized_spatial(self) -> Tensor:
+        """The masks as they weight the pixels, (N, H, W)."""
+        return self._masks_of(None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of every value of the features, (N, C, H, W)."""
+        return self.normalized_spatial.unsqueeze(1) * self.features.unsqueeze(-1).unsqueeze(-1)
+
+    def _features_of(self, index: Tensor | None) -> Tensor:
+        positive = self.constrain_pos or self.positive_weights
+        features = clamp_in_place(self._features, 0) if positive else self._features
+        if not self._shared_features:
+            return features if index is None else features[index]
+        scales = clamp_in_place(self.scales, 0) if positive else self.scales
+        if index is None:
+            return scales * features[self.feature_sharing_index]
+        return scales[index] * features[self.feature_sharing_index[index]]
+
+    def _masks_of(self, index: Tensor | None) -> Tensor:
+        kept = self.constrain_pos and not self.normalize
+        masks: Tensor = clamp_in_place(self.spatial, 0) if kept else self.spatial
+        if index is not None:
+            masks = masks[index]
+        if self.normalize:
+            masks = masks / (torch.linalg.vector_norm(masks, dim=(1, 2), keepdim=True) + 1e-6)
+        if self.constrain_pos and self.normalize:
+            return masks - masks.detach().clamp(max=0)  # the values are cut, the gradient is not
+        return masks.abs() if self.positive_spatial and not self.constrain_pos else masks
+
+    def l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """The penalty without its factor: see ``reg_mode``; "mean" divides it by N C H W.
+
+        Raises:
+            ValueError: for any other reduction than "sum" and "mean".
+        """
+        reduction = self.resolve_reduction_method(reduction, average)
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        masks = self.normalized_spatial.abs().sum((1, 2))
+        features = self.features.abs().sum(1)
+        total = masks.sum() * features.sum() if self.reg_mode == "legacy" else (masks * features).sum()
+        channels, height, width = self.in_shape
+        return total if reduction == "sum" else total / (self.outdims * channels * height * width)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``l1`` times ``spatial_and_feature_reg_weight``."""
+        return self.l1(reduction=reduction, average=average) * self.spatial_and_feature_reg_weight
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2]: moves the masks by so much, in (x, y) where the map reaches from
+                -1 to 1. Between pixels the features are interpolated, outside the map they are zero.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        bias = self.bias if self.bias is None or index is None else self.bias[index]
+        return masked_readout(x, self._masks_of(index), self._features_of(index), bias, shift)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        words = [f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}"]
+        words += ["bias"] if self.bias is not None else []
+        words += ["normalized"] if self.normalize else []
+        if self._shared_features:
+            words.append(f"{'own' if self._original_features else 'shared'} matched features")
+        return ", ".join(words)
+
+
+SpatialXFeatureLinear = FullFactorized2d
+"""An older name of it in neuralpredictors."""
+
+FullSXF = FullFactorized2d
+"""Another one."""

@@ -1,0 +1,208 @@
+"""The factorised readout as openretina has it, for videos and with its nonlinearity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from v1fast._laplace import Laplace
+from v1fast.readouts._frames import check_map
+from v1fast.readouts._masks import masked_readout
+from v1fast.readouts._points import change_in_place
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+WeightsConstraint = Literal["abs", "norm", "absnorm"] | None
+MaskConstraint = Literal["abs"] | None
+
+
+class _Smoothness(nn.Module):
+    """``sum (L m)^2 / (sum m^2 + 1e-6)`` over all masks, which does not depend on their scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.laplace = Laplace(padding=0)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """The penalty of masks [N, H, W], a scalar."""
+        return self.laplace(masks.unsqueeze(1)).square().sum() / (masks.square().sum() + 1e-6)
+
+
+def _divide_by_norm(weights: Tensor) -> None:
+    weights.div_((weights.square().sum(0, keepdim=True) + 1e-5).sqrt())
+
+
+def _absolute_norm(weights: Tensor) -> None:
+    _divide_by_norm(weights.abs_())
+
+
+_CHANGES = {"abs": torch.Tensor.abs_, "norm": _divide_by_norm, "absnorm": _absolute_norm}
+
+
+class FactorizedReadout(Readout):
+    """Each neuron weights the pixels by a mask and the channels by a vector, adds all up, and takes the softplus.
+
+    Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
+    NeurIPS 2017. Drop-in for ``FactorizedReadout`` of openretina: same constructor, state_dict keys and shapes. The
+    sums are made in the order that keeps the tensor between them smallest, as in
+    :class:`v1fast.readouts.FullFactorized2d`; of videos there are often more frames than pixels.
+
+    It takes single images, ``shift`` and ``out_idx`` too. Where openretina 1.1.1 is plainly broken this class does the
+    sensible thing instead: the Laplacian is that of the masks (there, of their pixels and neurons in wrong order);
+    tensors that are given are copied, not aliased.
+
+    Args:
+        in_shape: (C, T, H, W) of the features; T may differ in a call.
+        outdims: number of neurons N.
+        mask_l1_reg: factor of the masks' L1 norm, in the mean over the neurons.
+        weights_l1_reg: factor of the features' L1 norm, likewise.
+        laplace_mask_reg: factor of the penalty on masks that are not smooth.
+        mask_size: (H, W), or H of a square.
+        readout_bias: whether to add a bias per neuron; otherwise it is a buffer that is not used.
+        weights_constraint: "abs", "norm" (L2 norm of 1) or "absnorm", of the features, in place on every forward pass.
+        mask_constraint: "abs", of the masks, likewise.
+        init_mask: [N, 1, H', W'], initial masks, of which the middle H x W is taken.
+        init_weights: [C, N], initial features.
+        init_scales: ((mean, standard deviation) of the initial masks, the same of the features), where those are not
+            given.
+        mean_activity: [N], initial bias.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``mask_weights`` (H W, N), ``feature_weights`` (C, N), ``bias`` (N). Buffer
+    ``_input_weights_regularizer_spatial.laplace.filter``.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        mask_l1_reg: float,
+        weights_l1_reg: float,
+        laplace_mask_reg: float,
+        mask_size: int | tuple[int, int],
+        readout_bias: bool = False,
+        weights_constraint: WeightsConstraint = None,
+        mask_constraint: MaskConstraint = None,
+        init_mask: Tensor | None = None,
+        init_weights: Tensor | None = None,
+        init_scales: Sequence[tuple[float, float]] | None = None,
+        mean_activity: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if weights_constraint not in (None, *_CHANGES):
+            raise ValueError(
+                f"weights_constraint: want one of {', '.join(_CHANGES)} or None, got {weights_constraint!r}"
+            )
+        if mask_constraint not in (None, "abs"):
+            raise ValueError(f'mask_constraint: want "abs" or None, got {mask_constraint!r}')
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.reg = [mask_l1_reg, weights_l1_reg, laplace_mask_reg]
+        self.readout_bias, self.weights_constraint = readout_bias, weights_constraint
+        self.mask_constraint = mask_constraint
+        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
+        self._input_weights_regularizer_spatial = _Smoothness()
+        self.mask_weights = nn.Parameter(self._initial_masks(init_mask, init_scales))
+        self.feature_weights = nn.Parameter(self._initial_weights(init_weights, init_scales))
+        if readout_bias:
+            self.bias = nn.Parameter(torch.zeros(outdims))
+        else:
+            self.register_buffer("bias", torch.zeros(outdims))
+        self.initialize(mean_activity)
+
+    def _initial_masks(self, given: Tensor | None, scales: Sequence[tuple[float, float]] | None) -> Tensor:
+        height, width = self.mask_size
+        if given is None:
+            if scales is None:
+                raise ValueError("init_mask, init_scales: want one of the two, got neither")
+            return torch.empty(height * width, self.outdims).normal_(*scales[0])
+        neurons, *size = given.shape[0], *given.shape[2:]
+        if given.dim() != 4 or neurons != self.outdims or size[0] < height or size[1] < width:
+            want = f"[N, 1, H', W'] with N = {self.outdims} and at least {height} x {width} pixels"
+            raise ValueError(f"init_mask: want {want}, got {tuple(given.shape)}")
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        middle = given.detach()[:, :, top : top + height, left : left + width]
+        return middle.reshape(neurons, -1).t().float().clone(memory_format=torch.contiguous_format)
+
+    def _initial_weights(self, given: Tensor | None, scales: Sequence[tuple[float, float]] | None) -> Tensor:
+        shape = (self.in_shape[0], self.outdims)
+        if given is None:
+            if scales is None:
+                raise ValueError("init_weights, init_scales: want one of the two, got neither")
+            return torch.empty(shape).normal_(*scales[1])
+        if tuple(given.shape) != shape:
+            raise ValueError(f"init_weights: want [C, N] = {shape}, got {tuple(given.shape)}")
+        return given.detach().clone()
+
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to ``mean_activity`` or zero; masks and features stay."""
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def number_of_neurons(self) -> int:
+        """N."""
+        return self.outdims
+
+    def apply_constraints(self) -> None:
+        """Bring masks and features into their range, in place."""
+        self._constrained()
+
+    def _constrained(self) -> tuple[Tensor, Tensor]:
+        masks: Tensor = self.mask_weights
+        weights: Tensor = self.feature_weights
+        if self.mask_constraint is not None:
+            masks = change_in_place(self.mask_weights, _CHANGES[self.mask_constraint])
+        if self.weights_constraint is not None:
+            weights = change_in_place(self.feature_weights, _CHANGES[self.weights_constraint])
+        return masks, weights
+
+    def regularizer(self, reduction: Reduction = None, average: bool | None = None) -> Tensor:
+        """The three penalties; the third of them is divided by 3 for "mean"."""
+        reduction = self.resolve_reduction_method(reduction, average)
+        mask_l1, weights_l1, smoothness = self.reg
+        masks = self.mask_weights.t().unflatten(1, self.mask_size)
+        laplace = smoothness * self._input_weights_regularizer_spatial(masks)
+        return (
+            mask_l1 * self.mask_weights.abs().sum(0).mean()
+            + weights_l1 * self.feature_weights.abs().sum(0).mean()
+            + (laplace / 3 if reduction == "mean" else laplace)
+        )
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, T, H, W], or [B, C, H, W].
+            shift: [B, 2] or [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, T, N] or [B, T, len(out_idx)]; of single images [B, N] or [B, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, self.in_shape[0], *self.mask_size)
+        masks, weights = self._constrained()
+        bias: Tensor | None = self.bias if self.readout_bias else None
+        if out_idx is not None:
+            index = select_neurons(out_idx, self.outdims, x.device)
+            masks, weights, bias = masks[:, index], weights[:, index], None if bias is None else bias[index]
+        return F.softplus(masked_readout(x, masks.t().unflatten(1, self.mask_size), weights.t(), bias, shift))
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        words = (
+            f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}, masks of {' x '.join(map(str, self.mask_size))}"
+        )
+        return words + (", bias" if self.readout_bias else "")
+
+
+KlindtReadoutWrapper3D = FactorizedReadout
+"""An older name of it in openretina."""

@@ -1,0 +1,100 @@
+"""The Gaussian readout with several outputs per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v1fast import functional
+from v1fast.readouts._points import Noise, of_neurons, rows_of
+from v1fast.readouts.gaussian import FullGaussian2d
+
+
+class GeneralizedFullGaussianReadout2d(FullGaussian2d):
+    """:class:`FullGaussian2d` with several outputs per neuron, the parameters of its response distribution.
+
+    All outputs of a neuron read the same point. Drop-in for ``GeneralizedFullGaussianReadout2d`` of neuralpredictors.
+    Where that is plainly broken this class does the sensible thing instead, beside what is noted in ``FullGaussian2d``:
+    the bias is initialised; the result keeps its axes where there is one image or one neuron; without a bias it can be
+    initialised too.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per output and neuron.
+        inferred_params_n: number of outputs P per neuron, >= 1.
+        **kwargs: as in :class:`FullGaussian2d`; ``mean_activity`` [N], for all outputs, or [P, N];
+            ``return_weighted_features`` makes forward return the features at the points times their weights,
+            [P, B, C, N], before the sum over the channels and without the bias.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: as in :class:`FullGaussian2d`, but ``_features`` (P, 1, C, 1, N), ``scales``
+    (P, 1, 1, 1, N) and ``bias`` (P, N). The result is
+    [P, B, N], or [B, N] where P = 1; of videos [P, B, T, N] likewise.
+    """
+
+    def __init__(
+        self, in_shape: Sequence[int], outdims: int, bias: bool, inferred_params_n: int = 1, **kwargs: Any
+    ) -> None:
+        if inferred_params_n < 1:
+            raise ValueError(f"inferred_params_n: want at least 1, got {inferred_params_n}")
+        self.inferred_params_n = inferred_params_n
+        super().__init__(in_shape, outdims, bias, **kwargs)
+
+    def _weight_shape(self, channels: int, neurons: int) -> tuple[int, ...]:
+        return self.inferred_params_n, *super()._weight_shape(channels, neurons)
+
+    def _empty_bias(self) -> nn.Parameter:
+        return nn.Parameter(torch.empty(self.inferred_params_n, self.outdims))
+
+    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to a copy of ``mean_activity``, [N] for all outputs or [P, N], or to zero."""
+        if mean_activity is not None and mean_activity.dim() == 1:
+            mean_activity = mean_activity.expand(self.inferred_params_n, -1)
+        super().initialize_bias(mean_activity)
+
+    def _check_features(self, x: Tensor) -> None:
+        self._require_in_shape(x)
+
+    @property
+    def _result_axis(self) -> int:
+        return -3 if self.return_weighted_features else -2
+
+    def _read(
+        self,
+        images: Tensor,
+        mu: Tensor,
+        sigma: Tensor,
+        shift: Tensor | None,
+        index: Tensor | None,
+        noise: Noise,
+    ) -> Tensor:
+        """[P, B, N], or [B, N] where P = 1; or the weighted features."""
+        weight = rows_of(self.features).squeeze(1)  # [P, N, C]
+        bias: Tensor | None = self.bias
+        if self.return_weighted_features:
+            grid = self._positions(mu, sigma, noise, images.shape[0])
+            if index is not None:
+                grid, weight = grid[:, index], weight[:, index]
+            gathered = functional.gather_levels([images], grid, shift, align_corners=self.align_corners)
+            return (weight.unsqueeze(1) * gathered).mT
+        # All outputs of a neuron are read as if they were neurons of the same index: a draw depends on that alone.
+        index = torch.arange(self.outdims, device=mu.device) if index is None else index
+        neurons = index.repeat(self.inferred_params_n)
+        out = functional.gaussian_readout(
+            images,
+            mu[neurons],
+            sigma[neurons],
+            weight[:, index].flatten(0, 1),
+            None if bias is None else bias[:, index].flatten(),
+            shift,
+            neuron_index=neurons,
+            align_corners=self.align_corners,
+            **of_neurons(noise, neurons),
+        )
+        return out.unflatten(1, (self.inferred_params_n, -1)).transpose(0, 1).squeeze(0)

@@ -1,0 +1,307 @@
+"""Readouts that weight the pixels by a Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from v1fast.readouts._frames import check_map
+from v1fast.readouts._masks import masked_readout
+from v1fast.readouts._points import clamp_in_place, rows_of
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+ConstrainMode = Literal["default", "abs", "elu"]
+
+
+def _grid(outdims: int, row_end: float, rows: int, column_end: float, columns: int) -> Tensor:
+    """(row, column) of every pixel, from minus to plus the ends, for each neuron: (N, rows, columns, 2)."""
+    axes = torch.linspace(-row_end, row_end, rows), torch.linspace(-column_end, column_end, columns)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).repeat(outdims, 1, 1, 1)
+
+
+def _square_distance(grid: Tensor, centre: Tensor, index: Tensor | None) -> Tensor:
+    """Of every pixel to every centre [N, 2], [N, rows, columns]; the neurons are those of ``index``, or all."""
+    rows, columns = grid[:, :, 0, 0], grid[:, 0, :, 1]
+    if index is not None:
+        rows, columns = rows[index], columns[index]
+    return (rows - centre[:, :1]).square().unsqueeze(2) + (columns - centre[:, 1:]).square().unsqueeze(1)
+
+
+class DeterministicGaussian2d(Readout):
+    """Each neuron weights the pixels by a round Gaussian, of a sum of 1, and the channels by a vector, and adds all up.
+
+    Drop-in for ``DeterministicGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
+    arguments. There it cannot be trained: forward changes a leaf in place, which autograd refuses; and ``shift`` and,
+    with a bias, ``out_idx`` fail. Here all of them work, ``mean_activity`` is copied, not aliased, and videos are read
+    too. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        bias: whether to add a bias per neuron.
+        init_mu_range: means start uniform in [-init_mu_range, init_mu_range]; in (0, 1].
+        init_sigma: initial standard deviation, > 0, where the map reaches from -1 to 1 in both directions.
+        positive: keep the weights positive, by ``constrain_mode``.
+        constrain_mode: "default" keeps the features at 0 or above, in place on every forward pass; "abs" uses absolute
+            values; "elu" uses ELU + 1, of the features and of the masks.
+        mean_activity: [N], initial bias.
+        feature_reg_weight: factor of the penalty, which is on the features and on the variances; default 1.
+        gamma_readout: deprecated name of ``feature_reg_weight``.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: ``mu`` (N, 2), (row, column) in [-1, 1]; ``log_var`` (N); ``grid`` (N, H, W, 2), which is
+    not trained; ``features`` (C, N); ``bias`` (N).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        bias: bool,
+        init_mu_range: float = 0.1,
+        init_sigma: float = 1,
+        positive: bool = False,
+        constrain_mode: ConstrainMode = "default",
+        mean_activity: Tensor | None = None,
+        feature_reg_weight: float | None = None,
+        gamma_readout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if not 0 < init_mu_range <= 1:
+            raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
+        if not init_sigma > 0:
+            raise ValueError(f"init_sigma: want a positive value, got {init_sigma}")
+        if constrain_mode not in ("default", "abs", "elu"):
+            raise ValueError(f'constrain_mode: want "default", "abs" or "elu", got {constrain_mode!r}')
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.init_mu_range, self.init_sigma = init_mu_range, init_sigma
+        self.positive, self.constrain_mode = positive, constrain_mode
+        self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
+        channels, height, width = in_shape
+        self.mu = nn.Parameter(torch.empty(outdims, 2))
+        self.log_var = nn.Parameter(torch.empty(outdims))
+        self.grid = nn.Parameter(_grid(outdims, 1, height, 1, width), requires_grad=False)
+        self.features = nn.Parameter(torch.empty(channels, outdims))
+        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self.initialize(mean_activity)
+
+    @torch.no_grad()
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Draw the means anew, set variances, features (1 / C) and the bias (``mean_activity`` or zero)."""
+        self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
+        self.log_var.fill_(math.log(self.init_sigma**2))
+        self.features.fill_(1 / self.in_shape[0])
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def mask(self) -> Tensor:
+        """The Gaussians, [N, H, W]."""
+        return self._mask_of(None)
+
+    def _mask_of(self, index: Tensor | None) -> Tensor:
+        mu: Tensor = clamp_in_place(self.mu, -1, 1)
+        log_var: Tensor = self.log_var
+        if index is not None:
+            mu, log_var = mu[index], log_var[index]
+        mask = torch.exp(-0.5 * _square_distance(self.grid, mu, index) / log_var.exp().view(-1, 1, 1))
+        return mask / mask.sum((1, 2), keepdim=True)
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the features."""
+        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
+
+    def variance_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """Sum of the variances."""
+        return self.apply_reduction(self.log_var.exp(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` plus ``variance_l1``, times ``feature_reg_weight``."""
+        reduction = self.resolve_reduction_method(reduction, average)
+        return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`: (x, y), of which
+                x is along the width.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        clamped = self.positive and self.constrain_mode == "default"
+        features: Tensor = clamp_in_place(self.features, 0) if clamped else self.features
+        bias: Tensor | None = self.bias
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
+            features, bias = features[:, index], None if bias is None else bias[index]
+        mask = self._mask_of(index)
+        if self.positive and self.constrain_mode == "abs":
+            features = features.abs()
+        elif self.positive and self.constrain_mode == "elu":
+            mask, features = F.elu(mask) + 1, F.elu(features) + 1
+        return masked_readout(x, mask, features.t(), bias, shift)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"
+
+
+class GaussianMaskReadout(Readout):
+    """Each neuron weights the pixels by a round Gaussian and the channels by a vector, adds up, and goes on to a rate.
+
+    Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. Drop-in for
+    ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. The sums are made as in
+    :class:`v1fast.readouts.FullFactorized2d`. It takes single images, ``shift`` and ``out_idx`` too; ``mean_activity``
+    is copied, not aliased.
+
+    Args:
+        in_shape: (C, T, H, W) of the features; T may differ in a call.
+        outdims: number of neurons N.
+        mean_activity: [N], initial bias.
+        gaussian_mean_scale: the means are ``mask_mean`` times this.
+        gaussian_var_scale: the logarithms of the variances are ``mask_log_var`` times this.
+        positive: keep the features at 0 or above, in place on every forward pass.
+        scale: learn a factor of each neuron; otherwise it is a buffer of ones.
+        bias: learn a bias per neuron; otherwise it is a buffer, which is added all the same.
+        nonlinearity_function: applied to scale times sum plus bias.
+        mask_l1_reg: factor of the penalty on the variances and on the squares of the means.
+        feature_weights_l1_reg: factor of the L1 norm of the features.
+
+    Raises:
+        ValueError: an argument does not fit; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: ``mask_mean`` (N, 2), (row, column), where the longer side of the map reaches from -1 to
+    1; ``mask_log_var`` (N); ``features`` (1, C, 1, N); ``scale_param`` (N); ``bias`` (N). Buffer ``grid``
+    (N, H, W, 2).
+    """
+
+    grid: Tensor
+    scale_param: Tensor
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        mean_activity: Tensor | None = None,
+        gaussian_mean_scale: float = 1.0,
+        gaussian_var_scale: float = 1.0,
+        positive: bool = False,
+        scale: bool = False,
+        bias: bool = True,
+        nonlinearity_function: Callable[[Tensor], Tensor] = F.softplus,
+        mask_l1_reg: float = 1.0,
+        feature_weights_l1_reg: float = 1.0,
+    ) -> None:
+        super().__init__()
+        channels, _, height, width = in_shape
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        self.gaussian_mean_scale, self.gaussian_var_scale = gaussian_mean_scale, gaussian_var_scale
+        self.positive, self.nonlinearity_function = positive, nonlinearity_function
+        self.mask_l1_reg, self.feature_weights_l1_reg = mask_l1_reg, feature_weights_l1_reg
+        self.mask_mean = nn.Parameter(torch.zeros(outdims, 2))
+        self.mask_log_var = nn.Parameter(torch.zeros(outdims))
+        longer = max(height, width)
+        self.register_buffer("grid", _grid(outdims, height / longer, height, width / longer, width))
+        self.features = nn.Parameter(torch.empty(1, channels, 1, outdims).normal_(1 / channels, 0.01))
+        if scale:
+            self.scale_param = nn.Parameter(torch.empty(outdims).normal_(1.0, 0.01))
+        else:
+            self.register_buffer("scale_param", torch.ones(outdims))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(outdims))
+        else:
+            self.register_buffer("bias", torch.zeros(outdims))
+        self.initialize(mean_activity)
+
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to ``mean_activity`` or zero; masks and features stay."""
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def number_of_neurons(self) -> int:
+        """N."""
+        return self.outdims
+
+    def get_mask(self) -> Tensor:
+        """The Gaussians, [N, H, W]; none falls below exp(-10) before they are normalised."""
+        return self._mask_of(None)
+
+    def _mask_of(self, index: Tensor | None) -> Tensor:
+        mean: Tensor = self.mask_mean
+        log_var: Tensor = self.mask_log_var
+        if index is not None:
+            mean, log_var = mean[index], log_var[index]
+        variance = (log_var * self.gaussian_var_scale).clamp(-20, 20).exp().view(-1, 1, 1) + 1e-8
+        square = _square_distance(self.grid, mean * self.gaussian_mean_scale, index) / variance
+        mask = torch.exp(-0.5 * square.clamp(max=20))
+        return torch.nan_to_num(mask / mask.sum((1, 2), keepdim=True))
+
+    @property
+    def masks(self) -> Tensor:
+        """The Gaussians, [H, W, N]."""
+        return self.get_mask().permute(1, 2, 0)
+
+    def feature_l1(self, average: bool = False) -> Tensor:
+        """L1 norm of the features, or their mean magnitude."""
+        return self.apply_reduction(self.features.abs(), "mean" if average else "sum")
+
+    def mask_l1(self, average: bool = False) -> Tensor:
+        """Sum, or mean, of the variances, plus that of the squares of the means."""
+        reduction: Reduction = "mean" if average else "sum"
+        variances = (self.mask_log_var * self.gaussian_var_scale).exp()
+        squares = (self.mask_mean * self.gaussian_mean_scale).square()
+        return self.apply_reduction(variances, reduction) + self.apply_reduction(squares, reduction)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``mask_l1`` and ``feature_l1``, times their factors; summed unless ``reduction`` is "mean"."""
+        mean = self.resolve_reduction_method(reduction, average) == "mean"
+        return self.mask_l1(mean) * self.mask_l1_reg + self.feature_l1(mean) * self.feature_weights_l1_reg
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, T, H, W], or [B, C, H, W].
+            shift: [B, 2] or [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`: (x, y), of which x is along
+                the width, where each side of the map reaches from -1 to 1.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, T, N] or [B, T, len(out_idx)]; of single images [B, N] or [B, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, self.in_shape[0], *self.in_shape[2:])
+        features = clamp_in_place(self.features, 0) if self.positive else self.features
+        weight, scale = rows_of(features).squeeze(0), self.scale_param
+        bias: Tensor | None = self.bias
+        assert bias is not None  # a buffer at least
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
+            weight, bias, scale = weight[index], bias[index], scale[index]
+        out = masked_readout(x, self._mask_of(index), weight, None, shift)
+        return self.nonlinearity_function(out * scale + bias)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}"

@@ -1,0 +1,82 @@
+"""The Gaussian readout whose positions depend on the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from v1fast import functional
+from v1fast.readouts._convolutions import convolutions, initialize_convolutions
+from v1fast.readouts._points import Noise, rows_of
+from v1fast.readouts.gaussian import FullGaussian2d
+
+
+class RemappedGaussian2d(FullGaussian2d):
+    """:class:`FullGaussian2d` whose positions are moved by a vector field, which a small network makes of the features.
+
+    Drop-in for ``RemappedGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
+    arguments. There it cannot run: forward returns nothing, and the constructor starts the network before it is made.
+    Here the field is read at the drawn positions (after the clamp), added to them, and the features are read there;
+    the bias is added; kernels of any size keep the size of the map.
+
+    Args:
+        *args: as in :class:`FullGaussian2d`.
+        remap_layers: number of convolutions, >= 1.
+        remap_kernel: size of their kernels.
+        max_remap_amplitude: the field's vectors reach so far in x and y, in units of the positions.
+        **kwargs: as in :class:`FullGaussian2d`.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
+
+    Shapes of the parameters: as in :class:`FullGaussian2d`, and ``remap_field.conv0.weight``,
+    ``remap_field.norm0.weight``, ...: convolutions and batch normalisations, the last numbered ``remap_layers``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        remap_layers: int = 2,
+        remap_kernel: int = 3,
+        max_remap_amplitude: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_remap_amplitude = max_remap_amplitude
+        channels = self.in_shape[0]
+        self.remap_field = convolutions("remap_layers", remap_layers, channels, 2, remap_kernel)
+        self.remap_field.add_module(f"norm{remap_layers}", nn.BatchNorm2d(2))
+        self.remap_field.add_module(f"nonlin{remap_layers}", nn.Tanh())
+        self.initialize_remap_field()
+
+    def initialize_remap_field(self) -> None:
+        """Draw the network's filters anew."""
+        initialize_convolutions(self.remap_field)
+
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """As in :class:`FullGaussian2d`, and draw the network's filters anew."""
+        super().initialize(mean_activity)
+        if "remap_field" in self._modules:  # not yet where FullGaussian2d's constructor calls
+            self.initialize_remap_field()
+
+    def _check_features(self, x: Tensor) -> None:
+        self._require_in_shape(x)
+
+    def _read(
+        self,
+        images: Tensor,
+        mu: Tensor,
+        sigma: Tensor,
+        shift: Tensor | None,
+        index: Tensor | None,
+        noise: Noise,
+    ) -> Tensor:
+        grid, weight = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)[0]
+        bias: Tensor | None = self.bias
+        if index is not None:
+            grid, weight = grid[:, index], weight[index]
+            bias = None if bias is None else bias[index]
+        field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
+        grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
+        return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

@@ -1,0 +1,188 @@
+"""The factorised readout with masks of low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from v1fast.readouts._frames import check_map
+from v1fast.readouts._masks import masked_readout
+from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+
+Activation = Literal["elu", "relu"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
+
+
+class SeparableReadout(Readout):
+    r"""Each neuron weights rows, columns and channels by vectors of their own.
+
+    .. math::
+        \mathrm{out}_{bn} = \sum_r f\Big(\mathrm{bias}_{rn} + \sum_{cyx} W^c_{nrc}
+            \sum_k W^y_{nky} W^x_{nkx}\, \mathrm{features}_{bcyx}\Big)
+
+    with f the ELU or ReLU. The readout of Du et al., "A simplified minimodel of visual cortical neurons", bioRxiv 2024,
+    whose code calls it ``Readout``: same constructor, state_dict keys and shapes, and penalties. The masks, of rank R,
+    are made first, and the sums as in :class:`v1fast.readouts.FullFactorized2d`: four factors multiplied out one after
+    the other cost as much and keep more. Where that code is plainly broken this class does the sensible thing instead:
+    the mask that is not separable gets bias and nonlinearity too, and may be initialised without positions.
+
+    Args:
+        in_shape: (C, H, W) of the features.
+        outdims: number of neurons N.
+        y_init: [N], row at which a neuron's mask starts higher.
+        x_init: [N], column of the same.
+        c_init: [N, M], channels at which a neuron's first vector starts higher, by half of ``coef_init``.
+        coef_init: [N, M].
+        rank: R, number of products that a mask is the sum of, and of vectors of channels.
+        yx_separable: otherwise the mask is free, and the rank has to be 1.
+        bias_init: initial bias, of its shape; default ``mean_activity`` or 0.
+        poisson: kept for compatibility, unused.
+        activation: "elu" or "relu".
+        Wc_coef: standard deviation of the initial weights of channels.
+        Wxy_gabor_init: what is added at ``y_init`` and ``x_init``.
+        Wxy_init: standard deviation of the initial weights of rows and columns.
+        positive: keep the weights of rows and columns at 0 or above, in place on every forward pass; minimodel's
+            trainer does that after every step.
+        feature_reg_weight: factor of ``regularizer``.
+        mean_activity: another name of ``bias_init``, as other readouts call it.
+        **kwargs: accepted and ignored.
+
+    Raises:
+        ValueError: an argument out of range; in forward, features that do not fit.
+
+    Shapes of the parameters: ``Wy`` (N, R, H), ``Wx`` (N, R, W), or ``Wyx`` (N, H, W); ``Wc`` (N, R, C); ``bias`` (N),
+    or (R, N) for R > 1.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        y_init: ArrayLike | None = None,
+        x_init: ArrayLike | None = None,
+        c_init: ArrayLike | None = None,
+        coef_init: ArrayLike | None = None,
+        rank: int = 1,
+        yx_separable: bool = True,
+        bias_init: ArrayLike | None = None,
+        poisson: bool = False,
+        activation: Activation = "elu",
+        Wc_coef: float = 0.01,
+        Wxy_gabor_init: float = 0.1,
+        Wxy_init: float = 0.01,
+        positive: bool = False,
+        feature_reg_weight: float = 1.0,
+        mean_activity: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if rank < 1 or (rank > 1 and not yx_separable):
+            raise ValueError(f"rank: want at least 1, and 1 where the mask is not separable, got {rank}")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f'activation: want "elu" or "relu", got {activation!r}')
+        if (c_init is None) != (coef_init is None):
+            raise ValueError("c_init, coef_init: want both or neither, got one")
+        self.in_shape, self.outdims, self.rank = in_shape, outdims, rank
+        self.yx_separable, self.activation, self.positive = yx_separable, activation, positive
+        self.feature_reg_weight = feature_reg_weight
+        channels, height, width = in_shape
+        if yx_separable:
+            self.Wy = nn.Parameter(Wxy_init * torch.randn(outdims, rank, height))
+            self.Wx = nn.Parameter(Wxy_init * torch.randn(outdims, rank, width))
+        else:
+            self.Wyx = nn.Parameter(0.01 * torch.randn(outdims, height, width))
+        self.Wc = nn.Parameter(Wc_coef * torch.randn(outdims, rank, channels))
+        self.bias = nn.Parameter(torch.zeros((rank, outdims) if rank > 1 else outdims))
+        self._start_at(y_init, x_init, Wxy_gabor_init)
+        self._start_with(c_init, coef_init)
+        self.mean_activity = mean_activity if bias_init is None else torch.as_tensor(np.asarray(bias_init))
+        self.initialize()
+
+    @torch.no_grad()
+    def _start_at(self, y_init: ArrayLike | None, x_init: ArrayLike | None, amount: float) -> None:
+        neurons = torch.arange(self.outdims)
+        rows, columns = (None if v is None else torch.as_tensor(np.asarray(v)) for v in (y_init, x_init))
+        if not self.yx_separable:
+            if rows is not None and columns is not None:
+                self.Wyx[neurons, rows, columns] += amount
+            return
+        if rows is not None:
+            self.Wy[neurons, :, rows] += amount
+        if columns is not None:
+            self.Wx[neurons, :, columns] += amount
+
+    @torch.no_grad()
+    def _start_with(self, c_init: ArrayLike | None, coef_init: ArrayLike | None) -> None:
+        if c_init is None or coef_init is None:
+            return
+        channels, amounts = torch.as_tensor(np.asarray(c_init)), torch.as_tensor(np.asarray(coef_init))
+        neurons = torch.arange(self.outdims).view(-1, *(1,) * (channels.dim() - 1))
+        self.Wc[neurons, 0, channels] += 0.5 * amounts.to(self.Wc.dtype)
+
+    def initialize(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to ``mean_activity`` or zero; the other weights stay."""
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def l1_norm(self) -> Tensor:
+        """L1 norm of each neuron's weights of channels, [N]."""
+        return self.Wc.abs().sum((1, 2))
+
+    def l2_norm(self) -> Tensor:
+        """Sum of the squares of each neuron's weights, [N]."""
+        masks = (self.Wy, self.Wx) if self.yx_separable else (self.Wyx,)
+        return torch.stack([w.square().flatten(1).sum(1) for w in (*masks, self.Wc)]).sum(0)
+
+    def hoyer_square(self) -> Tensor:
+        """How many channels a neuron uses, [N]: the square of the L1 norm of their weights over the sum of squares."""
+        return self.l1_norm().square() / self.Wc.square().sum((1, 2))
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``l1_norm``, over the neurons, times ``feature_reg_weight``."""
+        return self.apply_reduction(self.l1_norm(), reduction=reduction, average=average) * self.feature_reg_weight
+
+    def masks(self, index: Tensor | None = None) -> Tensor:
+        """The masks of all neurons or some, [N, H, W]."""
+        factors = (self.Wy, self.Wx) if self.yx_separable else (self.Wyx,)
+        kept = [clamp_in_place(w, 0) if self.positive else w for w in factors]
+        chosen = [w if index is None else w[index] for w in kept]
+        return chosen[0].mT @ chosen[1] if self.yx_separable else chosen[0]
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, *self.in_shape)
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        weight = self.Wc.transpose(0, 1)  # [R, N, C]
+        bias: Tensor | None = self.bias
+        assert bias is not None
+        bias = bias.view(self.rank, self.outdims)
+        if index is not None:
+            weight, bias = weight[:, index], bias[:, index]
+        return _ACTIVATIONS[self.activation](masked_readout(x, self.masks(index), weight, bias, shift)).sum(0)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        kind = f"rank {self.rank}" if self.yx_separable else "not separable"
+        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}, {kind}, {self.activation}"
