@@ -140,9 +140,9 @@ class Operands(NamedTuple):
     def shape_class(self) -> tuple[Any, ...]:
         """What the best configuration depends on."""
         batch, channels, _, _, neurons = self.sizes
-        noise = "given" if self.noise is not None or self.per_image else "drawn" if self.seed is not None else "none"
+        noise = "given" if self.noise is not None else "drawn" if self.seed is not None else "none"
         dtypes = (self.rows.data.dtype, None if self.weight is None else self.weight.dtype, self.dtype)
-        return channels, batch.bit_length(), neurons.bit_length(), noise, *dtypes
+        return channels, batch.bit_length(), neurons.bit_length(), noise, self.clamp, self.per_image, *dtypes
 
     def positions(self) -> dict[str, Any]:
         """The kernels' arguments that say where the samples lie."""
@@ -169,11 +169,6 @@ class Operands(NamedTuple):
         }
 
 
-def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Contiguous and of this dtype; not copied where it is."""
-    return None if tensor is None else tensor.detach().to(dtype).contiguous()
-
-
 def prepare(
     dtype: torch.dtype,
     features: Tensor,
@@ -191,15 +186,19 @@ def prepare(
     clamp: bool = True,
 ) -> Operands:
     """The operands as the kernels read them; nothing is copied that is contiguous and of the compute dtype."""
+
+    def plain(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().to(dtype).contiguous()
+
     samples = noise is not None or seed is not None
     return Operands(
         as_rows(features.detach()),
         mu.detach().to(dtype).contiguous(),
-        plain(sigma, dtype) if samples else None,
+        plain(sigma) if samples else None,
         None if weight is None else weight.detach().contiguous(),
-        plain(bias, dtype),
-        plain(shift, dtype),
-        plain(noise, dtype),
+        plain(bias),
+        plain(shift),
+        plain(noise),
         seed,
         None if neuron_index is None else neuron_index.contiguous(),
         image_offset,
