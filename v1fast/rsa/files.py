@@ -44,9 +44,9 @@ def rdm_to_file(
 ) -> NDArray[Any]:
     """A dissimilarity matrix as ``functional.rdm`` has it, written to a file tile by tile.
 
-    Beside the responses it takes less than 512 MiB of memory, however many stimuli there are. What is there stays
-    hidden (``.NAME.partial`` and, saying which tiles are done, ``.NAME.journal`` in the same folder) until the matrix is
-    complete; then ``path`` appears at once. Interrupted by Ctrl-C, by ``kill -9`` or by a full disk, the same call goes
+    Beside the responses it takes less than 512 MiB of memory, however many stimuli there are. Until the matrix is
+    complete it stays hidden in the same folder, as ``.NAME.partial``, with ``.NAME.journal`` to say which tiles are
+    done; then ``path`` appears at once. Interrupted by Ctrl-C, by ``kill -9`` or by a full disk, the same call goes
     on where it was: tiles that are done are not computed again, and on the same machine the file has the same bytes as
     that of a call without interruption.
 
