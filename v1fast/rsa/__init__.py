@@ -9,11 +9,12 @@ drawn. Everything takes tensors or arrays and gives arrays.
 ``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it more than chance, how high can it be
 ``searchlight``       the same for the neighbourhood of each neuron
 ``activations``       what layers of a model do with the stimuli
-``pca``, ``tsne``, ``tuning_curves``  low-dimensional maps and tuning
+``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  maps in a few dimensions, and tuning
 ``v1fast.rsa.rsatoolbox``  Datasets of rsatoolbox in, its RDMs out
 ``v1fast.rsa.plots``  figures
 """
 
+from v1fast.rsa.embedding import Map, Tuning, mds, pca, rows_nearest, tsne, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import (
     Bootstrap,
@@ -27,20 +28,30 @@ from v1fast.rsa.inference import (
     searchlight_rdms,
     split_half,
 )
+from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.similarity import compare, rdm_correlation
 
 __all__ = [
     "Bootstrap",
+    "Map",
     "PermutationTest",
+    "Tuning",
+    "activations",
     "average_repeats",
     "bootstrap",
     "compare",
+    "mds",
     "neighbourhoods",
     "noise_ceiling",
+    "pca",
     "permutation_test",
     "rdm_correlation",
     "rdm_to_file",
+    "recording",
+    "rows_nearest",
     "searchlight",
     "searchlight_rdms",
     "split_half",
+    "tsne",
+    "tuning_curves",
 ]

@@ -27,6 +27,8 @@ class PairSums:
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
         """Take entries [first, K] and the same entries [second, K]."""
+        if not a.shape[1]:
+            return
         if self.shifts is None:
             self.shifts = _shifts(a[:, :PIECE]), _shifts(b[:, :PIECE])
         step = max(1, PIECE // max(len(a), len(b), 1))
@@ -47,6 +49,8 @@ class PairSums:
 
     def pearson(self) -> Floats:
         """[first, second]; NaN where a vector is constant."""
+        if not self.count:
+            return np.full_like(self.products, np.nan)
         (sum_a, sum_b), (square_a, square_b) = self.sums, self.squares
         products = self.products - np.outer(sum_a, sum_b) / self.count
         norms = np.outer(square_a - sum_a**2 / self.count, square_b - sum_b**2 / self.count)

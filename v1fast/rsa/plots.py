@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "black", GREY)
 MOST_DRAWN = 1000  # stimuli in a heat map: more have no pixel of their own
+FEW_POINTS = 20  # up to which each bears its value
 MANY_NAMES = 4  # bars beside each other, from which on their names stand aslant
 
 
@@ -31,6 +32,7 @@ def rdm_heatmaps(
     groups: Sequence[str] | None = None,
     percentiles: bool = False,
     limits: tuple[float, float] | None = None,
+    axis: str = "stimulus",
     title: str = "",
 ) -> Figure:
     """Dissimilarity matrices side by side, in one colour scale.
@@ -40,15 +42,16 @@ def rdm_heatmaps(
         groups: [S], the group of each stimulus, of which neighbours form blocks: these are outlined and named.
         percentiles: draw the rank of each entry among those of its matrix, from 0 to 100: matrices whose units differ.
         limits: of the colours; by default from 0, or the least entry, to the greatest.
+        axis: what rows and columns are, where there are no groups.
         title: of the whole figure.
     """
     matrices = {name: _drawn(name, rdm, percentiles) for name, rdm in rdms.items()}
     stimuli = {len(matrix) for matrix in matrices.values()}
     if len(stimuli) != 1 or (groups is not None and len(groups) != stimuli.copy().pop()):
         raise ValueError(f"rdms, groups: want the same stimuli in all, got {sorted(stimuli)} and {len(groups or ())}")
-    columns = min(len(matrices), 4)
+    columns = len(matrices) if len(matrices) <= 3 else math.ceil(math.sqrt(len(matrices)))
     rows = math.ceil(len(matrices) / columns)
-    figure, grid = _figure(rows, columns, (3.6 * columns + 1.4, 3.5 * rows + 0.4))
+    figure, grid = _figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
     every = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     low, high = (0, 100) if percentiles else limits or (min(0, every.min()), every.max())
     panels = list(np.ravel(grid))
@@ -59,11 +62,15 @@ def rdm_heatmaps(
         )
         image.cmap.set_bad("white")
         axes.set_title(name)
-        _name_groups(axes, groups, names=number % columns == 0)
+        names, last = number % columns == 0, number + columns >= len(matrices)
+        if groups is None:
+            axes.set(xlabel=axis if last else "", ylabel=axis if names else "")
+        else:
+            _name_groups(axes, groups, names)
     for axes in panels[len(matrices) :]:
         axes.set_axis_off()
     label = "dissimilarity (percentile)" if percentiles else "dissimilarity"
-    figure.colorbar(image, ax=panels, label=label, shrink=0.8 if rows == 1 else 0.5, pad=0.02)
+    figure.colorbar(image, ax=panels, label=label, shrink=0.75 if rows == 1 else 0.5, pad=0.02)
     if title:
         figure.suptitle(title)
     return figure
@@ -84,12 +91,9 @@ def _drawn(name: str, rdm: Condensed | ArrayLike, percentiles: bool) -> NDArray[
     return matrix
 
 
-def _name_groups(axes: Axes, groups: Sequence[str] | None, names: bool) -> None:
+def _name_groups(axes: Axes, groups: Sequence[str], names: bool) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if groups is None:
-        axes.set(xlabel="stimulus", ylabel="stimulus" if names else "")
-        return
     labels = np.asarray(groups)
     starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1), len(labels)]
     for start in starts[1:-1]:
@@ -256,7 +260,10 @@ def low_dimensional_map(
         if numeric:
             circle = {"cmap": "twilight", "vmin": 0, "vmax": period} if period is not None else {"cmap": "viridis"}
             colours = given % period if period is not None else given
-            drawn = axes.scatter(x, y, c=colours, s=28, edgecolors="black", linewidths=0.4, **circle)
+            drawn = axes.scatter(x, y, c=colours, s=36, edgecolors="black", linewidths=0.4, **circle)
+            if len(given) <= FEW_POINTS:
+                for value, place in zip(given, zip(x, y, strict=True), strict=True):
+                    axes.annotate(f"{value:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=10)
         else:
             for group, colour in zip(dict.fromkeys(given.tolist()), COLOURS * 4, strict=False):
                 axes.scatter(*np.stack([x, y])[:, given == group], s=26, color=colour, label=group, alpha=0.85, lw=0)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from v1fast.demo.trained import MODEL, load_mouse_v1
-from v1fast.rsa.activations import activations
+from v1fast.rsa.layers import activations
 
 SENSORIUM_IMAGE = (36, 64)
+MODEL_NAMES = {"FaceBodyManmadeNatobj": "face/body/object", "V1": "V1 model"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +52,17 @@ def kriegeskorte(folder: Path) -> InferotemporalCortex:
         monkey,
         human,
         np.stack([_vector(rdm) for rdm in brains.flat]),
-        {name: _vector(rdm) for name, rdm in zip(names, models["RDM"][0], strict=True)},
+        # The monkey's is among them again.
+        {MODEL_NAMES.get(k, k): _vector(m) for k, m in zip(names, models["RDM"][0], strict=True) if k != "monkeyIT"},
         _groups(members),
     )
 
 
 def _vector(rdm: Any) -> NDArray[np.float64]:
-    # The diagonals of some hold rounding.
     matrix = np.array(rdm, dtype=np.float64)
-    i, j = np.triu_indices(len(matrix), 1)
+    if len(matrix) == 1:  # the pairs themselves, in MATLAB's order, which is the same
+        return matrix[0]
+    i, j = np.triu_indices(len(matrix), 1)  # what the diagonal holds is rounding, in some
     return matrix[i, j]
 
 

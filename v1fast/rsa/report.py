@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
 
 from v1fast import _files, functional
 from v1fast.rsa import plots
+from v1fast.rsa._matrices import to_squares
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import (
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_IN_MEMORY = 20_000  # stimuli, of which a matrix has 0.8 GB; beyond, similarities come from the responses
 MOST_RESAMPLED = 1000  # stimuli up to which resampling and relabelling take seconds
-SESSION, CONTRAST, ORIENTATIONS = 8, 100.0, (0.0, 45.0, 90.0, 135.0)  # drawn of the macaque recording
+SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # drawn of the macaque recording
 
 
 def compare_files(
@@ -232,7 +234,7 @@ def _say(console: Console, name: str, found: dict[str, Any]) -> None:
 
 def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     data = kriegeskorte(folder)
-    candidates = {"monkey IT": data.monkey} | {k: v for k, v in data.models.items() if k != "monkeyIT"}
+    candidates = {"monkey IT": data.monkey} | data.models
     vectors = np.stack(list(candidates.values()))
     resampled = bootstrap(data.subjects, vectors, "pearson", over="both")
     test = permutation_test(data.monkey, data.human)
@@ -282,10 +284,13 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         "p": {name: permutation_test(v1, rdms[name]).p for name in others},
         "model_neurons_and_pixels": float(compare(rdms["model neurons"], rdms["pixels"])),
     }
+    # Neighbours in V1 stand beside each other, so that the eye can find in the others what they share with it.
+    order = leaves_list(linkage(v1, "average", optimal_ordering=True))
     heat = plots.rdm_heatmaps(
-        rdms,
+        {name: to_squares(rdm[None])[0][order][:, order] for name, rdm in rdms.items()},
         percentiles=True,
-        title="50 natural images: mouse V1 (mean of 10 repeats), a model of other mice's V1, pixels",
+        axis="image, in the order of V1",
+        title="50 images in mouse V1, in a model of another mouse's V1, and as pixels",
     )
     bars = plots.similarity_bars(
         similarity,

@@ -220,7 +220,7 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
         pairs = _pairs_of(present, stimuli)
         if centred:
             totals = sums.totals()
-            means = [total / sums.count for total in totals]
+            means = [total / max(1, sums.count) for total in totals]
             products = products - np.outer(totals[0], means[1])
             squares_a, squares_b = squares_a - totals[0] * means[0], squares_b - totals[1] * means[1]
             rows = [r - np.outer(mean, pairs.sum(0)) for r, mean in zip(rows, means, strict=True)]
