@@ -34,7 +34,7 @@ MEASURES = {
 
 def calc_rdm(
     dataset: Dataset | Sequence[Dataset],
-    method: str = "correlation",
+    method: str = "euclidean",
     descriptor: str | None = None,
     *,
     noise: ArrayLike | Sequence[ArrayLike] | None = None,
