@@ -157,7 +157,7 @@ def test_mouse_v1_and_a_model_of_it(real_data):
 
 
 @pytest.mark.real_data
-def test_report_on_the_recordings(run, real_data, tmp_path):
+def test_report_on_the_recordings(real_data, run, tmp_path):
     result = run("--real-data", real_data, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "monkey and human: 0.4912" in result.output

@@ -17,6 +17,7 @@ from v1fast.rsa.similarity import ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "black", GREY)
@@ -51,6 +52,7 @@ def rdm_heatmaps(
         raise ValueError(f"rdms, groups: want the same stimuli in all, got {sorted(stimuli)} and {len(groups or ())}")
     columns = len(matrices) if len(matrices) <= 3 else math.ceil(math.sqrt(len(matrices)))
     rows = math.ceil(len(matrices) / columns)
+    colours = _viridis_on_white()
     figure, grid = _figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
     every = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     low, high = (0, 100) if percentiles else limits or (min(0, every.min()), every.max())
@@ -58,9 +60,8 @@ def rdm_heatmaps(
     for number, (axes, (name, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
         step = -(-len(matrix) // MOST_DRAWN)
         image = axes.imshow(
-            matrix[::step, ::step], cmap="viridis", vmin=low, vmax=high, extent=(0, len(matrix), len(matrix), 0)
+            matrix[::step, ::step], cmap=colours, vmin=low, vmax=high, extent=(0, len(matrix), len(matrix), 0)
         )
-        image.cmap.set_bad("white")
         axes.set_title(name)
         names, last = number % columns == 0, number + columns >= len(matrices)
         if groups is None:
@@ -74,6 +75,12 @@ def rdm_heatmaps(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _viridis_on_white() -> Colormap:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].with_extremes(bad="white")
 
 
 def _drawn(name: str, rdm: Condensed | ArrayLike, percentiles: bool) -> NDArray[Any]:
@@ -150,7 +157,7 @@ def similarity_bars(
         )
     aslant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(names) > MANY_NAMES else {}
     axes.set_xticks(np.arange(len(names)), names, **aslant)
-    top = max(0.0, ends.max(), *(ceiling or ()))
+    top = max(0.01, ends.max(), *(ceiling or ()))
     low_end = min(0.0, ends.min())
     axes.set(ylabel=label, ylim=(1.15 * low_end, top + 0.12 * (top - low_end)))
     if ceiling is not None:
