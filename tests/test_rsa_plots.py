@@ -60,7 +60,7 @@ def test_bars_bear_their_values_and_the_ceiling():
     for expected in ("0.31", "-0.12", "noise ceiling 0.50 to 0.62", "to IT", "pixels"):
         assert expected in said
     low, high = figure.axes[0].get_ylim()
-    assert low < -0.3
+    assert low < -0.34
     assert high > 0.62
     assert drawn(figure)
     assert drawn(plots.similarity_bars({"one": 0.0}))

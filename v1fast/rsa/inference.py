@@ -52,7 +52,7 @@ def permutation_test(
     Systems Neuroscience 2, 2008), by one sum of products for each relabelling. Stimuli along a smooth axis, such as
     orientation, are not exchangeable: neighbours resemble each other in any system, and random labels, which tear them
     apart, make chance look smaller than it is. ``shifts`` moves them round the axis instead, which keeps neighbours
-    together.
+    together. It says nothing about a matrix that no shift changes, such as that of an ideal of the axis.
 
     Args:
         rdm1: one matrix, as for ``compare``.

@@ -159,7 +159,8 @@ def similarity_bars(
     axes.set_xticks(np.arange(len(names)), names, **aslant)
     top = max(0.01, ends.max(), *(ceiling or ()))
     low_end = min(0.0, ends.min())
-    axes.set(ylabel=label, ylim=(1.15 * low_end, top + 0.12 * (top - low_end)))
+    margin = 0.12 * (top - low_end)  # for the numbers
+    axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + margin))
     if ceiling is not None:
         figure.legend(loc="outside lower center")
     if title:
@@ -235,7 +236,7 @@ def tuning_curves(
     for axes in np.ravel(grid)[len(chosen) :]:
         axes.set_axis_off()
     figure.supxlabel(axis)
-    figure.supylabel(f"{label}, mean and standard error")
+    figure.supylabel(f"{label}\n(mean, standard error)")
     if title:
         figure.suptitle(title)
     return figure
