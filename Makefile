@@ -17,7 +17,7 @@ demo: $(VENV)/.built
 # Those that run an op, twice: with the compiled kernels, and with the reference alone, so that no kernel is tested
 # against itself.
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
-	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py rsa_ops.py)
+	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py rsa.py rsa_ops.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)

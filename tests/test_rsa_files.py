@@ -137,10 +137,10 @@ def test_killed_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, conden
     rdm_to_file(responses(), tmp_path / "whole.npy", condensed, progress=False)
     want, tiles = checksum(tmp_path / "whole.npy"), len(computed)
     assert tiles == 10
-    # Calls of fsync: of the empty file; of the data and the journal of each tile; of the whole file. Before the sync of
-    # a journal's line that line is there: only a power cut could take it away.
-    moments = {(1, "before"): 0, (2, "before"): 0, (2, "after"): 0, (3, "before"): 1, (3, "after"): 1}
-    moments |= {(12, "after"): 5, (21, "after"): 10, (22, "after"): 10}
+    # Calls of fsync: of the folder, the empty file, the folder; of the data and the journal of each tile; of the whole
+    # file. Before the sync of a journal's line that line is there: only a power cut could take it away.
+    moments = {(1, "before"): 0, (2, "before"): 0, (3, "before"): 0, (4, "before"): 0, (4, "after"): 0}
+    moments |= {(5, "before"): 1, (5, "after"): 1, (14, "after"): 5, (23, "after"): 10, (24, "after"): 10}
     folders = [tmp_path / f"{when} {kill_at}" for kill_at, when in moments]
     for folder in folders:
         folder.mkdir()
@@ -162,7 +162,7 @@ def test_killed_and_interrupted_from_outside(small_tiles, computed, tmp_path):
     folder.mkdir()
     journal = folder / ".rdm.npy.journal"
     done = 0
-    for number, lines in ((signal.SIGKILL, 5), (signal.SIGINT, 6)):
+    for number, lines in ((signal.SIGKILL, 7), (signal.SIGINT, 6)):
         program = start(folder)
         for _ in range(lines):
             program.stdout.readline()
@@ -250,15 +250,27 @@ def test_a_file_that_is_there_is_kept(small_tiles, tmp_path, computed):
 
 def test_a_journal_left_beside_a_finished_file_is_none(small_tiles, tmp_path, computed, monkeypatch):
     path = tmp_path / "rdm.npy"
+
+    def stop(*_):
+        raise Stop
+
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync_folder", lambda folder: (_ for _ in ()).throw(Stop))
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: missing_ok or stop())
         with pytest.raises(Stop):
             rdm_to_file(responses(), path, progress=False)
     want = checksum(path)
+    assert path.with_name(".rdm.npy.journal").read_bytes().count(b"\n") == 11
+    # Begun anew, and stopped before the new journal is there: what the old one says is not true of the new file.
+    with monkeypatch.context() as patch:
+        patch.setattr(files._files, "replace", stop)
+        with pytest.raises(Stop):
+            rdm_to_file(responses(), path, overwrite=True, progress=False)
+    assert checksum(path) == want
     computed.clear()
     rdm_to_file(responses(), path, overwrite=True, progress=False)
     assert len(computed) == 10
     assert checksum(path) == want
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rdm.npy"]
 
 
 def test_room_on_the_disk_is_looked_up_first(small_tiles, tmp_path, computed, monkeypatch):

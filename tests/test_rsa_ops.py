@@ -9,7 +9,9 @@ from scipy.spatial.distance import squareform
 from v1fast import ops
 from v1fast.ops.condensed_row_sums import condensed_row_sums
 from v1fast.ops.permuted_products import permuted_products
+from v1fast.ops.random_permutations import random_permutations
 from v1fast.ops.ranks import average_ranks, rank_sums
+from v1fast.reference.random_permutations import random_permutations as reference
 
 f32, f64 = torch.float32, torch.float64
 NATIVE = ops.loaded["native"] == "loaded"
@@ -67,9 +69,9 @@ def test_row_sums_are_those_of_the_square(stimuli, dtype):
 @pytest.mark.parametrize("stimuli", [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 92, 600])
 def test_permuted_products_are_those_of_the_permuted_matrix(stimuli):
     a, b = torch.randn(2, stimuli, stimuli)
-    orders = torch.stack([torch.randperm(stimuli) for _ in range(5)])
+    orders = torch.stack([torch.randperm(stimuli) for _ in range(5)]).int()
     i, j = torch.triu_indices(stimuli, stimuli, 1).unbind()
-    want = torch.stack([(a[i, j].double() * b[p][:, p][i, j]).sum() for p in orders])
+    want = torch.stack([(a[i, j].double() * b[p][:, p][i, j]).sum() for p in orders.long()])
     got = permuted_products(a, b, orders)
     assert got.dtype == f64
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6 * stimuli)
@@ -78,16 +80,36 @@ def test_permuted_products_are_those_of_the_permuted_matrix(stimuli):
     assert permuted_products(a, b, orders[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 6, 92])
+@pytest.mark.parametrize("seed", [0, -3, 2**40 + 5])
+def test_random_permutations_are_the_references(size, seed):
+    got = random_permutations(torch.tensor([seed]), 70, size)
+    assert got.equal(reference(torch.tensor([seed]), 70, size))
+    assert got.sort(1).values.equal(torch.arange(size, dtype=torch.int32).repeat(70, 1))
+    # The first ones do not depend on how many there are.
+    assert got[:3].equal(random_permutations(torch.tensor([seed]), 3, size))
+
+
+def test_random_permutations_are_all_as_frequent():
+    found = random_permutations(torch.tensor([1]), 48_000, 4)
+    _, counts = found.unique(dim=0, return_counts=True)
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts.numpy()).pvalue > 0.001
+    pairs = torch.stack([found[:-1, 0], found[1:, 0]]).T.unique(dim=0, return_counts=True)[1]
+    assert scipy.stats.chisquare(pairs.numpy()).pvalue > 0.001
+
+
 @native
 def test_threads_give_the_same_bits():
     x, matrix = torch.randn(3, 1225), torch.randn(50, 50)
-    orders = torch.stack([torch.randperm(50) for _ in range(9)])
+    orders = torch.stack([torch.randperm(50) for _ in range(9)]).int()
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
             products = permuted_products(matrix, matrix, orders)
             found.append((average_ranks(x), rank_sums(x[0], x[1]), condensed_row_sums(x, 50), products))
+            found[-1] += (random_permutations(torch.tensor([0]), 200, 9),)
     finally:
         torch.set_num_threads(threads)
     assert all(a.equal(b) for a, b in zip(*found, strict=True))
@@ -98,15 +120,18 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.v1fast.average_ranks, (x,))
     torch.library.opcheck(torch.ops.v1fast.rank_sums, (x[0], x[1]))
     torch.library.opcheck(torch.ops.v1fast.condensed_row_sums, (x, 5))
+    torch.library.opcheck(torch.ops.v1fast.random_permutations, (torch.tensor([3]), 4, 5))
     torch.library.opcheck(
-        torch.ops.v1fast.permuted_products, (torch.randn(5, 5), torch.randn(5, 5), torch.arange(5)[None])
+        torch.ops.v1fast.permuted_products, (torch.randn(5, 5), torch.randn(5, 5), torch.arange(5)[None].int())
     )
 
 
 @native
 def test_the_ops_refuse_to_read_or_write_outside_a_tensor():
-    x, order = torch.randn(2, 10), torch.arange(5)[None]
+    x, order = torch.randn(2, 10), torch.arange(5)[None].int()
     for call in (
+        lambda: torch.ops.v1fast.random_permutations(torch.tensor([3, 4]), 4, 5),
+        lambda: torch.ops.v1fast.random_permutations(torch.tensor([3]), 4, -5),
         lambda: torch.ops.v1fast.average_ranks(x[0]),
         lambda: torch.ops.v1fast.average_ranks(x.half()),
         lambda: torch.ops.v1fast.rank_sums(x[0], x[1, :9]),
@@ -116,7 +141,7 @@ def test_the_ops_refuse_to_read_or_write_outside_a_tensor():
         lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5), torch.randn(5, 4), order),
         lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5), torch.randn(5, 5), order + 1),
         lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5), torch.randn(5, 5), order - 1),
-        lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5), torch.randn(5, 5), order.int()),
+        lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5), torch.randn(5, 5), order.long()),
         lambda: torch.ops.v1fast.permuted_products(torch.randn(5, 5).double(), torch.randn(5, 5), order),
     ):
         with pytest.raises(RuntimeError):

@@ -4,6 +4,7 @@
 ``v1fast.readouts``    the layers made of them, drop-in for neuralpredictors' layers of the same names
 ``v1fast.models``      cores
 ``v1fast.data``        simulated populations
+``v1fast.rsa``         representational similarity analysis
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls
 """

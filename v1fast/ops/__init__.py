@@ -11,6 +11,7 @@ from v1fast.ops import (
     philox_normal,
     point_gather,
     pooled_readout,
+    random_permutations,
     ranks,
     rdm,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "philox_normal",
     "point_gather",
     "pooled_readout",
+    "random_permutations",
     "ranks",
     "rdm",
 ]

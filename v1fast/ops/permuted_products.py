@@ -17,7 +17,8 @@ def check(a: Tensor, b: Tensor, permutations: Tensor) -> None:
         if matrix.dtype != torch.float32:
             raise ValueError(f"{name}: want float32, got {str(matrix.dtype).removeprefix('torch.')}")
     _checks.shape("permutations", permutations, "[P, S]", (permutations.shape[0], a.shape[0]))
-    _checks.int64("permutations", permutations)
+    if permutations.dtype != torch.int32:
+        raise ValueError(f"permutations: want int32, got {str(permutations.dtype).removeprefix('torch.')}")
 
 
 def _fake(a: Tensor, b: Tensor, permutations: Tensor) -> Tensor:

@@ -172,6 +172,9 @@ class _Unfinished:
         # A journal without its file is of a matrix that was finished.
         resumed = self._read_journal() and os.fstat(self.file.fileno()).st_size == size
         if not resumed:
+            # First of all: beside a new file, what the journal of an old one says would be wrong.
+            self.journal.unlink(missing_ok=True)
+            _sync_folder(self.target.parent)
             self.done.clear()
             self.file.truncate(0)
         _need_room(self.target, size - _allocated(self.file.fileno()))
@@ -182,9 +185,10 @@ class _Unfinished:
         self.file.write(header.getvalue())
         os.fsync(self.file.fileno())
         _files.replace(self.journal, f"{self.head}\n".encode())
+        _sync_folder(self.target.parent)
 
     def _read_journal(self) -> bool:
-        """Whether there is one of the same settings; where it is of others, and may go, it goes."""
+        """Whether there is one of the same settings; one of others is an error, unless it may go."""
         if not self.journal.exists():
             return False
         complete = self.journal.read_bytes().rpartition(b"\n")[0]
@@ -195,7 +199,6 @@ class _Unfinished:
                     f"{self.target}: other responses or settings were begun under this name and are not finished "
                     f"({self.partial.name}); finish them, or drop them with overwrite=True"
                 )
-            self.journal.unlink()
             return False
         os.truncate(self.journal, len(complete) + 1)
         numbers = (tuple(map(int, line.split())) for line in lines)
@@ -229,6 +232,8 @@ class _Unfinished:
     def finish(self) -> None:
         """The file takes its name."""
         os.fsync(self.file.fileno())
+        if fcntl is None:  # Windows renames no open file
+            self.file.close()
         os.replace(self.partial, self.target)
         _sync_folder(self.target.parent)
         self.journal.unlink()
@@ -240,7 +245,7 @@ def _open_alone(path: Path) -> io.FileIO:
         file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
         try:
             if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             # Its last owner may have finished it, and renamed it, after it was opened here.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -248,6 +253,15 @@ def _open_alone(path: Path) -> io.FileIO:
             file.close()
             raise BlockingIOError(errno.EAGAIN, "another process is writing this file", str(path)) from error
         file.close()
+
+
+def _lock(file: io.FileIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # some file systems of clusters have no locks
 
 
 def _allocated(descriptor: int) -> int:

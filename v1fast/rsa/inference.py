@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from v1fast import _dissimilarities, functional, ops
-from v1fast.rsa._matrices import Condensed, condensed, squares, stimuli_of, to_squares
+from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, ratio
 from v1fast.rsa.similarity import METHODS, RSATOOLBOX_NAMES, compare, ranks
 
@@ -72,53 +72,56 @@ def permutation_test(
     _dissimilarities.choice("method", method, PERMUTED)
     if permutations < 1:
         raise ValueError(f"permutations: want at least 1, got {permutations}")
-    a, b = (_one_matrix(name, rdm) for name, rdm in (("rdm1", rdm1), ("rdm2", rdm2)))
-    if a.shape != b.shape:
-        raise ValueError(f"rdm2: want {a.shape[0]} stimuli, as rdm1 has, got {b.shape[0]}")
-    a, b = _without_nan_stimuli(a, b)
-    stimuli = len(a)
-    orders = _shifts(stimuli) if shifts else _permutations(stimuli, permutations, seed)
-    factors = [torch.from_numpy(_factor(matrix, method)) for matrix in (a, b)]
-    sums = ops.permuted_products.permuted_products(*factors, torch.from_numpy(np.vstack([np.arange(stimuli), orders])))
-    found, null = sums[0].item(), sums[1:].numpy()
+    a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
+    factors, stimuli = [_factor(vector, method) for vector in (a, b)], stimuli_of(len(a))
+    first, second = (torch.from_numpy(to_squares(factor.astype(np.float32)[None])[0]) for factor in factors)
+    itself = torch.arange(stimuli, dtype=torch.int32)
+    if shifts:
+        orders = (itself + itself[1:, None]) % stimuli
+    else:
+        orders = ops.random_permutations.random_permutations(torch.tensor([seed]), permutations, stimuli)
+    found, null = (
+        ops.permuted_products.permuted_products(first, second, order).numpy() for order in (itself[None], orders)
+    )
     p = (1 + np.count_nonzero(null >= found - TIE)) / (1 + len(null))
-    return PermutationTest(float(compare(a, b, method)), null, float(p))
+    return PermutationTest(float(factors[0] @ factors[1]), null, p)
 
 
-def _one_matrix(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
-    matrices, _ = squares(name, given)
-    if len(matrices) != 1:
-        raise ValueError(f"{name}: want one matrix, got {len(matrices)}")
-    return matrices[0]
+def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
+    """[P]."""
+    vectors, _ = condensed(name, given)
+    if len(vectors) != 1:
+        raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
+    return vectors[0]
 
 
-def _without_nan_stimuli(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Without the stimuli whose row is NaN."""
+    if a.shape != b.shape:
+        raise ValueError(f"rdm2: want {stimuli_of(len(a))} stimuli, as rdm1 has, got {stimuli_of(len(b))}")
     absent = np.isnan(a) | np.isnan(b)
-    stimuli = absent.sum(0) < len(a) - 1
-    if absent[stimuli][:, stimuli].any():
+    if not absent.any():
+        return a, b
+    empty = to_squares(absent[None])[0]
+    there = np.flatnonzero(empty.sum(0) < len(empty) - 1)
+    if empty[np.ix_(there, there)].any():
         raise ValueError("rdm1, rdm2: want NaN in whole rows alone, got single pairs: relabelling would move them")
-    return a[stimuli][:, stimuli], b[stimuli][:, stimuli]
+    i, j = (there[k] for k in np.triu_indices(len(there), 1))
+    first, second = (to_squares(vector[None])[0][i, j] for vector in (a, b))
+    return first, second
 
 
-def _factor(matrix: NDArray[Any], method: str) -> NDArray[np.float32]:
-    """[S, S], such that sums of products over pairs are the similarity."""
-    vector = condensed("rdm", matrix)[0].astype(np.float64)
+def _factor(vector: NDArray[Any], method: str) -> Floats:
+    """[P], such that the sum of its products with another is the similarity."""
+    values = vector.astype(np.float64)
     if method in ("spearman", "rho-a"):
-        vector = ranks(vector)
+        values = ranks(values[None])[0]
     if method != "cosine":
-        vector -= vector.mean()
-    count = float(vector.shape[1])
-    scale = np.sqrt((count**3 - count) / 12) if method == "rho-a" else np.linalg.norm(vector)
+        values -= values.mean()
+    count = float(len(values))
+    scale = np.sqrt((count**3 - count) / 12) if method == "rho-a" else np.linalg.norm(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return to_squares((vector / scale).astype(np.float32))[0]
-
-
-def _permutations(stimuli: int, count: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(stimuli), (count, 1)), axis=1)
-
-
-def _shifts(stimuli: int) -> NDArray[np.int64]:
-    return (np.arange(stimuli) + np.arange(1, stimuli)[:, None]) % stimuli
+        return values / scale
 
 
 def average_repeats(
@@ -153,7 +156,8 @@ def _nanmean(values: NDArray[Any]) -> NDArray[Any]:
     """Over the first axis; NaN where there is nothing."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(present, values, 0).sum(0) / present.sum(0)
+        mean = np.where(present, values, 0).sum(0, dtype=np.float64) / present.sum(0)
+    return mean.astype(values.dtype)
 
 
 def _as_array(values: ArrayLike | Tensor) -> NDArray[Any]:

@@ -62,7 +62,7 @@ def compare_files(
 
     console = Console(highlight=False, soft_wrap=True)
     given = {_name_of(spec, files): load_responses(spec) for spec in files}
-    means = {name: values.mean(0) if values.ndim == 3 else values for name, values in given.items()}
+    means = {name: average_repeats(values)[0] if values.ndim == 3 else values for name, values in given.items()}
     if len({len(values) for values in means.values()}) != 1:
         raise ValueError(f"files: want the same stimuli in all, got {[len(values) for values in means.values()]}")
     out.mkdir(parents=True, exist_ok=True)

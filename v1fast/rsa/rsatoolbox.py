@@ -138,7 +138,7 @@ def _patterns(
         return values, {key: list(value) for key, value in dataset.obs_descriptors.items()}, None
     labels = _labels(dataset, "descriptor", descriptor)
     means, found = average_repeats(values, labels)
-    return means.astype(values.dtype), _descriptors_of(dataset, labels, descriptor, found), None
+    return means, _descriptors_of(dataset, labels, descriptor, found), None
 
 
 def _folded_patterns(
@@ -158,7 +158,7 @@ def _folded_patterns(
         parts.append(means)
         kept.append(np.full(len(means), len(kept)))
     descriptors = _descriptors_of(dataset, labels, descriptor, every)
-    return np.concatenate(parts).astype(values.dtype), descriptors, np.concatenate(kept)
+    return np.concatenate(parts), descriptors, np.concatenate(kept)
 
 
 def _labels(dataset: Dataset, argument: str, name: str) -> NDArray[Any]:
