@@ -74,17 +74,16 @@ def permutation_test(
         raise ValueError(f"permutations: want at least 1, got {permutations}")
     a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
     factors, stimuli = [_factor(vector, method) for vector in (a, b)], stimuli_of(len(a))
-    first, second = (torch.from_numpy(to_squares(factor.astype(np.float32)[None])[0]) for factor in factors)
-    itself = torch.arange(stimuli, dtype=torch.int32)
+    first, second = torch.from_numpy(to_squares(np.stack(factors, dtype=np.float32, casting="same_kind")))
     if shifts:
-        orders = (itself + itself[1:, None]) % stimuli
+        places = torch.arange(stimuli, dtype=torch.int32)
+        orders = (places + places[1:, None]) % stimuli
     else:
         orders = ops.random_permutations.random_permutations(torch.tensor([seed]), permutations, stimuli)
-    found, null = (
-        ops.permuted_products.permuted_products(first, second, order).numpy() for order in (itself[None], orders)
-    )
+    null = ops.permuted_products.permuted_products(first, second, orders).numpy()
+    found = float(factors[0] @ factors[1])
     p = (1 + np.count_nonzero(null >= found - TIE)) / (1 + len(null))
-    return PermutationTest(float(factors[0] @ factors[1]), null, p)
+    return PermutationTest(found, null, p)
 
 
 def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
