@@ -27,7 +27,7 @@ def results():
             torch.manual_seed(1)
             gradients = torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
             found[f"{case} {dtype}"] = (out.detach(), *gradients)
-    return found | pooled_results() | rdm_results()
+    return found | pooled_results() | rdm_results() | rsa_results()
 
 
 def pooled_results():
@@ -54,6 +54,15 @@ def rdm_results():
         found[f"rdm {dtype}"] = tuple(functional.rdm(x, method=m) for m in ("correlation", "cosine", "euclidean"))
         found[f"cross_rdm {dtype}"] = (functional.cross_rdm(x, x[:, :50]), functional.rdm(x, accuracy="high"))
     return found
+
+
+def rsa_results():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4950, generator=generator)
+    orders = ops.random_permutations.random_permutations(torch.tensor([5]), 20, 99)
+    a, b = torch.randn(2, 99, 99, generator=generator) / 99
+    sums = [ops.condensed_row_sums.condensed_row_sums(each / 99, 100) for each in (x, x.double())]
+    return {"row sums": tuple(sums), "relabelled": (ops.permuted_products.permuted_products(a, b, orders).float(),)}
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])

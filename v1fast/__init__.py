@@ -5,6 +5,7 @@
 ``v1fast.accelerate``  lets a model of neuralpredictors or openretina compute its readouts by them, in place
 ``v1fast.models``      cores, and the multitask LN model
 ``v1fast.data``        simulated populations
+``v1fast.rsa``         representational similarity analysis
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls
 """

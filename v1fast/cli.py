@@ -91,6 +91,42 @@ def bench(
         raise typer.BadParameter(str(error)) from error
 
 
+@app.command()
+def rsa(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Responses [S, N] or [repeats, S, N] of systems to compare with the first: .npy, .npz, .mat, or "
+            "FILE:NAME for one of several arrays. None: the recordings in --real-data."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for matrices, summary.json and the pictures.")] = Path("out/rsa"),
+    dissimilarity: Annotated[str, typer.Option(help="correlation, cosine or euclidean.")] = "correlation",
+    similarity: Annotated[str, typer.Option(help="pearson, spearman, rho-a, tau-a, cosine, whitened-cosine, ...")] = (
+        "pearson"
+    ),
+    real_data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="V1FAST_REAL_DATA", exists=True, file_okay=False, help="Folder of recordings and trained models."
+        ),
+    ] = None,
+) -> None:
+    """Compare the dissimilarity matrices of responses: in files, or of published recordings."""
+    _need("rsa", "matplotlib")
+    from v1fast.rsa.report import analyse_recordings, compare_files
+
+    try:
+        if files:
+            compare_files(files, out, dissimilarity=dissimilarity, similarity=similarity)
+        elif real_data is not None:
+            analyse_recordings(real_data, out)
+        else:
+            raise typer.BadParameter("want files of responses, or V1FAST_REAL_DATA set to a folder of recordings")
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def _need(extra: str, *modules: str) -> None:
     """Ends the command with exit code 1 where a module of an optional extra is absent."""
     missing = [module for module in modules if find_spec(module) is None]

@@ -4,10 +4,31 @@ Importing this package defines every op with its reference as the default kernel
 this installation has. ``loaded`` says what came of it.
 """
 
-from v1fast.ops import gaussian_readout, philox_normal, point_gather, pooled_readout, rdm
+from v1fast.ops import (
+    condensed_row_sums,
+    gaussian_readout,
+    permuted_products,
+    philox_normal,
+    point_gather,
+    pooled_readout,
+    random_permutations,
+    ranks,
+    rdm,
+)
 from v1fast.ops._load import load_kernels
 
 loaded: dict[str, str] = load_kernels()
 """Kernel set ("native", "triton") -> "loaded", or why it is not."""
 
-__all__ = ["gaussian_readout", "loaded", "philox_normal", "point_gather", "pooled_readout", "rdm"]
+__all__ = [
+    "condensed_row_sums",
+    "gaussian_readout",
+    "loaded",
+    "permuted_products",
+    "philox_normal",
+    "point_gather",
+    "pooled_readout",
+    "random_permutations",
+    "ranks",
+    "rdm",
+]

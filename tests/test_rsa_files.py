@@ -1,0 +1,359 @@
+"""Dissimilarity matrices in files: their values, and that no interruption changes a byte or repeats a tile."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from v1fast import functional, ops
+from v1fast.rsa import _tiles, files, rdm_to_file
+
+fcntl = files.fcntl
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+NATIVE = ops.loaded["native"] == "loaded"
+SIDE = 40
+STIMULI = 150  # 4 x 4 tiles, 10 on and above the diagonal, those at the end smaller
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(files, "SIDE", SIDE)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The tiles that were computed."""
+    found = []
+    original = _tiles.square
+
+    def square(x, tile, *options):
+        found.append(tile)
+        return original(x, tile, *options)
+
+    monkeypatch.setattr(_tiles, "square", square)
+    return found
+
+
+def responses(dtype=torch.float32):
+    return torch.randn(STIMULI, 70, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+def checksum(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+# Writes a matrix in each of the folders, in processes of their own (forked: torch takes seconds to import), which kill
+# themselves before or after their k-th call of fsync: at each such moment the disk is in another state. Without moments
+# it writes one in its own process, slowly, and a line after each sync.
+PROGRAM = """
+import json, os, signal, sys, time
+import torch
+from v1fast.rsa import files, rdm_to_file
+
+given = json.loads(sys.argv[1])
+files.SIDE = given["side"]
+torch.set_num_threads(1)
+fsync, calls = os.fsync, 0
+
+def write(folder, kill_at=0, when=None):
+    def counting(descriptor):
+        global calls
+        calls += 1
+        if (calls, when) == (kill_at, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+        if (calls, when) == (kill_at, "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if when is None:
+            print("synced", flush=True)
+            time.sleep(0.02)
+    os.fsync = counting
+    x = torch.randn(given["stimuli"], 70, generator=torch.Generator().manual_seed(3))
+    rdm_to_file(x, folder + "/rdm.npy", given["condensed"], progress=False)
+
+for folder, kill_at, when in given["moments"]:
+    if not (child := os.fork()):
+        write(folder, kill_at, when)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+if not given["moments"]:
+    write(given["folder"])
+"""
+
+
+def start(folder=None, condensed=True, moments=()):
+    given = {"side": SIDE, "stimuli": STIMULI, "condensed": condensed, "folder": folder and str(folder)}
+    program = [sys.executable, "-c", PROGRAM, json.dumps({**given, "moments": moments})]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("method", _tiles.METHODS)
+def test_file_is_the_matrix(small_tiles, tmp_path, method, dtype, condensed):
+    x = responses(dtype)
+    x[7] = 0
+    x[100, 3] = torch.nan
+    got = rdm_to_file(x, tmp_path / "rdm.npy", condensed, method=method, progress=False)
+    want = functional.rdm(x, method=method, condensed=condensed).numpy()
+    assert isinstance(got, np.memmap)
+    assert not got.flags.writeable
+    assert got.dtype == want.dtype
+    if NATIVE and method != "euclidean":
+        np.testing.assert_array_equal(got, want)
+    else:
+        eps = torch.finfo(dtype).eps
+        np.testing.assert_allclose(got, want, rtol=0, atol=8 * eps * np.nanmax(want))
+    if not condensed:
+        np.testing.assert_array_equal(got, got.T)
+        np.testing.assert_array_equal(np.diagonal(got), np.diagonal(want))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rdm.npy"]
+
+
+def test_arrays_integers_and_few_stimuli(small_tiles, tmp_path):
+    x = np.arange(STIMULI * 6).reshape(STIMULI, 6)[::-1] ** 2 % 17
+    got = rdm_to_file(x, tmp_path / "a.npy", progress=False)
+    np.testing.assert_allclose(got, functional.rdm(x.astype(np.float32), condensed=True), atol=1e-6)
+    for count in (2, 1):
+        got = rdm_to_file(x[:count], tmp_path / f"{count}.npy", progress=False)
+        assert got.shape == (count - 1,)
+        got = rdm_to_file(x[:count], tmp_path / f"full{count}.npy", condensed=False, progress=False)
+        assert got.shape == (count, count)
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+def test_killed_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, condensed):
+    rdm_to_file(responses(), tmp_path / "whole.npy", condensed, progress=False)
+    want, tiles = checksum(tmp_path / "whole.npy"), len(computed)
+    assert tiles == 10
+    # Calls of fsync: of the folder, the empty file, the folder; of the data and the journal of each tile; of the whole
+    # file. Before the sync of a journal's line that line is there: only a power cut could take it away.
+    moments = {(1, "before"): 0, (2, "before"): 0, (3, "before"): 0, (4, "before"): 0, (4, "after"): 0}
+    moments |= {(5, "before"): 1, (5, "after"): 1, (14, "after"): 5, (23, "after"): 10, (24, "after"): 10}
+    folders = [tmp_path / f"{when} {kill_at}" for kill_at, when in moments]
+    for folder in folders:
+        folder.mkdir()
+    program = start(None, condensed, [(str(f), *moment) for f, moment in zip(folders, moments, strict=True)])
+    _, said = program.communicate()
+    assert program.returncode == 0, said
+    for folder, done in zip(folders, moments.values(), strict=True):
+        assert not (folder / "rdm.npy").exists()
+        computed.clear()
+        rdm_to_file(responses(), folder / "rdm.npy", condensed, progress=False)
+        assert len(computed) == tiles - done
+        assert checksum(folder / "rdm.npy") == want
+        assert [entry.name for entry in folder.iterdir()] == ["rdm.npy"]
+
+
+def test_killed_and_interrupted_from_outside(small_tiles, computed, tmp_path):
+    rdm_to_file(responses(), tmp_path / "whole.npy", progress=False)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    journal = folder / ".rdm.npy.journal"
+    done = 0
+    for number, lines in ((signal.SIGKILL, 7), (signal.SIGINT, 6)):
+        program = start(folder)
+        for _ in range(lines):
+            program.stdout.readline()
+        if fcntl is not None:
+            with pytest.raises(BlockingIOError, match="another process is writing this file"):
+                rdm_to_file(responses(), folder / "rdm.npy", progress=False)
+        program.send_signal(number)
+        _, said = program.communicate()
+        assert program.returncode == -number
+        if number == signal.SIGINT:
+            assert "rdm.npy is unfinished; the same call goes on from here" in said
+        assert not (folder / "rdm.npy").exists()
+        before, done = done, journal.read_bytes().count(b"\n") - 1
+        assert done > before
+    computed.clear()
+    rdm_to_file(responses(), folder / "rdm.npy", progress=False)
+    assert len(computed) == 10 - done
+    assert checksum(folder / "rdm.npy") == checksum(tmp_path / "whole.npy")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def unfinished(small_tiles, tmp_path, monkeypatch):
+    """A path at which three tiles are done."""
+    original, seen = files._Unfinished.store, []
+
+    def store(self, tile, values):
+        if len(seen) == 3:
+            raise Stop
+        seen.append(tile)
+        original(self, tile, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files._Unfinished, "store", store)
+        with pytest.raises(Stop):
+            rdm_to_file(responses(), tmp_path / "rdm.npy", progress=False)
+    return tmp_path / "rdm.npy"
+
+
+def test_an_error_in_the_writer_loses_nothing(unfinished, computed):
+    assert not unfinished.exists()
+    rdm_to_file(responses(), unfinished, progress=False)
+    assert len(computed) == 7
+
+
+def test_a_line_cut_short_does_not_count(unfinished, computed):
+    journal = unfinished.with_name(".rdm.npy.journal")
+    journal.write_bytes(journal.read_bytes()[:-4])
+    rdm_to_file(responses(), unfinished, progress=False)
+    assert len(computed) == 8
+    assert np.array_equal(np.load(unfinished), rdm_to_file(responses(), unfinished.with_name("b.npy"), progress=False))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"method": "cosine"}, {"condensed": False}, {"accuracy": "high"}, {"responses": responses() + 1e-3}],
+    ids=lambda given: next(iter(given)),
+)
+def test_another_input_does_not_go_on(unfinished, computed, other):
+    given = {"responses": responses(), "progress": False, **other}
+    before = unfinished.with_name(".rdm.npy.journal").read_bytes()
+    with pytest.raises(FileExistsError, match=r"other responses or settings were begun .*\.rdm\.npy\.partial"):
+        rdm_to_file(path=unfinished, **given)
+    assert unfinished.with_name(".rdm.npy.journal").read_bytes() == before
+    assert computed == []
+    got = rdm_to_file(path=unfinished, overwrite=True, **given)
+    assert len(computed) == 10
+    del given["progress"]
+    want = functional.rdm(given.pop("responses"), **{"condensed": True, **given}).numpy()
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_file_that_is_there_is_kept(small_tiles, tmp_path, computed):
+    path = tmp_path / "rdm.npy"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite=True replaces it"):
+        rdm_to_file(responses(), path, progress=False)
+    assert path.read_text() == "mine"
+    assert computed == []
+    assert rdm_to_file(responses(), path, overwrite=True, progress=False).shape == (STIMULI * (STIMULI - 1) // 2,)
+
+
+def test_a_journal_left_beside_a_finished_file_is_none(small_tiles, tmp_path, computed, monkeypatch):
+    path = tmp_path / "rdm.npy"
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: missing_ok or stop())
+        with pytest.raises(Stop):
+            rdm_to_file(responses(), path, progress=False)
+    want = checksum(path)
+    assert path.with_name(".rdm.npy.journal").read_bytes().count(b"\n") == 11
+    # Begun anew, and stopped before the new journal is there: what the old one says is not true of the new file.
+    with monkeypatch.context() as patch:
+        patch.setattr(files._files, "replace", stop)
+        with pytest.raises(Stop):
+            rdm_to_file(responses(), path, overwrite=True, progress=False)
+    assert checksum(path) == want
+    computed.clear()
+    rdm_to_file(responses(), path, overwrite=True, progress=False)
+    assert len(computed) == 10
+    assert checksum(path) == want
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rdm.npy"]
+
+
+def test_room_on_the_disk_is_looked_up_first(small_tiles, tmp_path, computed, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=40_000))
+    with pytest.raises(OSError, match=r"want 0\.00 GiB for the matrix, 0\.00 GiB are free") as caught:
+        rdm_to_file(responses(), tmp_path / "rdm.npy", progress=False)
+    assert caught.value.errno == errno.ENOSPC
+    assert computed == []
+
+
+def test_rejects_bad_operands(tmp_path):
+    for message, given in {
+        r"responses: want \[S, N\], got \(2, 3, 4\)": {"responses": torch.ones(2, 3, 4)},
+        r"method: want one of correlation, cosine, euclidean, got 'poisson'": {"method": "poisson"},
+        r"accuracy: want one of float32, high, bfloat16, got 'low'": {"accuracy": "low"},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            rdm_to_file(**{"responses": torch.ones(3, 4), "path": tmp_path / "rdm.npy", **given})
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_counts_tiles_without_rich(small_tiles, unfinished, capsys, monkeypatch):
+    from v1fast import _progress
+
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    rdm_to_file(responses(), unfinished)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"rdm.npy: {count} of 10" for count in range(4, 11)]
+
+
+LARGE = """
+import threading, time
+import torch
+from v1fast.rsa import rdm_to_file
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+x = torch.randn(30_000, 500, generator=torch.Generator().manual_seed(0))
+before, most, running = anonymous(), 0, True
+
+def watch():
+    global most
+    while running:
+        most = max(most, anonymous())
+        time.sleep(0.005)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+rdm_to_file(x, PATH, progress=False)
+running = False
+watcher.join()
+print(before, most, x.nbytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked up in /proc")
+def test_thirty_thousand_stimuli_killed_and_within_memory(tmp_path):
+    path = tmp_path / "rdm.npy"
+    program = LARGE.replace("PATH", repr(str(path)))
+    journal = path.with_name(".rdm.npy.journal")
+    for wanted in (3, 20):  # killed after so many tiles of 45
+        run = subprocess.Popen([sys.executable, "-c", program])
+        while not journal.exists() or journal.read_bytes().count(b"\n") <= wanted:
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, most, size = map(int, done.stdout.split())
+    assert before >= size
+    print(f"anonymous memory: {(most - before) / 2**20:.0f} MiB beside responses of {size / 2**20:.0f} MiB")
+    assert most - before <= 512 * 2**20
+    killed = checksum(path)
+    os.unlink(path)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert checksum(path) == killed
+    x = torch.randn(30_000, 500, generator=torch.Generator().manual_seed(0))
+    got = np.load(path, mmap_mode="r")
+    for row in (0, 3455, 3456, 17_000, 29_998):
+        start = row * (2 * len(x) - row - 1) // 2
+        want = functional.cross_rdm(x[row : row + 1], x[row + 1 :])[0].numpy()
+        np.testing.assert_allclose(got[start : start + len(want)], want, rtol=0, atol=3e-7)

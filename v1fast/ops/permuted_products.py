@@ -1,0 +1,31 @@
+"""The contract of ``v1fast::permuted_products``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import _checks
+from v1fast.ops._define import define
+from v1fast.reference.permuted_products import permuted_products as _reference
+
+
+def check(a: Tensor, b: Tensor, permutations: Tensor) -> None:
+    """Raise ValueError, naming the operand, unless the operands fit each other."""
+    for name, matrix in (("a", a), ("b", b)):
+        _checks.shape(name, matrix, "[S, S]", (a.shape[0], a.shape[0]))
+        if matrix.dtype != torch.float32:
+            raise ValueError(f"{name}: want float32, got {str(matrix.dtype).removeprefix('torch.')}")
+    _checks.shape("permutations", permutations, "[P, S]", (permutations.shape[0], a.shape[0]))
+    if permutations.dtype != torch.int32:
+        raise ValueError(f"permutations: want int32, got {str(permutations.dtype).removeprefix('torch.')}")
+
+
+def _fake(a: Tensor, b: Tensor, permutations: Tensor) -> Tensor:
+    check(a, b, permutations)
+    return a.new_empty(permutations.shape[:1], dtype=torch.float64)
+
+
+permuted_products = define(
+    "permuted_products(Tensor a, Tensor b, Tensor permutations) -> Tensor", reference=_reference, fake=_fake
+)

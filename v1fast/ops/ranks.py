@@ -1,0 +1,31 @@
+"""The contracts of ``v1fast::average_ranks`` and ``v1fast::rank_sums``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import _checks
+from v1fast.ops._define import define
+from v1fast.reference import ranks as reference
+
+
+def _check(name: str, x: Tensor, axes: str, dim: int) -> None:
+    if x.dim() != dim or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: want {axes} in float32 or float64, got {tuple(x.shape)} in {x.dtype}")
+
+
+def _fake_ranks(x: Tensor) -> Tensor:
+    _check("x", x, "[M, L]", 2)
+    return x.new_empty(x.shape, dtype=torch.float64)
+
+
+def _fake_sums(a: Tensor, b: Tensor) -> Tensor:
+    _check("a", a, "[L]", 1)
+    _check("b", b, "[L]", 1)
+    _checks.shape("b", b, "[L]", a.shape)
+    return a.new_empty(3, dtype=torch.float64)
+
+
+average_ranks = define("average_ranks(Tensor x) -> Tensor", reference=reference.average_ranks, fake=_fake_ranks)
+rank_sums = define("rank_sums(Tensor a, Tensor b) -> Tensor", reference=reference.rank_sums, fake=_fake_sums)

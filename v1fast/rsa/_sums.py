@@ -1,0 +1,90 @@
+"""Sums over the entries of dissimilarity matrices, in float64, from pieces that come one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+PIECE = 1 << 17  # numbers that are widened to float64 at a time: they stay in the cache
+
+
+class PairSums:
+    """What Pearson's correlation and the cosine of two sets of vectors are made of.
+
+    A vector whose deviations are small beside its mean is taken less about its mean: its squares would lose the digits
+    that the correlation is made of.
+    """
+
+    def __init__(self, first: int, second: int) -> None:
+        self.count = 0
+        self.shifts: tuple[Floats, Floats] | None = None
+        self.sums = np.zeros(first), np.zeros(second)
+        self.squares = np.zeros(first), np.zeros(second)
+        self.products = np.zeros((first, second))
+
+    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
+        """Take entries [first, K] and the same entries [second, K]."""
+        if not a.shape[1]:
+            return
+        if self.shifts is None:
+            self.shifts = _shifts(a[:, :PIECE]), _shifts(b[:, :PIECE])
+        step = max(1, PIECE // max(len(a), len(b), 1))
+        room = np.empty((len(a), step)), np.empty((len(b), step))
+        for begin in range(0, a.shape[1], step):
+            pieces = []
+            for which, vectors in enumerate((a, b)):
+                given = vectors[:, begin : begin + step]
+                piece = room[which][:, : given.shape[1]]
+                piece[...] = given
+                if self.shifts[which].any():
+                    piece -= self.shifts[which][:, None]
+                self.sums[which][:] += piece.sum(1)
+                self.squares[which][:] += [row @ row for row in piece]
+                pieces.append(piece)
+            self.products += pieces[0] @ pieces[1].T
+        self.count += a.shape[1]
+
+    def pearson(self) -> Floats:
+        """[first, second]; NaN where a vector is constant."""
+        if not self.count:
+            return np.full_like(self.products, np.nan)
+        (sum_a, sum_b), (square_a, square_b) = self.sums, self.squares
+        products = self.products - np.outer(sum_a, sum_b) / self.count
+        norms = np.outer(square_a - sum_a**2 / self.count, square_b - sum_b**2 / self.count)
+        return ratio(products, norms)
+
+    def cosine(self) -> Floats:
+        """[first, second]; NaN where a vector is zero."""
+        products, squares_a, squares_b = self.whole()
+        return ratio(products, np.outer(squares_a, squares_b))
+
+    def whole(self) -> tuple[Floats, Floats, Floats]:
+        """Products and squares of the vectors as they are."""
+        if self.shifts is None:
+            return self.products, self.squares[0], self.squares[1]
+        (shift_a, shift_b), (sum_a, sum_b), n = self.shifts, self.sums, self.count
+        products = self.products + np.outer(sum_a, shift_b) + np.outer(shift_a, sum_b) + n * np.outer(shift_a, shift_b)
+        squares = [q + 2 * s * c + n * c**2 for q, s, c in zip(self.squares, self.sums, self.shifts, strict=True)]
+        return products, squares[0], squares[1]
+
+    def totals(self) -> tuple[Floats, Floats]:
+        """The sums of the vectors as they are."""
+        shifts = self.shifts or (0 * self.sums[0], 0 * self.sums[1])
+        return self.sums[0] + self.count * shifts[0], self.sums[1] + self.count * shifts[1]
+
+
+def _shifts(piece: NDArray[Any]) -> Floats:
+    """What is subtracted from each vector: its mean in the first piece, if that is a thousand deviations or more."""
+    mean, deviation = piece.mean(1, dtype=np.float64), piece.std(1, dtype=np.float64)
+    return np.where(np.abs(mean) >= 1000 * deviation, mean, 0)
+
+
+def ratio(products: Floats, norms: Floats) -> Floats:
+    """products / sqrt(norms), within -1 .. 1; NaN where a norm is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = products / np.sqrt(norms)
+    found[~(norms > 0)] = np.nan
+    return np.clip(found, -1, 1)

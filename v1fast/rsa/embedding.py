@@ -1,0 +1,238 @@
+"""Low-dimensional maps of representations, and tuning along an axis of stimuli."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from v1fast import functional
+from v1fast.rsa._matrices import Condensed, squares
+from v1fast.rsa.inference import _as_array
+
+Floats = NDArray[np.float64]
+DENSE = 1000  # stimuli up to which all eigenvalues are computed: for a few of more, iterations are faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """Stimuli in a few dimensions.
+
+    Attributes:
+        scores: [S, K], in descending order of variance; each column's largest entry is positive.
+        explained: [K], the share of the variance in each dimension.
+    """
+
+    scores: Floats
+    explained: Floats
+
+
+def pca(responses: ArrayLike | Tensor, components: int = 20) -> Map:
+    """Principal components of the stimuli.
+
+    The scores are those of a singular value decomposition of the responses less their mean over stimuli, computed from
+    distances between stimuli: one symmetric product by the kernel of the dissimilarity matrices, with float64 products,
+    and the largest eigenvalues of an S x S matrix.
+
+    Args:
+        responses: [S, N].
+        components: K, at most min(S, N).
+
+    Returns:
+        Scores and explained variance.
+
+    Raises:
+        ValueError: an operand does not fit, or a response is not finite.
+    """
+    values = _as_array(responses)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
+    if not 1 <= components <= min(values.shape):
+        raise ValueError(f"components: want 1 .. {min(values.shape)}, got {components}")
+    if not np.isfinite(values).all():
+        raise ValueError("responses: want finite values, got NaN or infinity")
+    distances = functional.rdm(values, method="euclidean", accuracy="high")
+    return _principal(distances.astype(np.float64) * values.shape[1], components)
+
+
+def mds(rdm: Condensed | ArrayLike, components: int = 2) -> Map:
+    """Classical multidimensional scaling of one dissimilarity matrix (Torgerson, Psychometrika 17, 1952).
+
+    Args:
+        rdm: one matrix, as for ``compare``, taken as squared distances, which those of ``functional.rdm`` are up to a
+            factor: correlation, cosine and euclidean alike.
+        components: K.
+
+    Returns:
+        Scores, whose squared distances are the dissimilarities as well as K dimensions allow, and their share of the
+        positive eigenvalues.
+
+    Raises:
+        ValueError: an operand does not fit, or an entry is NaN.
+    """
+    matrices, _ = squares("rdm", rdm)
+    if len(matrices) != 1 or np.isnan(matrices).any():
+        raise ValueError(f"rdm: want one matrix without NaN, got {len(matrices)}")
+    if not 1 <= components < matrices.shape[1]:
+        raise ValueError(f"components: want 1 .. {matrices.shape[1] - 1}, got {components}")
+    return _principal(matrices[0].astype(np.float64), components)
+
+
+def _principal(distances: Floats, components: int) -> Map:
+    """Of squared distances [S, S], by their doubly centred matrix."""
+    means = distances.mean(0)
+    gram = (means[:, None] + means - distances - means.mean()) / 2
+    size = len(gram)
+    if size <= DENSE or components > size // 4:
+        eigenvalues, vectors = scipy.linalg.eigh(gram)
+        total = np.clip(eigenvalues, 0, None).sum()
+        eigenvalues, vectors = eigenvalues[::-1][:components], vectors[:, ::-1][:, :components]
+    else:
+        start = np.random.default_rng(0).normal(size=size)
+        eigenvalues, vectors = scipy.sparse.linalg.eigsh(gram, components, which="LA", v0=start)
+        order = np.argsort(eigenvalues)[::-1]
+        eigenvalues, vectors, total = eigenvalues[order], vectors[:, order], np.trace(gram)
+    scores = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
+    scores *= np.where(scores[np.abs(scores).argmax(0), np.arange(components)] < 0, -1, 1)
+    return Map(scores, np.clip(eigenvalues, 0, None) / total if total > 0 else np.zeros(components))
+
+
+def tsne(
+    responses: ArrayLike | Tensor, *, dimensions: int = 2, components: int = 20, perplexity: float = 30.0, seed: int = 0
+) -> Floats:
+    """A map in which stimuli with similar responses are neighbours: t-SNE by scikit-learn on principal components.
+
+    Args:
+        responses: [S, N].
+        dimensions: of the map.
+        components: principal components that it is made of, at most min(S, N) of them.
+        perplexity: how many neighbours count; less than S.
+        seed: of the optimisation.
+
+    Returns:
+        [S, dimensions].
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is absent.
+        ValueError: an operand does not fit.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('t-SNE needs scikit-learn: pip install "v1fast[rsa]"') from error
+    values = _as_array(responses)
+    if not 0 < perplexity < len(values):
+        raise ValueError(f"perplexity: want more than 0 and less than S = {len(values)}, got {perplexity}")
+    scores = pca(values, min(components, *values.shape)).scores
+    found: Any = TSNE(dimensions, perplexity=perplexity, random_state=seed).fit_transform(scores)
+    return np.asarray(found, dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Mean responses along an axis.
+
+    Attributes:
+        centre: [K], mean of the stimuli in each bin.
+        mean: [K, N], mean response.
+        error: [K, N], standard error of the mean; NaN for a bin of one stimulus.
+        count: [K], stimuli in each bin.
+    """
+
+    centre: Floats
+    mean: Floats
+    error: Floats
+    count: NDArray[np.int64]
+
+
+def tuning_curves(
+    responses: ArrayLike | Tensor,
+    stimuli: ArrayLike | Tensor,
+    bins: int | ArrayLike | None = None,
+    *,
+    period: float | None = None,
+) -> Tuning:
+    """Mean responses to stimuli in bins along an axis, such as orientation.
+
+    Args:
+        responses: [S, N], or [S] for one neuron.
+        stimuli: [S], the place of each stimulus on the axis.
+        bins: number of equal bins from the least to the greatest stimulus, or from 0 to ``period``; their edges, in
+            ascending order, the last bin with its upper edge; or None: one bin for each value that occurs.
+        period: of a circular axis: places are taken modulo it.
+
+    Returns:
+        Of the bins that hold a stimulus, in ascending order.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    values, places = _as_array(responses).astype(np.float64), _as_array(stimuli).astype(np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or places.shape != values.shape[:1] or not np.isfinite(places).all():
+        raise ValueError(f"stimuli: want finite [S] for responses [S, N], got {places.shape} and {values.shape}")
+    if period is not None:
+        places = places % period
+    which = _bin_of(places, bins, period)
+    kept = which >= 0
+    labels, which = np.unique(which[kept], return_inverse=True)
+    places, values = places[kept], values[kept]
+    count = np.bincount(which, minlength=len(labels))
+    mean = _sums_of(values, which, len(labels)) / count[:, None]
+    variance = _sums_of((values - mean[which]) ** 2, which, len(labels))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(variance / ((count - 1) * count.astype(np.float64))[:, None])
+    return Tuning(np.bincount(which, places, len(labels)) / count, mean, error, count)
+
+
+def _sums_of(values: Floats, which: NDArray[np.int64], bins: int) -> Floats:
+    """[S, N] -> [bins, N]."""
+    sums = np.zeros((bins, values.shape[1]))
+    np.add.at(sums, which, values)
+    return sums
+
+
+def _bin_of(places: Floats, bins: int | ArrayLike | None, period: float | None) -> NDArray[np.int64]:
+    """-1 outside all bins."""
+    if bins is None:
+        return np.unique(places, return_inverse=True)[1].astype(np.int64)
+    if isinstance(bins, int):
+        if bins < 1:
+            raise ValueError(f"bins: want at least 1, got {bins}")
+        low, high = (0.0, period) if period is not None else (float(places.min()), float(places.max()))
+        edges = np.linspace(low, high, bins + 1)
+    else:
+        edges = np.asarray(bins, dtype=np.float64)
+    if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
+        raise ValueError(f"bins: want edges in ascending order, got {edges}")
+    which = np.searchsorted(edges, places, side="right") - 1
+    which[places == edges[-1]] = len(edges) - 2
+    which[which >= len(edges) - 1] = -1
+    return which
+
+
+def rows_nearest(rdm: Condensed | ArrayLike, stimuli: ArrayLike, wanted: ArrayLike) -> tuple[Floats, Floats]:
+    """Rows of one dissimilarity matrix: how each of some stimuli differs from all others along their axis.
+
+    Args:
+        rdm: one matrix, as for ``compare``.
+        stimuli: [S], the place of each stimulus on the axis.
+        wanted: [K], places.
+
+    Returns:
+        The places [K] of the stimuli nearest to those wanted, and their rows [K, S].
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    matrices, _ = squares("rdm", rdm)
+    places, targets = np.asarray(stimuli, dtype=np.float64), np.atleast_1d(np.asarray(wanted, dtype=np.float64))
+    if len(matrices) != 1 or places.shape != matrices.shape[1:2]:
+        raise ValueError(f"stimuli: want [S] = {matrices.shape[1:2]} and one matrix, got {places.shape}")
+    nearest = np.abs(places - targets[:, None]).argmin(1)
+    return places[nearest], matrices[0, nearest].astype(np.float64)

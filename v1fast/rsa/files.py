@@ -1,0 +1,290 @@
+"""Dissimilarity matrices that do not fit into memory, in files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from v1fast import _files, ops
+from v1fast._progress import progress as progress_bar
+from v1fast._version import __version__
+from v1fast.reference.rdm import output_dtype
+from v1fast.rsa import _tiles
+from v1fast.rsa._tiles import Tile
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: two processes that write the same file are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+SIDE = 3456  # rows of a tile: 46 MiB of float32, twice a group of rows that the kernel sums at a time
+
+
+def rdm_to_file(
+    responses: Tensor | NDArray[Any],
+    path: str | os.PathLike[str],
+    condensed: bool = True,
+    *,
+    method: str = "correlation",
+    accuracy: str = "float32",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> NDArray[Any]:
+    """A dissimilarity matrix as ``functional.rdm`` has it, written to a file tile by tile.
+
+    Beside the responses it takes less than 512 MiB of memory, however many stimuli there are. Until the matrix is
+    complete it stays hidden in the same folder, as ``.NAME.partial``, with ``.NAME.journal`` to say which tiles are
+    done; then ``path`` appears at once. Interrupted by Ctrl-C, by ``kill -9`` or by a full disk, the same call goes
+    on where it was: tiles that are done are not computed again, and on the same machine the file has the same bytes as
+    that of a call without interruption.
+
+    Correlation and cosine are the same numbers as those of ``functional.rdm``, to the bit by the compiled kernels and
+    to rounding otherwise. For euclidean each tile is centred at its own mean, so that they agree to float32's
+    rounding of the largest dissimilarity.
+
+    Args:
+        responses: [S, N]: S stimuli, N neurons; tensor or array, of any strides. Integers are taken as float32.
+        path: of the ``.npy`` file to write.
+        condensed: the upper triangle alone [S (S - 1) / 2], row by row, or the whole matrix [S, S].
+        method: "correlation", "cosine" or "euclidean".
+        accuracy: as for ``functional.rdm``.
+        overwrite: replace a file that is there, and drop what an interrupted call with other responses or settings
+            left; by default both are errors.
+        progress: show a bar (by rich, else lines) on stderr.
+
+    Returns:
+        The matrix, mapped from the file, read-only: float64 where the responses are, else float32.
+
+    Raises:
+        FileExistsError: ``path`` is there, or an unfinished matrix of other responses or settings; see ``overwrite``.
+        BlockingIOError: another process is writing the same file.
+        OSError: the disk has not enough room, which is looked up before anything is computed.
+        ValueError: an operand does not fit; the message names it.
+    """
+    target = Path(path)
+    x = _tiles.responses("responses", responses)
+    _tiles.check_options("method", method, accuracy)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: there is such a file already; overwrite=True replaces it")
+    settings = _settings(x, condensed, method, accuracy)
+    with _Unfinished(target, x.shape[0], output_dtype(x, None), settings, condensed, overwrite) as unfinished:
+        try:
+            _fill(unfinished, x, method, accuracy, progress)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"{target} is unfinished; the same call goes on from here")
+            raise
+        unfinished.finish()
+    return np.load(target, mmap_mode="r")
+
+
+def _fill(unfinished: _Unfinished, x: Tensor, method: str, accuracy: str, show: bool) -> None:
+    """The next tile is computed while the last one goes to the disk."""
+    every = list(_tiles.tiles(x.shape[0], SIDE))
+    missing = [tile for tile in every if tile not in unfinished.done]
+    bar = progress_bar(unfinished.target.name, len(every), len(every) - len(missing), show)
+    with bar as advance, ThreadPoolExecutor(1) as writer:
+        last: Future[None] | None = None
+        for tile in missing:
+            values = _tiles.square(x, tile, method, accuracy).cpu().numpy()
+            if last is not None:
+                last.result()
+                advance()
+            last = writer.submit(unfinished.store, tile, values)
+        if last is not None:
+            last.result()
+            advance()
+
+
+def _settings(x: Tensor, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
+    """All that the bytes of the file depend on, and the checksum of the responses."""
+    digest = hashlib.sha256()
+    for rows in x.split(max(1, (1 << 24) // x.shape[1])):
+        digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
+    return {
+        "v1fast": __version__,
+        "kernels": ops.loaded["native"],
+        "device": x.device.type,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "responses": {"shape": list(x.shape), "dtype": str(x.dtype), "sha256": digest.hexdigest()},
+        "condensed": condensed,
+        "method": method,
+        "accuracy": accuracy,
+        "side": SIDE,
+    }
+
+
+class _Unfinished:
+    """The hidden file that becomes ``target``, and the journal of its tiles.
+
+    What is in the journal is on the disk: a tile is synced before its line is written. A line that a crash has cut
+    short has no end and does not count.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        stimuli: int,
+        dtype: torch.dtype,
+        settings: dict[str, Any],
+        condensed: bool,
+        overwrite: bool,
+    ) -> None:
+        self.target, self.condensed, self.overwrite = target, condensed, overwrite
+        self.stimuli, self.dtype = stimuli, np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+        self.head = json.dumps(settings)
+        self.partial = target.with_name(f".{target.name}.partial")
+        self.journal = target.with_name(f".{target.name}.journal")
+        self.done: set[Tile] = set()
+
+    def __enter__(self) -> _Unfinished:
+        self.file = _open_alone(self.partial)
+        try:
+            self._resume_or_start()
+        except BaseException:
+            self.file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def _resume_or_start(self) -> None:
+        shape: tuple[int, ...] = (self.stimuli, self.stimuli)
+        if self.condensed:
+            shape = (self.stimuli * (self.stimuli - 1) // 2,)
+        header = io.BytesIO()
+        description = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        self.offset = header.tell()
+        size = self.offset + int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        # A journal without its file is of a matrix that was finished.
+        resumed = self._read_journal() and os.fstat(self.file.fileno()).st_size == size
+        if not resumed:
+            # First of all: beside a new file, what the journal of an old one says would be wrong.
+            self.journal.unlink(missing_ok=True)
+            _sync_folder(self.target.parent)
+            self.done.clear()
+            self.file.truncate(0)
+        _need_room(self.target, size - _allocated(self.file.fileno()))
+        if resumed:
+            return
+        self.file.truncate(size)
+        self.file.seek(0)
+        self.file.write(header.getvalue())
+        os.fsync(self.file.fileno())
+        _files.replace(self.journal, f"{self.head}\n".encode())
+        _sync_folder(self.target.parent)
+
+    def _read_journal(self) -> bool:
+        """Whether there is one of the same settings; one of others is an error, unless it may go."""
+        if not self.journal.exists():
+            return False
+        complete = self.journal.read_bytes().rpartition(b"\n")[0]
+        head, *lines = complete.decode().split("\n")
+        if head != self.head:
+            if not self.overwrite:
+                raise FileExistsError(
+                    f"{self.target}: other responses or settings were begun under this name and are not finished "
+                    f"({self.partial.name}); finish them, or drop them with overwrite=True"
+                )
+            return False
+        os.truncate(self.journal, len(complete) + 1)
+        numbers = (tuple(map(int, line.split())) for line in lines)
+        self.done = {Tile((a, b), (c, d)) for a, b, c, d in numbers}
+        return True
+
+    def store(self, tile: Tile, values: NDArray[Any]) -> None:
+        """Write a tile; once this returns, no crash can lose it."""
+        self._write(tile.i[0], tile.j[0], values)
+        if not self.condensed and not tile.on_diagonal:
+            self._write(tile.j[0], tile.i[0], np.ascontiguousarray(values.T))
+        os.fsync(self.file.fileno())
+        with self.journal.open("ab") as journal:
+            journal.write(f"{tile.i[0]} {tile.i[1]} {tile.j[0]} {tile.j[1]}\n".encode())
+            journal.flush()
+            os.fsync(journal.fileno())
+        self.done.add(tile)
+
+    def _write(self, first_row: int, first_column: int, values: NDArray[Any]) -> None:
+        for number, row in enumerate(values, start=first_row):
+            start, column = number * self.stimuli, first_column
+            if self.condensed:
+                start, column = number * (2 * self.stimuli - number - 1) // 2 - number - 1, max(column, number + 1)
+            part = row[column - first_column :]
+            if not part.size:
+                continue
+            self.file.seek(self.offset + (start + column) * self.dtype.itemsize)
+            if self.file.write(part.data) != part.nbytes:
+                raise OSError(errno.ENOSPC, "the disk is full; the same call goes on from here", str(self.target))
+
+    def finish(self) -> None:
+        """The file takes its name."""
+        os.fsync(self.file.fileno())
+        if fcntl is None:  # Windows renames no open file
+            self.file.close()
+        os.replace(self.partial, self.target)
+        _sync_folder(self.target.parent)
+        self.journal.unlink()
+
+
+def _open_alone(path: Path) -> io.FileIO:
+    """For reading and writing, without a buffer; no other process opens it in this way meanwhile."""
+    while True:
+        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
+        try:
+            if fcntl is not None:
+                _lock(file)
+            # Its last owner may have finished it, and renamed it, after it was opened here.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise BlockingIOError(errno.EAGAIN, "another process is writing this file", str(path)) from error
+        file.close()
+
+
+def _lock(file: io.FileIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # some file systems of clusters have no locks
+
+
+def _allocated(descriptor: int) -> int:
+    """Bytes that a file, which may have holes, has on the disk."""
+    return getattr(os.fstat(descriptor), "st_blocks", 0) * 512
+
+
+def _need_room(target: Path, size: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        message = f"want {size / 2**30:.2f} GiB for the matrix, {free / 2**30:.2f} GiB are free"
+        raise OSError(errno.ENOSPC, message, str(target))
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that a name given in it outlives a power cut; not everywhere possible."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,464 @@
+"""Whether similarities of dissimilarity matrices are more than chance, and how high they could be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from v1fast import _dissimilarities, functional, ops
+from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
+from v1fast.rsa._sums import Floats, ratio
+from v1fast.rsa.similarity import METHODS, RSATOOLBOX_NAMES, compare, ranks
+
+PERMUTED = ("pearson", "spearman", "rho-a", "cosine")
+RESAMPLED = ("stimuli", "subjects", "both")
+TIE = 1e-6  # a similarity under relabelling that comes so near to the one found counts as equal: products are float32
+WEIGHTS = 1 << 23  # weights of pairs that are held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutationTest:
+    """What ``permutation_test`` finds.
+
+    Attributes:
+        similarity: of the two matrices.
+        null: [P], of the first with each relabelling of the second.
+        p: one-sided: the share of relabellings, the given one among them, that are at least as similar.
+    """
+
+    similarity: float
+    null: Floats
+    p: float
+
+
+def permutation_test(
+    rdm1: Condensed | ArrayLike,
+    rdm2: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    permutations: int = 1000,
+    shifts: bool = False,
+    seed: int = 0,
+) -> PermutationTest:
+    """Are two dissimilarity matrices more similar than if the labels of the stimuli meant nothing?
+
+    The rows and columns of the second matrix are relabelled at random (Kriegeskorte, Mur & Bandettini, Frontiers in
+    Systems Neuroscience 2, 2008), by one sum of products for each relabelling. Stimuli along a smooth axis, such as
+    orientation, are not exchangeable: neighbours resemble each other in any system, and random labels, which tear them
+    apart, make chance look smaller than it is. ``shifts`` moves them round the axis instead, which keeps neighbours
+    together. It says nothing about a matrix that no shift changes, such as that of an ideal of the axis.
+
+    Args:
+        rdm1: one matrix, as for ``compare``.
+        rdm2: another, of the same S stimuli.
+        method: "pearson", "spearman", "rho-a" or "cosine".
+        permutations: number of relabellings.
+        shifts: in place of them the S - 1 circular shifts, all of them: for stimuli in order round a circular axis.
+        seed: of the relabellings.
+
+    Returns:
+        Similarity, null distribution and p. Stimuli whose row is NaN in either matrix are left out.
+
+    Raises:
+        ValueError: an operand does not fit, or single pairs are NaN.
+    """
+    method = RSATOOLBOX_NAMES.get(method, method)
+    _dissimilarities.choice("method", method, PERMUTED)
+    if permutations < 1:
+        raise ValueError(f"permutations: want at least 1, got {permutations}")
+    a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
+    factors, stimuli = [_factor(vector, method) for vector in (a, b)], stimuli_of(len(a))
+    first, second = torch.from_numpy(to_squares(np.stack(factors, dtype=np.float32, casting="same_kind")))
+    if shifts:
+        places = torch.arange(stimuli, dtype=torch.int32)
+        orders = (places + places[1:, None]) % stimuli
+    else:
+        orders = ops.random_permutations.random_permutations(torch.tensor([seed]), permutations, stimuli)
+    null = ops.permuted_products.permuted_products(first, second, orders).numpy()
+    found = float(factors[0] @ factors[1])
+    p = (1 + np.count_nonzero(null >= found - TIE)) / (1 + len(null))
+    return PermutationTest(found, null, p)
+
+
+def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
+    """[P]."""
+    vectors, _ = condensed(name, given)
+    if len(vectors) != 1:
+        raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
+    return vectors[0]
+
+
+def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Without the stimuli whose row is NaN."""
+    if a.shape != b.shape:
+        raise ValueError(f"rdm2: want {stimuli_of(len(a))} stimuli, as rdm1 has, got {stimuli_of(len(b))}")
+    absent = np.isnan(a) | np.isnan(b)
+    if not absent.any():
+        return a, b
+    empty = to_squares(absent[None])[0]
+    there = np.flatnonzero(empty.sum(0) < len(empty) - 1)
+    if empty[np.ix_(there, there)].any():
+        raise ValueError("rdm1, rdm2: want NaN in whole rows alone, got single pairs: relabelling would move them")
+    i, j = (there[k] for k in np.triu_indices(len(there), 1))
+    first, second = (to_squares(vector[None])[0][i, j] for vector in (a, b))
+    return first, second
+
+
+def _factor(vector: NDArray[Any], method: str) -> Floats:
+    """[P], such that the sum of its products with another is the similarity."""
+    values = vector.astype(np.float64)
+    if method in ("spearman", "rho-a"):
+        values = ranks(values[None])[0]
+    if method != "cosine":
+        values -= values.mean()
+    count = float(len(values))
+    scale = np.sqrt((count**3 - count) / 12) if method == "rho-a" else np.linalg.norm(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return values / scale
+
+
+def average_repeats(
+    responses: ArrayLike | Tensor, stimuli: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean responses to each stimulus.
+
+    Args:
+        responses: [R, S, N], R repeats of S stimuli, or [T, N], T trials. NaN is left out: a neuron that was not
+            recorded in a trial is averaged over the others.
+        stimuli: [T], for trials: which stimulus each was.
+
+    Returns:
+        [S, N], and the S labels: 0 .. S - 1, or, for trials, those that occur, in ascending order.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    values = _as_array(responses)
+    if stimuli is None:
+        if values.ndim != 3:
+            raise ValueError(f"responses: want [repeats, S, N], or [T, N] with stimuli, got {values.shape}")
+        return _nanmean(values), np.arange(values.shape[1])
+    given = np.asarray(stimuli)
+    if values.ndim != 2 or given.shape != values.shape[:1]:
+        raise ValueError(f"stimuli: want [T] for responses [T, N], got {given.shape} and {values.shape}")
+    labels = np.unique(given)
+    return np.stack([_nanmean(values[given == label]) for label in labels]), labels
+
+
+def _nanmean(values: NDArray[Any]) -> NDArray[Any]:
+    """Over the first axis; NaN where there is nothing."""
+    present = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(present, values, 0).sum(0, dtype=np.float64) / present.sum(0)
+    return mean.astype(values.dtype)
+
+
+def _as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
+def split_half(
+    responses: ArrayLike | Tensor,
+    method: str = "pearson",
+    *,
+    dissimilarity: str = "correlation",
+    splits: int = 100,
+    seed: int = 0,
+) -> Floats:
+    """Reliability of a dissimilarity matrix: its similarity between two halves of the repeats.
+
+    Args:
+        responses: [R, S, N], R >= 2 repeats of S stimuli; of an odd number one repeat is left out, another each time.
+        method: as for ``compare``.
+        dissimilarity: as the method of ``functional.rdm``: correlation, cosine, euclidean or poisson.
+        splits: random halves.
+        seed: of the halves.
+
+    Returns:
+        [splits] similarities. Their mean r is the reliability of half of the repeats; that of all of them is about
+        2 r / (1 + r) (Spearman and Brown).
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    values = _as_array(responses)
+    if values.ndim != 3 or len(values) < 2:
+        raise ValueError(f"responses: want [repeats >= 2, S, N], got {values.shape}")
+    draw, half = np.random.default_rng(seed), len(values) // 2
+    found = np.empty(splits)
+    for split in range(splits):
+        order = draw.permutation(len(values))
+        means = np.stack([_nanmean(values[order[:half]]), _nanmean(values[order[half : 2 * half]])])
+        first, second = functional.rdm(means, method=dissimilarity, condensed=True)
+        found[split] = compare(first, second, method)
+    return found
+
+
+def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple[float, float]:
+    """How similar the true model would be to the subjects' matrices (Nili et al., PLoS Computational Biology 10, 2014).
+
+    Args:
+        rdms: a set of matrices, one for each of M >= 2 subjects, sessions or repeats.
+        method: as for ``compare``. Before they are averaged, the matrices are ranked (spearman, rho-a, tau), z-scored
+            (pearson) or divided by their norm (cosine), as in rsatoolbox.
+
+    Returns:
+        The lower bound, the mean similarity with the mean of the others; and the upper one, that with the mean of all.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    method = RSATOOLBOX_NAMES.get(method, method)
+    _dissimilarities.choice("method", method, METHODS)
+    vectors, one = condensed("rdms", rdms)
+    if one or len(vectors) < 2:
+        raise ValueError(f"rdms: want a set of at least 2 matrices, got {len(vectors)}")
+    present = ~np.isnan(vectors).any(0)
+    scaled = np.full(vectors.shape, np.nan)
+    scaled[:, present] = _scaled(vectors[:, present], method)
+    total = scaled.sum(0)
+    upper = [compare(vector, total, method) for vector in vectors]
+    lower = [compare(vector, total - own, method) for vector, own in zip(vectors, scaled, strict=True)]
+    return float(np.mean(lower)), float(np.mean(upper))
+
+
+def _scaled(vectors: NDArray[Any], method: str) -> Floats:
+    """In the unit in which the method sees them."""
+    values = vectors.astype(np.float64)
+    if method in ("spearman", "rho-a", "tau-a", "tau-b"):
+        return ranks(values)
+    if method in ("pearson", "whitened-pearson"):
+        values -= values.mean(1, keepdims=True)
+    return values / np.sqrt((values**2).mean(1, keepdims=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """What ``bootstrap`` finds.
+
+    Attributes:
+        similarity: [K], of each model, the mean over subjects.
+        samples: [B, K], the same for each resampling.
+    """
+
+    similarity: Floats
+    samples: Floats
+
+    def confidence(self, level: float = 0.95) -> Floats:
+        """[2, K]: lower and upper end of the interval between percentiles."""
+        tail = (1 - level) / 2
+        return np.nanquantile(self.samples, [tail, 1 - tail], axis=0)
+
+
+def bootstrap(
+    rdms: Condensed | ArrayLike,
+    models: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    over: str = "stimuli",
+    samples: int = 1000,
+    seed: int = 0,
+) -> Bootstrap:
+    """The uncertainty of similarities, by resampling stimuli, subjects, or both, with replacement.
+
+    Pairs of a stimulus with a copy of itself are left out: their dissimilarity of 0 says nothing (Nili et al. 2014;
+    Schütt et al., eLife 12, e82566, 2023).
+
+    Args:
+        rdms: one matrix, or one for each of M subjects, as for ``compare``.
+        models: one or K of them, to which the similarities are computed.
+        method: as for ``compare``. Pearson and cosine weight each pair by how often it was drawn, all resamplings in
+            one product; the others are computed one resampling after another.
+        over: "stimuli", "subjects" or "both".
+        samples: B, the number of resamplings.
+        seed: of the draws.
+
+    Returns:
+        Similarities, and those of each resampling.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    method = RSATOOLBOX_NAMES.get(method, method)
+    _dissimilarities.choice("method", method, METHODS)
+    _dissimilarities.choice("over", over, RESAMPLED)
+    (a, _), (b, _) = condensed("rdms", rdms), condensed("models", models)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"models: want {a.shape[1]} pairs of stimuli, as rdms have, got {b.shape[1]}")
+    draw, stimuli = np.random.default_rng(seed), stimuli_of(a.shape[1])
+    similarity = compare(a, b, method)
+    if over == "subjects":
+        each = np.broadcast_to(similarity, (samples, *similarity.shape))
+    else:
+        drawn = draw.integers(stimuli, size=(samples, stimuli))
+        resample = _resample_by_weights if method in ("pearson", "cosine") else _resample_one_by_one
+        each = resample(a, b, method, drawn)
+    if over == "stimuli":
+        return Bootstrap(similarity.mean(0), each.mean(1))
+    chosen = draw.integers(len(a), size=(samples, len(a)))
+    return Bootstrap(similarity.mean(0), np.take_along_axis(each, chosen[:, :, None], 1).mean(1))
+
+
+def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
+    """[B, M, K]."""
+    matrices = [to_squares(vectors) for vectors in (a, b)]
+    i, j = np.triu_indices(drawn.shape[1], 1)
+    found = np.empty((len(drawn), len(a), len(b)))
+    for sample, order in enumerate(drawn):
+        first, second = order[i], order[j]
+        a, b = (np.where(first == second, np.nan, matrix[:, first, second]) for matrix in matrices)
+        found[sample] = compare(a, b, method)
+    return found
+
+
+def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
+    """[B, M, K]: a pair of stimuli that were drawn m and n times occurs m n times."""
+    i, j = np.triu_indices(drawn.shape[1], 1)
+    present = ~(np.isnan(a).any(0) | np.isnan(b).any(0))
+    i, j = i[present], j[present]
+    a, b = (vectors[:, present].astype(np.float64) for vectors in (a, b))
+    if method == "pearson":  # so that squares do not lose the deviations beside the means
+        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    counts = np.stack([np.bincount(order, minlength=drawn.shape[1]) for order in drawn]).astype(np.float64)
+    products = (a[:, None] * b).reshape(-1, a.shape[1])
+    features = np.concatenate([np.ones((1, a.shape[1])), a, b, a**2, b**2, products])
+    step = max(1, WEIGHTS // max(1, a.shape[1]))
+    sums = np.concatenate(
+        [(counts[k : k + step, i] * counts[k : k + step, j]) @ features.T for k in range(0, len(drawn), step)]
+    )
+    total, sum_a, sum_b, square_a, square_b, product = np.split(
+        sums, np.cumsum([1, len(a), len(b), len(a), len(b)]), axis=1
+    )
+    product = product.reshape(len(drawn), len(a), len(b))
+    if method == "pearson":
+        with np.errstate(invalid="ignore"):
+            square_a, square_b = square_a - sum_a**2 / total, square_b - sum_b**2 / total
+            product = product - sum_a[:, :, None] * sum_b[:, None] / total[:, :, None]
+    return ratio(product, square_a[:, :, None] * square_b[:, None])
+
+
+def neighbourhoods(
+    positions: ArrayLike, *, radius: float | None = None, count: int | None = None
+) -> list[NDArray[np.int64]]:
+    """For each neuron or voxel those around it, itself among them.
+
+    Args:
+        positions: [N, D], such as cortical coordinates.
+        radius: all within this distance; or
+        count: so many nearest ones.
+
+    Raises:
+        ValueError: not one of the two, or more wanted than there are.
+    """
+    from scipy.spatial import cKDTree
+
+    points = np.asarray(positions, dtype=np.float64)
+    if points.ndim != 2:
+        raise ValueError(f"positions: want [N, D], got {points.shape}")
+    if (radius is None) == (count is None):
+        raise ValueError("radius, count: want one of the two")
+    tree = cKDTree(points)
+    if radius is not None:
+        return [np.sort(np.array(found, dtype=np.int64)) for found in tree.query_ball_point(points, radius)]
+    if not 1 <= (count or 0) <= len(points):
+        raise ValueError(f"count: want 1 .. {len(points)}, got {count}")
+    _, nearest = tree.query(points, k=np.arange(1, (count or 0) + 1))
+    return list(np.sort(nearest.astype(np.int64), axis=1))
+
+
+def searchlight_rdms(
+    responses: ArrayLike | Tensor,
+    neighbours: list[NDArray[np.int64]],
+    *,
+    method: str = "correlation",
+    batch: int = 1 << 24,
+) -> NDArray[Any]:
+    """The dissimilarity matrix of each neighbourhood of neurons; see ``neighbourhoods``.
+
+    Neighbourhoods of the same size are computed together, many matrices in one call.
+
+    Args:
+        responses: [S, N].
+        neighbours: for each of C centres the indices of its neurons.
+        method: as for ``functional.rdm``: correlation, cosine, euclidean or poisson.
+        batch: numbers that are gathered at a time.
+
+    Returns:
+        [C, S (S - 1) / 2]; float64 where responses are, else float32. NaN for a neighbourhood without neurons.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    values, pairs = _searchlight_responses(responses)
+    found = np.full((len(neighbours), pairs), np.nan, values.dtype)
+    for chosen, rdms in _searchlight(values, neighbours, method, batch):
+        found[chosen] = rdms
+    return found
+
+
+def searchlight(
+    responses: ArrayLike | Tensor,
+    neighbours: list[NDArray[np.int64]],
+    models: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    dissimilarity: str = "correlation",
+    batch: int = 1 << 24,
+) -> Floats:
+    """How similar the dissimilarity matrix of each neighbourhood is to those of models.
+
+    Args:
+        responses: [S, N].
+        neighbours: for each of C centres the indices of its neurons.
+        models: one matrix or K of them, as for ``compare``.
+        method: as for ``compare``.
+        dissimilarity: as the method of ``searchlight_rdms``.
+        batch: numbers that are gathered at a time; no more matrices are held than are computed in one call.
+
+    Returns:
+        [C, K]. NaN for a neighbourhood without neurons.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    values, pairs = _searchlight_responses(responses)
+    vectors, _ = condensed("models", models)
+    if vectors.shape[1] != pairs:
+        raise ValueError(f"models: want {pairs} pairs of stimuli, as responses have, got {vectors.shape[1]}")
+    found = np.full((len(neighbours), len(vectors)), np.nan)
+    for chosen, rdms in _searchlight(values, neighbours, dissimilarity, batch):
+        # What is NaN in one matrix is left out of it alone.
+        together = [slice(None)] if not np.isnan(rdms).any() else [slice(k, k + 1) for k in range(len(rdms))]
+        for part in together:
+            found[chosen[part]] = compare(rdms[part], vectors, method)
+    return found
+
+
+def _searchlight_responses(responses: ArrayLike | Tensor) -> tuple[NDArray[Any], int]:
+    values = _as_array(responses)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
+    wide = values.astype(np.float32) if values.dtype == np.float16 else values
+    return wide, len(values) * (len(values) - 1) // 2
+
+
+def _searchlight(
+    values: NDArray[Any], neighbours: list[NDArray[np.int64]], method: str, batch: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Centres, and their matrices."""
+    sizes = np.array([len(each) for each in neighbours], dtype=np.int64)
+    columns = np.ascontiguousarray(values.T)
+    for size in np.unique(sizes[sizes > 0]):
+        centres = np.flatnonzero(sizes == size)
+        step = max(1, batch // int(size * len(values)))
+        for begin in range(0, len(centres), step):
+            chosen = centres[begin : begin + step]
+            gathered = columns[np.stack([neighbours[c] for c in chosen])].swapaxes(1, 2)  # [centres, S, size]
+            yield chosen, functional.rdm(gathered, method=method, condensed=True)

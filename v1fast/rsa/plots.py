@@ -1,0 +1,287 @@
+"""Figures of dissimilarity matrices and of what is made of them, as ``matplotlib.figure.Figure``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from v1fast.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, _figure, _styled
+from v1fast.rsa._matrices import Condensed, condensed, to_squares
+from v1fast.rsa.embedding import Tuning
+from v1fast.rsa.similarity import ranks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "black", GREY)
+MOST_DRAWN = 1000  # stimuli in a heat map: more have no pixel of their own
+FEW_POINTS = 20  # up to which each bears its value
+MANY_NAMES = 4  # bars beside each other, from which on their names stand aslant
+
+
+@_styled
+def rdm_heatmaps(
+    rdms: Mapping[str, Condensed | ArrayLike],
+    *,
+    groups: Sequence[str] | None = None,
+    percentiles: bool = False,
+    limits: tuple[float, float] | None = None,
+    axis: str = "stimulus",
+    title: str = "",
+) -> Figure:
+    """Dissimilarity matrices side by side, in one colour scale.
+
+    Args:
+        rdms: name -> one matrix, as for ``compare``, all of the same S stimuli.
+        groups: [S], the group of each stimulus, of which neighbours form blocks: these are outlined and named.
+        percentiles: draw the rank of each entry among those of its matrix, from 0 to 100: matrices whose units differ.
+        limits: of the colours; by default from 0, or the least entry, to the greatest.
+        axis: what rows and columns are, where there are no groups.
+        title: of the whole figure.
+    """
+    matrices = {name: _drawn(name, rdm, percentiles) for name, rdm in rdms.items()}
+    stimuli = {len(matrix) for matrix in matrices.values()}
+    if len(stimuli) != 1 or (groups is not None and len(groups) != stimuli.copy().pop()):
+        raise ValueError(f"rdms, groups: want the same stimuli in all, got {sorted(stimuli)} and {len(groups or ())}")
+    columns = len(matrices) if len(matrices) <= 3 else math.ceil(math.sqrt(len(matrices)))
+    rows = math.ceil(len(matrices) / columns)
+    colours = _viridis_on_white()
+    figure, grid = _figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
+    every = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
+    low, high = (0, 100) if percentiles else limits or (min(0, every.min()), every.max())
+    panels = list(np.ravel(grid))
+    for number, (axes, (name, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
+        step = -(-len(matrix) // MOST_DRAWN)
+        image = axes.imshow(
+            matrix[::step, ::step], cmap=colours, vmin=low, vmax=high, extent=(0, len(matrix), len(matrix), 0)
+        )
+        axes.set_title(name)
+        names, last = number % columns == 0, number + columns >= len(matrices)
+        if groups is None:
+            axes.set(xlabel=axis if last else "", ylabel=axis if names else "")
+        else:
+            _name_groups(axes, groups, names)
+    for axes in panels[len(matrices) :]:
+        axes.set_axis_off()
+    label = "dissimilarity (percentile)" if percentiles else "dissimilarity"
+    figure.colorbar(image, ax=panels, label=label, shrink=0.75 if rows == 1 else 0.5, pad=0.02)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _viridis_on_white() -> Colormap:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].with_extremes(bad="white")
+
+
+def _drawn(name: str, rdm: Condensed | ArrayLike, percentiles: bool) -> NDArray[Any]:
+    """[S, S] with an empty diagonal."""
+    vectors, _ = condensed(name, rdm)
+    if len(vectors) != 1:
+        raise ValueError(f"rdms: want one matrix for each name, got {len(vectors)} for {name!r}")
+    vector = vectors[0].astype(np.float64)
+    if percentiles:
+        present = ~np.isnan(vector)
+        order = ranks(vector[present][None])[0]
+        vector[present] = 100 * (order - 1) / max(1, len(order) - 1)
+    matrix: NDArray[Any] = to_squares(vector[None])[0]
+    np.fill_diagonal(matrix, np.nan)
+    return matrix
+
+
+def _name_groups(axes: Axes, groups: Sequence[str], names: bool) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    labels = np.asarray(groups)
+    starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1), len(labels)]
+    for start in starts[1:-1]:
+        axes.axhline(start, color="white", lw=1)
+        axes.axvline(start, color="white", lw=1)
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(starts)]
+    axes.set_xticks(middles, [labels[a] for a in starts[:-1]], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(middles, [labels[a] for a in starts[:-1]] if names else [""] * len(middles))
+    axes.tick_params(length=0)
+
+
+@_styled
+def similarity_bars(
+    similarity: Mapping[str, float],
+    *,
+    intervals: ArrayLike | None = None,
+    ceiling: tuple[float, float] | None = None,
+    label: str = "RDM correlation",
+    title: str = "",
+    ceiling_name: str = "noise ceiling",
+) -> Figure:
+    """How similar models' dissimilarity matrices are to the data's, with the noise ceiling as a band.
+
+    Args:
+        similarity: name -> value.
+        intervals: [2, K], lower and upper ends, in the order of the names.
+        ceiling: lower and upper bound, as of ``noise_ceiling``.
+        label: of the values.
+        title: of the figure.
+        ceiling_name: what the band is.
+    """
+    names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
+    figure, axes = _figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
+    if ceiling is not None:
+        axes.axhspan(
+            *ceiling, color="#CCCCCC", lw=0, zorder=0, label=f"{ceiling_name} {ceiling[0]:.2f} to {ceiling[1]:.2f}"
+        )
+    bars = axes.bar(np.arange(len(names)), values, width=0.65, color=BLUE, zorder=2)
+    ends = values
+    if intervals is not None:
+        low, high = np.asarray(intervals, dtype=np.float64)
+        ends = np.where(values < 0, np.minimum(low, values), np.maximum(high, values))
+        axes.vlines(np.arange(len(names)), low, high, color="black", lw=1.4, zorder=3)
+    axes.axhline(0, color="black", lw=0.8)
+    for bar, value, end in zip(bars, values, ends, strict=True):
+        place = bar.get_x() + bar.get_width() / 2
+        axes.annotate(
+            f"{value:.2f}",
+            (place, end),
+            xytext=(0, -4 if value < 0 else 4),
+            textcoords="offset points",
+            ha="center",
+            va="top" if value < 0 else "bottom",
+        )
+    aslant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(names) > MANY_NAMES else {}
+    axes.set_xticks(np.arange(len(names)), names, **aslant)
+    top = max(0.01, ends.max(), *(ceiling or ()))
+    low_end = min(0.0, ends.min())
+    margin = 0.12 * (top - low_end)  # for the numbers
+    axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + margin))
+    if ceiling is not None:
+        figure.legend(loc="outside lower center")
+    if title:
+        axes.set_title(title)
+    return figure
+
+
+@_styled
+def rdm_rows(
+    stimuli: ArrayLike,
+    rows: Mapping[str, ArrayLike],
+    places: ArrayLike,
+    *,
+    axis: str = "stimulus",
+    title: str = "",
+) -> Figure:
+    """Rows of dissimilarity matrices along an axis of stimuli: how far each of a few stimuli is from all others.
+
+    Args:
+        stimuli: [S], places on the axis.
+        rows: name -> [K, S], as of ``rows_nearest``; a panel each.
+        places: [K], of the stimuli whose rows they are.
+        axis: name of the axis, with its unit.
+        title: of the figure.
+    """
+    at, where = np.asarray(stimuli, dtype=np.float64), np.asarray(places, dtype=np.float64)
+    order = np.argsort(at)
+    figure, panels = _figure(1, len(rows), (4.2 * len(rows) + 1.2, 3.9))
+    top = max(np.nanmax(np.asarray(found, dtype=np.float64)) for found in rows.values())
+    for axes, (name, found) in zip(np.atleast_1d(panels), rows.items(), strict=True):
+        for row, place, colour in zip(np.asarray(found, dtype=np.float64), where, COLOURS, strict=False):
+            axes.plot(at[order], row[order], "o-", ms=3, color=colour, lw=1.6, label=f"from {place:g}")
+            axes.axvline(place, color=colour, lw=0.8, ls=":")
+        axes.set(xlabel=axis, ylim=(0, 1.05 * top))
+        axes.set_title(name)
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel("dissimilarity")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(where), 6))
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@_styled
+def tuning_curves(
+    tuning: Tuning,
+    neurons: Sequence[int] | None = None,
+    *,
+    axis: str = "stimulus",
+    label: str = "response",
+    title: str = "",
+) -> Figure:
+    """Mean responses of neurons along an axis of stimuli, with their standard errors.
+
+    Args:
+        tuning: as of ``tuning_curves``.
+        neurons: those to draw; by default the eight with the greatest range of mean responses.
+        axis: name of the axis, with its unit.
+        label: of the responses, with their unit.
+        title: of the figure.
+    """
+    span = np.nanmax(tuning.mean, 0) - np.nanmin(tuning.mean, 0)
+    chosen = list(np.argsort(span)[::-1][:8]) if neurons is None else list(neurons)
+    columns = min(4, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    figure, grid = _figure(rows, columns, (2.9 * columns + 0.6, 2.6 * rows + 0.4))
+    for axes, neuron in zip(np.ravel(grid), chosen, strict=False):
+        mean, error = tuning.mean[:, neuron], np.nan_to_num(tuning.error[:, neuron])
+        axes.fill_between(tuning.centre, mean - error, mean + error, color=BLUE, alpha=0.25, lw=0)
+        axes.plot(tuning.centre, mean, "o-", ms=4, color=BLUE, lw=1.8)
+        axes.set_title(f"neuron {neuron}")
+        axes.set_ylim(min(0, (mean - error).min()), None)
+    for axes in np.ravel(grid)[len(chosen) :]:
+        axes.set_axis_off()
+    figure.supxlabel(axis)
+    figure.supylabel(f"{label}\n(mean, standard error)")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@_styled
+def low_dimensional_map(
+    points: Mapping[str, ArrayLike],
+    values: ArrayLike,
+    *,
+    period: float | None = None,
+    label: str = "stimulus",
+    title: str = "",
+) -> Figure:
+    """Stimuli as points in two dimensions, one panel for each representation.
+
+    Args:
+        points: name -> [S, 2 or more], such as of ``pca``, ``mds`` or ``tsne``; the first two columns are drawn.
+        values: [S], numbers or names of groups, by which the points are coloured.
+        period: of numbers on a circle, whose colours come round too.
+        label: of the values.
+        title: of the figure.
+    """
+    given = np.asarray(values)
+    numeric = given.dtype.kind in "fiu"
+    figure, panels = _figure(1, len(points), (4.1 * len(points) + 1.3, 4.3))
+    for axes, (name, where) in zip(np.atleast_1d(panels), points.items(), strict=True):
+        x, y = np.asarray(where, dtype=np.float64).T[:2]
+        if numeric:
+            circle = {"cmap": "twilight", "vmin": 0, "vmax": period} if period is not None else {"cmap": "viridis"}
+            colours = given % period if period is not None else given
+            drawn = axes.scatter(x, y, c=colours, s=36, edgecolors="black", linewidths=0.4, **circle)
+            if len(given) <= FEW_POINTS:
+                for value, place in zip(given, zip(x, y, strict=True), strict=True):
+                    axes.annotate(f"{value:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=10)
+        else:
+            for group, colour in zip(dict.fromkeys(given.tolist()), COLOURS * 4, strict=False):
+                axes.scatter(*np.stack([x, y])[:, given == group], s=26, color=colour, label=group, alpha=0.85, lw=0)
+        axes.set(xticks=[], yticks=[], xlabel="dimension 1", ylabel="dimension 2", aspect="equal", adjustable="datalim")
+        axes.set_title(name)
+    if numeric:
+        figure.colorbar(drawn, ax=np.atleast_1d(panels), label=label, shrink=0.85, pad=0.02)
+    else:
+        handles = np.atleast_1d(panels)[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=min(6, len(handles[1])), title=label)
+    if title:
+        figure.suptitle(title)
+    return figure
