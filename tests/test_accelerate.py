@@ -14,6 +14,7 @@ from assertions import assert_as_accurate
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -92,10 +93,122 @@ class RemappedGaussian2d(FullGaussian2d):
         return super().forward(x.flip(-1))
 
 
-@of(f"{PACKAGE}.attention")
-class AttentionReadout(Readout):
+@of(f"{PACKAGE}.gaussian")
+class NewGaussian2d(FullGaussian2d):
+    def forward(self, x, **kwargs):
+        return super().forward(x.flip(-2))
+
+
+@of(f"{PACKAGE}.gaussian")
+class GeneralizedFullGaussianReadout2d(FullGaussian2d):
+    def __init__(self, outputs, return_weighted_features=False):
+        super().__init__()
+        self.inferred_params_n, self.return_weighted_features = outputs, return_weighted_features
+        self._features = nn.Parameter(torch.randn(outputs, 1, SHAPE[0], 1, N))
+        self.bias = nn.Parameter(torch.randn(outputs, N))
+
+    def forward(self, x, sample=None, shift=None, out_idx=None, **kwargs):
+        self._mu.data.clamp_(-1, 1)
+        points = self.mu.expand(len(x), -1, -1, -1)
+        values = F.grid_sample(x, points, align_corners=True).squeeze(-1) * self.features.squeeze(3)
+        return values if self.return_weighted_features else (values.sum(2) + self.bias.unsqueeze(1)).squeeze()
+
+
+@of(f"{PACKAGE}.gaussian")
+class Gaussian3d(Readout):
     def forward(self, x):
         return x.mean((2, 3))
+
+
+@of(f"{PACKAGE}.of_the_future")
+class OfTheFuture(Readout):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@of(f"{PACKAGE}.factorized")
+class FullFactorized2d(Readout):
+    """Of release 0.3.0, which has no positive_spatial."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.in_shape, self.outdims = SHAPE, N
+        self.normalize = self.constrain_pos = self.positive_weights = self._shared_features = False
+        vars(self).update(options)
+        self._features = nn.Parameter(torch.randn(N, SHAPE[0]))
+        self.scales = nn.Parameter(torch.randn(N, 1))
+        self.spatial = nn.Parameter(torch.randn(N, *SHAPE[1:]))
+        self.bias = nn.Parameter(torch.randn(N))
+
+    features = property(lambda self: self.scales * self._features if self._shared_features else self._features)
+
+    def forward(self, x, shift=None, **kwargs):
+        if shift is not None:
+            raise NotImplementedError
+        masks = self.spatial
+        if self.constrain_pos:
+            masks.data.clamp_(0)
+            self.features.data.clamp_(0)
+        if getattr(self, "positive_spatial", False):
+            masks = masks.abs()
+        return torch.einsum("bchw,nhw,nc->bn", x, masks, self.features) + self.bias
+
+
+@of(f"{PACKAGE}.attention")
+class AttentionReadout(Readout):
+    def __init__(self):
+        super().__init__()
+        self.in_shape, self.outdims = SHAPE, N
+        self.attention = nn.Sequential(nn.Conv2d(SHAPE[0], N, 1))
+        self.features = nn.Parameter(torch.randn(N, SHAPE[0]))
+        self.bias = nn.Parameter(torch.randn(N))
+
+    def forward(self, x, shift=None):
+        attention = self.attention(x).flatten(2).softmax(-1)
+        return torch.einsum("bns,bcs,nc->bn", attention, x.flatten(2), self.features) + self.bias
+
+
+@of("openretina.modules.readout.factorized")
+class FactorizedReadout(Readout):
+    def __init__(self):
+        super().__init__()
+        self.in_shape, self.outdims, self.mask_size, self.readout_bias = (SHAPE[0], 3, *SHAPE[1:]), N, SHAPE[1:], False
+        self.mask_weights = nn.Parameter(torch.randn(SHAPE[1] * SHAPE[2], N))
+        self.feature_weights = nn.Parameter(torch.randn(SHAPE[0], N))
+        self.register_buffer("bias", torch.zeros(N))
+
+    def apply_constraints(self):
+        self.mask_weights.data.abs_()
+
+    def forward(self, x, **kwargs):
+        self.apply_constraints()
+        return F.softplus(torch.einsum("bcts,sn,cn->btn", x.flatten(3), self.mask_weights, self.feature_weights))
+
+
+class OwnConstraint(FactorizedReadout):
+    def apply_constraints(self):
+        self.feature_weights.data.clamp_(-0.5, 0.5)
+
+
+@of("openretina.modules.readout.factorized_gaussian")
+class GaussianMaskReadout(Readout):
+    def __init__(self):
+        super().__init__()
+        self.in_shape, self.outdims, self.positive = (SHAPE[0], 3, *SHAPE[1:]), N, True
+        self.gaussian_mean_scale, self.gaussian_var_scale, self.nonlinearity_function = 1.5, 0.5, F.softplus
+        axes = (torch.linspace(-size / SHAPE[2], size / SHAPE[2], size) for size in SHAPE[1:])
+        self.register_buffer("grid", torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).repeat(N, 1, 1, 1))
+        self.mask_mean, self.mask_log_var = nn.Parameter(0.5 * torch.randn(N, 2)), nn.Parameter(torch.randn(N))
+        self.features = nn.Parameter(torch.randn(1, SHAPE[0], 1, N))
+        self.scale_param, self.bias = nn.Parameter(torch.rand(N) + 0.5), nn.Parameter(torch.randn(N))
+
+    def forward(self, x):
+        self.features.data.clamp_(0)
+        variance = (0.5 * self.mask_log_var).exp().view(-1, 1, 1)
+        masks = torch.exp(-0.5 * (self.grid - 1.5 * self.mask_mean.view(N, 1, 1, 2)).square().sum(-1) / variance)
+        masks = masks / masks.sum((1, 2), keepdim=True)
+        out = torch.einsum("bcthw,nhw,cn->btn", x, masks, self.features[0, :, 0])
+        return F.softplus(out * self.scale_param + self.bias)
 
 
 @of(f"{PACKAGE}.base")
@@ -232,6 +345,54 @@ def test_axes_that_get_lost(batch, outputs):
     assert by_v1fast(layer, x)
     assert layer(x).shape == want.shape
     assert_close(layer(x), want)
+
+
+MASKED = {
+    "attention": AttentionReadout,
+    "factorized": FullFactorized2d,
+    "factorized, positive": lambda: FullFactorized2d(constrain_pos=True),
+    "factorized, shared and positive": lambda: FullFactorized2d(constrain_pos=True, _shared_features=True),
+    "factorized, positive weights": lambda: FullFactorized2d(positive_weights=True),
+    "factorized, positive masks": lambda: FullFactorized2d(positive_spatial=True),
+    "factorized videos": FactorizedReadout,
+    "factorized videos, a constraint of their own": OwnConstraint,
+    "Gaussian masks": GaussianMaskReadout,
+    "several outputs": lambda: GeneralizedFullGaussianReadout2d(2).eval(),
+    "weighted features": lambda: GeneralizedFullGaussianReadout2d(2, return_weighted_features=True).eval(),
+    "one output": lambda: GeneralizedFullGaussianReadout2d(1).eval(),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", MASKED)
+def test_same_results_and_state_of_the_other_classes(name, batch):
+    layer = MASKED[name]()
+    ours, exact = copy.deepcopy(layer), copy.deepcopy(layer).double()
+    assert len(v1fast.accelerate(ours).replaced) == 1
+    videos = isinstance(layer, FactorizedReadout | GaussianMaskReadout)
+    x = torch.randn(batch, SHAPE[0], 3, *SHAPE[1:]) if videos else features(batch)
+    rows = []
+    for each in (ours, layer, exact):
+        inputs = x.to(each.bias.dtype, copy=True).requires_grad_()
+        out = each(inputs)
+        out.square().sum().backward()
+        rows.append({"out": out, "d_input": inputs.grad} | {k: p.grad for k, p in each.named_parameters()})
+    for key, want in rows[2].items():
+        if want is None:
+            assert rows[0][key] is None or not rows[0][key].any()
+        else:
+            torch.testing.assert_close(rows[0][key], want.to(x.dtype), rtol=1e-3, atol=1e-3)
+    for key, value in layer.state_dict().items():
+        assert ours.state_dict()[key].equal(value), key
+
+
+@pytest.mark.parametrize("options", [{}, {"constrain_pos": True}])
+def test_factorized_readouts_take_no_shift(options):
+    layer = FullFactorized2d(**options)
+    v1fast.accelerate(layer)
+    with pytest.raises(NotImplementedError, match="shift"):
+        layer(features(), shift=torch.zeros(4, 2))
+    assert layer(features(), out_idx=[1]).shape == (4, N)
 
 
 def test_everything_stays_the_same_object():
@@ -424,8 +585,10 @@ LEFT = {
     "a helper": (OwnHelper, "has its own _clamped"),
     "forward of the object": (lambda: with_own("forward", lambda x, **_: x), "has its own forward"),
     "a sampler of the object": (lambda: with_own("sampler", 3), "has its own sampler"),
-    "no counterpart": (AttentionReadout, "AttentionReadout of neuralpredictors; v1fast has no counterpart"),
-    "no counterpart but a base class": (RemappedGaussian2d, "v1fast has no counterpart"),
+    "no counterpart": (OfTheFuture, "OfTheFuture of neuralpredictors; v1fast has no counterpart"),
+    "no counterpart but a base class": (NewGaussian2d, "v1fast has no counterpart"),
+    "a counterpart that is no faster": (Gaussian3d, "Gaussian3d of neuralpredictors; v1fast computes it no faster"),
+    "does not work": (RemappedGaussian2d, "RemappedGaussian2d of neuralpredictors; its forward returns nothing"),
     "another version": (OfAnotherVersion, "is of another version: its forward takes self, x, sample, shift, out_idx "),
     "parametrised": (with_parametrised_positions, "has a parametrised _mu, which v1fast would clamp otherwise"),
     "weighted features": (lambda: PointPooled2d(return_weighted_features=True), "has return_weighted_features"),

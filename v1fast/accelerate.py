@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from v1fast import readouts
-from v1fast.readouts._points import Sampler, check_sampler
+from v1fast.readouts._points import Sampler, check_sampler, clamp_in_place
 
 LIBRARIES = ("neuralpredictors", "openretina")
 
@@ -47,22 +47,83 @@ class _SpatialTransformerPooled3d(readouts.SpatialTransformerPooled3d):
     stride = property(lambda self: self.avg.stride)
 
 
-class _PointGaussianReadout(readouts.FullGaussian2d):
-    def _check_features(self, x: Tensor) -> None:
-        pass  # in_shape counts frames, of which each is read by itself
+class _GeneralizedFullGaussianReadout2d(readouts.GeneralizedFullGaussianReadout2d):
+    def forward(
+        self,
+        x: Tensor,
+        sample: bool | None = None,
+        shift: Tensor | None = None,
+        out_idx: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        out = super().forward(x, sample=sample, shift=shift, out_idx=out_idx)
+        return out if self.return_weighted_features else out.squeeze()  # as GeneralizedPointPooled2d
+
+
+class _FullFactorized2d(readouts.FullFactorized2d):
+    positive_spatial = False  # which release 0.3.0 does not know
+
+    # neuralpredictors' takes no out_idx: it returns all neurons.
+    def forward(self, x: Tensor, shift: Tensor | None = None, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        if shift is not None:
+            raise NotImplementedError("shift: neuralpredictors' FullFactorized2d takes none; v1fast.readouts' does")
+        return super().forward(x)
+
+    def _features_of(self, index: Tensor | None) -> Tensor:
+        # neuralpredictors clamps a copy where features are shared, and for positive_weights none that forward reads.
+        if self.constrain_pos and not self._shared_features:
+            clamp_in_place(self._features, 0)
+        return self.features
+
+
+class _AttentionReadout(readouts.AttentionReadout):
+    # neuralpredictors' ignores shift and reads maps of any size.
+    def forward(self, x: Tensor, shift: Any = None) -> Tensor:  # type: ignore[override]
+        return self._read(x, None, None)
+
+
+class _FactorizedReadout(readouts.FactorizedReadout):
+    # openretina's ignores shift and out_idx.
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
+    def _constrained(self) -> tuple[Tensor, Tensor]:
+        self.apply_constraints()  # openretina's, or that of a subclass
+        return self.mask_weights, self.feature_weights
+
+
+class _GaussianMaskReadout(readouts.GaussianMaskReadout):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
 
 
 _GAUSSIAN, _POOLED = "neuralpredictors.layers.readouts.gaussian", "neuralpredictors.layers.readouts.point_pooled"
+_RETINA = "openretina.modules.readout"
 REPLACEABLE: dict[str, type[readouts.Readout]] = {
     f"{_GAUSSIAN}.FullGaussian2d": readouts.FullGaussian2d,
+    f"{_GAUSSIAN}.GeneralizedFullGaussianReadout2d": _GeneralizedFullGaussianReadout2d,
     f"{_GAUSSIAN}.Gaussian2d": readouts.Gaussian2d,
     f"{_POOLED}.PointPooled2d": _PointPooled2d,
     f"{_POOLED}.GeneralizedPointPooled2d": _GeneralizedPointPooled2d,
     f"{_POOLED}.SpatialTransformerPooled3d": _SpatialTransformerPooled3d,
     "neuralpredictors.layers.readouts.pyramid.PointPyramid2d": _PointPyramid2d,
-    "openretina.modules.readout.gaussian.PointGaussianReadout": _PointGaussianReadout,
+    "neuralpredictors.layers.readouts.factorized.FullFactorized2d": _FullFactorized2d,
+    "neuralpredictors.layers.readouts.attention.AttentionReadout": _AttentionReadout,
+    # Not v1fast's PointGaussianReadout, which adds properties that the library's objects have as plain attributes.
+    f"{_RETINA}.gaussian.PointGaussianReadout": readouts.FullGaussian2d,
+    f"{_RETINA}.factorized.FactorizedReadout": _FactorizedReadout,
+    f"{_RETINA}.factorized_gaussian.GaussianMaskReadout": _GaussianMaskReadout,
 }
 """What v1fast computes faster: module and name of a class, and the class whose computation takes over."""
+
+_NO_FASTER = "v1fast computes it no faster"
+LEFT = {
+    f"{_GAUSSIAN}.RemappedGaussian2d": "its forward returns nothing; the one of v1fast.readouts works",
+    f"{_GAUSSIAN}.DeterministicGaussian2d": "its means cannot be trained; the one of v1fast.readouts works",
+    f"{_GAUSSIAN}.Gaussian3d": _NO_FASTER,
+    f"{_GAUSSIAN}.UltraSparse": _NO_FASTER,
+}
+"""What v1fast.readouts has too and does not replace: module and name of a class, and why."""
 
 # What is taken from v1fast's class, where that has it; everything else stays the library's.
 _TAKEN = ("forward", "mu")
@@ -70,6 +131,7 @@ _TAKEN = ("forward", "mu")
 _APART_FROM_FORWARD = {
     "_abc_impl",
     "_plot_weight_for_neuron",
+    "apply_constraints",  # of which the library's or the subclass's own is called
     "apply_reduction",
     "extra_repr",
     "feature_l1",
@@ -79,6 +141,8 @@ _APART_FROM_FORWARD = {
     "initialize_bias",
     "initialize_features",
     "initialize_shared_grid",
+    "l1",
+    "mask_l1",
     "mu_dispersion",
     "number_of_neurons",
     "plot_weight_for_neuron",
@@ -233,9 +297,13 @@ def _is_readout(cls: type) -> bool:
     return not issubclass(cls, nn.ModuleDict) and any(hasattr(c, "initialize") for c in theirs)
 
 
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _known_class(cls: type) -> type[nn.Module] | None:
     """The first class of the method resolution order that v1fast has a computation for."""
-    return next((c for c in cls.__mro__ if f"{c.__module__}.{c.__qualname__}" in REPLACEABLE), None)
+    return next((c for c in cls.__mro__ if _path(c) in REPLACEABLE), None)
 
 
 def _kind(base: type) -> str:
@@ -278,7 +346,7 @@ def _accelerated(base: type, sampler: Sampler) -> type:
 def _ours(base: type) -> type[readouts.Readout]:
     known = _known_class(base)
     assert known is not None
-    return REPLACEABLE[f"{known.__module__}.{known.__qualname__}"]
+    return REPLACEABLE[_path(known)]
 
 
 def _v1fast(ours: type) -> list[type]:
@@ -292,6 +360,9 @@ def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> s
         return "is accelerated already"
     if any(c.__name__ == "ClonedReadout" for c in base.__mro__):
         return "computes little: what became of the readout that it clones counts"
+    for cls in base.__mro__:
+        if _path(cls) in LEFT:
+            return LEFT[_path(cls)]
     if known is None:
         return "v1fast has no counterpart"
     ours = _ours(base)
@@ -311,7 +382,8 @@ def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> s
 
 
 def _why_this_one_is_left(module: Any) -> str:
-    free = {"_features", "bias", "scales"}
+    free = {"_features", "bias", "feature_weights", "mask_log_var", "mask_mean", "mask_weights"}
+    free |= {"scale_param", "scales", "spatial"}
     if not getattr(module, "positive", False) and not hasattr(module, "mask"):
         free.add("features")
     parametrised = set(module.parametrizations) - free if parametrize.is_parametrized(module) else set()

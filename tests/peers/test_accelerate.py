@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from assertions import assert_as_accurate
 from neuralpredictors.layers import cores, encoders, readouts, shifters
 from openretina.modules.core.base_core import SimpleCoreWrapper
 from openretina.modules.losses import PoissonLoss3d
+from openretina.modules.readout import factorized, factorized_gaussian
 from openretina.modules.readout import multi_readout as openretina
 from peers import side_by_side
 from peers.test_readouts import LAYOUTS, SHAPE
@@ -17,7 +19,7 @@ from peers.test_training import BATCH, CORE, READOUTS, STEPS, N, adam, data
 from torch import nn
 
 import v1fast
-from v1fast.accelerate import REPLACEABLE
+from v1fast.accelerate import LEFT, REPLACEABLE
 
 pytestmark = side_by_side.QUIET
 
@@ -80,11 +82,91 @@ def test_openretinas_point_readout(layout):
         side_by_side.assert_same_results(ours, peer, inputs, shift=0.2 * torch.randn(BATCH, 2), out_idx=[5, 1])
 
 
-def test_every_class_in_the_table_is_theirs():
-    classes = [c for c in [*vars(readouts).values(), openretina.PointGaussianReadout] if isinstance(c, type)]
-    known = {f"{c.__module__}.{c.__qualname__}" for c in classes}
-    only_in_later_releases = {"neuralpredictors.layers.readouts.point_pooled.GeneralizedPointPooled2d"}
-    assert REPLACEABLE.keys() - only_in_later_releases <= known
+FACTORIZED = {
+    "default": {"bias": True},
+    "without bias, another class": {"bias": False, "kind": "FullSXF"},
+    "not normalized": {"bias": True, "normalize": False, "positive_weights": True},
+    "positive": {"bias": True, "constrain_pos": True, "normalize": False},
+    "positive, normalized": {"bias": True, "constrain_pos": True},
+    "shared features": {"bias": True, "shared_features": {"match_ids": np.arange(60) % 20}},
+    "positive, shared features": {
+        "bias": True,
+        "constrain_pos": True,
+        "shared_features": {"match_ids": np.arange(60) % 20},
+    },
+}
+
+
+@pytest.mark.parametrize("batch", [BATCH, 200])
+@pytest.mark.parametrize("options", FACTORIZED)
+def test_factorized(options, batch):
+    """Few images, and more images than pixels: the sums are made in another order."""
+    options = {"kind": "FullFactorized2d", "init_noise": 0.3} | FACTORIZED[options]
+    ours, peer = pair(getattr(readouts, options.pop("kind"))(SHAPE, 60, **options))
+    inputs = torch.randn(side_by_side.DRAWS, batch, *SHAPE)
+    side_by_side.assert_same_results(ours, peer, inputs, out_idx=[5, 1])  # which it ignores
+    side_by_side.assert_same_state(ours, peer)
+    for layer in (ours, peer):
+        with pytest.raises(NotImplementedError, match="shift"):
+            layer(inputs[0], shift=torch.zeros(batch, 2))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_attention(layers):
+    layer = readouts.AttentionReadout(SHAPE, 60, True, init_noise=0.3, attention_layers=layers)
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding = 0  # False is what torch no longer takes
+    layer.attention[-1].bias.requires_grad_(False)  # a softmax over the map does not change with it
+    ours, peer = pair(layer)
+    for size in (SHAPE, (8, 5, 6)):
+        side_by_side.assert_same_results(ours, peer, torch.randn(side_by_side.DRAWS, BATCH, *size))
+    side_by_side.assert_same_state(ours, peer)
+    x = torch.randn(BATCH, *SHAPE)
+    assert ours.eval()(x, torch.ones(BATCH, 2)).equal(ours(x))
+
+
+def retinal_masks(kind=factorized.FactorizedReadout, **options):
+    scales = {"init_scales": [(0.0, 0.3), (0.1, 0.3)]}
+    return kind((8, 3, 9, 13), 60, 0.3, 0.7, 0.2, (9, 13), **scales, **options)
+
+
+def retinal_gaussians(**options):
+    return factorized_gaussian.GaussianMaskReadout((8, 3, 9, 13), 60, **options)
+
+
+OF_VIDEOS = {
+    "factorized": retinal_masks,
+    "factorized, older name": partial(retinal_masks, kind=factorized.KlindtReadoutWrapper3D, readout_bias=True),
+    "factorized, abs": partial(retinal_masks, weights_constraint="abs", mask_constraint="abs"),
+    "factorized, norm": partial(retinal_masks, weights_constraint="norm", readout_bias=True),
+    "factorized, absnorm": partial(retinal_masks, weights_constraint="absnorm"),
+    "masks": retinal_gaussians,
+    "masks, scaled": partial(retinal_gaussians, scale=True, gaussian_mean_scale=2.0, gaussian_var_scale=3.0),
+    "masks, positive": partial(retinal_gaussians, positive=True, bias=False, nonlinearity_function=nn.ELU()),
+}
+
+
+@pytest.mark.parametrize("batch", [2, 50])
+@pytest.mark.parametrize("name", OF_VIDEOS)
+def test_openretinas_masks(name, batch):
+    """Few frames, and more frames than pixels."""
+    ours, peer = pair(OF_VIDEOS[name]())
+    side_by_side.assert_same_results(ours, peer, torch.randn(side_by_side.DRAWS, batch, 8, 3, 9, 13))
+    side_by_side.assert_same_state(ours, peer)
+
+
+def test_every_class_in_the_tables_is_theirs():
+    theirs = [
+        *vars(readouts).values(),
+        *(openretina.PointGaussianReadout, openretina.FactorizedReadout, openretina.GaussianMaskReadout),
+    ]
+    known = {f"{c.__module__}.{c.__qualname__}" for c in theirs if isinstance(c, type)}
+    only_in_later_releases = {
+        "neuralpredictors.layers.readouts.gaussian.GeneralizedFullGaussianReadout2d",
+        "neuralpredictors.layers.readouts.point_pooled.GeneralizedPointPooled2d",
+    }
+    assert REPLACEABLE.keys() - only_in_later_releases | LEFT.keys() <= known
 
 
 def test_what_is_left():
@@ -95,18 +177,15 @@ def test_what_is_left():
     report = v1fast.accelerate(model)
     assert [outcome.names for outcome in report.replaced] == [("clone._source",)]
     remapped, clone = report.left
-    assert str(remapped) == "remapped: RemappedGaussian2d of neuralpredictors; v1fast has no counterpart"
+    path = "neuralpredictors.layers.readouts.gaussian.RemappedGaussian2d"
+    assert str(remapped) == "remapped: RemappedGaussian2d of neuralpredictors; " + LEFT[path]
     assert "clones" in clone.why
 
 
 KEYS = ("a", "b")
 IDS = {key: np.random.default_rng(seed).permutation(np.arange(N) % 20) for seed, key in enumerate(KEYS)}
 SESSIONS = {
-    **{
-        name: (readouts.MultiReadoutBase, kind, options)
-        for name, (kind, options) in READOUTS.items()
-        if name != "factorized"  # which accelerate() leaves
-    },
+    **{name: (readouts.MultiReadoutBase, kind, options) for name, (kind, options) in READOUTS.items()},
     "shared features and grid": (
         readouts.MultiReadoutSharedParametersBase,
         "FullGaussian2d",
@@ -143,7 +222,7 @@ class Retina(nn.Module):
 
 
 class Cortex(encoders.FiringRateEncoder):
-    """neuralpredictors' model, with its shifter."""
+    """neuralpredictors' model, with its shifter where the readout takes a shift."""
 
     def __init__(self, sessions):
         multi, kind, options = SESSIONS[sessions]
@@ -156,7 +235,7 @@ class Cortex(encoders.FiringRateEncoder):
                 bias=True,
                 **options,
             ),
-            shifter=shifters.MLPShifter(KEYS, shift_layers=2),
+            shifter=None if sessions == "factorized" else shifters.MLPShifter(KEYS, shift_layers=2),
         )
         self.loss = nn.PoissonNLLLoss(log_input=False, reduction="sum")
 

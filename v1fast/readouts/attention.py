@@ -103,16 +103,20 @@ class AttentionReadout(Readout):
         """
         check_map(x, *self.in_shape)
         images, shift = fold_frames(x, shift)
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        return unfold_frames(self._read(images, shift, index), x)
+
+    def _read(self, images: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
+        """[B, N] of the neurons ``index``, or of all."""
         pixels = shifted_pixels(images, shift)  # [B, C, H W]
         features: Tensor = self.features
         bias: Tensor | None = self.bias
         attention = self.attention(pixels.unflatten(2, images.shape[2:])).flatten(2)  # [B, N, H W]
-        if out_idx is not None:
-            index = select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
             features, bias = features[index], None if bias is None else bias[index]
             attention = attention[:, index]
         out = (attention.softmax(-1) @ pixels.mT * features).sum(-1)
-        return unfold_frames(out if bias is None else out + bias, x)
+        return out if bias is None else out + bias
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
