@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import gaussian_readout, gaussian_readout_backward, philox_normal
+from . import gaussian_readout, gaussian_readout_backward, philox_normal, rdm
 
 CUDA: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,
     "gaussian_readout_backward": gaussian_readout_backward.gaussian_readout_backward,
     "philox_normal": philox_normal.philox_normal,
+    "rdm": rdm.rdm,
+    "rdm_out": rdm.rdm_out,
+    "cross_rdm": rdm.cross_rdm,
 }
 """Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""

@@ -26,11 +26,15 @@ bits, and which thread's sum is stored is anyone's guess.
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "splits", "chunks"),
+    *("stride_batch", "stride_row", "columns", "rows", "tiles", "blocks", "per_split"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
-UNALIGNED = {"mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "parts", "shift_parts"}
-"""Pointers that are read an element at a time: a slice of a larger tensor needs no kernel of its own."""
+UNALIGNED = {
+    *("mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "parts", "shift_parts"),
+    *("x", "stride_column"),
+}
+"""What is read an element at a time, or a step of it: a slice of a larger tensor needs no kernel of its own."""
 
 
 def jit(function: Callable[..., None]) -> Any:
