@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import gaussian_readout, gaussian_readout_backward, philox_normal, rdm
+from . import gaussian_readout, gaussian_readout_backward, philox_normal, rdm, rdm_backward
 
 CUDA: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,
@@ -12,5 +12,7 @@ CUDA: dict[str, Callable[..., Any]] = {
     "rdm": rdm.rdm,
     "rdm_out": rdm.rdm_out,
     "cross_rdm": rdm.cross_rdm,
+    "rdm_backward": rdm_backward.rdm_backward,
+    "cross_rdm_backward": rdm_backward.cross_rdm_backward,
 }
 """Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""

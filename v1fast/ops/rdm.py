@@ -46,9 +46,16 @@ def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
     return x.new_empty(output_shape(x.shape[0], x.shape[1], condensed), dtype=reference.output_dtype(x, y))
 
 
+def check_backward(
+    grad: Tensor, x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str
+) -> None:
+    """Raise ValueError unless the operands fit each other and the gradient rdm's output."""
+    check(x, y, method, condensed, accuracy)
+    _checks.shape("grad", grad, "rdm's shape", output_shape(x.shape[0], x.shape[1], condensed))
+
+
 def _fake_backward(grad: Tensor, x: Tensor, y: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-    check(x, y, *options)
-    _checks.shape("grad", grad, "rdm's shape", output_shape(x.shape[0], x.shape[1], options[1]))
+    check_backward(grad, x, y, *options)
     return x.new_empty(x.shape), x.new_empty(0) if y is None else y.new_empty(y.shape)
 
 
@@ -113,9 +120,14 @@ def _fake_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=reference.output_dtype(x, y))
 
 
-def _fake_cross_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
+def check_cross_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> None:
+    """Raise ValueError unless the operands fit each other and the gradient cross_rdm's output."""
     check_cross(x, y, method, accuracy)
     _checks.shape("grad", grad, "cross_rdm's shape", (x.shape[0], x.shape[1], y.shape[1]))
+
+
+def _fake_cross_backward(grad: Tensor, x: Tensor, y: Tensor, method: str, accuracy: str) -> tuple[Tensor, Tensor]:
+    check_cross_backward(grad, x, y, method, accuracy)
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
 

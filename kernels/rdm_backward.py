@@ -1,0 +1,229 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+"""The backward passes of the dissimilarity matrices: one product of what the pairs get with the rows.
+
+For distances the product's program writes the gradient itself. For angles it leaves the gradient of the unit rows, from
+which a second kernel takes what would only lengthen a row; what would only shift it is not there, as the rows' means are
+zero. The pairs' gradients are read from the matrix as they lie, both halves of it, or from its condensed form.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from v1fast.ops import rdm as contract
+from v1fast.reference.rdm import compute_dtype
+
+from ._launch import OPTIONS, jit
+from .rdm_rows import BLOCK, Rows, mean_row, standardise
+
+PROMOTED = 256
+"""Rows that the tensor cores sum by themselves; see rdm.py."""
+
+
+@triton.jit
+def _pairs(
+    grad, i, j, has, S, stride_row, stride_column, dtype: tl.constexpr, PAIRS: tl.constexpr, CONDENSED: tl.constexpr
+):
+    """What the pairs of rows i with rows j get, 0 where there is none; i and j have 64 bits."""
+    if PAIRS == "rows":
+        return tl.load(grad + i * stride_row + j * stride_column, mask=has, other=0).to(dtype)
+    has = has & (i != j)
+    if CONDENSED:
+        low, high = tl.minimum(i, j), tl.maximum(i, j)
+        at = low * (2 * S.to(tl.int64) - low - 1) // 2 + high - low - 1
+        return tl.load(grad + at * stride_column, mask=has, other=0).to(dtype)
+    upper = tl.load(grad + i * stride_row + j * stride_column, mask=has, other=0).to(dtype)
+    return upper + tl.load(grad + j * stride_row + i * stride_column, mask=has, other=0).to(dtype)
+
+
+@jit
+def mix_kernel(
+    out,  # [B, S, N]
+    grad,  # [B, S, M] by the strides, or [B, S (S - 1) / 2]
+    own,  # [B, S, columns], for distances, or None
+    others,  # [B, M, columns]
+    norms,  # [B, S] float64: NaN where a row is not valid
+    other_norms,  # [B, M] float64
+    S,
+    M,
+    N,
+    columns,
+    stride_batch,
+    stride_row,
+    stride_column,
+    PAIRS: tl.constexpr,  # "rows": as they are; "full": symmetric; "upper", "lower": of which others are after, before
+    CONDENSED: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PROMOTED: tl.constexpr,  # rows
+):
+    """A block of rows, a block of columns: sums over all other rows."""
+    dtype: tl.constexpr = others.dtype.element_ty
+    down, across = tl.cdiv(S, BM), tl.cdiv(N, BN)
+    b = (tl.program_id(0) // down // across).to(tl.int64)
+    row = tl.program_id(0) % down * BM + tl.arange(0, BM)
+    n = tl.program_id(0) // down % across * BN + tl.arange(0, BN)[None, :]
+    norm = tl.load(norms + b * S + row, mask=row < S, other=float("nan"))
+    i, valid = row.to(tl.int64)[:, None], (norm == norm)[:, None]
+    grad += b * stride_batch
+    total = tl.zeros([BM, BN], dtype)
+    received = tl.zeros([BM], dtype)
+    for first in range(0, M, PROMOTED):
+        part = tl.zeros([BM, BN], dtype)
+        for j0 in range(first, tl.minimum(first + PROMOTED, M), BK):
+            other = j0 + tl.arange(0, BK)
+            other_norm = tl.load(other_norms + b * M + other, mask=other < M, other=float("nan"))
+            j, other_valid = other.to(tl.int64)[None, :], (other_norm == other_norm)[None, :]
+            pairs = _pairs(grad, i, j, valid & other_valid, S, stride_row, stride_column, dtype, PAIRS, CONDENSED)
+            if own is not None:
+                received += tl.sum(pairs, 1)
+            if PAIRS == "upper":
+                pairs = tl.where(j > i, pairs, 0.0)
+            elif PAIRS == "lower":
+                pairs = tl.where(j < i, pairs, 0.0)
+            at = others + (b * M + other.to(tl.int64))[:, None] * columns + n
+            rows = tl.load(at, mask=(other < M)[:, None] & (n < N), other=0)
+            if dtype == tl.float64:
+                part = tl.dot(pairs, rows, part, out_dtype=tl.float64)
+            else:
+                part = tl.dot(pairs, rows, part, input_precision="tf32x3")
+        total += part
+    inside = (i < S) & (n < N)
+    if own is not None:
+        rows = tl.load(own + (b * S + i) * columns + n, mask=inside, other=0)
+        WEIGHT: tl.constexpr = 1.0 if PAIRS == "upper" or PAIRS == "lower" else 2.0
+        total = (WEIGHT * received[:, None] * rows - 2.0 * total) / N
+    tl.store(out + (b * S + i) * N + n, total.to(out.dtype.element_ty), mask=inside)
+
+
+@jit
+def angles_kernel(
+    d_x,  # [rows, N]
+    mixed,  # [rows, N]: what mix_kernel left; may be d_x
+    units,  # [rows, columns]
+    inverses,  # [rows] float64
+    N,
+    columns,
+    BLOCK: tl.constexpr,
+):
+    """One row: what is along it is taken away, the rest divided by its norm."""
+    row = tl.program_id(0).to(tl.int64)
+    along = tl.zeros([BLOCK], tl.float64)
+    for k0 in range(0, N, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        unit = tl.load(units + row * columns + k, mask=k < N, other=0).to(tl.float64)
+        along = tl.fma(unit, tl.load(mixed + row * N + k, mask=k < N, other=0).to(tl.float64), along)
+    length = tl.sum(along, 0)
+    inverse = tl.load(inverses + row)
+    for k0 in range(0, N, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        unit = tl.load(units + row * columns + k, mask=k < N, other=0).to(tl.float64)
+        value = tl.load(mixed + row * N + k, mask=k < N, other=0).to(tl.float64)
+        tl.store(d_x + row * N + k, (tl.fma(unit, length, -value) * inverse).to(d_x.dtype.element_ty), mask=k < N)
+
+
+# Launchers -------------------------------------------------------------------------------------------------------
+
+
+def _mix(
+    out: Tensor,  # [B, S, N]
+    grad: Tensor,
+    own: Rows,
+    others: Rows,
+    pairs: str,
+    distances: bool,
+) -> None:
+    """Write sums over the others, or for distances the gradient."""
+    batch, rows, neurons = out.shape
+    condensed = grad.dim() == 2
+    strides = (grad.stride(0), 0, grad.stride(1)) if condensed else grad.stride()
+    tile, warps = ((32, 64, 16), 4) if others.planes.dtype == torch.float64 else ((64, 128, 32), 8)
+    grid = (triton.cdiv(rows, tile[0]) * triton.cdiv(neurons, tile[1]) * batch,)
+    mix_kernel[grid](
+        out,
+        grad,
+        own.planes if distances else None,
+        others.planes,
+        own.norms,
+        others.norms,
+        rows,
+        others.norms.shape[1],
+        neurons,
+        others.columns,
+        *strides,
+        PAIRS=pairs,
+        CONDENSED=condensed,
+        PROMOTED=PROMOTED,
+        **dict(zip(("BM", "BN", "BK"), tile, strict=True)),
+        **{**OPTIONS, "num_warps": warps, "num_stages": 2},
+    )
+
+
+def _through_angles(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: str) -> Tensor:
+    """The gradient of x [B, S, N], whose unit rows are ``own``."""
+    assert own.inverses is not None
+    d_x = x.new_empty(x.shape)
+    mixed = d_x if d_x.dtype == own.planes.dtype else d_x.new_empty(d_x.shape, dtype=own.planes.dtype)
+    _mix(mixed, grad, own, others, pairs, distances=False)
+    angles_kernel[(x.shape[0] * x.shape[1],)](
+        d_x, mixed, own.planes, own.inverses, x.shape[-1], own.columns, BLOCK=BLOCK, num_warps=4, **OPTIONS
+    )
+    return d_x
+
+
+def _through_distances(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: str) -> Tensor:
+    """The gradient of x [B, S, N]."""
+    d_x = x.new_empty(x.shape)
+    _mix(d_x, grad, own, others, pairs, distances=True)
+    return d_x
+
+
+def rdm_backward(
+    grad: Tensor,  # [B, S, S] or [B, S (S - 1) / 2]
+    x: Tensor,  # [B, S, K]
+    y: Tensor | None,  # [B, S, K]
+    method: str,
+    condensed: bool,
+    accuracy: str,
+) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::rdm_backward``."""
+    contract.check_backward(grad, x, y, method, condensed, accuracy)
+    if x.numel() == 0:
+        return torch.zeros_like(x), x.new_empty(0) if y is None else torch.zeros_like(y)
+    dtype = compute_dtype(x, y, accuracy)
+    grad, x, y = grad.detach(), x.detach(), None if y is None else y.detach()
+    with torch.cuda.device_of(x):
+        if y is None:
+            centre = mean_row(x) if method == "distance" else None
+            rows = standardise(x, method, dtype, centre, backward=True)
+            through = _through_distances if method == "distance" else _through_angles
+            return through(x, grad, rows, rows, "full"), x.new_empty(0)
+        a, b = (standardise(t, method, dtype, backward=True) for t in (x, y))
+        # A pair's row of x goes with its row of y: where either is not valid, neither is the pair.
+        norms = a.norms + b.norms
+        a, b = a._replace(norms=norms), b._replace(norms=norms)
+        return _through_distances(x, grad, b, b, "upper"), _through_distances(y, grad, a, a, "lower")
+
+
+def cross_rdm_backward(
+    grad: Tensor,  # [B, S, T]
+    x: Tensor,  # [B, S, K]
+    y: Tensor,  # [B, T, K]
+    method: str,
+    accuracy: str,
+) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::cross_rdm_backward``."""
+    contract.check_cross_backward(grad, x, y, method, accuracy)
+    if x.numel() == 0 or y.numel() == 0:
+        return torch.zeros_like(x), torch.zeros_like(y)
+    dtype = compute_dtype(x, y, accuracy)
+    grad, x, y = grad.detach(), x.detach(), y.detach()
+    with torch.cuda.device_of(x):
+        centre = mean_row(x) if method == "distance" else None
+        a, b = (standardise(t, method, dtype, centre, backward=True) for t in (x, y))
+        through = _through_distances if method == "distance" else _through_angles
+        return through(x, grad, a, b, "rows"), through(y, grad.mT, b, a, "rows")
