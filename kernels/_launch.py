@@ -26,7 +26,7 @@ bits, and which thread's sum is stored is anyone's guess.
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "splits", "chunks"),
-    *("stride_batch", "stride_row", "columns", "rows", "tiles", "blocks", "per_split"),
+    *("stride_batch", "stride_row", "rows", "tiles", "blocks", "per_split"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
@@ -45,6 +45,12 @@ def jit(function: Callable[..., None]) -> Any:
         do_not_specialize=[name for name in names if name in SCALARS],
         do_not_specialize_on_alignment=[name for name in names if name in UNALIGNED],
     )
+
+
+def has_warpgroups() -> bool:
+    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles."""
+    target = triton.runtime.driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 
 class Rows(NamedTuple):

@@ -19,7 +19,7 @@ from torch import Tensor
 from v1fast.ops import rdm as contract
 from v1fast.reference.rdm import compute_dtype, output_dtype
 
-from ._launch import OPTIONS, jit
+from ._launch import OPTIONS, has_warpgroups, jit
 from .rdm_rows import Rows, in_common_units, mean_row, multiply_pairs, plane_dtype, standardise
 
 PROGRAMS = 132
@@ -99,14 +99,27 @@ def _store(out, d, diagonal, i0, j0, r, c, S, M, FORM: tl.constexpr):
         out += first * (2 * S.to(tl.int64) - first - 1) // 2 - first - 1 + last
         tl.store(out + (r * (2 * (S - i0) - r - 1) // 2 - r + c), d, mask=inside & (i < j))
     elif FORM == "square":
-        tl.store(
-            out + (first * S + last) + (r * S + c),
-            tl.where(i == j, diagonal.to(d.dtype), d),
-            mask=inside & (i <= j),
-        )
-        tl.store(out + (last * S + first) + (c * S + r), d, mask=inside & (i < j))
+        d = tl.where(i == j, diagonal.to(d.dtype), d)
+        tl.store(out + (first * S + last) + (r * S + c), d, mask=inside & (i <= j))
     else:
         tl.store(out + (first * M + last) + (r * M + c), d, mask=inside)
+
+
+@triton.jit
+def _mirror(out, b, i0, j0, r0, rows, S, SIDE: tl.constexpr, HEIGHT: tl.constexpr):
+    """Rows r0 .. r0 + rows of a square matrix's tile, that this program has stored, as columns.
+
+    They are read back, a strip at a time: the registers have no room for a tile and its mirror image.
+    """
+    tl.debug_barrier()
+    out += b.to(tl.int64) * S * S
+    first, last = i0.to(tl.int64), j0.to(tl.int64)
+    c = tl.arange(0, SIDE)[None, :]
+    for start in range(r0, r0 + rows, HEIGHT):
+        r = start + tl.arange(0, HEIGHT)[:, None]
+        upper = (i0 + r < j0 + c) & (j0 + c < S)
+        d = tl.load(out + (first * S + last) + (r * S + c), mask=upper)
+        tl.store(out + (last * S + first) + (c * S + r), d, mask=upper)
 
 
 @triton.jit
@@ -146,7 +159,8 @@ def tiles_kernel(
     M,
     tiles,
     splits,
-    blocks,  # of columns
+    columns,
+    blocks,  # of BK columns, those in use
     per_split,  # blocks
     CLIP: tl.constexpr,
     FORM: tl.constexpr,  # "square", "condensed" or "cross"
@@ -161,14 +175,13 @@ def tiles_kernel(
     tile, b = tl.program_id(0) // splits % tiles, tl.program_id(0) // splits // tiles
     i0, j0 = _place(tile, M, SIDE, FORM)
     side, k = tl.arange(0, SIDE), tl.arange(0, BK)
-    columns = blocks.to(tl.int64) * BK
     # Beyond the last row the last one again: what it gives is not stored.
     i, j = tl.minimum(i0 + side, S - 1), tl.minimum(j0 + side, M - 1)
     start = split * per_split
     stop = tl.minimum(start + per_split, blocks)
     first_column = start.to(tl.int64) * BK
-    a = planes + b.to(tl.int64) * S * columns + first_column + i[:, None] * columns + k[None, :]
-    b_at = others + b.to(tl.int64) * M * columns + first_column + j[:, None] * columns + k[None, :]
+    a = planes + b.to(tl.int64) * S * columns + first_column + i.to(tl.int64)[:, None] * columns + k[None, :]
+    b_at = others + b.to(tl.int64) * M * columns + first_column + j.to(tl.int64)[:, None] * columns + k[None, :]
     a_plane, b_plane = B.to(tl.int64) * S * columns, B.to(tl.int64) * M * columns
     total = tl.zeros([SIDE, SIDE], dtype)
     if dtype == tl.float64:
@@ -186,9 +199,16 @@ def tiles_kernel(
             total += part
     r, c = side[:, None], side[None, :]
     if slabs is None:
-        _finish(
-            out, total, norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M, CLIP, FORM
-        )
+        HALF: tl.constexpr = SIDE // 2
+        halves = tl.split(tl.permute(tl.reshape(total, [2, HALF, SIDE]), [1, 2, 0]))
+        for half in tl.static_range(2):
+            r = half * HALF + tl.arange(0, HALF)[:, None]
+            _finish(
+                out, halves[half], norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M,
+                CLIP, FORM,
+            )  # fmt: skip
+        if FORM == "square":
+            _mirror(out, b, i0, j0, 0, SIDE, S, SIDE, 16)
     else:
         tl.store(slabs + tl.program_id(0).to(tl.int64) * SIDE * SIDE + r * SIDE + c, total)
 
@@ -224,6 +244,8 @@ def slabs_kernel(
         total += tl.load(at)
         at += SIDE * SIDE
     _finish(out, total, norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M, CLIP, FORM)
+    if FORM == "square":
+        _mirror(out, b, i0, j0, strip * BR, BR, S, SIDE, BR)
 
 
 @jit
@@ -289,12 +311,6 @@ class Shape(NamedTuple):
         return {**OPTIONS, **shape, "num_warps": self.warps, "num_stages": self.stages}
 
 
-def has_warpgroups() -> bool:
-    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles."""
-    target = triton.runtime.driver.active.get_current_target()
-    return target.backend == "cuda" and target.arch // 10 in (9, 10)
-
-
 def tile_shape(rows: int, dtype: torch.dtype, warpgroups: bool) -> Shape:
     """Tiles as large as there are registers for; small ones where larger ones would be filled by half."""
     if dtype == torch.float64:
@@ -316,12 +332,12 @@ def _count(rows: int, others: int, side: int, form: str) -> int:
     return down * across if form == "cross" else down * (down + 1) // 2
 
 
-def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, clip: bool, form: str) -> None:
+def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, neurons: int, clip: bool, form: str) -> None:
     """Write ``out``: the dissimilarities of rows x and y, which for "square" and "condensed" may be the same."""
     _, batch, rows, columns = x.planes.shape
     others = y.planes.shape[2]
     shape = tile_shape(max(rows, others), x.planes.dtype, has_warpgroups())
-    tiles, blocks = _count(rows, others, shape.side, form), columns // shape.block
+    tiles, blocks = _count(rows, others, shape.side, form), triton.cdiv(neurons, shape.block)
     splits, per_split = split_columns(batch * tiles, blocks, PROMOTED // shape.block)
     ends = (x.norms, y.norms, x.factors, y.factors, units)
     sizes = (batch, rows, others, tiles, splits)
@@ -329,7 +345,7 @@ def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, clip: bool, for
     what = {"CLIP": clip, "FORM": form}
     if splits == 1:
         tiles_kernel[grid](
-            out, None, x.planes, y.planes, *ends, *sizes, blocks, per_split, **what, **shape.options()
+            out, None, x.planes, y.planes, *ends, *sizes, columns, blocks, per_split, **what, **shape.options()
         )
         return
     dtype = torch.float64 if x.planes.dtype == torch.float64 else torch.float32
@@ -337,7 +353,7 @@ def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, clip: bool, for
     # What only sums is the same for all methods and forms of a symmetric matrix.
     same = {"CLIP": True, "FORM": "cross" if form == "cross" else "square"}
     tiles_kernel[grid](
-        None, slabs, x.planes, y.planes, *(None,) * 5, *sizes, blocks, per_split, **same, **shape.options()
+        None, slabs, x.planes, y.planes, *(None,) * 5, *sizes, columns, blocks, per_split, **same, **shape.options()
     )
     height = 16
     slabs_kernel[(batch * tiles * (shape.side // height),)](
@@ -378,7 +394,7 @@ def _write(x: Tensor, y: Tensor | None, method: str, accuracy: str, form: str, o
         rows, others, units = _operands(
             x.detach(), None if y is None else y.detach(), method, accuracy, paired
         )
-        _launch(out, rows, others, units, not paired, form)
+        _launch(out, rows, others, units, x.shape[-1], not paired, form)
         if units is None and accuracy == "high":
             _refine(out, rows, others, form)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from v1fast.ops import rdm as contract
 from v1fast.reference.rdm import compute_dtype
 
-from ._launch import OPTIONS, jit
+from ._launch import OPTIONS, has_warpgroups, jit
 from .rdm_rows import BLOCK, Rows, mean_row, standardise
 
 PROMOTED = 256
@@ -25,18 +25,25 @@ PROMOTED = 256
 
 @triton.jit
 def _pairs(
-    grad, i, j, has, S, stride_row, stride_column, dtype: tl.constexpr, PAIRS: tl.constexpr, CONDENSED: tl.constexpr
-):
-    """What the pairs of rows i with rows j get, 0 where there is none; i and j have 64 bits."""
-    if PAIRS == "rows":
-        return tl.load(grad + i * stride_row + j * stride_column, mask=has, other=0).to(dtype)
-    has = has & (i != j)
+    grad, i0, j0, r, c, has, S, stride_row, stride_column, dtype: tl.constexpr, PAIRS: tl.constexpr,
+    CONDENSED: tl.constexpr,
+):  # fmt: skip
+    """What the pairs of rows i0 + r with rows j0 + c get, 0 where there is none; offsets inside a tile have 32 bits."""
+    first, last = i0.to(tl.int64), j0.to(tl.int64)
+    i, j = i0 + r, j0 + c
+    if PAIRS != "rows":
+        has = has & (i != j)
     if CONDENSED:
         low, high = tl.minimum(i, j), tl.maximum(i, j)
-        at = low * (2 * S.to(tl.int64) - low - 1) // 2 + high - low - 1
-        return tl.load(grad + at * stride_column, mask=has, other=0).to(dtype)
-    upper = tl.load(grad + i * stride_row + j * stride_column, mask=has, other=0).to(dtype)
-    return upper + tl.load(grad + j * stride_row + i * stride_column, mask=has, other=0).to(dtype)
+        at = low.to(tl.int64) * (2 * S.to(tl.int64) - low - 1) // 2 + (high - low - 1)
+        pairs = tl.load(grad + at * stride_column, mask=has, other=0).to(dtype)
+    else:
+        at = grad + (first * stride_row + last * stride_column)
+        pairs = tl.load(at + (r * stride_row + c * stride_column), mask=has, other=0).to(dtype)
+        if PAIRS != "rows":
+            at = grad + (last * stride_row + first * stride_column)
+            pairs += tl.load(at + (c * stride_row + r * stride_column), mask=has, other=0).to(dtype)
+    return pairs
 
 
 @jit
@@ -65,39 +72,44 @@ def mix_kernel(
     dtype: tl.constexpr = others.dtype.element_ty
     down, across = tl.cdiv(S, BM), tl.cdiv(N, BN)
     b = (tl.program_id(0) // down // across).to(tl.int64)
-    row = tl.program_id(0) % down * BM + tl.arange(0, BM)
-    n = tl.program_id(0) // down % across * BN + tl.arange(0, BN)[None, :]
-    norm = tl.load(norms + b * S + row, mask=row < S, other=float("nan"))
-    i, valid = row.to(tl.int64)[:, None], (norm == norm)[:, None]
+    i0, n0 = tl.program_id(0) % down * BM, tl.program_id(0) // down % across * BN
+    r, c, n = tl.arange(0, BM)[:, None], tl.arange(0, BK), tl.arange(0, BN)[None, :]
     grad += b * stride_batch
+    others += b * M * columns + n0
+    norm = tl.load(norms + b * S + i0 + r, mask=i0 + r < S, other=float("nan"))
+    valid = norm == norm
     total = tl.zeros([BM, BN], dtype)
     received = tl.zeros([BM], dtype)
     for first in range(0, M, PROMOTED):
         part = tl.zeros([BM, BN], dtype)
         for j0 in range(first, tl.minimum(first + PROMOTED, M), BK):
-            other = j0 + tl.arange(0, BK)
-            other_norm = tl.load(other_norms + b * M + other, mask=other < M, other=float("nan"))
-            j, other_valid = other.to(tl.int64)[None, :], (other_norm == other_norm)[None, :]
-            pairs = _pairs(grad, i, j, valid & other_valid, S, stride_row, stride_column, dtype, PAIRS, CONDENSED)
+            j = j0 + c
+            other_norm = tl.load(other_norms + b * M + j, mask=j < M, other=float("nan"))
+            has = valid & (other_norm == other_norm)[None, :]
+            pairs = _pairs(
+                grad, i0, j0, r, c[None, :], has, S, stride_row, stride_column, dtype, PAIRS, CONDENSED
+            )
             if own is not None:
                 received += tl.sum(pairs, 1)
             if PAIRS == "upper":
-                pairs = tl.where(j > i, pairs, 0.0)
+                pairs = tl.where(j[None, :] > i0 + r, pairs, 0.0)
             elif PAIRS == "lower":
-                pairs = tl.where(j < i, pairs, 0.0)
-            at = others + (b * M + other.to(tl.int64))[:, None] * columns + n
-            rows = tl.load(at, mask=(other < M)[:, None] & (n < N), other=0)
+                pairs = tl.where(j[None, :] < i0 + r, pairs, 0.0)
+            # Beyond the last row the last one again, which no pair has; beyond the last column those that pad it.
+            rows = tl.load(others + tl.minimum(j, M - 1).to(tl.int64)[:, None] * columns + n)
             if dtype == tl.float64:
                 part = tl.dot(pairs, rows, part, out_dtype=tl.float64)
             else:
                 part = tl.dot(pairs, rows, part, input_precision="tf32x3")
         total += part
-    inside = (i < S) & (n < N)
+    inside = (i0 + r < S) & (n0 + n < N)
     if own is not None:
-        rows = tl.load(own + (b * S + i) * columns + n, mask=inside, other=0)
+        own += (b * S + i0) * columns + n0
+        rows = tl.load(own + r.to(tl.int64) * columns + n, mask=inside, other=0)
         WEIGHT: tl.constexpr = 1.0 if PAIRS == "upper" or PAIRS == "lower" else 2.0
         total = (WEIGHT * received[:, None] * rows - 2.0 * total) / N
-    tl.store(out + (b * S + i) * N + n, total.to(out.dtype.element_ty), mask=inside)
+    out += (b * S + i0) * N + n0
+    tl.store(out + r.to(tl.int64) * N + n, total.to(out.dtype.element_ty), mask=inside)
 
 
 @jit
@@ -129,6 +141,13 @@ def angles_kernel(
 # Launchers -------------------------------------------------------------------------------------------------------
 
 
+def block_shape(dtype: torch.dtype, warpgroups: bool) -> tuple[tuple[int, int, int], int]:
+    """Rows, columns and other rows of a program, and its warps: as many as there are registers for."""
+    if dtype == torch.float64:
+        return (32, 64, 16), 4
+    return (64, 128 if warpgroups else 64, 16), 8
+
+
 def _mix(
     out: Tensor,  # [B, S, N]
     grad: Tensor,
@@ -141,7 +160,7 @@ def _mix(
     batch, rows, neurons = out.shape
     condensed = grad.dim() == 2
     strides = (grad.stride(0), 0, grad.stride(1)) if condensed else grad.stride()
-    tile, warps = ((32, 64, 16), 4) if others.planes.dtype == torch.float64 else ((64, 128, 32), 8)
+    tile, warps = block_shape(others.planes.dtype, has_warpgroups())
     grid = (triton.cdiv(rows, tile[0]) * triton.cdiv(neurons, tile[1]) * batch,)
     mix_kernel[grid](
         out,

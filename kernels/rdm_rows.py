@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ._launch import OPTIONS, jit
 
-PADDING = 64
-"""Columns of a plane are a multiple of this: 16-byte reads and whole blocks of the product, without masks."""
+PADDING = 128
+"""Columns of a plane are a multiple of this: 16-byte reads and whole blocks of columns, without masks."""
 
 BLOCK = 512  # columns that a program standardises at a time
 _EXPONENT_BITS = tl.constexpr(0x7FF)
