@@ -47,9 +47,12 @@ def jit(function: Callable[..., None]) -> Any:
     )
 
 
-def has_warpgroups() -> bool:
-    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles."""
-    target = triton.runtime.driver.active.get_current_target()
+def has_warpgroups(target: Any = None) -> bool:
+    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles.
+
+    Of Triton's target, by default that of the GPU at hand.
+    """
+    target = triton.runtime.driver.active.get_current_target() if target is None else target
     return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 

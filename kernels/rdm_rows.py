@@ -105,7 +105,8 @@ def rows_kernel(
     stride_batch,
     stride_row,
     stride_column,
-    lift,  # power of two: norm of the rows
+    lift,  # power of two: norm of the rows, for angles
+    unlift,  # 1 / lift
     METHOD: tl.constexpr,
     SCALED: tl.constexpr,  # distance: rows are scaled to values of the order of 1
     BLOCK: tl.constexpr,
@@ -167,7 +168,7 @@ def rows_kernel(
             tl.store(at, first, mask=k < columns)
         product = tl.sum(own, 0)
         if ANGLES:
-            factor = 1 / lift.to(tl.float64)
+            factor = unlift.to(tl.float64)
             norm = 1 - 1 / tl.sqrt(tl.where(valid, product * (factor * factor), 1.0))
         else:
             factor = tl.where(valid, 1 / (scale * before), 0.0)
@@ -278,6 +279,7 @@ def _launch_rows(
         out.columns,
         *x.stride(),
         lift,
+        1 / lift,
         METHOD=method,
         SCALED=scaled,
         BLOCK=BLOCK,
