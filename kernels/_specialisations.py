@@ -7,7 +7,7 @@ target=GPUTarget("cuda", 90, 32), options=s.options)``.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
@@ -41,7 +41,7 @@ class _Text(str):
     """A string that is a constant."""
 
 
-def _is_type(value: Any) -> bool:
+def _is_type(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and not isinstance(value, _Text)
 
 
@@ -52,7 +52,7 @@ PADDED = {"columns"}
 def _specialisation(name: str, kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Specialisation:
     """A string among the arguments is a type, anything else a constant; integers need not be named."""
     values = {n: arguments.get(n, "i32" if n in SCALARS | PADDED else None) for n in kernel.arg_names}
-    signature = {n: v if _is_type(v) else "constexpr" for n, v in values.items()}
+    signature: dict[str, str] = {n: v if _is_type(v) else "constexpr" for n, v in values.items()}
     constants = {(i,): str(v) if isinstance(v, str) else v for i, v in enumerate(values.values()) if not _is_type(v)}
     aligned = [
         i for i, (n, t) in enumerate(signature.items()) if (t.startswith("*") and n not in UNALIGNED) or n in PADDED
@@ -144,7 +144,9 @@ def _rows(x: str, planes: str | None, method: str, backward: bool = False) -> Sp
 _ENDS = dict.fromkeys(("norms", "other_norms", "factors", "other_factors"), "*fp64")
 
 
-def _tiles(planes: str, rows: int, form: str, warpgroups: bool, units: bool = False, split: bool = False) -> Specialisation:
+def _tiles(
+    planes: str, rows: int, form: str, warpgroups: bool, units: bool = False, split: bool = False
+) -> Specialisation:
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}[planes]
     shape = rdm.tile_shape(rows, dtype, warpgroups)
     sums = "*fp64" if planes == "fp64" else "*fp32"
@@ -163,9 +165,11 @@ def _slabs(side: int, form: str) -> Specialisation:
 
 def _mix(dtype: str, pairs: str, warpgroups: bool, distances: bool = False, condensed: bool = False) -> Specialisation:
     block, warps = rdm_backward.block_shape(DTYPES[dtype], warpgroups)
-    arguments = dict.fromkeys(("out", "grad", "others"), f"*{dtype}") | {"norms": "*fp64", "other_norms": "*fp64"}
+    arguments: dict[str, Any] = dict.fromkeys(("out", "grad", "others"), f"*{dtype}")
+    arguments |= {"norms": "*fp64", "other_norms": "*fp64"}
     arguments |= {"own": f"*{dtype}"} if distances else {}
-    arguments |= {"stride_column": 1, "PAIRS": _Text(pairs), "CONDENSED": condensed, "PROMOTED": rdm_backward.PROMOTED}
+    arguments |= {"stride_column": 1, "PAIRS": _Text(pairs), "CONDENSED": condensed}
+    arguments |= {"PRECISION": _Text(rdm_backward.product_precision()), "PROMOTED": rdm_backward.PROMOTED}
     arguments |= dict(zip(("BM", "BN", "BK"), block, strict=True))
     name = f"rdm mix {dtype} {pairs}{' condensed' if condensed else ''} {'distances' if distances else 'angles'}"
     return _specialisation(name, rdm_backward.mix_kernel, arguments, {"num_warps": warps})
@@ -175,9 +179,9 @@ def _small_of_rdm() -> list[Specialisation]:
     warps = {"num_warps": 4}
     centre = {"centre": "*fp64", "norms": "*fp64", "x": "*fp32", "stride_column": 1, "BS": 32, "BN": 32}
     pairs = {"norms": "*fp64", "other_norms": "*fp64", "planes": "*fp16", "others": "*fp16", "BLOCK": rdm_rows.BLOCK}
-    near = {"out": "*fp32", "planes": "*fp64", "others": "*fp64", "near": "fp32"}
+    near: dict[str, Any] = {"out": "*fp32", "planes": "*fp64", "others": "*fp64", "near": "fp32"}
     near |= {"FORM": _Text("square"), "SIDE": 8, "BK": 32}
-    angles = dict.fromkeys(("d_x", "mixed", "units"), "*fp32") | {"inverses": "*fp64", "BLOCK": rdm_rows.BLOCK}
+    angles = {"d_x": "*fp32", "mixed": "*fp32", "units": "*fp32", "inverses": "*fp64", "BLOCK": rdm_rows.BLOCK}
     return [
         _specialisation("rdm centre", rdm_rows.centre_kernel, centre, warps),
         _specialisation("rdm pairs", rdm_rows.pairs_kernel, pairs, warps),
@@ -197,7 +201,9 @@ def rdm_specialisations(warpgroups: bool) -> list[Specialisation]:
         for form, units in product(("square", "condensed", "cross"), (False, True))
     ]
     forms += [_tiles(planes, many, "square", warpgroups) for planes in ("bf16", "fp64")]
-    forms += [_tiles(planes, rows, "square", warpgroups, split=True) for planes, rows in (("fp16", few), ("fp16", many))]
+    forms += [
+        _tiles(planes, rows, "square", warpgroups, split=True) for planes, rows in (("fp16", few), ("fp16", many))
+    ]
     forms += [_tiles("fp16", few, "square", warpgroups), _tiles("fp64", few, "square", warpgroups, split=True)]
     forms += [_slabs(side, form) for side, form in product((64, 128), ("square", "condensed"))]
     forms += [_mix("fp32", "full", warpgroups, *flags) for flags in ((False, False), (True, False), (False, True))]

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Dissimilarity matrices: the product of rows with rows, of which the tiles on and above the diagonal are computed alone.
+"""Dissimilarity matrices: the product of rows with rows, of which only tiles on and above the diagonal are computed.
 
 A tile is summed by the tensor cores, some hundred columns at a time: their sums are added in float32 registers of their
 own. It becomes dissimilarities there and is written once, with its mirror image. Where tiles are few and rows are long,
@@ -391,9 +391,7 @@ def _write(x: Tensor, y: Tensor | None, method: str, accuracy: str, form: str, o
         return
     with torch.cuda.device_of(out):
         paired = y is not None and form != "cross"
-        rows, others, units = _operands(
-            x.detach(), None if y is None else y.detach(), method, accuracy, paired
-        )
+        rows, others, units = _operands(x.detach(), None if y is None else y.detach(), method, accuracy, paired)
         _launch(out, rows, others, units, x.shape[-1], not paired, form)
         if units is None and accuracy == "high":
             _refine(out, rows, others, form)

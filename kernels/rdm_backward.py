@@ -2,7 +2,7 @@
 """The backward passes of the dissimilarity matrices: one product of what the pairs get with the rows.
 
 For distances the product's program writes the gradient itself. For angles it leaves the gradient of the unit rows, from
-which a second kernel takes what would only lengthen a row; what would only shift it is not there, as the rows' means are
+which a second kernel takes what would only lengthen a row; nothing in it would shift one, as the means of unit rows are
 zero. The pairs' gradients are read from the matrix as they lie, both halves of it, or from its condensed form.
 """
 
@@ -63,6 +63,7 @@ def mix_kernel(
     stride_column,
     PAIRS: tl.constexpr,  # "rows": as they are; "full": symmetric; "upper", "lower": of which others are after, before
     CONDENSED: tl.constexpr,
+    PRECISION: tl.constexpr,  # of float32 products
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -86,9 +87,7 @@ def mix_kernel(
             j = j0 + c
             other_norm = tl.load(other_norms + b * M + j, mask=j < M, other=float("nan"))
             has = valid & (other_norm == other_norm)[None, :]
-            pairs = _pairs(
-                grad, i0, j0, r, c[None, :], has, S, stride_row, stride_column, dtype, PAIRS, CONDENSED
-            )
+            pairs = _pairs(grad, i0, j0, r, c[None, :], has, S, stride_row, stride_column, dtype, PAIRS, CONDENSED)
             if own is not None:
                 received += tl.sum(pairs, 1)
             if PAIRS == "upper":
@@ -100,7 +99,7 @@ def mix_kernel(
             if dtype == tl.float64:
                 part = tl.dot(pairs, rows, part, out_dtype=tl.float64)
             else:
-                part = tl.dot(pairs, rows, part, input_precision="tf32x3")
+                part = tl.dot(pairs, rows, part, input_precision=PRECISION)
         total += part
     inside = (i0 + r < S) & (n0 + n < N)
     if own is not None:
@@ -144,8 +143,13 @@ def angles_kernel(
 def block_shape(dtype: torch.dtype, warpgroups: bool) -> tuple[tuple[int, int, int], int]:
     """Rows, columns and other rows of a program, and its warps: as many as there are registers for."""
     if dtype == torch.float64:
-        return (32, 64, 16), 4
+        return (32, 64, 16), 8
     return (64, 128 if warpgroups else 64, 16), 8
+
+
+def product_precision() -> str:
+    """Three products of tf32 are as good as one of float32; AMD's matrix cores have that one."""
+    return "ieee" if torch.version.hip else "tf32x3"
 
 
 def _mix(
@@ -176,6 +180,7 @@ def _mix(
         *strides,
         PAIRS=pairs,
         CONDENSED=condensed,
+        PRECISION=product_precision(),
         PROMOTED=PROMOTED,
         **dict(zip(("BM", "BN", "BK"), tile, strict=True)),
         **{**OPTIONS, "num_warps": warps, "num_stages": 2},

@@ -22,7 +22,7 @@ from ._launch import OPTIONS, jit
 PADDING = 128
 """Columns of a plane are a multiple of this: 16-byte reads and whole blocks of columns, without masks."""
 
-BLOCK = 512  # columns that a program standardises at a time
+BLOCK = 1024  # columns that a program standardises at a time
 _EXPONENT_BITS = tl.constexpr(0x7FF)
 _LARGEST_EXPONENT = tl.constexpr(1000)  # of a scale, as in the reference
 
@@ -245,9 +245,9 @@ class Rows(NamedTuple):
     """Rows as the product reads them."""
 
     planes: Tensor  # [1 or 2, B, S, columns]
-    norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; distance: squares of the planes' rows; NaN: not valid
+    norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; distance: squares of the planes; NaN: not valid
     factors: Tensor  # [B, S]: what undoes the scale of the planes
-    inverses: Tensor | None  # [B, S]: 1 / norm of the rows themselves, where they become unit rows for the backward pass
+    inverses: Tensor | None  # [B, S]: 1 / norm of the given rows, for the backward pass of angles
 
     @property
     def columns(self) -> int:
@@ -342,10 +342,10 @@ def multiply_pairs(x: Rows, y: Rows) -> None:
 
 
 def in_common_units(x: Rows, y: Rows, neurons: int, paired: bool) -> tuple[Rows, Rows, Tensor]:
-    """For distances: factors relative to the largest row's, norms likewise, and what makes dissimilarities of them [2, B].
+    """For distances: factors and norms relative to the largest row's, and the units [2, B] of the dissimilarities.
 
-    So float32 has room for them, whatever the scale of the rows. Paired rows have units of their own: no row is compared
-    with itself.
+    So float32 has room for them, whatever the scale of the rows. In every product of paired rows one is of x and one of
+    y: each has a unit of its own.
     """
     unit, other_unit = x.factors.amax(-1, keepdim=True), y.factors.amax(-1, keepdim=True)
     if not paired:

@@ -46,9 +46,7 @@ def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
     return x.new_empty(output_shape(x.shape[0], x.shape[1], condensed), dtype=reference.output_dtype(x, y))
 
 
-def check_backward(
-    grad: Tensor, x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str
-) -> None:
+def check_backward(grad: Tensor, x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> None:
     """Raise ValueError unless the operands fit each other and the gradient rdm's output."""
     check(x, y, method, condensed, accuracy)
     _checks.shape("grad", grad, "rdm's shape", output_shape(x.shape[0], x.shape[1], condensed))

@@ -27,6 +27,7 @@ def output_dtype(x: Tensor, y: Tensor | None) -> torch.dtype:
 
 
 def compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
+    """Of products: float64 if an operand is or the accuracy is "high", else float32."""
     return torch.float64 if accuracy == "high" else output_dtype(x, y)
 
 
