@@ -26,6 +26,9 @@ PROGRAMS = 132
 """Tiles are split until there are as many programs: an H100's multiprocessors, and the same number on each GPU, so that
 sums keep their order."""
 
+MOST_SPLITS = 32
+"""Of a tile: what they leave is added one after the other."""
+
 PROMOTED = 256
 """Columns that the tensor cores sum by themselves; they cut digits off, and one long chain of additions loses more."""
 
@@ -199,6 +202,7 @@ def tiles_kernel(
             total += part
     r, c = side[:, None], side[None, :]
     if slabs is None:
+        # In halves: the places of a whole tile would not fit into the registers beside it.
         HALF: tl.constexpr = SIDE // 2
         halves = tl.split(tl.permute(tl.reshape(total, [2, HALF, SIDE]), [1, 2, 0]))
         for half in tl.static_range(2):
@@ -321,7 +325,7 @@ def tile_shape(rows: int, dtype: torch.dtype, warpgroups: bool) -> Shape:
 def split_columns(tiles: int, blocks: int, promoted: int) -> tuple[int, int]:
     """How many programs share a tile, and how many blocks of columns each takes: whole multiples of ``promoted``."""
     chains = triton.cdiv(blocks, promoted)
-    wanted = min(max(PROGRAMS // tiles, 1), chains)
+    wanted = min(max(PROGRAMS // tiles, 1), chains, MOST_SPLITS)
     per_split = triton.cdiv(chains, wanted) * promoted
     return triton.cdiv(blocks, per_split), per_split
 

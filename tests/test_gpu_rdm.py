@@ -71,11 +71,12 @@ def test_place_of_a_tile_is_exact_below_2_to_the_31():
 def test_columns_are_shared_until_there_are_programs_enough():
     assert forward.split_columns(6, 738, 8) == (19, 40)  # 360 x 23589: six tiles of 128 rows
     assert forward.split_columns(forward.PROGRAMS, 738, 8) == (1, 744)
-    for tiles, blocks in ((1, 1), (1, 8), (1, 9), (3, 1000), (65, 47), (131, 47), (500, 47)):
+    for tiles, blocks in ((1, 1), (1, 8), (1, 9), (1, 5000), (3, 1000), (65, 47), (131, 47), (500, 47)):
         splits, per_split = forward.split_columns(tiles, blocks, 8)
         assert per_split % 8 == 0
         assert (splits - 1) * per_split < blocks <= splits * per_split
         assert splits == 1 or tiles * splits <= forward.PROGRAMS
+        assert splits <= forward.MOST_SPLITS
 
 
 # Results ---------------------------------------------------------------------------------------------------------
