@@ -64,11 +64,11 @@ def _place(tile, M, SIDE: tl.constexpr, FORM: tl.constexpr):
 
 
 @triton.jit
-def _accumulate(total, a, b, a_plane, b_plane, TWO: tl.constexpr):
-    """One block of columns, the small products first."""
-    left, right = tl.load(a), tl.load(b)
+def _accumulate(total, a, b, at_a, at_b, a_plane, b_plane, TWO: tl.constexpr):
+    """One block of columns, the small products first; at_a and at_b are the places of its values, in 32 bits."""
+    left, right = tl.load(a + at_a), tl.load(b + at_b)
     if TWO:
-        left_low, right_low = tl.load(a + a_plane), tl.load(b + b_plane)
+        left_low, right_low = tl.load(a + a_plane + at_a), tl.load(b + b_plane + at_b)
         total = tl.dot(left_low, tl.trans(right), total)
         total = tl.dot(left, tl.trans(right_low), total)
     return tl.dot(left, tl.trans(right), total)
@@ -179,26 +179,27 @@ def tiles_kernel(
     i0, j0 = _place(tile, M, SIDE, FORM)
     side, k = tl.arange(0, SIDE), tl.arange(0, BK)
     # Beyond the last row the last one again: what it gives is not stored.
-    i, j = tl.minimum(i0 + side, S - 1), tl.minimum(j0 + side, M - 1)
+    at_a = tl.minimum(side, S - 1 - i0)[:, None] * columns + k[None, :]
+    at_b = tl.minimum(side, M - 1 - j0)[:, None] * columns + k[None, :]
     start = split * per_split
     stop = tl.minimum(start + per_split, blocks)
     first_column = start.to(tl.int64) * BK
-    a = planes + b.to(tl.int64) * S * columns + first_column + i.to(tl.int64)[:, None] * columns + k[None, :]
-    b_at = others + b.to(tl.int64) * M * columns + first_column + j.to(tl.int64)[:, None] * columns + k[None, :]
+    left = planes + (b.to(tl.int64) * S + i0) * columns + first_column
+    right = others + (b.to(tl.int64) * M + j0) * columns + first_column
     a_plane, b_plane = B.to(tl.int64) * S * columns, B.to(tl.int64) * M * columns
     total = tl.zeros([SIDE, SIDE], dtype)
     if dtype == tl.float64:
         for _ in range(start, stop):
-            total = tl.dot(tl.load(a), tl.trans(tl.load(b_at)), total, out_dtype=tl.float64)
-            a += BK
-            b_at += BK
+            total = tl.dot(tl.load(left + at_a), tl.trans(tl.load(right + at_b)), total, out_dtype=tl.float64)
+            left += BK
+            right += BK
     else:
         for first in range(start, stop, PROMOTED):
             part = tl.zeros([SIDE, SIDE], dtype)
             for _ in range(first, tl.minimum(first + PROMOTED, stop)):
-                part = _accumulate(part, a, b_at, a_plane, b_plane, TWO)
-                a += BK
-                b_at += BK
+                part = _accumulate(part, left, right, at_a, at_b, a_plane, b_plane, TWO)
+                left += BK
+                right += BK
             total += part
     r, c = side[:, None], side[None, :]
     if slabs is None:
@@ -319,7 +320,9 @@ def tile_shape(rows: int, dtype: torch.dtype, warpgroups: bool) -> Shape:
     """Tiles as large as there are registers for; small ones where larger ones would be filled by half."""
     if dtype == torch.float64:
         return Shape(64, 16, 4, 3)
-    return Shape(128, 32, 8, 3) if warpgroups and rows > 192 else Shape(64, 32, 4, 3)
+    if not warpgroups:
+        return Shape(64, 32, 4, 2)
+    return Shape(128, 64, 8, 3) if rows > 192 else Shape(64, 64, 4, 3)
 
 
 def split_columns(tiles: int, blocks: int, promoted: int) -> tuple[int, int]:
