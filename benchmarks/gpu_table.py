@@ -24,6 +24,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from v1fast.kernels._launch import has_warpgroups  # type: ignore[import-not-found]
 from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
 
 
@@ -68,7 +69,7 @@ Table = dict[str, dict[str, Usage]]  # form -> architecture -> usage
 def _forms(architecture: Architecture) -> dict[str, Specialisation]:
     """The forms that a launcher on this architecture asks for: the number of warps follows torch's build."""
     with mock.patch.object(torch.version, "hip", "ahead of time" if architecture.backend == "hip" else None):
-        return {form.name: form for form in specialisations()}
+        return {form.name: form for form in specialisations(has_warpgroups(architecture.target))}
 
 
 def _nvidia(cubin: bytes, shared: int) -> Usage:

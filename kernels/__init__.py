@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import gaussian_readout, philox_normal, point_gather, pooled_readout
+from . import gaussian_readout, philox_normal, point_gather, pooled_readout, rdm, rdm_backward
 
 CUDA: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,
@@ -13,5 +13,10 @@ CUDA: dict[str, Callable[..., Any]] = {
     "point_gather_backward": point_gather.point_gather_backward,
     "pooled_readout": pooled_readout.pooled_readout,
     "pooled_readout_backward": pooled_readout.pooled_readout_backward,
+    "rdm": rdm.rdm,
+    "rdm_out": rdm.rdm_out,
+    "cross_rdm": rdm.cross_rdm,
+    "rdm_backward": rdm_backward.rdm_backward,
+    "cross_rdm_backward": rdm_backward.cross_rdm_backward,
 }
 """Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""

@@ -26,14 +26,15 @@ bits, and which thread's sum is stored is anyone's guess.
 SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
+    *("stride_batch", "stride_row", "rows", "tiles", "blocks", "splits", "per_split"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
 UNALIGNED = {
     *("mu", "sigma", "bias", "shift", "noise", "seed", "neuron_index", "grad", "partial"),
-    *("d_mu", "d_sigma", "d_shift"),
+    *("d_mu", "d_sigma", "d_shift", "x", "stride_column"),
 }
-"""Pointers that are read an element at a time: a slice of a larger tensor needs no kernel of its own."""
+"""What is read an element at a time, or a step of it: a slice of a larger tensor needs no kernel of its own."""
 
 
 def jit(function: Callable[..., None]) -> Any:
@@ -44,6 +45,15 @@ def jit(function: Callable[..., None]) -> Any:
         do_not_specialize=[name for name in names if name in SCALARS],
         do_not_specialize_on_alignment=[name for name in names if name in UNALIGNED],
     )
+
+
+def has_warpgroups(target: Any = None) -> bool:
+    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles.
+
+    Of Triton's target, by default that of the GPU at hand.
+    """
+    target = triton.runtime.driver.active.get_current_target() if target is None else target
+    return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 
 class Rows(NamedTuple):

@@ -7,11 +7,11 @@ target=GPUTarget("cuda", 90, 32), options=s.options)``.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
-from . import _backward, _features, _forward, _sums, philox_normal
+from . import _backward, _features, _forward, _sums, philox_normal, rdm, rdm_backward, rdm_rows
 from ._launch import OPTIONS, SCALARS, UNALIGNED, Config, backward_configs, forward_configs
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
@@ -28,14 +28,28 @@ class Specialisation(NamedTuple):
     options: dict[str, Any]
 
 
+class _Text(str):
+    """A string that is a constant."""
+
+
+def _is_type(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and not isinstance(value, _Text)
+
+
+PADDED = {"columns"}
+"""Integers that are multiples of 16 in every call."""
+
+
 def _specialisation(name: str, kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Specialisation:
     """A string among the arguments is a type, anything else a constant; integers need not be named."""
-    values = {n: arguments.get(n, "i32" if n in SCALARS else None) for n in kernel.arg_names}
-    signature = {n: v if isinstance(v, str) else "constexpr" for n, v in values.items()}
-    constants = {(i,): v for i, v in enumerate(values.values()) if not isinstance(v, str)}
-    aligned = [i for i, (n, t) in enumerate(signature.items()) if t.startswith("*") and n not in UNALIGNED]
+    values = {n: arguments.get(n, "i32" if n in SCALARS | PADDED else None) for n in kernel.arg_names}
+    signature: dict[str, str] = {n: v if _is_type(v) else "constexpr" for n, v in values.items()}
+    constants = {(i,): str(v) if isinstance(v, str) else v for i, v in enumerate(values.values()) if not _is_type(v)}
+    aligned = [
+        i for i, (n, t) in enumerate(signature.items()) if (t.startswith("*") and n not in UNALIGNED) or n in PADDED
+    ]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    return Specialisation(name, kernel, signature, constants, attributes, {**options, **OPTIONS})
+    return Specialisation(name, kernel, signature, constants, attributes, {**OPTIONS, **options})
 
 
 class Points(NamedTuple):
@@ -144,6 +158,92 @@ def _points() -> list[Specialisation]:
     return [*forms, _pixels_form(*single, 64, GATHERED)]
 
 
-def specialisations() -> list[Specialisation]:
-    """The forms that ship."""
+def points_specialisations() -> list[Specialisation]:
+    """Of the readouts of points and the noise."""
     return [*_gaussian(), *_points(), *_small()]
+
+
+def _rows(x: str, planes: str | None, method: str, backward: bool = False) -> Specialisation:
+    double = {"norms": "*fp64", "factors": "*fp64"}
+    double |= {"centre": "*fp64"} if method == "distance" and planes else {}
+    double |= {"inverses": "*fp64"} if backward and method != "distance" else {}
+    arguments = {"planes": planes and f"*{planes}", "x": f"*{x}", "stride_column": 1, "lift": "fp32", "unlift": "fp32"}
+    arguments |= {"METHOD": _Text(method), "SCALED": planes is not None, "BLOCK": rdm_rows.BLOCK, **double}
+    name = f"rdm rows {x} {'valid' if planes is None else f'{method} to {planes}'}"
+    return _specialisation(name, rdm_rows.rows_kernel, arguments, {"num_warps": 4})
+
+
+_ENDS = dict.fromkeys(("norms", "other_norms", "factors", "other_factors"), "*fp64")
+
+
+def _tiles(
+    planes: str, rows: int, form: str, warpgroups: bool, units: bool = False, split: bool = False
+) -> Specialisation:
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}[planes]
+    shape = rdm.tile_shape(rows, dtype, warpgroups)
+    sums = "*fp64" if planes == "fp64" else "*fp32"
+    arguments = {"planes": f"*{planes}", "others": f"*{planes}", "CLIP": True, "FORM": _Text(form)}
+    arguments |= {"slabs": sums} if split else {"out": sums, **_ENDS, **({"units": "*fp64"} if units else {})}
+    options = shape.options()
+    sizes = {key: options.pop(key) for key in ("SIDE", "BK", "PROMOTED")}
+    what = "sums" if split else f"{form} {'distances' if units else 'angles'}"
+    return _specialisation(f"rdm tiles {planes} S={rows} {what}", rdm.tiles_kernel, arguments | sizes, options)
+
+
+def _slabs(side: int, form: str) -> Specialisation:
+    arguments = {"out": "*fp32", "slabs": "*fp32", "CLIP": True, "FORM": _Text(form), "SIDE": side, "BR": 16, **_ENDS}
+    return _specialisation(f"rdm slabs {side} {form}", rdm.slabs_kernel, arguments, {"num_warps": 4})
+
+
+def _mix(dtype: str, pairs: str, warpgroups: bool, distances: bool = False, condensed: bool = False) -> Specialisation:
+    block, warps = rdm_backward.block_shape(DTYPES[dtype], warpgroups)
+    arguments: dict[str, Any] = dict.fromkeys(("out", "grad", "others"), f"*{dtype}")
+    arguments |= {"norms": "*fp64", "other_norms": "*fp64"}
+    arguments |= {"own": f"*{dtype}"} if distances else {}
+    arguments |= {"stride_column": 1, "PAIRS": _Text(pairs), "CONDENSED": condensed}
+    arguments |= {"PRECISION": _Text(rdm_backward.product_precision()), "PROMOTED": rdm_backward.PROMOTED}
+    arguments |= dict(zip(("BM", "BN", "BK"), block, strict=True))
+    name = f"rdm mix {dtype} {pairs}{' condensed' if condensed else ''} {'distances' if distances else 'angles'}"
+    return _specialisation(name, rdm_backward.mix_kernel, arguments, {"num_warps": warps})
+
+
+def _small_of_rdm() -> list[Specialisation]:
+    warps = {"num_warps": 4}
+    centre = {"centre": "*fp64", "norms": "*fp64", "x": "*fp32", "stride_column": 1, "BS": 32, "BN": 32}
+    pairs = {"norms": "*fp64", "other_norms": "*fp64", "planes": "*fp16", "others": "*fp16", "BLOCK": rdm_rows.BLOCK}
+    near: dict[str, Any] = {"out": "*fp32", "planes": "*fp64", "others": "*fp64", "near": "fp32"}
+    near |= {"FORM": _Text("square"), "SIDE": 8, "BK": 32}
+    angles = {"d_x": "*fp32", "mixed": "*fp32", "units": "*fp32", "inverses": "*fp64", "BLOCK": rdm_rows.BLOCK}
+    return [
+        _specialisation("rdm centre", rdm_rows.centre_kernel, centre, warps),
+        _specialisation("rdm pairs", rdm_rows.pairs_kernel, pairs, warps),
+        _specialisation("rdm near", rdm.near_kernel, near, warps),
+        _specialisation("rdm angles", rdm_backward.angles_kernel, angles, warps),
+    ]
+
+
+def rdm_specialisations(warpgroups: bool) -> list[Specialisation]:
+    """Of the dissimilarity matrices, by what the GPU's tensor cores are like: see ``tile_shape``."""
+    few, many = 100, 1000
+    forms = [_rows("fp32", planes, method) for planes, method in (("fp16", "correlation"), ("fp16", "distance"))]
+    forms += [_rows("fp32", "bf16", "correlation"), _rows("fp32", None, "distance"), _rows("bf16", "fp16", "cosine")]
+    forms += [_rows("fp64", "fp64", "correlation"), _rows("fp32", "fp32", "correlation", backward=True)]
+    forms += [
+        _tiles("fp16", many, form, warpgroups, units)
+        for form, units in product(("square", "condensed", "cross"), (False, True))
+    ]
+    forms += [_tiles(planes, many, "square", warpgroups) for planes in ("bf16", "fp64")]
+    forms += [
+        _tiles(planes, rows, "square", warpgroups, split=True) for planes, rows in (("fp16", few), ("fp16", many))
+    ]
+    forms += [_tiles("fp16", few, "square", warpgroups), _tiles("fp64", few, "square", warpgroups, split=True)]
+    forms += [_slabs(side, form) for side, form in product((64, 128), ("square", "condensed"))]
+    forms += [_mix("fp32", "full", warpgroups, *flags) for flags in ((False, False), (True, False), (False, True))]
+    forms += [_mix("fp32", pairs, warpgroups, True) for pairs in ("upper", "rows")]
+    forms += [_mix("fp32", "rows", warpgroups), _mix("fp64", "full", warpgroups)]
+    return forms + _small_of_rdm()
+
+
+def specialisations(warpgroups: bool = False) -> list[Specialisation]:
+    """The forms that ship."""
+    return points_specialisations() + rdm_specialisations(warpgroups)

@@ -70,3 +70,15 @@ class SeenOps(TorchDispatchMode):
     def host_reads(self):
         """Values, and sizes that depend on them."""
         return self.ops & {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+
+@contextlib.contextmanager
+def reading_nothing_on_the_host():
+    """No .item() in it, no sizes that depend on data: what a CUDA graph could not capture."""
+    with SeenOps() as seen, launching():
+        yield
+    assert seen.ops, "the launchers call torch's ops at least for their outputs"
+    assert not seen.host_reads
+    with SeenOps() as seen:
+        torch.ones(1).item()
+    assert seen.host_reads, "a read on the host would not have been seen"

@@ -3,10 +3,13 @@
 import cases
 import point_ops
 import pytest
+import rdm_data
 import test_gaussian_readout as op_tests
 import test_point_gather
 import test_pooled_readout
+import test_rdm as rdm_tests
 import torch
+from assertions import largest
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -141,3 +144,101 @@ def test_pooled_readout_compiles_with_inductor(dynamic):
 
 def test_compiles_with_inductor():
     assert all(gradient.is_cuda for gradient in op_tests.assert_compiles_with_inductor())
+
+
+# Dissimilarity matrices ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [*rdm_tests.SHAPES, (360, 23589), (1000, 8000)], ids=str)
+@pytest.mark.parametrize("method", rdm_tests.METHODS)
+def test_rdm_matches_float64(method, shape):
+    rdm_tests.test_matches_float64(method, f32, shape)
+
+
+@pytest.mark.parametrize("shape", [(17, 113), (300, 200)], ids=str)
+@pytest.mark.parametrize("method", rdm_tests.reference.METHODS)
+@pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
+@pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
+def test_rdm_matches_reference(shape, method, dtype, accuracy):
+    rdm_tests.test_matches_reference(shape, method, dtype, accuracy)
+
+
+@pytest.mark.parametrize("name", rdm_data.HARD)
+def test_rdm_errs_no_more_than_corrcoef(name):
+    """Tensor cores cut digits off where the emulator rounds."""
+    rdm_tests.assert_errs_no_more_than_corrcoef(name, rdm_data.make(name), 1.1)
+
+
+@pytest.mark.parametrize("name", rdm_data.HARD)
+def test_rdm_high_accuracy(name):
+    absolute, relative = rdm_tests.high_errors(rdm_data.make(name))
+    assert largest(absolute) <= 1e-7
+    assert largest(relative) <= 1e-5
+
+
+def test_rdm_bfloat16_accuracy():
+    rdm_tests.test_bfloat16_accuracy()
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (45, 300), (700, 50)], ids=str)
+@pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
+@pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)
+def test_rdm_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
+    rdm_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
+
+
+@pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
+def test_rdm_of_a_constant_row(dtype):
+    rdm_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
+
+
+@pytest.mark.parametrize("method", rdm_tests.METHODS)
+def test_rdm_gradients(method):
+    rdm_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
+    rdm_tests.test_an_invalid_row_gets_no_gradient_and_gives_none(method)
+    rdm_tests.test_gradcheck_of_cross_rdm(method)
+
+
+@pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)
+@pytest.mark.parametrize("condensed", [True, False])
+def test_rdm_gradcheck(method, condensed):
+    rdm_tests.test_gradcheck_and_gradgradcheck(method, condensed)
+
+
+@pytest.mark.parametrize("shape", [(360, 23589), (1000, 3000)], ids=str)
+def test_rdm_is_bitwise_stable(shape):
+    """With shared columns and without."""
+    x = torch.randn(shape)
+    want = functional.rdm(x)
+    for _ in range(5):
+        assert functional.rdm(x).equal(want)
+
+
+def test_rdm_in_a_cuda_graph():
+    """No host reads: a captured call follows what its operand becomes."""
+    torch.use_deterministic_algorithms(False)
+    x = torch.randn(70, 400, requires_grad=True)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(functional.rdm(x).square().sum(), x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = functional.rdm(x)
+        (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    with torch.no_grad():
+        x.normal_()
+    graph.replay()
+    want = functional.rdm(x)
+    assert out.equal(want)
+    torch.testing.assert_close(gradient, torch.autograd.grad(want.square().sum(), x)[0])
+
+
+def test_rdm_compiles_with_inductor():
+    x = torch.randn(50, 300, requires_grad=True)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: functional.rdm(x).square().sum(), fullgraph=True)
+    got, want = (torch.autograd.grad(f(x), x)[0] for f in (compiled, lambda x: functional.rdm(x).square().sum()))
+    assert got.is_cuda
+    torch.testing.assert_close(got, want)

@@ -74,6 +74,8 @@ MMA = {
     "m16n8k16.row.col.f32.bf16.bf16.f32": (16, torch.bfloat16),
 }
 
+MMA_OF_DOUBLES = "m8n8k4.row.col.f64.f64.f64.f64"
+
 
 @pytest.mark.parametrize("shape", list(MMA))
 def test_tensor_core(shape):
@@ -108,6 +110,24 @@ st.global.v4.b32 [%at], {{%w0, %w1, %w2, %w3}};"""
     torch.testing.assert_close(got, product, rtol=1e-6, atol=1e-6)
 
 
+def test_tensor_core_of_doubles():
+    """8 x 4 times 4 x 8: a lane's own element of each, and two neighbours of the sums."""
+    a, b, c = torch.randn(8, 4).double(), torch.randn(4, 8).double(), torch.randn(8, 8).double()
+    registers = torch.zeros(32, 4, dtype=torch.float64)
+    for lane in range(32):
+        row, within = lane // 4, lane % 4
+        sums = c[row, 2 * within : 2 * within + 2]
+        registers[lane] = torch.cat([a[row, within].reshape(1), b[within, row].reshape(1), sums])
+    loads = "\n".join(f"ld.global.b64 %l{i + 1}, [%l5+{8 * i}];" for i in range(4))
+    body = f"""mul.wide.u32 %l4, %t, 32;
+add.s64 %l5, %x, %l4;
+{loads.replace("%l4,", "%l6,")}
+mma.sync.aligned.{MMA_OF_DOUBLES} {{%l1, %l2}}, {{%l1}}, {{%l2}}, {{%l3, %l6}};
+st.global.v2.b64 [%at], {{%l1, %l2}};"""
+    out = launch_per_thread(per_thread(body, out_bytes=16), torch.zeros(32, 2, dtype=torch.float64), registers)
+    torch.testing.assert_close(out.reshape(8, 8), a @ b + c, rtol=1e-14, atol=1e-14)
+
+
 def test_a_tensor_core_ignores_what_tf32_has_no_room_for():
     text = per_thread(
         """mov.b32 %w0, 0f3F801FFF;
@@ -121,5 +141,5 @@ st.global.b32 [%at], %w1;""".replace("{0, 0, 0, 0}", "{%w5, %w5, %w5, %w5}").rep
 def test_every_matrix_opcode_is_tested():
     names = [f"{name}.sync.aligned.m8n8" for name in ("ldmatrix", "stmatrix")]
     tested = {(f"{name}.x{n}{trans}.shared.b16", n + 2) for name in names for n, trans in MATRICES}
-    tested |= {(f"mma.sync.aligned.{shape}", 14) for shape in MMA}
+    tested |= {(f"mma.sync.aligned.{shape}", 14) for shape in MMA} | {(f"mma.sync.aligned.{MMA_OF_DOUBLES}", 6)}
     assert {key for key in emulator.opcodes() if key[0].startswith(("ldmatrix.", "stmatrix.", "mma."))} == tested

@@ -68,18 +68,19 @@ def _empty_gradients(x: Tensor, y: Tensor | None, mask: list[bool]) -> tuple[Ten
     return d_x, d_y
 
 
-def _fake_backward(
-    grad: Tensor,
-    matrix: Tensor | None,
-    x: Tensor,
-    y: Tensor | None,
-    method: str,
-    condensed: bool,
-    accuracy: str,
-    mask: list[bool],
-) -> tuple[Tensor, Tensor]:
+def check_backward(
+    grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str
+) -> None:
+    """Raise ValueError unless the operands fit each other, and the gradient and the matrix rdm's output."""
     check(x, y, method, condensed, accuracy)
     _check_matrix(grad, matrix, x, method, output_shape(x.shape[0], x.shape[1], condensed))
+
+
+def _fake_backward(
+    grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *options, mask = rest
+    check_backward(grad, matrix, x, y, *options)
     return _empty_gradients(x, y, mask)
 
 
@@ -149,11 +150,16 @@ def _fake_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=reference.output_dtype(x, y))
 
 
+def check_cross_backward(grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str) -> None:
+    """Raise ValueError unless the operands fit each other, and the gradient and the matrix cross_rdm's output."""
+    check_cross(x, y, method, accuracy)
+    _check_matrix(grad, matrix, x, method, (x.shape[0], x.shape[1], y.shape[1]))
+
+
 def _fake_cross_backward(
     grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str, mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    check_cross(x, y, method, accuracy)
-    _check_matrix(grad, matrix, x, method, (x.shape[0], x.shape[1], y.shape[1]))
+    check_cross_backward(grad, matrix, x, y, method, accuracy)
     return _empty_gradients(x, y, mask)
 
 

@@ -26,7 +26,8 @@ def output_dtype(x: Tensor, y: Tensor | None) -> torch.dtype:
     return torch.float64 if torch.float64 in (x.dtype, x.dtype if y is None else y.dtype) else torch.float32
 
 
-def _compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
+def compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
+    """Of products: float64 if an operand is or the accuracy is "high", else float32."""
     return torch.float64 if accuracy == "high" else output_dtype(x, y)
 
 
@@ -105,7 +106,7 @@ def rdm(
     """The op ``v1fast::rdm``."""
     if x.numel() == 0:
         return _finish(x.new_zeros((x.shape[0], x.shape[1], x.shape[1])), None, condensed, output_dtype(x, y))
-    dtype = _compute_dtype(x, y, accuracy)
+    dtype = compute_dtype(x, y, accuracy)
     if method == "distance":
         a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
         b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
@@ -127,7 +128,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
     """The op ``v1fast::cross_rdm``: the same dissimilarities between the rows of two sets."""
     if x.numel() == 0 or y.numel() == 0:
         return x.new_zeros((x.shape[0], x.shape[1], y.shape[1]), dtype=output_dtype(x, y))
-    dtype = _compute_dtype(x, y, accuracy)
+    dtype = compute_dtype(x, y, accuracy)
     if method == "distance":
         centre = _mean_row(x)
         a, scale, valid = _points(x, centre, dtype)
@@ -186,7 +187,7 @@ def rdm_backward(
     none = x.new_empty(0)
     if x.numel() == 0:
         return torch.zeros_like(x), none if y is None else torch.zeros_like(y)
-    dtype = _compute_dtype(x, y, accuracy)
+    dtype = compute_dtype(x, y, accuracy)
     if method != "distance":
         assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
@@ -212,7 +213,7 @@ def cross_rdm_backward(
     """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as ``rdm_backward`` has them."""
     if x.numel() == 0 or y.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(y)
-    dtype = _compute_dtype(x, y, accuracy)
+    dtype = compute_dtype(x, y, accuracy)
     if method != "distance":
         assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)

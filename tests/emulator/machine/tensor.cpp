@@ -104,6 +104,24 @@ void multiply(const Step* step, Thread* lanes, u32) {
     }
 }
 
+// The same of an 8 x 4 and a 4 x 8 matrix of float64: a chain of fused multiply-adds, of which the manual leaves the order
+// open.
+void multiply_doubles(const Step* step, Thread* lanes, u32) {
+    const u32 *d = step->slot, *a = d + 2, *b = d + 3, *c = d + 4;
+    double left[8][4], right[4][8];
+    for (int lane = 0; lane < 32; ++lane) {
+        left[lane / 4][lane % 4] = read<double>(lanes[lane], *a);
+        right[lane % 4][lane / 4] = read<double>(lanes[lane], *b);
+    }
+    for (int lane = 0; lane < 32; ++lane)
+        for (int i = 0; i < 2; ++i) {
+            double sum = read<double>(lanes[lane], c[i]);
+            for (int k = 0; k < 4; ++k)
+                sum = std::fma(left[lane / 4][k], right[k][2 * (lane % 4) + i], sum);
+            write(lanes[lane], d[i], sum);
+        }
+}
+
 } // namespace
 
 void tensor_opcodes(Table& table) {
@@ -112,6 +130,7 @@ void tensor_opcodes(Table& table) {
     table.add(mma + "m16n8k8.row.col.f32.tf32.tf32.f32", 14, whole_warp<multiply<Tf32>>);
     table.add(mma + "m16n8k16.row.col.f32.f16.f16.f32", 14, whole_warp<multiply<Halves<Half>>>);
     table.add(mma + "m16n8k16.row.col.f32.bf16.bf16.f32", 14, whole_warp<multiply<Halves<BFloat>>>);
+    table.add(mma + "m8n8k4.row.col.f64.f64.f64.f64", 6, whole_warp<multiply_doubles>);
 }
 
 } // namespace emulator
