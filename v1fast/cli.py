@@ -96,8 +96,9 @@ def rsa(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Responses [S, N] or [repeats, S, N] of systems to compare with the first: .npy, .npz, .mat, or "
-            "FILE:NAME for one of several arrays. None: the recordings in --real-data."
+            # Not [repeats, ...]: words in brackets are markup.
+            help="Responses [S, N], or [R, S, N] of R repeats, of systems to compare with the first: .npy, .npz, .mat, "
+            "or FILE:NAME for one of several arrays. None: the recordings in --real-data."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for matrices, summary.json and the pictures.")] = Path("out/rsa"),
