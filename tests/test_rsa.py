@@ -210,11 +210,12 @@ def test_rdm_correlation_keeps_no_matrix():
 
     import_package("benchmarks")
     memory = importlib.import_module("v1fast.benchmarks.memory")
-    x, y = torch.randn(2, 7000, 20)
+    x, y = torch.randn(2, 12_000, 20)
     _, peak = memory.peak_of(lambda: rsa.rdm_correlation(x, y), "cpu")
     if peak is None:
         pytest.skip("this system does not let a process reset its high-water mark")
-    assert peak < 100 * 2**20  # each matrix has 187 MiB
+    # Each matrix has 549 MiB; a tile of each, which are there at the same time, 46, and what products take beside.
+    assert peak < 200 * 2**20
 
 
 # Inference -------------------------------------------------------------------------------------------------------
