@@ -31,7 +31,7 @@ def gpu(arch, **how):
 
 
 @contextlib.contextmanager
-def launching():
+def assert_launches():
     """What runs in it has to launch a kernel: it could also pass on the reference or the kernels of the CPU."""
     before = emulator.launches()
     yield
@@ -73,9 +73,9 @@ class SeenOps(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def reading_nothing_on_the_host():
+def assert_no_host_reads():
     """No .item() in it, no sizes that depend on data: what a CUDA graph could not capture."""
-    with SeenOps() as seen, launching():
+    with SeenOps() as seen, assert_launches():
         yield
     assert seen.ops, "the launchers call torch's ops at least for their outputs"
     assert not seen.host_reads

@@ -1,5 +1,7 @@
 """The ops on a real GPU: ``make test-gpu``. Nothing here runs, and nothing here has run yet, without one."""
 
+import contextlib
+
 import cases
 import point_ops
 import pytest
@@ -10,6 +12,7 @@ import test_pooled_readout
 import test_rdm as rdm_tests
 import torch
 from assertions import largest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -26,6 +29,35 @@ f32 = torch.float32
 def on_cuda():
     with torch.device("cuda"):
         yield
+
+
+class _OnCuda(TorchDispatchMode):
+    """Which of v1fast's ops have been called, and taken none but CUDA tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "v1fast" and all(a.is_cuda for a in args if isinstance(a, torch.Tensor)):
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def assert_on_cuda(*ops):
+    """They run in it, on CUDA tensors."""
+    with _OnCuda() as seen:
+        yield
+    assert {f"v1fast::{op}" for op in ops} <= seen.names
+
+
+def test_every_op_with_a_launcher_has_it_on_cuda():
+    """Else the reference would run, and be held against itself."""
+    from v1fast.kernels import CUDA
+
+    for op in CUDA:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"v1fast::{op}", "CUDA"), op
 
 
 @pytest.fixture(params=["gather", "scatter"])
@@ -61,7 +93,9 @@ def test_pyramids_match_eager(case, pooling, way):
 @POINT_OPS
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(op, layout):
-    op.test_layouts_of_features(layout, (f32, f32, f32))
+    name = "pooled_readout" if "weight" in op.names else "point_gather"
+    with assert_on_cuda(name, f"{name}_backward"):
+        op.test_layouts_of_features(layout, (f32, f32, f32))
 
 
 def test_normals_have_the_bits_of_the_cpu():
@@ -139,7 +173,8 @@ def test_a_cuda_graph_draws_anew_in_each_replay():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_pooled_readout_compiles_with_inductor(dynamic):
-    test_pooled_readout.test_compiles_fullgraph(dynamic, "inductor")
+    gradients = test_pooled_readout.assert_compiles_fullgraph(dynamic, "inductor")
+    assert all(gradient.is_cuda for gradient in gradients)
 
 
 def test_compiles_with_inductor():
@@ -152,7 +187,8 @@ def test_compiles_with_inductor():
 @pytest.mark.parametrize("shape", [*rdm_tests.SHAPES, (360, 23589), (1000, 8000)], ids=str)
 @pytest.mark.parametrize("method", rdm_tests.METHODS)
 def test_rdm_matches_float64(method, shape):
-    rdm_tests.test_matches_float64(method, f32, shape)
+    with assert_on_cuda("rdm"):
+        rdm_tests.test_matches_float64(method, f32, shape)
 
 
 @pytest.mark.parametrize("shape", [(17, 113), (300, 200)], ids=str)
@@ -160,7 +196,8 @@ def test_rdm_matches_float64(method, shape):
 @pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
 @pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
 def test_rdm_matches_reference(shape, method, dtype, accuracy):
-    rdm_tests.test_matches_reference(shape, method, dtype, accuracy)
+    with assert_on_cuda("rdm", "cross_rdm"):
+        rdm_tests.test_matches_reference(shape, method, dtype, accuracy)
 
 
 @pytest.mark.parametrize("name", rdm_data.HARD)
@@ -177,26 +214,30 @@ def test_rdm_high_accuracy(name):
 
 
 def test_rdm_bfloat16_accuracy():
-    rdm_tests.test_bfloat16_accuracy()
+    with assert_on_cuda("rdm"):
+        rdm_tests.test_bfloat16_accuracy()
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (45, 300), (700, 50)], ids=str)
 @pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
 @pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)
 def test_rdm_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
-    rdm_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
+    with assert_on_cuda("rdm"):
+        rdm_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
 
 
 @pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
 def test_rdm_of_a_constant_row(dtype):
-    rdm_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
+    with assert_on_cuda("rdm", "cross_rdm"):
+        rdm_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
 
 
 @pytest.mark.parametrize("method", rdm_tests.METHODS)
 def test_rdm_gradients(method):
-    rdm_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
-    rdm_tests.test_an_invalid_row_gets_no_gradient_and_gives_none(method)
-    rdm_tests.test_gradcheck_of_cross_rdm(method)
+    with assert_on_cuda("rdm", "rdm_backward", "cross_rdm", "cross_rdm_backward"):
+        rdm_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
+        rdm_tests.test_an_invalid_row_gets_no_gradient_and_gives_none(method)
+        rdm_tests.test_gradcheck_of_cross_rdm(method)
 
 
 @pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)

@@ -21,7 +21,7 @@ from v1fast.reference.gaussian_readout import compute_dtype
 pytest.importorskip("triton")
 
 import test_gaussian_readout as op_tests
-from emulated import ATOMICS, gpu, launching, reading_nothing_on_the_host, with_programs
+from emulated import ATOMICS, assert_launches, assert_no_host_reads, gpu, with_programs
 from v1fast.kernels import _backward as backward
 from v1fast.kernels import _features as gathering
 from v1fast.kernels import _forward as forward
@@ -216,7 +216,7 @@ REUSED = [
 
 @pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
 def test_as_the_op(on_gpu, test):
-    with launching():
+    with assert_launches():
         test()
 
 
@@ -225,7 +225,7 @@ def test_as_the_op(on_gpu, test):
 
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(on_gpu, layout):
-    with launching():
+    with assert_launches():
         op_tests.test_layouts_of_features(layout, (f32, f32, f32))
 
 
@@ -378,7 +378,7 @@ def test_autotunes_only_when_asked_to(monkeypatch):
 def test_reads_nothing_on_the_host(on_gpu, how_features, way):
     how_features(way)
     grad, arguments = plain_call()
-    with reading_nothing_on_the_host():
+    with assert_no_host_reads():
         kernels.CUDA["gaussian_readout"](*arguments)
         kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
         kernels.CUDA["philox_normal"](arguments[7], 6, 72, None, 0)

@@ -16,7 +16,7 @@ from op_checks import assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, la
 
 pytest.importorskip("triton")
 
-from emulated import ATOMICS, SeenOps, gpu, kernel_name, launching, with_programs
+from emulated import ATOMICS, SeenOps, assert_launches, gpu, kernel_name, with_programs
 from v1fast.kernels import _launch
 
 from v1fast import _eager as eager
@@ -106,7 +106,7 @@ PYRAMIDS = {case.why: (case, pooling) for case, pooling in op_tests.POOLED}
 )
 def test_pyramids_match_eager(on_gpu, how_features, way, why):
     how_features(way)
-    with launching():
+    with assert_launches():
         op_tests.assert_matches_eager(*PYRAMIDS[why], *SINGLE)
 
 
@@ -114,7 +114,7 @@ def test_one_level_is_scattered_and_another_gathered(on_gpu):
     """Both rules at work: more neurons than the pooled map has pixels for, and fewer than the whole one."""
     torch.use_deterministic_algorithms(False)
     case = cases.Case("dense", H=4, W=5, N=200)  # of 640 that may be scattered to the map, of 160 to its pooling
-    with launching():
+    with assert_launches():
         POOLED.assert_matches_eager(case, *SINGLE)
     grad, tensors = plain_call(POOLED, case)
     _, programs = with_programs(lambda: backward(POOLED, grad, tensors, [True, *[False] * 4]))
@@ -143,7 +143,7 @@ def test_the_order_of_blocks_does_not_matter(how_features, op, way):
 @pytest.mark.parametrize("through_shift", [True, False])
 def test_conventions_of_torch_at_special_positions(on_gpu, how_features, op, way, align_corners, through_shift):
     how_features(way)
-    with launching():
+    with assert_launches():
         op.test_conventions_of_torch_at_special_positions(align_corners, through_shift)
 
 
@@ -172,7 +172,7 @@ REUSED = (
 @OPS
 @pytest.mark.parametrize("name", REUSED, ids=lambda name: name.removeprefix("test_"))
 def test_as_the_op(on_gpu, op, name):
-    with launching():
+    with assert_launches():
         getattr(op, name)()
 
 
@@ -182,7 +182,7 @@ def test_as_the_op(on_gpu, op, name):
 @OPS
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(on_gpu, op, layout):
-    with launching():
+    with assert_launches():
         op.test_layouts_of_features(layout, SINGLE)
 
 
@@ -200,7 +200,7 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, op):
 
 @OPS
 def test_operands_of_any_strides(on_gpu, op):
-    with launching():
+    with assert_launches():
         op.test_operands_of_any_strides(False)
 
 
@@ -297,7 +297,7 @@ def test_reads_nothing_on_the_host(on_gpu, how_features, op):
     for way in ("scatter", "gather"):
         how_features(way)
         grad, tensors = plain_call(op)
-        with SeenOps() as seen, launching():
+        with SeenOps() as seen, assert_launches():
             launchers(op)[0](*tensors, True)
             backward(op, grad, tensors)
         assert seen.ops, "the launchers call torch's ops at least for their outputs"
@@ -308,14 +308,14 @@ def test_reads_nothing_on_the_host(on_gpu, how_features, op):
 
 
 def test_opcheck(on_gpu):
-    with launching():
+    with assert_launches():
         POOLED.test_opcheck(SINGLE)
         GATHER.test_opcheck(cases.PLAIN, SINGLE)
 
 
 @OPS
 def test_compiles_fullgraph(on_gpu, op):
-    with launching():
+    with assert_launches():
         op.test_compiles_fullgraph(False)
 
 
@@ -324,7 +324,7 @@ def test_levels_of_different_sizes(on_gpu):
     operands = {f"level{i}": v for i, v in enumerate(op_tests.levels_of((20, 20), ((7, 9), (12, 5)), (f32, f32)))}
     operands |= op_tests.points(channels=40)
     grad = torch.randn(3, 11)
-    with launching():
+    with assert_launches():
         results = run(op_tests.by_levels(functional.levels_readout), operands, {}, grad)
 
     def eager_run(dtype):
@@ -343,6 +343,6 @@ def test_layer_trains_as_on_the_cpu():
         return out, *torch.autograd.grad(out, list(layer.parameters()), grad)
 
     want = step()
-    with gpu(90), launching():
+    with gpu(90), assert_launches():
         got = step()
     torch.testing.assert_close(got, want)

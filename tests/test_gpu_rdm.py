@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 import test_rdm as op_tests
 import triton
 import triton.language as tl
-from emulated import gpu, launching, reading_nothing_on_the_host
+from emulated import assert_launches, assert_no_host_reads, gpu
 from v1fast.kernels import _launch, rdm_backward, rdm_rows
 from v1fast.kernels import rdm as forward
 from v1fast.kernels._specialisations import rdm_specialisations
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously regist
 
 @pytest.fixture
 def on_gpu():
-    with gpu(80), launching():
+    with gpu(80):
         yield
 
 
@@ -93,7 +93,8 @@ def test_columns_are_shared_until_there_are_programs_enough():
     ids=str,
 )  # fmt: skip
 def test_matches_float64(on_gpu, method, dtype, shape):
-    op_tests.test_matches_float64(method, dtype, shape)
+    with assert_launches():
+        op_tests.test_matches_float64(method, dtype, shape)
 
 
 @pytest.mark.parametrize(
@@ -105,35 +106,40 @@ def test_matches_float64(on_gpu, method, dtype, shape):
 )  # fmt: skip
 def test_matches_reference(on_gpu, method, dtype, accuracy):
     """With pairs of rows and between two sets of rows too; members of a batch differ."""
-    op_tests.test_matches_reference((17, 113), method, dtype, accuracy)
+    with assert_launches():
+        op_tests.test_matches_reference((17, 113), method, dtype, accuracy)
 
 
 @pytest.mark.parametrize("name", data.HARD)
 def test_errs_no_more_than_corrcoef(on_gpu, name):
-    op_tests.assert_errs_no_more_than_corrcoef(name, data.make(name, 30, 4000), 1.1)
+    with assert_launches():
+        op_tests.assert_errs_no_more_than_corrcoef(name, data.make(name, 30, 4000), 1.1)
 
 
 @pytest.mark.parametrize("name", ["sparse, heavy-tailed", "offset 1e4", "near-identical, 1e-10", "outlier channel"])
 def test_high_accuracy(on_gpu, name):
-    absolute, relative = op_tests.high_errors(data.make(name, 20, 2000))
-    assert largest(absolute) <= 1e-7
-    assert largest(relative) <= 1e-5
+    with assert_launches():
+        absolute, relative = op_tests.high_errors(data.make(name, 20, 2000))
+        assert largest(absolute) <= 1e-7
+        assert largest(relative) <= 1e-5
 
 
 def test_high_accuracy_takes_differences_where_float64_cancels(on_gpu):
-    x = op_tests.as_good_as_equal(11, 4000)
-    _, relative = op_tests.high_errors(x)
-    assert largest(relative) <= 1e-6
-    square = functional.rdm(x, accuracy="high")
-    assert functional.rdm(x, accuracy="high", condensed=True).equal(op_tests.condense(square))
-    cross = functional.cross_rdm(x, x[:5], accuracy="high")
-    torch.testing.assert_close(cross, square[:, :5], rtol=1e-6, atol=0)
+    with assert_launches():
+        x = op_tests.as_good_as_equal(11, 4000)
+        _, relative = op_tests.high_errors(x)
+        assert largest(relative) <= 1e-6
+        square = functional.rdm(x, accuracy="high")
+        assert functional.rdm(x, accuracy="high", condensed=True).equal(op_tests.condense(square))
+        cross = functional.cross_rdm(x, x[:5], accuracy="high")
+        torch.testing.assert_close(cross, square[:, :5], rtol=1e-6, atol=0)
 
 
 def test_bfloat16_accuracy(on_gpu):
-    x = data.make("gaussian", 30, 4000)
-    error = functional.rdm(x, accuracy="bfloat16").double() - data.exact(x).fill_diagonal_(0)
-    assert 1e-5 < largest(error) <= 1e-3
+    with assert_launches():
+        x = data.make("gaussian", 30, 4000)
+        error = functional.rdm(x, accuracy="bfloat16").double() - data.exact(x).fill_diagonal_(0)
+        assert 1e-5 < largest(error) <= 1e-3
 
 
 @pytest.mark.parametrize("method", ["correlation", "distance"])
@@ -187,20 +193,23 @@ def test_one_long_chain_of_additions_would_lose_more(monkeypatch):
     [("correlation", "float32"), ("cosine", "bfloat16"), ("correlation", "high"), ("euclidean", "float32")],
 )
 def test_symmetric_zero_on_the_diagonal_and_in_range(on_gpu, method, accuracy):
-    op_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, (72, 90))
+    with assert_launches():
+        op_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, (72, 90))
 
 
 @pytest.mark.parametrize(
     ("value", "accuracy", "dtype"), [(0.1, "float32", f32), (-3.3e7, "high", f32), (1e-30, "float32", f64)], ids=str
 )
 def test_a_constant_row_is_nan_in_its_row_and_column_alone(on_gpu, value, accuracy, dtype):
-    op_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(value, accuracy, dtype)
+    with assert_launches():
+        op_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(value, accuracy, dtype)
 
 
 @pytest.mark.parametrize(("method", "bad"), [("correlation", math.inf), ("cosine", math.nan), ("euclidean", -math.inf)])
 @pytest.mark.parametrize("column", [0, -1])
 def test_a_value_that_is_not_finite_spoils_its_own_row_alone(on_gpu, method, bad, column):
-    op_tests.test_a_value_that_is_not_finite_spoils_its_own_row_alone(method, bad, column)
+    with assert_launches():
+        op_tests.test_a_value_that_is_not_finite_spoils_its_own_row_alone(method, bad, column)
 
 
 def test_distances_of_all_scales():
@@ -233,7 +242,8 @@ REUSED = [
 
 @pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
 def test_as_the_op(on_gpu, test):
-    test(True) if "crossnobis" in test.__name__ else test()
+    with assert_launches():
+        test(True) if "crossnobis" in test.__name__ else test()
 
 
 def test_the_order_of_blocks_does_not_matter():
@@ -278,7 +288,7 @@ def test_writes_its_own_part_of_memory_alone(condensed):
 
 def test_reads_nothing_on_the_host(on_gpu):
     x = torch.randn(2, 9, 20)
-    with reading_nothing_on_the_host():
+    with assert_no_host_reads():
         for method in reference.METHODS:
             for y in {None, x if method == "distance" else None}:
                 out = kernels.CUDA["rdm"](x, y, method, False, "float32")
@@ -313,7 +323,8 @@ def test_sizes_need_no_forms_of_their_own():
 
 @pytest.mark.parametrize("method", op_tests.METHODS)
 def test_gradient_errs_no_more_than_torch(on_gpu, method):
-    op_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
+    with assert_launches():
+        op_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -372,22 +383,26 @@ def test_gradients_of_half_rows_and_of_a_sum():
 
 
 def test_an_invalid_row_gets_no_gradient_and_gives_none(on_gpu):
-    op_tests.test_an_invalid_row_gets_no_gradient_and_gives_none("correlation")
+    with assert_launches():
+        op_tests.test_an_invalid_row_gets_no_gradient_and_gives_none("correlation")
 
 
 # Through the dispatcher ------------------------------------------------------------------------------------------
 
 
 def test_opcheck(on_gpu):
-    op_tests.test_opcheck(False)
+    with assert_launches():
+        op_tests.test_opcheck(False)
 
 
 def test_compiles_fullgraph(on_gpu):
-    op_tests.test_compiles_fullgraph("correlation", False)
+    with assert_launches():
+        op_tests.test_compiles_fullgraph("correlation", False)
 
 
 def test_writing_into_memory_that_is_there(on_gpu):
-    op_tests.test_writing_into_memory_that_is_there("euclidean", True)
+    with assert_launches():
+        op_tests.test_writing_into_memory_that_is_there("euclidean", True)
 
 
 @pytest.mark.parametrize("arch", [90, 100])

@@ -7,7 +7,7 @@ import cases
 import point_ops
 import pytest
 import torch
-from op_checks import DTYPES, assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, run
+from op_checks import DTYPES, assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, layouts, run
 from torch.nn import functional as F
 
 from v1fast import _eager as eager
@@ -233,6 +233,30 @@ def test_poolings_are_not_rounded_to_the_dtype_of_the_features(dtypes):
     assert_matches_eager(CASE, POOLING, *dtypes)
 
 
+@pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)
+@pytest.mark.parametrize(("kernel", "steps"), [(1, 2), (2, 2), (3, 1), (2, 0)])
+def test_pooled_levels_are_the_poolings(dtype, kernel, steps):
+    """One after the other, each with the channels of a pixel side by side, by any number of threads."""
+    features = torch.randn(3, 5, 13, 9).to(dtype)
+    threads = torch.get_num_threads()
+    for wide in (False, True):
+        levels = [features.to(f64 if wide else f32)]
+        for _ in range(steps):
+            levels.append(F.avg_pool2d(levels[-1], kernel))
+        want = torch.cat([levels[0].new_empty(0), *(level.permute(0, 2, 3, 1).flatten() for level in levels[1:])])
+        for name, view in layouts(features):
+            got = ops.pooled_readout.pooled_levels(view, kernel, steps, wide)
+            torch.testing.assert_close(got, want, msg=name)
+        try:
+            torch.set_num_threads(1)
+            assert ops.pooled_readout.pooled_levels(view, kernel, steps, wide).equal(got)
+        finally:
+            torch.set_num_threads(threads)
+    for sizes in ((0, 5, 13, 9), (1, 1, 13, 9)):
+        assert ops.pooled_readout.pooled_levels(torch.ones(sizes), kernel, steps, False).eq(1).all()
+    torch.library.opcheck(torch.ops.v1fast.pooled_levels, (features, kernel, steps, True))
+
+
 def test_one_level_is_the_op():
     operands, options = cases.make_points(cases.PLAIN, f32, f32, f32)
     grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N)
@@ -319,9 +343,8 @@ def test_gradcheck_and_gradgradcheck(case):
     assert torch.autograd.gradgradcheck(function, leaves, eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiles_fullgraph(dynamic, backend):
+def assert_compiles_fullgraph(dynamic, backend):
+    """Returns the last gradients."""
     torch.compiler.reset()
 
     @torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)
@@ -334,6 +357,13 @@ def test_compiles_fullgraph(dynamic, backend):
         got = torch.autograd.grad(step(leaves, options), list(leaves.values()))
         loss = functional.pooled_readout(**leaves, **options, **POOLING).square().sum()
         torch.testing.assert_close(got, torch.autograd.grad(loss, list(leaves.values())))
+    return got
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_fullgraph(dynamic, backend):
+    assert_compiles_fullgraph(dynamic, backend)
 
 
 def test_vmap_over_an_ensemble_and_function_transforms():

@@ -72,7 +72,8 @@ def noise_and_folds(method, rows, columns, dtype=f64):
 def test_matches_float64(method, dtype, shape):
     x = torch.randn(*shape, dtype=dtype) + (0.3 if shape[1] > 1 else 0)
     if shape[1] == 1 and method == "correlation":
-        return  # a row of one value is constant
+        assert functional.rdm(x).isnan().all()  # a row of one value is constant
+        return
     want = data.exact(x, method)
     got = functional.rdm(x, method=method)
     assert got.dtype == dtype
@@ -459,6 +460,7 @@ def test_gradient_errs_no_more_than_torch(method, offset):
     assert_as_accurate(got, own, want, method)
 
 
+@native  # the reference would be held against itself
 @pytest.mark.parametrize("shape", [*SHAPES[1:-1], (450, 30)], ids=str)  # the last: two tiles of rows
 @pytest.mark.parametrize("method", reference.METHODS)
 @pytest.mark.parametrize("dtype", [f32, f64, bf16], ids=str)
@@ -470,20 +472,76 @@ def test_backward_matches_reference(shape, method, dtype, condensed):
     for accuracy, second in {("float32", None), ("high", None), ("float32", y if method == "distance" else None)}:
         matrix = reference.rdm(x, second, method, condensed, accuracy)
         given = (torch.randn_like(matrix), matrix, x, second, method, condensed, accuracy, [True, True])
-        _compare(ops.rdm.rdm_backward(*given), reference.rdm_backward(*given), dtype)
+        assert_agree(ops.rdm.rdm_backward(*given), reference.rdm_backward(*given), dtype)
     other = y[:, : max(1, shape[0] // 3)]
     for pair in ((x, other), (other, x)):
         matrix = reference.cross_rdm(*pair, method, "float32")
         for mask in ([True, True], [True, False], [False, True]):
             given = (torch.randn_like(matrix), matrix, *pair, method, "float32", mask)
-            _compare(ops.rdm.cross_rdm_backward(*given), reference.cross_rdm_backward(*given), dtype)
+            assert_agree(ops.rdm.cross_rdm_backward(*given), reference.cross_rdm_backward(*given), dtype)
 
 
-def _compare(got, want, dtype):
+def assert_agree(got, want, dtype):
+    """To rounding, one gradient after the other; none where none is wanted."""
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype == dtype
         tolerance = {f32: 3e-6, f64: 1e-13, bf16: 1e-2}[dtype] * max(1, largest(b))
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_any_layout(dtype, method):
+    """Of the responses, and of the matrix's gradient: expanded, transposed, in steps."""
+    x = torch.randn(37, 600).to(dtype)
+    upstream = torch.randn(37, 37, dtype=f64 if dtype == f64 else f32)
+
+    def gradient(x, upstream):
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(functional.rdm(leaf, method=method), leaf, upstream)[0]
+
+    tolerance = {f32: 3e-6, f64: 1e-13, bf16: 1e-2, f16: 2e-3}[dtype]
+    want = gradient(x, upstream)
+    assert want.dtype == dtype
+    assert want.isfinite().all()
+    exact = gradient(x.double(), upstream.double())
+    torch.testing.assert_close(want.double(), exact, rtol=tolerance, atol=tolerance * largest(exact))
+    for name, view in layouts(x):
+        torch.testing.assert_close(gradient(view, upstream), want, rtol=tolerance, atol=1e-6, msg=name)
+    wide = upstream.repeat_interleave(2, 1)[:, ::2]
+    for other in (upstream.T.contiguous().T, wide):
+        assert gradient(x, other).equal(want)
+    expanded = upstream.new_tensor(0.5).expand(37, 37)
+    assert gradient(x, expanded).equal(gradient(x, expanded.contiguous()))
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 1, 4), (2, 2, 1), (1, 3, 1)], ids=str)
+def test_gradients_of_next_to_nothing(shape, condensed):
+    """No matrices, no rows, one row, one column."""
+    for method in METHODS:
+        x = torch.randn(shape).requires_grad_()
+        matrix = functional.rdm(x, method=method, condensed=condensed)
+        (gradient,) = torch.autograd.grad(matrix, x, torch.ones_like(matrix))
+        assert gradient.shape == x.shape
+        if shape[1] < 2 or (shape[2] == 1 and method == "correlation"):
+            assert gradient.eq(0).all()
+        y = torch.randn(shape[0], 2, shape[2]).requires_grad_()
+        cross = functional.cross_rdm(x, y, method=method)
+        found = torch.autograd.grad(cross, (x, y), torch.ones_like(cross))
+        assert all(g.shape == t.shape and g.isfinite().all() for g, t in zip(found, (x, y), strict=True))
+
+
+@native
+def test_a_gradient_that_is_not_needed_is_not_computed():
+    x, y = torch.randn(2, 1, 6, 9)
+    for mask in ([True, False], [False, True]):
+        matrix = ops.rdm.cross_rdm(x, y, "cosine", "float32")
+        found = ops.rdm.cross_rdm_backward(matrix, matrix, x, y, "cosine", "float32", mask)
+        assert [g.numel() > 0 for g in found] == mask
+        matrix = ops.rdm.rdm(x, y, "distance", False, "float32")
+        found = ops.rdm.rdm_backward(matrix, None, x, y, "distance", False, "float32", mask)
+        assert [g.numel() > 0 for g in found] == mask
 
 
 @native
