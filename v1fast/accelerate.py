@@ -79,7 +79,7 @@ class _FullFactorized2d(readouts.FullFactorized2d):
 class _AttentionReadout(readouts.AttentionReadout):
     # neuralpredictors' ignores shift and reads maps of any size.
     def forward(self, x: Tensor, shift: Any = None) -> Tensor:  # type: ignore[override]
-        return self._read(x, None, None)
+        return self._responses(x, None, None)
 
 
 class _FactorizedReadout(readouts.FactorizedReadout):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import platform
 import time
 from pathlib import Path
@@ -67,11 +65,11 @@ def main(out: Path, real_data: Path | None, quick: bool = False) -> dict[str, An
         summary["trained_model"] = _trained_model(real_data, console)
         summary["simulated"], pictures, shape = _simulated(settings, console)
         # Written before the timing, so that Ctrl-C there does not lose the fit.
-        _write(out, summary, pictures)
+        _files.write_report(out, summary, pictures)
         shapes = {"the demo's own": shape, "large": QUICK_SHAPE if quick else LARGE_SHAPE}
         summary["speed"] = _speed(shapes, console)
     summary["seconds"] = round(time.perf_counter() - start, 1)
-    _write(out, summary, {"speed": _speed_picture(summary)})
+    _files.write_report(out, summary, {"speed": _speed_picture(summary)})
     console.print(f"\nTook {summary['seconds']:.0f} s; summary.json and pictures are in {out}")
     return summary
 
@@ -192,11 +190,3 @@ def _kernels() -> str:
     if ops.loaded.get("native") == "loaded":
         return "On the CPU, by v1fast's compiled kernels; the figures are this machine's."
     return "On the CPU, by v1fast's reference in plain torch (the compiled kernels are not loaded)."
-
-
-def _write(out: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> None:
-    for name, figure in pictures.items():
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-        _files.replace(out / f"{name}.png", image.getvalue())
-    _files.replace(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from v1fast.readouts._convolutions import convolutions, initialize_convolutions
-from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._frames import fold_frames, unfold_frames
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import shifted_pixels
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import Reduction
 
 
-class AttentionReadout(Readout):
+class AttentionReadout(MapReadout):
     """Each neuron weights the pixels by a softmax that a small network makes of the features, and the channels by a
     vector.
 
     Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. Where that is
     plainly broken this class does the sensible thing instead: kernels of any size keep the size of the map (there, 1
     and, in some versions of torch, 3 alone); forward accepts the arguments that trainers hand to all readouts;
-    ``shift`` has an effect; it takes ``out_idx`` and videos too; ``mean_activity`` is copied, not aliased.
+    ``shift`` has an effect, on what the network sees too; it takes ``out_idx`` and videos; ``mean_activity`` is copied,
+    not aliased.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -83,31 +85,8 @@ class AttentionReadout(Readout):
         """``feature_l1`` times ``feature_reg_weight``."""
         return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2]: moves the features, of which the network too sees only those that
-                were moved; as in :class:`v1fast.readouts.FullFactorized2d`.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, *self.in_shape)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         images, shift = fold_frames(x, shift)
-        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
-        return unfold_frames(self._read(images, shift, index), x)
-
-    def _read(self, images: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
-        """[B, N] of the neurons ``index``, or of all."""
         pixels = shifted_pixels(images, shift)  # [B, C, H W]
         features: Tensor = self.features
         bias: Tensor | None = self.bias
@@ -116,7 +95,7 @@ class AttentionReadout(Readout):
             features, bias = features[index], None if bias is None else bias[index]
             attention = attention[:, index]
         out = (attention.softmax(-1) @ pixels.mT * features).sum(-1)
-        return out if bias is None else out + bias
+        return unfold_frames(out if bias is None else out + bias, x)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""

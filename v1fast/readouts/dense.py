@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._frames import fold_frames, unfold_frames
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import shifted_pixels
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import Reduction
 
 
-class DenseReadout(Readout):
+class DenseReadout(MapReadout):
     """Each neuron weights every value of the features by a weight of its own: C H W of them, against C + H W or C + 2.
 
     Args:
@@ -58,29 +59,11 @@ class DenseReadout(Readout):
         """L1 norm of the weights times ``feature_reg_weight``."""
         return self.apply_reduction(self.weight.abs(), reduction=reduction, average=average) * self.feature_reg_weight
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, *self.in_shape)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         images, shift = fold_frames(x, shift)
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if out_idx is not None:
-            index = select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
             weight, bias = weight[index], None if bias is None else bias[index]
         out = nn.functional.linear(shifted_pixels(images, shift).flatten(1), weight.flatten(1), bias)
         return unfold_frames(out, x)

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from v1fast.readouts._frames import check_map
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import clamp_in_place
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons, sharing_index
+from v1fast.readouts.base import Reduction, sharing_index
 
 RegularizerMode = Literal["legacy", "per_neuron"]
 
 
-class FullFactorized2d(Readout):
+class FullFactorized2d(MapReadout):
     """Each neuron weights the pixels by a mask and the channels by a vector, and adds all up.
 
     Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
@@ -190,26 +190,7 @@ class FullFactorized2d(Readout):
         """``l1`` times ``spatial_and_feature_reg_weight``."""
         return self.l1(reduction=reduction, average=average) * self.spatial_and_feature_reg_weight
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2]: moves the masks by so much, in (x, y) where the map reaches from
-                -1 to 1. Between pixels the features are interpolated, outside the map they are zero.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, *self.in_shape)
-        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         bias = self.bias if self.bias is None or index is None else self.bias[index]
         return masked_readout(x, self._masks_of(index), self._features_of(index), bias, shift)
 

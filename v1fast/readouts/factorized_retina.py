@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v1fast._laplace import Laplace
-from v1fast.readouts._frames import check_map
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import change_in_place
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import Reduction
 
 WeightsConstraint = Literal["abs", "norm", "absnorm"] | None
 MaskConstraint = Literal["abs"] | None
@@ -42,7 +42,7 @@ def _absolute_norm(weights: Tensor) -> None:
 _CHANGES = {"abs": torch.Tensor.abs_, "norm": _divide_by_norm, "absnorm": _absolute_norm}
 
 
-class FactorizedReadout(Readout):
+class FactorizedReadout(MapReadout):
     """Each neuron weights the pixels by a mask and the channels by a vector, adds all up, and takes the softplus.
 
     Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
@@ -171,28 +171,10 @@ class FactorizedReadout(Readout):
             + (laplace / 3 if reduction == "mean" else laplace)
         )
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, T, H, W], or [B, C, H, W].
-            shift: [B, 2] or [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, T, N] or [B, T, len(out_idx)]; of single images [B, N] or [B, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, self.in_shape[0], *self.mask_size)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         masks, weights = self._constrained()
         bias: Tensor | None = self.bias if self.readout_bias else None
-        if out_idx is not None:
-            index = select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
             masks, weights, bias = masks[:, index], weights[:, index], None if bias is None else bias[index]
         return F.softplus(masked_readout(x, masks.t().unflatten(1, self.mask_size), weights.t(), bias, shift))
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast.readouts._frames import check_map
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import clamp_in_place, rows_of
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import Reduction
 
 ConstrainMode = Literal["default", "abs", "elu"]
 
@@ -32,7 +32,7 @@ def _square_distance(grid: Tensor, centre: Tensor, index: Tensor | None) -> Tens
     return (rows - centre[:, :1]).square().unsqueeze(2) + (columns - centre[:, 1:]).square().unsqueeze(1)
 
 
-class DeterministicGaussian2d(Readout):
+class DeterministicGaussian2d(MapReadout):
     """Each neuron weights the pixels by a round Gaussian, of a sum of 1, and the channels by a vector, and adds all up.
 
     Drop-in for ``DeterministicGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
@@ -126,29 +126,10 @@ class DeterministicGaussian2d(Readout):
         reduction = self.resolve_reduction_method(reduction, average)
         return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`: (x, y), of which
-                x is along the width.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, *self.in_shape)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         clamped = self.positive and self.constrain_mode == "default"
         features: Tensor = clamp_in_place(self.features, 0) if clamped else self.features
         bias: Tensor | None = self.bias
-        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if index is not None:
             features, bias = features[:, index], None if bias is None else bias[index]
         mask = self._mask_of(index)
@@ -163,7 +144,7 @@ class DeterministicGaussian2d(Readout):
         return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"
 
 
-class GaussianMaskReadout(Readout):
+class GaussianMaskReadout(MapReadout):
     """Each neuron weights the pixels by a round Gaussian and the channels by a vector, adds up, and goes on to a rate.
 
     Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. Drop-in for
@@ -273,30 +254,11 @@ class GaussianMaskReadout(Readout):
         mean = self.resolve_reduction_method(reduction, average) == "mean"
         return self.mask_l1(mean) * self.mask_l1_reg + self.feature_l1(mean) * self.feature_weights_l1_reg
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, T, H, W], or [B, C, H, W].
-            shift: [B, 2] or [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`: (x, y), of which x is along
-                the width, where each side of the map reaches from -1 to 1.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, T, N] or [B, T, len(out_idx)]; of single images [B, N] or [B, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, self.in_shape[0], *self.in_shape[2:])
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         features = clamp_in_place(self.features, 0) if self.positive else self.features
         weight, scale = rows_of(features).squeeze(0), self.scale_param
         bias: Tensor | None = self.bias
         assert bias is not None  # a buffer at least
-        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if index is not None:
             weight, bias, scale = weight[index], bias[index], scale[index]
         out = masked_readout(x, self._mask_of(index), weight, None, shift)

@@ -11,17 +11,17 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast.readouts._frames import check_map
+from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import clamp_in_place
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import Reduction
 
 Activation = Literal["elu", "relu"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
-class SeparableReadout(Readout):
+class SeparableReadout(MapReadout):
     r"""Each neuron weights rows, columns and channels by vectors of their own.
 
     .. math::
@@ -155,25 +155,7 @@ class SeparableReadout(Readout):
         chosen = [w if index is None else w[index] for w in kept]
         return chosen[0].mT @ chosen[1] if self.yx_separable else chosen[0]
 
-    def forward(
-        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Read the features.
-
-        Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2], as in :class:`v1fast.readouts.FullFactorized2d`.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
-            **kwargs: accepted and ignored.
-
-        Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
-
-        Raises:
-            ValueError: an operand does not fit; the message names it.
-        """
-        check_map(x, *self.in_shape)
-        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         weight = self.Wc.transpose(0, 1)  # [R, N, C]
         bias: Tensor | None = self.bias
         assert bias is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +82,7 @@ def compare_files(
     }
     for name, found in summary["similarities"].items():
         console.print(f"{first} and {name}: " + ", ".join(f"{key} {_text(value)}" for key, value in found.items()))
-    _write(out, summary, _pictures_of_files(rdms, summary, first))
+    _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console.print(f"Matrices, summary.json and pictures are in {out}")
     return summary
 
@@ -220,7 +218,7 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
             summary[name], drawn = analyse(folder)
         pictures |= drawn
         _say(console, name, summary[name])
-        _write(out, summary, drawn)
+        _files.write_report(out, summary, drawn)
     console.print(f"summary.json and {len(pictures)} pictures are in {out}")
     return summary
 
@@ -326,11 +324,3 @@ def _macaque_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         ),
     }
     return {"split_half": halves, "variance_in_two_dimensions": float(plane.explained.sum())}, pictures
-
-
-def _write(out: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> None:
-    for name, figure in pictures.items():
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-        _files.replace(out / f"{name}.png", image.getvalue())
-    _files.replace(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -1,0 +1,51 @@
+"""What the readouts share that read whole maps, rather than points of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from v1fast.readouts._frames import check_map
+from v1fast.readouts.base import NeuronSelection, Readout, select_neurons
+
+
+class MapReadout(Readout, ABC):
+    """Base class of the layers whose neurons weight all pixels.
+
+    Attributes:
+        in_shape: (C, H, W) of the features, or (C, T, H, W).
+        outdims: number of neurons N.
+    """
+
+    in_shape: Sequence[int]
+    outdims: int
+
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Read the features.
+
+        Args:
+            x: features [B, C, H, W], or of videos [B, C, T, H, W].
+            shift: [B, 2], for videos also [B, T, 2]: moves the masks by so much, in (x, y) with x along the width,
+                where the map reaches from -1 to 1. Between pixels the features are interpolated, outside the map they
+                are zero.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
+            **kwargs: accepted and ignored.
+
+        Returns:
+            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+
+        Raises:
+            ValueError: an operand does not fit; the message names it.
+        """
+        check_map(x, self.in_shape[0], *self.in_shape[-2:])
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        return self._responses(x, shift, index)
+
+    @abstractmethod
+    def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
+        """Of the neurons ``index``, or of all, to features that fit."""
