@@ -39,7 +39,7 @@ def footnotes(rows: Sequence[Row]) -> Iterator[str]:
     yield machine(run)
     yield (
         "Times: medians of CPU time on one thread, and of elapsed time on two. step: forward and backward. times: the "
-        "better eager layout's median over this one's."
+        "better baseline's median over this one's."
     )
     yield "error: the largest, relative, of output and gradients. extra: peak memory beyond output and gradients."
     yield from _lone_baselines(rows)
@@ -51,7 +51,7 @@ def _lone_baselines(rows: Sequence[Row]) -> Iterator[str]:
     for case in dict.fromkeys(row.case for row in rows):
         found = {row.provider for row in rows if row.case == case and row.baseline and row.measured}
         if len(found) == 1:
-            yield f"{case}: compared with {found.pop()} alone, the other layout was not measured in this run."
+            yield f"{case}: compared with {found.pop()} alone."
 
 
 def machine(run: Mapping[str, Any]) -> str:
