@@ -10,7 +10,7 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-layers clean
+.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-baselines bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -54,8 +54,12 @@ format: $(VENV)/.built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files csrc)
 
-bench: $(VENV)/.built
-	$(BIN)/v1fast bench
+bench: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_PEERS=$(PEERS) $(BIN)/v1fast bench
+
+# Are the bench's baselines as fast as the published layers? A ratio to a slow one says nothing.
+bench-baselines: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_PEERS=$(PEERS) $(BIN)/pytest -s benchmarks/test_baselines.py
 
 # Layer beside layer, v1fast's and the published one that it stands in for, in training steps.
 bench-layers: $(VENV)/.built $(PEERS)/.installed

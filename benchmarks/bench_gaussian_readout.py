@@ -19,9 +19,12 @@ from .peers import gaussian_readout as peers
 
 OP, TITLE = "gaussian_readout", "Gaussian readout"
 HEADLINE = "sensorium"  # the figures that are quoted come from here, so it gets more rounds
-BASELINES = ("eager-nchw", "eager-channels-last")
+ORDERS = ("chain", "einsum", "images")  # of v1fast._eager, in channels-last and NCHW features alike
+BASELINES = tuple(
+    f"{name}{layout}" for name in (*(f"eager-{order}" for order in ORDERS), *peers.NAMES) for layout in ("", "-nchw")
+)
 COMPARED = (*BASELINES, "v1fast")
-NAMES = (*BASELINES, "compile", *peers.NAMES, "v1fast-layer", "v1fast-nchw", "v1fast")
+NAMES = (*BASELINES, "compile", "v1fast-layer", "v1fast-nchw", "v1fast")
 
 
 def _case(name: str, sizes: tuple[int, int, int, int, int], **changes: Any) -> ReadoutCase:
@@ -55,7 +58,7 @@ def plan(case: ReadoutCase, threads: int | None) -> tuple[str, ...]:
     if threads > 1:
         return COMPARED if case.name in ("tiny", "sensorium", "lurz", "eval") else ()
     if case.name == "stress":
-        return ("eager-channels-last", "v1fast")
+        return ("eager-chain", "eager-images", "v1fast")
     return NAMES if case.name in ("tiny", "lurz") else COMPARED
 
 
@@ -93,12 +96,12 @@ class ReadoutStep(Step):
 class EagerStep(ReadoutStep):
     """torch's own ops. 16-bit operands are widened, as autocast does it: a bfloat16 grid errs by a tenth of a pixel."""
 
-    def __init__(self, case: ReadoutCase, device: str, channels_last: bool) -> None:
+    def __init__(self, case: ReadoutCase, device: str, order: str, channels_last: bool) -> None:
         given = operands(case, device)
         _require_memory(case, device)
         features = given.channels_last if channels_last else given.features
         super().__init__(case, device, _leaves(given, features, given.channel_major))
-        self.compute: Callable[..., Tensor] = _eager.gaussian_readout
+        self.compute: Callable[..., Tensor] = partial(_eager.gaussian_readout, order=order)
 
     def warm_up(self) -> None:
         _populate_memory(self.case, self.device)
@@ -116,7 +119,7 @@ class CompiledStep(EagerStep):
     """The same by ``torch.compile``; the noise stays outside, so that it is known and the error can be measured."""
 
     def __init__(self, case: ReadoutCase, device: str) -> None:
-        super().__init__(case, device, channels_last=False)
+        super().__init__(case, device, "chain", channels_last=False)
 
     def warm_up(self) -> None:
         torch.compiler.reset()  # or the shapes of an earlier case would turn into symbols
@@ -182,13 +185,14 @@ class LayerStep(ReadoutStep):
 
 
 class PeerStep(LayerStep):
-    """Another library's layer; its features come NCHW, as cores return them by default."""
+    """Another library's layer."""
 
-    def __init__(self, case: ReadoutCase, device: str, name: str) -> None:
+    def __init__(self, case: ReadoutCase, device: str, name: str, channels_last: bool) -> None:
         if case.dtype != "float32":
             raise Absent("layers of other libraries take float32 only")
         _require_memory(case, device)
-        super().__init__(case, device, operands(case, device).features, peers.load(name))
+        given = operands(case, device)
+        super().__init__(case, device, given.channels_last if channels_last else given.features, peers.load(name))
 
     def warm_up(self) -> None:
         _populate_memory(self.case, self.device)
@@ -209,11 +213,13 @@ class OwnLayerStep(LayerStep):
 def providers(case: ReadoutCase, device: str) -> Iterator[Provider]:
     """All that can compute the case, by ``NAMES``; v1fast stands there once for each kind of noise."""
     for name in BASELINES:
-        prepare = partial(EagerStep, case, device, channels_last=name == "eager-channels-last")
+        maker, channels_last = name.removesuffix("-nchw"), not name.endswith("-nchw")
+        if maker in peers.NAMES:
+            prepare: Callable[[], Step] = partial(PeerStep, case, device, maker, channels_last)
+        else:
+            prepare = partial(EagerStep, case, device, maker.removeprefix("eager-"), channels_last)
         yield Provider(name, prepare, baseline=True)
     yield Provider("compile", partial(CompiledStep, case, device))
-    for name in peers.NAMES:
-        yield Provider(name, partial(PeerStep, case, device, name))
     if case.dtype == "float32":
         yield Provider("v1fast-layer", partial(OwnLayerStep, case, device))
     yield Provider("v1fast-nchw", partial(FunctionStep, case, device, case.noise[0], channels_last=False))

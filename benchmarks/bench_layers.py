@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,9 +21,9 @@ from v1fast import doctor, readouts
 
 from . import memory, report, rows
 from .clocks import CpuClock
-from .contract import Absent, Case, Provider, Step, relative_error
+from .contract import Case, Provider, Step, relative_error
 from .harness import Contest, Effort
-from .peers.gaussian_readout import importable
+from .peers import published
 
 OP, TITLE = "layers", "Layers beside their peers"
 CHECKED = 2  # images or clips of which output and gradient of the features are compared, in the peer's float64
@@ -172,11 +169,7 @@ def _peer_class(case: LayerCase) -> type[nn.Module]:
     name = case.peer_name or case.layer
     if not case.peer:
         return globals()[name]
-    try:
-        with importable():
-            return getattr(importlib.import_module(case.peer), name)
-    except (ImportError, AttributeError) as error:
-        raise Absent(f"{case.peer}.{name}: {error}") from error
+    return published(case.peer, name)
 
 
 def _make(case: LayerCase, kind: Callable[..., nn.Module]) -> nn.Module:
@@ -282,8 +275,6 @@ def main(out: Path, cases: Sequence[str], seconds: float) -> None:
     """Measures with one thread, in CPU time, prints a table, and writes ``rows.jsonl`` after every case."""
     from rich.console import Console
 
-    if folder := os.environ.get("V1FAST_PEERS"):
-        sys.path.append(os.path.abspath(folder))  # last: nothing in it hides what is installed
     console, run = Console(highlight=False, width=report.TABLE_WIDTH), asdict(doctor.examine(True))
     found: list[rows.Row] = []
     try:

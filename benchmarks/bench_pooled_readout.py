@@ -14,9 +14,13 @@ from v1fast import _eager, functional
 
 from . import memory
 from .contract import Absent, Case, Provider, Step, Work, relative_error
+from .peers import published
 
 OP, TITLE, HEADLINE = "pooled_readout", "Multi-scale pooled readout", "pooled"
-BASELINES = ("eager-nchw", "eager-channels-last")
+PEER = "neuralpredictors"
+BASELINES = tuple(
+    f"{name}{layout}" for name in (*(f"eager-{order}" for order in _eager.ORDERS), PEER) for layout in ("", "-nchw")
+)
 COMPARED = (*BASELINES, "v1fast")
 NAMES = (*BASELINES, "compile", "v1fast-nchw", "v1fast")
 GRADIENTS = ("features", "grid", "weight", "bias")
@@ -74,6 +78,11 @@ class Operands:
     def channels_last(self) -> Tensor:
         """The features as a channels-last core returns them."""
         return self.features.contiguous(memory_format=torch.channels_last)
+
+    @cached_property
+    def channel_major(self) -> Tensor:
+        """The weight as layers store it, channel after channel; eager reads it fastest."""
+        return self.weight.t().contiguous().t()
 
 
 @lru_cache(maxsize=1)
@@ -133,9 +142,17 @@ class PooledCheck:
 class PooledStep(Step):
     """A call of ``compute`` whose leaves are the case's operands, or copies in another layout."""
 
-    def __init__(self, case: PooledCase, device: str, compute: Callable[..., Tensor], channels_last: bool) -> None:
+    def __init__(
+        self,
+        case: PooledCase,
+        device: str,
+        compute: Callable[..., Tensor],
+        channels_last: bool,
+        channel_major: bool = False,
+    ) -> None:
         given = operands(case, device)
-        leaves = (given.channels_last if channels_last else given.features, given.grid, given.weight, given.bias)
+        weight = given.channel_major if channel_major else given.weight
+        leaves = (given.channels_last if channels_last else given.features, given.grid, weight, given.bias)
         self.case, self.device, self.compute = case, device, compute
         self.leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         self.upstream = given.upstream
@@ -153,8 +170,9 @@ class PooledStep(Step):
 class EagerStep(PooledStep):
     """torch's own ops, on memory that was touched before."""
 
-    def __init__(self, case: PooledCase, device: str, channels_last: bool) -> None:
-        super().__init__(case, device, _eager.pooled_readout, channels_last)
+    def __init__(self, case: PooledCase, device: str, order: str, channels_last: bool) -> None:
+        compute = partial(_eager.pooled_readout, order=order)
+        super().__init__(case, device, compute, channels_last, channel_major=True)
 
     def warm_up(self) -> None:
         if self.device == "cpu":
@@ -175,11 +193,39 @@ class CompiledStep(EagerStep):
             raise Absent(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
 
 
+class PeerStep(EagerStep):
+    """neuralpredictors' layer."""
+
+    def __init__(self, case: PooledCase, device: str, channels_last: bool) -> None:
+        super().__init__(case, device, "chain", channels_last)
+        kind = published("neuralpredictors.layers.readouts", "PointPooled2d")
+        _, *in_shape, neurons = case.shape.values()
+        options = {"pool_steps": case.pool_steps, "pool_kern": case.pool_kernel, "bias": True, "init_range": 0.1}
+        self.layer: Any = kind(tuple(in_shape), neurons, mean_activity=torch.zeros(neurons), **options).to(device)
+        features, grid, weight, bias = self.leaves
+        with torch.no_grad():
+            self.layer.grid.copy_(grid[None, :, None])
+            self.layer.features.copy_(weight.t()[None, :, None])
+            self.layer.bias.copy_(bias)
+        self.leaves = [features, self.layer.grid, self.layer.features, self.layer.bias]
+
+    def forward(self, drawn: None) -> Tensor:
+        return self.layer(self.leaves[0])
+
+    def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
+        found = super().backward(output, upstream)
+        return found | {"grid": found["grid"][0, :, 0], "weight": found["weight"][0, :, 0].t()}
+
+
 def providers(case: PooledCase, device: str) -> Iterator[Provider]:
     """All that can compute the case, by ``NAMES``."""
     for name in BASELINES:
-        prepare = partial(EagerStep, case, device, channels_last=name == "eager-channels-last")
+        maker, channels_last = name.removesuffix("-nchw"), not name.endswith("-nchw")
+        if maker == PEER:
+            prepare: Callable[[], Step] = partial(PeerStep, case, device, channels_last)
+        else:
+            prepare = partial(EagerStep, case, device, maker.removeprefix("eager-"), channels_last)
         yield Provider(name, prepare, baseline=True)
-    yield Provider("compile", partial(CompiledStep, case, device, channels_last=True))
+    yield Provider("compile", partial(CompiledStep, case, device, "chain", channels_last=True))
     for name in ("v1fast-nchw", "v1fast"):
         yield Provider(name, partial(PooledStep, case, device, functional.pooled_readout, name == "v1fast"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast import functional
@@ -16,8 +17,9 @@ from v1fast import functional
 from .contract import Absent, Case, Provider, Step, Work, relative_error
 
 OP, TITLE, HEADLINE = "rdm", "Correlation dissimilarity matrix", "rdm"
-BASELINES = ("corrcoef", "z-score")
-COMPARED = (*BASELINES, "numpy", "v1fast")
+EXPRESSIONS = ("corrcoef", "z-score", "unit-rows")  # of torch's own operations
+BASELINES = (*EXPRESSIONS, "numpy", "numpy-unit-rows")
+COMPARED = (*BASELINES, "v1fast")
 NAMES = (*COMPARED, "scipy", "scikit-learn", "rsatoolbox")
 CHECKED = 64  # rows of the result that are compared, in float64
 
@@ -49,7 +51,7 @@ CASES = (
 def plan(case: RdmCase, threads: int | None) -> tuple[str, ...]:
     """Who takes part in a run of a few minutes: the slow ones take a second for a matrix that others have in 50 ms."""
     if case.gradient:
-        return (*BASELINES, "v1fast")
+        return (*EXPRESSIONS, "v1fast")
     return NAMES if case.name == "rdm-small" and threads == 1 else COMPARED
 
 
@@ -117,6 +119,23 @@ def z_score(x: Tensor) -> Tensor:
     return 1 - z @ z.T / x.shape[1]
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Without the division of every product."""
+    u = x - x.mean(1, keepdim=True)
+    u = u / u.norm(dim=1, keepdim=True)
+    return 1 - u @ u.T
+
+
+def _array_corrcoef(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 - np.corrcoef(x, dtype=np.float32))
+
+
+def _array_unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    u = x - x.mean(1, keepdims=True)
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    return 1 - u @ u.T
+
+
 def _of_arrays(compute: Callable[[Any], Any], case: RdmCase, device: str) -> RdmStep:
     if case.gradient:
         raise Absent("has no gradient")
@@ -125,10 +144,10 @@ def _of_arrays(compute: Callable[[Any], Any], case: RdmCase, device: str) -> Rdm
     return RdmStep(case, device, lambda x: torch.from_numpy(compute(x.numpy())))
 
 
-def _numpy(case: RdmCase, device: str) -> RdmStep:
+def _numpy(compute: Callable[[Any], Any], case: RdmCase, device: str) -> RdmStep:
     if torch.get_num_threads() == 1:
         _one_blas_thread()
-    return _of_arrays(lambda x: 1 - np.corrcoef(x, dtype=np.float32), case, device)
+    return _of_arrays(compute, case, device)
 
 
 def _one_blas_thread() -> None:
@@ -165,9 +184,10 @@ def _rsatoolbox(case: RdmCase, device: str) -> RdmStep:
 
 def providers(case: RdmCase, device: str) -> Iterator[Provider]:
     """All that can compute the case, by ``NAMES``."""
-    for name, compute in zip(BASELINES, (corrcoef, z_score), strict=True):
+    for name, compute in zip(EXPRESSIONS, (corrcoef, z_score, unit_rows), strict=True):
         yield Provider(name, partial(RdmStep, case, device, compute), baseline=True)
-    yield Provider("numpy", partial(_numpy, case, device))
+    yield Provider("numpy", partial(_numpy, _array_corrcoef, case, device), baseline=True)
+    yield Provider("numpy-unit-rows", partial(_numpy, _array_unit_rows, case, device), baseline=True)
     yield Provider("v1fast", partial(RdmStep, case, device, functional.rdm))
     for name, prepare in (("scipy", _scipy), ("scikit-learn", _scikit_learn), ("rsatoolbox", _rsatoolbox)):
         yield Provider(name, partial(prepare, case, device))

@@ -7,6 +7,7 @@ P, so that a machine which speeds up or slows down treats all alike.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .rows import MEASURED, Memory, Quartiles, Row, Speedup
 
 FINEST_OBSERVATION = 2e-3  # seconds: shorter calls are timed several at once, or the clock itself would show
 MOST_OBSERVATIONS = 8  # of one provider in one turn
+BEATEN = 1.5  # a baseline that takes so many times the fastest one's time, in every phase, takes no further turns
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Entrant:
     memory: Memory | None = None
     calls: int = 1
     times: list[Times] = field(default_factory=list)
+    beaten: bool = False
 
 
 class Contest:
@@ -92,12 +95,22 @@ class Contest:
                 begun = self._spent()
                 first = self.rounds % max(1, len(self.entrants))
                 for entrant in self.entrants[first:] + self.entrants[:first]:
-                    if entrant.status == MEASURED:
+                    if entrant.status == MEASURED and not entrant.beaten:
                         self.say(f"{self.case.name}: {entrant.provider.name}, round {self.rounds + 1}")
                         self._take_turn(entrant)
                 self.rounds += 1
+                self._retire_slow_baselines()
                 if not any(entrant.status == MEASURED for entrant in self.entrants):
                     return
+
+    def _retire_slow_baselines(self) -> None:
+        """Speed is quoted against the fastest one, in forward pass and step apart; the others need no better median."""
+        baselines = [e for e in self.entrants if e.provider.baseline and e.status == MEASURED and e.times]
+        found = {id(e): (_median(e, "forward"), _median(e, "step")) for e in baselines}
+        fastest = [min(times) for times in zip(*found.values(), strict=True)]
+        for entrant in baselines:
+            own = found[id(entrant)]
+            entrant.beaten = all(time > BEATEN * least for time, least in zip(own, fastest, strict=True))
 
     def _spent(self) -> float:
         return self.now() - self.preparing
@@ -209,6 +222,11 @@ def _call(step: Step, clock: Clock, upstream: Tensor | None) -> tuple[Times, Ten
 
 def _badness(error: float) -> float:
     return error if math.isfinite(error) else math.inf
+
+
+def _median(entrant: _Entrant, phase: str) -> float:
+    """Seconds of the forward pass, or of all of a step."""
+    return statistics.median(sum(times[: 2 if phase == "forward" else 3]) for times in entrant.times)
 
 
 def _milliseconds(entrant: _Entrant, noise: str | None) -> dict[str, Quartiles]:

@@ -23,6 +23,7 @@ bench, contract, exact, harness = map(
     _module, ("bench_gaussian_readout", "contract", "exact_gaussian_readout", "harness")
 )
 memory, peers, report, rows, run = map(_module, ("memory", "peers.gaussian_readout", "report", "rows", "run"))
+importing = _module("peers")
 
 CEILING = {"threads": 1, "fma_gflops": {"best": 100.0}, "L2": {"read_gbs": {"best": 50.0}}}
 RUN = {
@@ -158,6 +159,17 @@ def test_a_later_turn_begins_with_a_call_that_is_not_counted(clock):
     effort = harness.Effort(rounds=2, seconds=1e9, turn=0, lasting=5)
     row = measured(clock, {"a": FakeStep(clock, calls)}, effort=effort)["a", None]
     assert row.milliseconds["step"].median == pytest.approx(5000)  # of 4 s and 6 s
+
+
+def test_a_beaten_baseline_takes_no_further_turns(clock):
+    """Unless it is the fastest, or nearly so, in the forward pass alone. Others go on however slow they are."""
+    log = []
+    times = {BASELINE: (0, 10, 10), OTHER: (0, 16, 15), "fast-forward": (0, 8, 60), "slow-other": (0, 90, 90)}
+    steps = {name: FakeStep(clock, [seconds], log=log, name=name) for name, seconds in times.items()}
+    effort = harness.Effort(rounds=3, seconds=1e9, turn=0, lasting=1.0)
+    found = measured(clock, steps, effort=effort, baselines=(BASELINE, OTHER, "fast-forward"))
+    assert {name: log.count(name) for name in steps} == {BASELINE: 3, OTHER: 1, "fast-forward": 3, "slow-other": 3}
+    assert found[OTHER, None].measured
 
 
 @pytest.mark.parametrize("error", [2e-3, float("nan"), float("inf")])
@@ -331,7 +343,7 @@ CASE = exact.ReadoutCase("a case", {"B": 3, "C": 4, "H": 5, "W": 6, "N": 7}, noi
 )
 def test_every_provider_is_right(case):
     for provider in bench.providers(case, "cpu"):
-        if provider.name in ("compile", *peers.NAMES):
+        if provider.name.removesuffix("-nchw") in ("compile", *peers.NAMES):
             continue
         step = provider.prepare()
         torch.manual_seed(1)
@@ -406,13 +418,29 @@ def test_the_plan_compares():
         assert {provider.name for provider in bench.providers(case, "cpu")} <= set(bench.NAMES)
 
 
+def test_eager_orders_agree():
+    torch.manual_seed(0)
+    features = torch.randn(19, 3, 8, 9, dtype=torch.float64, requires_grad=True)
+    grid = (1.8 * torch.rand(5, 2, dtype=torch.float64) - 0.9).requires_grad_()
+    weight = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(19, 5, dtype=torch.float64)
+    found = {}
+    for order in _eager.ORDERS:
+        out = _eager.pooled_readout(features, grid, weight, pool_kernel=2, pool_steps=2, order=order)
+        found[order] = out, *torch.autograd.grad(out, (features, grid, weight), upstream)
+    assert len(found) == 4
+    for order, tensors in found.items():
+        for got, want in zip(tensors, found["chain"], strict=True):
+            torch.testing.assert_close(got, want, msg=order)
+
+
 def test_an_absent_peer_says_how_to_install_it(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "neuralpredictors"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [_Hidden("neuralpredictors"), *sys.meta_path])
     with pytest.raises(contract.Absent, match="not installed: pip install --no-deps neuralpredictors"):
         peers.load("neuralpredictors")
-    assert not any(hasattr(sys.modules.get(name), "__getattr__") for name in peers._STAND_INS)
+    assert not any(hasattr(sys.modules.get(name), "__getattr__") for name in importing._STAND_INS)
 
 
 class _Hidden:
@@ -427,7 +455,7 @@ class _Hidden:
 def test_bench_command(tmp_path):
     runner, app = pytest.importorskip("typer.testing").CliRunner(), pytest.importorskip("v1fast.cli").app
     pytest.importorskip("matplotlib")
-    names = ("--provider", "eager-nchw", "--provider", "eager-channels-last", "--provider", "v1fast")
+    names = ("--provider", "eager-chain-nchw", "--provider", "eager-chain", "--provider", "v1fast")
     result = runner.invoke(app, ["bench", "--quick", "--case", "tiny", "--out", str(tmp_path), *names])
     assert result.exit_code == 0, result.output
     for text in ("tiny", "1x8x5x5x10", "v1fast, noise given", "rows.jsonl"):

@@ -1,8 +1,12 @@
-"""The readouts as chains of torch's own ops, written apart from v1fast's: the baseline of the benchmarks."""
+"""The readouts in torch's own ops, written apart from v1fast's: oracle of the tests, baseline of the benchmarks.
+
+The same sum can be made in several orders. Which is fastest depends on the shape, by up to a factor of three, so the
+benchmarks run all ``ORDERS`` and quote the fastest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +35,47 @@ def distance_to_cell_border(position: Tensor, height: int, width: int, align_cor
     return (pixel - pixel.round()).abs()
 
 
+def _sampled(level: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    """[B, C, N]: the level [B, C, H, W] at the positions [B, N, 2]."""
+    return F.grid_sample(level, grid[:, :, None], align_corners=align_corners).squeeze(-1)
+
+
+def _chain(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+    """Sample all, multiply, sum over channels, as neuralpredictors' layers do."""
+    sampled = [_sampled(level, grid, align_corners) for level in levels]
+    return ((sampled[0] if len(sampled) == 1 else torch.cat(sampled, dim=1)) * weight.t()).sum(1)
+
+
+def _einsum(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+    """Multiplication and sum in one call, which makes a batch of matrix products of it."""
+    return torch.einsum("bcn,nc->bn", torch.cat([_sampled(x, grid, align_corners) for x in levels], dim=1), weight)
+
+
+def _levels(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+    """Level by level: no tensor holds what all of them gave."""
+    parts = weight.t().split([level.shape[1] for level in levels])
+    return sum(
+        ((_sampled(level, grid, align_corners) * part).sum(1) for level, part in zip(levels, parts, strict=True)),
+        start=weight.new_zeros(()),
+    )
+
+
+def _images(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+    """Some images at a time, level by level: what one operation writes is in the cache when the next one reads it."""
+    groups = zip(*(x.split(8) for x in (*levels, grid)), strict=True)
+    return torch.cat([_levels(maps, points, weight, align_corners) for *maps, points in groups])
+
+
+ORDERS: dict[str, Callable[[Sequence[Tensor], Tensor, Tensor, bool], Tensor]] = {
+    "chain": _chain,
+    "einsum": _einsum,
+    "levels": _levels,
+    "images": _images,
+}
+"""How levels [B, C, H, W], positions [B, N, 2] and weights [N, sum of C] become [B, N]. A weight whose transpose is
+contiguous is read fastest."""
+
+
 def gaussian_readout(
     features: Tensor,
     mu: Tensor,
@@ -41,22 +86,25 @@ def gaussian_readout(
     *,
     noise: Tensor | None = None,
     align_corners: bool = True,
+    order: str = "chain",
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.gaussian_readout``, features and positions of one dtype."""
     grid = positions(mu, sigma, shift, noise, features.shape[0])
-    sampled = F.grid_sample(features, grid[:, :, None], align_corners=align_corners).squeeze(-1)
-    out = (sampled * weight.t()).sum(1)
+    out = ORDERS[order]([features], grid, weight, align_corners)
     return out if bias is None else out + bias
+
+
+def _shifted(grid: Tensor, shift: Tensor | None, batch: int) -> Tensor:
+    p = grid.expand(batch, -1, -1)
+    return p if shift is None else p + shift[:, None]
 
 
 def gather_levels(
     levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None = None, *, align_corners: bool = True
 ) -> Tensor:
     """[B, N, sum of C]; the operands of ``v1fast.functional.gather_levels``, all of one dtype."""
-    p = grid.expand(levels[0].shape[0], -1, -1)
-    p = p if shift is None else p + shift[:, None]
-    sampled = [F.grid_sample(level, p[:, :, None], align_corners=align_corners) for level in levels]
-    return torch.cat(sampled, dim=1).squeeze(-1).transpose(1, 2)
+    p = _shifted(grid, shift, levels[0].shape[0])
+    return torch.cat([_sampled(level, p, align_corners) for level in levels], dim=1).transpose(1, 2)
 
 
 def levels_readout(
@@ -67,9 +115,10 @@ def levels_readout(
     shift: Tensor | None = None,
     *,
     align_corners: bool = True,
+    order: str = "chain",
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.levels_readout``, all of one dtype."""
-    out = (gather_levels(levels, grid, shift, align_corners=align_corners) * weight).sum(-1)
+    out = ORDERS[order](levels, _shifted(grid, shift, levels[0].shape[0]), weight, align_corners)
     return out if bias is None else out + bias
 
 
@@ -83,9 +132,10 @@ def pooled_readout(
     pool_kernel: int,
     pool_steps: int,
     align_corners: bool = True,
+    order: str = "chain",
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.pooled_readout``, all of one dtype."""
     levels = [features]
     for _ in range(pool_steps):
         levels.append(F.avg_pool2d(levels[-1], pool_kernel))
-    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners)
+    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners, order=order)

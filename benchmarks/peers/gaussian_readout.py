@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import collections
-import collections.abc
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from v1fast.readouts import FullGaussian2d
 
-from ..contract import Absent
+from . import published
 
 MakeLayer = Callable[[int, int, int, int], nn.Module]  # C, H, W, N
 
@@ -27,13 +18,6 @@ _MODULES = {
     "openretina": "openretina.modules.readout.gaussian",
 }
 NAMES = tuple(_MODULES)
-# Imported beside the readouts, but not to compute them.
-_STAND_INS = ("torchvision", "jaxtyping")
-
-
-class _AnyType:
-    def __class_getitem__(cls, item: Any) -> Any:
-        return Any
 
 
 def v1fast(channels: int, height: int, width: int, neurons: int) -> nn.Module:
@@ -47,15 +31,7 @@ def load(name: str) -> MakeLayer:
     Raises:
         Absent: it is not installed, or does not import.
     """
-    try:
-        with importable():
-            layer = importlib.import_module(_MODULES[name]).FullGaussian2d
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            raise Absent(f"not installed: pip install --no-deps {name}") from error
-        raise Absent(f"does not import: {error}") from error
-    except ImportError as error:
-        raise Absent(f"does not import: {error}") from error
+    layer = published(_MODULES[name], "FullGaussian2d")
     time = (1,) if name == "openretina" else ()
 
     def make(channels: int, height: int, width: int, neurons: int) -> nn.Module:
@@ -82,21 +58,3 @@ def as_operand(operand: str, parameter: Tensor) -> Tensor:
 
 
 _PARAMETERS = {"mu": "_mu", "sigma": "sigma", "weight": "_features", "bias": "bias"}
-
-
-@contextmanager
-def importable() -> Iterator[None]:
-    """Stand-ins for absent packages, while a library is imported."""
-    # neuralpredictors 0.3.0 looks for it where Python 3.9 had it.
-    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
-    added = [name for name in _STAND_INS if name not in sys.modules and importlib.util.find_spec(name) is None]
-    for name in added:
-        module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
-        module.__getattr__ = lambda attribute: _AnyType  # type: ignore[method-assign]
-        sys.modules[name] = module
-    try:
-        yield
-    finally:
-        for name in added:
-            del sys.modules[name]
