@@ -6,7 +6,7 @@ benchmarks run all ``ORDERS`` and quote the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,40 +40,45 @@ def _sampled(level: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
     return F.grid_sample(level, grid[:, :, None], align_corners=align_corners).squeeze(-1)
 
 
-def _chain(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+def _chain(levels: Iterable[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
     """Sample all, multiply, sum over channels, as neuralpredictors' layers do."""
     sampled = [_sampled(level, grid, align_corners) for level in levels]
     return ((sampled[0] if len(sampled) == 1 else torch.cat(sampled, dim=1)) * weight.t()).sum(1)
 
 
-def _einsum(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+def _einsum(levels: Iterable[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
     """Multiplication and sum in one call, which makes a batch of matrix products of it."""
     return torch.einsum("bcn,nc->bn", torch.cat([_sampled(x, grid, align_corners) for x in levels], dim=1), weight)
 
 
-def _levels(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
+def _levels(levels: Iterable[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
     """Level by level: no tensor holds what all of them gave."""
-    parts = weight.t().split([level.shape[1] for level in levels])
-    return sum(
-        ((_sampled(level, grid, align_corners) * part).sum(1) for level, part in zip(levels, parts, strict=True)),
-        start=weight.new_zeros(()),
-    )
+    out, first = weight.new_zeros(()), 0
+    for level in levels:
+        last = first + level.shape[1]
+        out = out + (_sampled(level, grid, align_corners) * weight.t()[first:last]).sum(1)
+        first = last
+    return out
 
 
-def _images(levels: Sequence[Tensor], grid: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
-    """Some images at a time, level by level: what one operation writes is in the cache when the next one reads it."""
-    groups = zip(*(x.split(8) for x in (*levels, grid)), strict=True)
-    return torch.cat([_levels(maps, points, weight, align_corners) for *maps, points in groups])
+_WHOLE_BATCH = {"chain": _chain, "einsum": _einsum, "levels": _levels}
+ORDERS = (*_WHOLE_BATCH, "images")
+"""Those of ``_WHOLE_BATCH``; and a few images at a time, level by level: what one operation writes is in the cache when
+the next one reads it. A weight [N, C] whose transpose is contiguous is read fastest."""
 
 
-ORDERS: dict[str, Callable[[Sequence[Tensor], Tensor, Tensor, bool], Tensor]] = {
-    "chain": _chain,
-    "einsum": _einsum,
-    "levels": _levels,
-    "images": _images,
-}
-"""How levels [B, C, H, W], positions [B, N, 2] and weights [N, sum of C] become [B, N]. A weight whose transpose is
-contiguous is read fastest."""
+def _read(
+    features: Tensor,  # [B, C, H, W]
+    levels_of: Callable[[Tensor], Iterable[Tensor]],  # one by one: who pools before sampling waits in the backward pass
+    grid: Tensor,  # [B, N, 2]
+    weight: Tensor,  # [N, sum of C]
+    align_corners: bool,
+    order: str,
+) -> Tensor:  # [B, N]
+    if order == "images":
+        groups = zip(features.split(8), grid.split(8), strict=True)
+        return torch.cat([_levels(levels_of(images), points, weight, align_corners) for images, points in groups])
+    return _WHOLE_BATCH[order](levels_of(features), grid, weight, align_corners)
 
 
 def gaussian_readout(
@@ -90,7 +95,7 @@ def gaussian_readout(
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.gaussian_readout``, features and positions of one dtype."""
     grid = positions(mu, sigma, shift, noise, features.shape[0])
-    out = ORDERS[order]([features], grid, weight, align_corners)
+    out = _read(features, lambda x: [x], grid, weight, align_corners, order)
     return out if bias is None else out + bias
 
 
@@ -115,10 +120,9 @@ def levels_readout(
     shift: Tensor | None = None,
     *,
     align_corners: bool = True,
-    order: str = "chain",
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.levels_readout``, all of one dtype."""
-    out = ORDERS[order](levels, _shifted(grid, shift, levels[0].shape[0]), weight, align_corners)
+    out = _chain(levels, _shifted(grid, shift, levels[0].shape[0]), weight, align_corners)
     return out if bias is None else out + bias
 
 
@@ -135,7 +139,12 @@ def pooled_readout(
     order: str = "chain",
 ) -> Tensor:
     """[B, N]; the operands of ``v1fast.functional.pooled_readout``, all of one dtype."""
-    levels = [features]
-    for _ in range(pool_steps):
-        levels.append(F.avg_pool2d(levels[-1], pool_kernel))
-    return levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners, order=order)
+
+    def levels_of(level: Tensor) -> Iterator[Tensor]:
+        yield level
+        for _ in range(pool_steps):
+            level = F.avg_pool2d(level, pool_kernel)
+            yield level
+
+    out = _read(features, levels_of, _shifted(grid, shift, features.shape[0]), weight, align_corners, order)
+    return out if bias is None else out + bias
