@@ -16,7 +16,8 @@ from v1fast import _files, demo, ops
 from v1fast.data import simulate
 from v1fast.demo import fitting
 from v1fast.demo.fitting import Encoder, Settings, correlation, evaluate, fit, poisson_loss
-from v1fast.demo.trained import EXPECTED, MODEL, Comparison, MismatchError, check_trained_model, require_match
+from v1fast.demo.trained import EXPECTED, Comparison, MismatchError, check_trained_model, require_match
+from v1fast.models.pretrained import MOUSE_V1
 
 pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
@@ -186,7 +187,7 @@ def test_a_folder_that_is_not_there_is_left_out(tmp_path, console):
 
 
 def test_a_folder_without_the_model_is_an_error(tmp_path, console):
-    with pytest.raises(FileNotFoundError, match=MODEL.name):
+    with pytest.raises(FileNotFoundError, match=MOUSE_V1.name):
         demo._trained_model(tmp_path, console)
 
 
@@ -218,11 +219,11 @@ def test_the_trained_model_matches_its_original(real_data):
     ],
 )
 def test_one_wrong_weight_is_noticed(real_data, tmp_path, console, key, noticed):
-    (tmp_path / MODEL).parent.mkdir()
+    (tmp_path / MOUSE_V1).parent.mkdir()
     shutil.copy(real_data / EXPECTED, tmp_path / EXPECTED)
-    state = torch.load(real_data / MODEL, map_location="cpu", weights_only=True)
+    state = torch.load(real_data / MOUSE_V1, map_location="cpu", weights_only=True)
     state[key].view(-1)[5] += 0.01 * state[key].abs().max()
-    torch.save(state, tmp_path / MODEL)
+    torch.save(state, tmp_path / MOUSE_V1)
     failed = {c.quantity for c in check_trained_model(tmp_path) if not c.holds}
     assert noticed <= failed
     with pytest.raises(MismatchError, match="y_sampled"):

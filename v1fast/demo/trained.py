@@ -10,9 +10,9 @@ from torch import Tensor
 
 from v1fast import _eager, functional
 from v1fast.models.cores import Stacked2dCore
+from v1fast.models.pretrained import MOUSE_V1, load_mouse_v1
 from v1fast.readouts import FullGaussian2d
 
-MODEL = Path("sensorium_mouse_v1/sensorium_sota_model.pth")
 EXPECTED = Path("sensorium_mouse_v1/sensorium_sota_expected.npz")
 # Bounds of the largest error, relative to the largest magnitude. Both sides round to float32 (6e-8) and add in
 # different orders; where terms cancel, an element may be off by more than its own size, so that a bound on each
@@ -51,41 +51,6 @@ class Comparison:
         return self.relative_error <= self.bound
 
 
-def load_mouse_v1(path: Path) -> tuple[Stacked2dCore, FullGaussian2d]:
-    """The core and the readout of 7776 neurons in the Sensorium checkpoint ``path``, in evaluation mode.
-
-    Raises:
-        RuntimeError: a key or a shape is not as wanted.
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    core_state = {key.removeprefix("core."): value for key, value in state.items() if key.startswith("core.")}
-    # The readout's keys start with "readout." and the name of the session.
-    readout_state = {key.split(".", 2)[2]: value for key, value in state.items() if key.startswith("readout.")}
-    core = Stacked2dCore(
-        input_channels=1,
-        hidden_channels=64,
-        input_kern=9,
-        hidden_kern=7,
-        layers=4,
-        stack=-1,
-        depth_separable=True,
-        pad_input=False,
-        conv_bias=False,
-        input_regularizer="LaplaceL2norm",
-    )
-    readout = FullGaussian2d(
-        (64, 28, 56),
-        outdims=len(readout_state["bias"]),
-        bias=True,
-        gauss_type="full",
-        grid_mean_predictor={"hidden_layers": 1, "hidden_features": 30, "final_tanh": True},
-        source_grid=readout_state["source_grid"].numpy(),
-    )
-    core.load_state_dict(core_state)
-    readout.load_state_dict(readout_state)
-    return core.eval(), readout.eval()
-
-
 def check_trained_model(folder: Path) -> list[Comparison]:
     """Compare responses, sampled responses and gradients with those of neuralpredictors 0.3.0.
 
@@ -95,7 +60,7 @@ def check_trained_model(folder: Path) -> list[Comparison]:
     Returns:
         One comparison for each quantity; see :func:`require_match`.
     """
-    core, readout = load_mouse_v1(folder / MODEL)
+    core, readout = load_mouse_v1(folder / MOUSE_V1)
     with np.load(folder / EXPECTED) as arrays:
         expected = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from v1fast.demo.trained import MODEL, load_mouse_v1
+from v1fast.models.pretrained import MOUSE_V1, load_mouse_v1
 from v1fast.rsa.layers import activations
 
 SENSORIUM_IMAGE = (36, 64)
@@ -92,7 +92,7 @@ class MouseV1(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.core, self.readout = load_mouse_v1(folder / MODEL)
+        self.core, self.readout = load_mouse_v1(folder / MOUSE_V1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Expected responses."""
