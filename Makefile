@@ -10,7 +10,7 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-baselines bench-layers clean
+.PHONY: demo test test-emulator test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-baselines bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -23,7 +23,11 @@ test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)
 
-test-slow: $(VENV)/.built
+# The emulator of GPUs by itself: every opcode against exact arithmetic. It changes rarely, so `make test` leaves it out.
+test-emulator: $(VENV)/.built
+	$(BIN)/pytest tests/ptx_emulator/tests
+
+test-slow: $(VENV)/.built test-emulator
 	$(BIN)/pytest -m slow
 
 # On a real GPU, with the Python at hand (PYTHON=...), which has torch for CUDA, Triton and pytest: from the source tree,
@@ -33,7 +37,7 @@ test-gpu:
 
 # Would one wrong instruction in a GPU kernel be noticed? Minutes; writes out/mutation. See docs/gpu-mutation.md.
 mutate-gpu: $(VENV)/.built
-	cd tests && ../$(BIN)/python -m mutation --out ../out/mutation
+	cd tests && ../$(BIN)/python -m gpu_mutation --out ../out/mutation
 
 # Registers, shared memory and spills of the GPU kernels, from the compiler; minutes, and no GPU.
 gpu-table: $(VENV)/.built

@@ -6,7 +6,7 @@ The public functions, autograd, opcheck and torch.compile then reach them as the
 import contextlib
 import re
 
-import emulator
+import ptx_emulator as emulator
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

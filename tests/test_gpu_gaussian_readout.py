@@ -8,7 +8,7 @@ they are. Every compiled form costs seconds, so that the architectures share the
 import itertools
 
 import cases
-import emulator
+import ptx_emulator as emulator
 import pytest
 import torch
 from op_checks import bf16, f32, f64

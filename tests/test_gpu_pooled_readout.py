@@ -7,7 +7,7 @@ own, several levels, and channels that are not summed. Results and regimes are t
 import dataclasses
 
 import cases
-import emulator
+import ptx_emulator as emulator
 import pytest
 import test_point_gather
 import test_pooled_readout as op_tests

@@ -7,7 +7,7 @@ Products of 16-bit planes run on sm_80 alone: what they become on later GPUs the
 
 import math
 
-import emulator
+import ptx_emulator as emulator
 import pytest
 import rdm_data as data
 import torch

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutation.mutants import Mutant
+from ptx_emulator.mutants import Mutant
 
 _KERNELS = Path(__file__).parent.parent.parent / "kernels"
 

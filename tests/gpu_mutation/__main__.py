@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import emulator
+import ptx_emulator as emulator
 import torch
 from emulated import kernel_name
-from emulator.ptx import sources
+from ptx_emulator.mutants import Mutant, sample
+from ptx_emulator.ptx import sources
 
-from mutation.battery import POINTS, SUMS, Call, families, normals_calls, points_calls, readout_calls, sums_calls
-from mutation.equivalent import equivalent
-from mutation.mutants import Mutant, sample
+from gpu_mutation.battery import POINTS, SUMS, Call, families, normals_calls, points_calls, readout_calls, sums_calls
+from gpu_mutation.equivalent import equivalent
 
 SECONDS = 15
 """Of processor time for one mutant; the battery takes a few."""
@@ -175,7 +175,7 @@ def write(outcomes: list[Outcome], folder: Path) -> None:
 
 def main() -> None:
     """Run it all; the same seed gives the same mutants."""
-    parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gpu_mutation", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/mutation"))
     parser.add_argument("--count", type=int, default=12, help="mutants of each program")
     parser.add_argument("--seed", type=int, default=0)

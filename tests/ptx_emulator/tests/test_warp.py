@@ -1,10 +1,10 @@
 """Shuffles, votes, reductions and barriers: what threads do together, and what they must not do apart."""
 
-import emulator
 import numpy as np
+import ptx_emulator as emulator
 import pytest
 import torch
-from emulator.expected.programs import launch_per_thread, per_thread, words
+from ptx_emulator.tests.expected.programs import launch_per_thread, per_thread, words
 
 ORDERS = ["forward", "reverse", 5]
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import emulator
+import ptx_emulator as emulator
 import pytest
 import torch
-from emulator.expected.snippets import HEADER
+from ptx_emulator.tests.expected.snippets import HEADER
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -126,7 +126,7 @@ def test_an_overrun_names_the_kernel_the_argument_and_the_line():
         run(torch.ones(100), size=128)
     assert "scale, PTX line" in str(error.value)
     assert "of the 400 bytes of x" in str(error.value)
-    assert "test_emulator_driver.py:" in str(error.value)
+    assert "test_driver.py:" in str(error.value)
 
 
 def test_a_tensor_without_elements():
@@ -292,7 +292,7 @@ def test_negated_operands():
 
 
 COUNTING = """
-import emulator, emulator.native as native
+import ptx_emulator as emulator, ptx_emulator.native as native
 builds = []
 build = native._build
 native._build = lambda *args: (builds.append(args), build(*args))
@@ -314,6 +314,6 @@ def test_the_machine_is_built_once_per_version_of_its_sources(tmp_path):
         return int(done.stdout)
 
     assert builds() == 0
-    other = "import emulator.native as n; n._FLAGS = (*n._FLAGS, '-DANOTHER')\n"
+    other = "import ptx_emulator.native as n; n._FLAGS = (*n._FLAGS, '-DANOTHER')\n"
     fake = f"n._build = lambda c, s, t: t.write_bytes(open({str(target)!r}, 'rb').read())\n"
     assert builds(other + fake) == 1

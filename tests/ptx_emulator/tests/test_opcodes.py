@@ -1,9 +1,9 @@
 """Every opcode that computes a value from values, against exact arithmetic."""
 
-import emulator
+import ptx_emulator as emulator
 import pytest
-from emulator.expected import conversions, floats, integers
-from emulator.expected.snippets import assert_as_meant
+from ptx_emulator.tests.expected import conversions, floats, integers
+from ptx_emulator.tests.expected.snippets import assert_as_meant
 
 CASES = [*integers.CASES, *floats.CASES, *conversions.CASES]
 # Opcodes of other kinds are tested in the files of their own.

@@ -3,8 +3,8 @@
 import itertools
 import re
 
-import emulator
 import numpy as np
+import ptx_emulator as emulator
 import pytest
 import torch
 

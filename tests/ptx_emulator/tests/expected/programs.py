@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
+from ptx_emulator.kernel import PtxKernel
 
-from ..kernel import PtxKernel
 from .snippets import HEADER, width
 
 

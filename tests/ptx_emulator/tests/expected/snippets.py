@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from ptx_emulator.kernel import PtxKernel
 
-from ..kernel import PtxKernel
 from .exact import FORMATS
 
 HEADER = ".version 8.6\n.target sm_100a\n.address_size 64\n"

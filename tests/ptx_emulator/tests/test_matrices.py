@@ -1,9 +1,9 @@
 """ldmatrix, stmatrix and mma.sync, by the fragment layouts of the PTX manual."""
 
-import emulator
+import ptx_emulator as emulator
 import pytest
 import torch
-from emulator.expected.programs import launch_per_thread, per_thread, words
+from ptx_emulator.tests.expected.programs import launch_per_thread, per_thread, words
 
 
 def matrix_program(instruction, matrices):

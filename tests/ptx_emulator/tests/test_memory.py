@@ -1,9 +1,10 @@
 """Loads, stores and asynchronous copies, and the checks on their addresses."""
 
-import emulator
+import ptx_emulator as emulator
 import pytest
 import torch
-from emulator.expected.programs import (
+from ptx_emulator.opcodes import canonical
+from ptx_emulator.tests.expected.programs import (
     PLACES,
     braced,
     copied_in,
@@ -14,8 +15,7 @@ from emulator.expected.programs import (
     vector,
     with_pointers,
 )
-from emulator.expected.snippets import decode, encode, width
-from emulator.opcodes import canonical
+from ptx_emulator.tests.expected.snippets import decode, encode, width
 
 SPACES = ["global", "shared", "local", "param", ""]
 LOADED = [f"{sign}{n}" for n in (8, 16, 32, 64) for sign in "bus"] + ["f32", "f64"]

@@ -1,11 +1,11 @@
 """atom and red: what they leave in memory and what they return."""
 
-import emulator
 import numpy as np
+import ptx_emulator as emulator
 import pytest
 import torch
-from emulator.expected.exact import FORMATS
-from emulator.expected.programs import (
+from ptx_emulator.tests.expected.exact import FORMATS
+from ptx_emulator.tests.expected.programs import (
     PLACES,
     braced,
     copied_in,
@@ -16,7 +16,7 @@ from emulator.expected.programs import (
     vector,
     with_pointers,
 )
-from emulator.expected.snippets import decode, encode, width
+from ptx_emulator.tests.expected.snippets import decode, encode, width
 
 HALVES = {"f16": 1, "bf16": 1, "f16x2": 2, "bf16x2": 2}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from emulator.expected.snippets import Case, run
+from ptx_emulator.tests.expected.snippets import Case, run
 
 ALL = np.arange(2**16, dtype=np.uint16)
 TORCH = {"f16": torch.float16, "bf16": torch.bfloat16}
