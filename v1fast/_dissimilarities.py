@@ -125,11 +125,20 @@ def fold_means(x: Tensor, folds: Tensor | None, stimuli: Tensor) -> tuple[Tensor
     if (counts == 0).any():
         k, s = (int(where[0]) for where in torch.where(counts == 0))
         raise ValueError(f"stimuli: want each in every fold, got none of stimulus {s} in fold {k}, counted from 0")
-    sums = x.new_zeros((*x.shape[:-2], shape[0] * shape[1], x.shape[-1]), dtype=torch.float64)
-    sums = sums.index_add(-2, cell, x.double()).unflatten(-2, shape)
+    sums = _sums_of_rows(x.double(), cell, counts.flatten()).unflatten(-2, shape)
     weights = counts.double().unsqueeze(-1)
     others = (sums.sum(-3, keepdim=True) - sums) / (weights.sum(0, keepdim=True) - weights)
     return sums / weights, others, bool((counts == counts[0]).all())
+
+
+def _sums_of_rows(x: Tensor, cell: Tensor, counts: Tensor) -> Tensor:
+    """[..., cells, N]: of the rows of each cell, the first ones, then the second ones, ..: always in the same order."""
+    order, starts = torch.argsort(cell, stable=True), counts.cumsum(0) - counts
+    sums = x.new_zeros((*x.shape[:-2], len(counts), x.shape[-1]))
+    for k in range(int(counts.max())):
+        cells = (counts > k).nonzero().squeeze(1)
+        sums = sums.index_add(-2, cells, x.index_select(-2, order[starts[cells] + k]))
+    return sums
 
 
 def _times_fold_precision(own: Tensor, noise: Tensor) -> Tensor:
