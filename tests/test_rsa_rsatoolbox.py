@@ -5,6 +5,7 @@ what ``v1fast.rsa.rsatoolbox`` says about it is out of date.
 """
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +331,14 @@ def test_searchlights_with_noise_and_unequal_folds():
     }.items():
         with pytest.raises(ValueError, match=message):
             rsa.searchlight_rdms(data.measurements, near, method="mahalanobis", noise=noise)
+
+
+def test_the_page_of_the_documentation_runs():
+    page = (Path(__file__).parents[1] / "docs" / "rsatoolbox.md").read_text()
+    names = {}
+    exec(page.split("```python")[1].split("```")[0], names)
+    want = calc_rdm(names["trials"], "crossnobis", "image", cv_descriptor="run")
+    np.testing.assert_allclose(names["rdms"].dissimilarities, want.dissimilarities, rtol=1e-12, atol=1e-13)
 
 
 # What a dataset means --------------------------------------------------------------------------------------------
@@ -668,3 +677,47 @@ def test_theirs_stacks_observations_under_the_names_of_the_first():
 def test_theirs_fails_on_missing_and_mixed_labels(name):
     with pytest.raises((TypeError, IndexError)):
         calc_rdm(of(LABELS_OF_OURS[name]), descriptor="cond")
+
+
+def test_theirs_widens_what_it_averages():
+    data = unequal(dtype=np.float32)
+    assert calc_rdm(data, descriptor="image").dissimilarities.dtype == np.float64
+    assert calc_rdm(data).dissimilarities.dtype == np.float32
+    for descriptor in ("image", None):
+        assert bridge.calc_rdm(data, descriptor=descriptor).dissimilarities.dtype == np.float32
+
+
+def test_theirs_fails_on_descriptors_of_several_numbers():
+    data = of([0, 1, 0, 2], place=np.array([[0, 1], [2, 3], [0, 1], [4, 5]]))
+    with pytest.raises(TypeError, match="unhashable"):
+        calc_rdm(data, descriptor="cond")
+    assert bridge.calc_rdm(data, descriptor="cond").pattern_descriptors["place"] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_theirs_loses_the_descriptors_of_a_list_of_one():
+    data = [of([0, 1, 0, 2], seed=5)]
+    assert "session" not in calc_rdm(data, descriptor="cond").rdm_descriptors
+    assert bridge.calc_rdm(data, descriptor="cond").rdm_descriptors["session"] == [5]
+
+
+def test_theirs_fails_on_crossnobis_in_searchlights_of_different_sizes():
+    from rsatoolbox.util.searchlight import get_searchlight_RDMs
+
+    values, events, near = np.random.default_rng(0).random((6, 9)), [0, 1, 2] * 2, [[0, 1, 2], [2, 3], [4, 5, 6, 7]]
+    with pytest.raises(ValueError, match="broadcast"):
+        get_searchlight_RDMs(values, [1, 2, 5], near, events, "crossnobis", False)
+    got = bridge.get_searchlight_RDMs(values, [1, 2, 5], near, events, "crossnobis", False).dissimilarities
+    for c, found in zip(near, got, strict=True):
+        part = toolbox.data.Dataset(values[:, c], obs_descriptors={"events": events})
+        np.testing.assert_allclose(found, calc_rdm(part, "crossnobis", "events").dissimilarities[0], rtol=1e-11)
+
+
+def test_theirs_fails_without_saying_on_tables_and_times():
+    pandas = pytest.importorskip("pandas")
+    times = toolbox.data.dataset.TemporalDataset(np.ones((4, 3, 2)), obs_descriptors={"cond": [0, 1] * 2})
+    for given in (pandas.DataFrame({"v": [1.0, 2.0]}), times):
+        with pytest.raises((AttributeError, ValueError)) as theirs:
+            calc_rdm(given, descriptor="cond")
+        assert "want a Dataset" not in str(theirs.value)
+        with pytest.raises(ValueError, match="dataset: want a Dataset"):
+            bridge.calc_rdm(given, descriptor="cond")

@@ -56,7 +56,7 @@ def calc_rdm(
 
     It differs where rsatoolbox 0.3.2 is imprecise, wrong, or ends in an error:
 
-    - results have the dtype of the measurements, float32 or float64, rather than always float64;
+    - results have the dtype of the measurements, float32 or float64, whether these were averaged or not;
     - correlations are within [0, 2], and a constant pattern is NaN whatever its value;
     - euclidean distances of patterns far from the origin keep their digits;
     - folds that rsatoolbox makes itself are right for labels of one letter or of True and False, too, where its own
