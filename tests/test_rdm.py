@@ -161,9 +161,10 @@ def test_crossnobis_of_trials_with_unequal_repeats(per_fold, dtype):
         x.numpy(), method="crossnobis", noise=noise.numpy(), folds=words[0], stimuli=words[1].tolist()
     )
     torch.testing.assert_close(torch.from_numpy(array), got)
-    x.requires_grad_(True), noise.requires_grad_(True)
+    assert functional.rdm(x, method="crossnobis", noise=noise, folds=words[0].tolist(), stimuli=words[1]).equal(got)
     if dtype == f64:
-        assert torch.autograd.gradcheck(lambda a: functional.rdm(a, noise=noise.detach(), **given), (x,))
+        operands = x.requires_grad_(), noise.requires_grad_(per_fold)
+        assert torch.autograd.gradcheck(lambda a, p: functional.rdm(a, noise=p, **given), operands)
 
 
 @pytest.mark.parametrize("per_fold", [False, True])
@@ -193,6 +194,16 @@ def test_a_row_that_is_not_finite_stays_in_its_row_and_column(method, bad):
     assert got[1].isnan().all()
     assert got[:, 1].isnan().all()
     torch.testing.assert_close(got[keep][:, keep], want[keep][:, keep], rtol=1e-12, atol=1e-13)
+
+
+def test_labels_that_cannot_be_sorted_are_named():
+    x = np.random.default_rng(0).random((4, 3))
+    for message, labels in {
+        "folds: want labels of one kind, which can be sorted, got object": np.array([0, "a", None, 1], dtype=object),
+        "folds: want [R], one label for each row of responses, got (2, 2)": [[0, 1], [0, 1]],
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            functional.rdm(x, method="crossnobis", folds=labels)
 
 
 def test_poisson_is_the_symmetrised_divergence():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from v1fast.ops import _checks
@@ -80,8 +80,10 @@ def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]
     return x, _times_precision(x, noise)
 
 
-def codes(name: str, labels: Any) -> Tensor:
-    """[R] labels of any kind, strings among them, as int64 in their order; for those that come as arrays or lists."""
+def _codes(name: str, labels: Any) -> Tensor | None:
+    """[R] labels that are no tensor, of any kind, strings among them, as int64 in their order."""
+    if labels is None or isinstance(labels, Tensor):
+        return labels
     given = np.asarray(labels)
     if given.ndim != 1:
         raise ValueError(f"{name}: want [R], one label for each row of responses, got {given.shape}")
@@ -208,14 +210,14 @@ def operands(
     responses: Tensor,
     method: str,
     noise: Tensor | None,
-    folds: Tensor | None,
-    stimuli: Tensor | None,
+    folds: Tensor | ArrayLike | None,
+    stimuli: Tensor | ArrayLike | None,
     prior_lambda: float,
     prior_weight: float,
 ) -> tuple[Tensor, Tensor | None, str]:
     """x and y [B, S, K] and the op's method."""
     choice("method", method, METHODS)
-    x = rows("responses", responses)
+    x, folds, stimuli = rows("responses", responses), _codes("folds", folds), _codes("stimuli", stimuli)
     if noise is not None and method not in ("mahalanobis", "crossnobis"):
         raise ValueError(f"noise: want None beside method {method!r}, got a tensor")
     if folds is not None and method != "crossnobis":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -281,8 +281,8 @@ def rdm(
     *,
     method: str = "correlation",
     noise: Array | None = None,
-    folds: Array | None = None,
-    stimuli: Array | None = None,
+    folds: Tensor | ArrayLike | None = None,
+    stimuli: Tensor | ArrayLike | None = None,
     prior_lambda: float = 1.0,
     prior_weight: float = 0.1,
     nan: str = "propagate",
@@ -317,8 +317,9 @@ def rdm(
             is symmetric, or its mean with its transpose is taken. For crossnobis also [F, N, N], the precision of the
             mean rows of each of F folds, in the order of their labels: two folds are then compared with the inverse
             of the mean of their covariances, and the result is the mean over pairs of folds.
-        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]. The k-th row of each fold is
-            stimulus k, so that S is R over the number of folds; or ``stimuli`` says which it is.
+        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]; a tensor, or labels of any kind in an
+            array or a list. The k-th row of each fold is stimulus k, so that S is R over the number of folds; or
+            ``stimuli`` says which it is.
         stimuli: [R], for crossnobis: the stimulus of each row, each of them in every fold, in any order and with any
             number of repeats. The matrix is in the order of the S labels. Rows of one stimulus and fold are averaged;
             the mean of the other folds is that of all their rows, so that a fold with more repeats counts for more.
@@ -339,17 +340,13 @@ def rdm(
     """
     if not isinstance(responses, Tensor):
         values, precision = (None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise))
-        fold, stimulus = (
-            None if labels is None else _dissimilarities.codes(name, labels)
-            for name, labels in (("folds", folds), ("stimuli", stimuli))
-        )
         assert values is not None
         return rdm(
             values,
             method=method,
             noise=precision,
-            folds=fold,
-            stimuli=stimulus,
+            folds=folds,
+            stimuli=stimuli,
             prior_lambda=prior_lambda,
             prior_weight=prior_weight,
             nan=nan,
