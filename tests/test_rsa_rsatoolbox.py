@@ -313,6 +313,10 @@ def test_searchlights_with_noise_and_unequal_folds():
     per_fold = np.linalg.inv(np.array(covariances))
     np.testing.assert_allclose(got("crossnobis", per_fold), want("crossnobis", inside_folds), **same)
     listed = [np.array(inside_folds(c)) for c in near]
+    as_lists = rsa.searchlight_rdms(
+        data.measurements, [c.tolist() for c in near], method="crossnobis", noise=per_fold, folds=folds, stimuli=events
+    )
+    np.testing.assert_allclose(as_lists, want("crossnobis", inside_folds), **same)
     np.testing.assert_allclose(got("crossnobis", listed), want("crossnobis", inside_folds), **same)
     # Against models, and a neighbourhood of nothing.
     codes = np.unique(events, return_inverse=True)[1]
@@ -534,7 +538,7 @@ def test_rejects():
             "cv_descriptor": "animal",
         },
         "cv_descriptor: want at least two folds, got 1": {**folded, "dataset": dataset(repeats=1)},
-        "cv_descriptor: want one where patterns are repeated unequally, got None": {
+        "cv_descriptor: want one where patterns are repeated unequally, got None beside 1 to 2 repeats": {
             "dataset": of(list("aab")),
             "method": "crossnobis",
             "descriptor": "cond",

@@ -538,6 +538,6 @@ def _precisions_around(
         raise ValueError(f"noise: want [N], [N, N] or [F, N, N] with N = {neurons}, got {array.shape}")
     try:
         covariance = np.linalg.inv(array)
-        yield from (np.linalg.inv(covariance[..., near[:, None], near]) for near in neighbours)
+        yield from (np.linalg.inv(covariance[..., np.reshape(near, (-1, 1)), near]) for near in neighbours)
     except np.linalg.LinAlgError:
         raise ValueError("noise: want a precision matrix that has an inverse, got a singular one") from None

@@ -376,7 +376,8 @@ def _folds(argument: str, name: str, given: Any, patterns: _descriptors.Groups) 
     if given is None:
         counts = np.bincount(patterns.codes)
         if (counts != counts[0]).any():
-            raise ValueError(f"{argument}: want one where patterns are repeated unequally, got None, {counts} repeats")
+            got = f"None beside {counts.min()} to {counts.max()} repeats"
+            raise ValueError(f"{argument}: want one where patterns are repeated unequally, got {got}")
         order = np.argsort(patterns.codes, kind="stable")
         occurrences = np.empty(len(order), dtype=np.int64)
         occurrences[order] = np.tile(np.arange(counts[0]), len(counts))
