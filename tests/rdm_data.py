@@ -81,6 +81,24 @@ def crossnobis(x, folds, precision):
     return torch.stack(found).mean(0)
 
 
+def crossnobis_of_trials(x, folds, stimuli, precision):
+    """Each fold against all rows of the others; or, with a precision for each fold, each pair of folds."""
+    labels, names = folds.unique(), stimuli.unique()
+
+    def means(rows):
+        return torch.stack([x[rows & (stimuli == name)].mean(0) for name in names])
+
+    if precision.dim() == 2:
+        found = [quadratic(means(folds == f), means(folds != f), precision) for f in labels]
+        return torch.stack([(each + each.T) / 2 for each in found]).mean(0)
+    covariance, count, found = precision.double().inverse(), len(labels), []
+    for f in range(count):
+        for g in range(f + 1, count):
+            between = ((covariance[f] + covariance[g]) / 2).inverse()
+            found.append(quadratic(means(folds == labels[f]), means(folds == labels[g]), between))
+    return torch.stack(found).mean(0)
+
+
 def poisson(x, prior_lambda=1.0, prior_weight=0.1):
     rates = (x.double() + prior_lambda * prior_weight) / (1 + prior_weight)
     logs = rates.log()

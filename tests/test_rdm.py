@@ -128,6 +128,84 @@ def test_crossnobis_takes_each_difference_from_other_folds(with_noise):
     assert (got < 0).any()
 
 
+def unequal_repeats(dtype=f64, columns=8):
+    """Trials of 5 stimuli in 3 folds, 1 to 4 of each in each, shuffled; a precision for each fold."""
+    counts = torch.randint(1, 5, (3, 5))
+    folds = torch.arange(3)[:, None].expand(3, 5).flatten().repeat_interleave(counts.flatten())
+    stimuli = torch.arange(5).repeat(3).repeat_interleave(counts.flatten())
+    order = torch.randperm(len(folds))
+    roots = torch.randn(3, columns, columns, dtype=dtype)
+    precisions = roots @ roots.mT / columns + torch.eye(columns, dtype=dtype)
+    return torch.randn(len(folds), columns, dtype=dtype) + 3, folds[order], stimuli[order], precisions
+
+
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+@pytest.mark.parametrize("per_fold", [False, True])
+def test_crossnobis_of_trials_with_unequal_repeats(per_fold, dtype):
+    x, folds, stimuli, precisions = unequal_repeats(dtype)
+    noise = precisions if per_fold else precisions[0]
+    given = {"method": "crossnobis", "folds": folds, "stimuli": stimuli}
+    want = data.crossnobis_of_trials(x.double(), folds, stimuli, noise)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == f32 else {"rtol": 1e-12, "atol": 1e-12}
+    got = functional.rdm(x, noise=noise, **given)
+    assert got.dtype == dtype
+    assert got.equal(got.T)
+    torch.testing.assert_close(got.double(), want, **tolerance)
+    far = functional.rdm(x + 1e4, noise=noise, **given)  # neither the means of folds nor of trials lose the digits
+    torch.testing.assert_close(far.double(), want, rtol=0, atol=2e-2 if dtype == f32 else 1e-10)
+    both = functional.rdm(torch.stack([x, x.flip(1)]), noise=noise, **given)
+    torch.testing.assert_close(both[0], got)
+    # The labels' names and the order of the rows mean nothing.
+    words = np.array(["run c", "run d", "run e"])[folds], np.array(["v", "w", "x", "y", "z"])[stimuli]
+    array = functional.rdm(
+        x.numpy(), method="crossnobis", noise=noise.numpy(), folds=words[0], stimuli=words[1].tolist()
+    )
+    torch.testing.assert_close(torch.from_numpy(array), got)
+    assert functional.rdm(x, method="crossnobis", noise=noise, folds=words[0].tolist(), stimuli=words[1]).equal(got)
+    if dtype == f64:
+        operands = x.requires_grad_(), noise.requires_grad_(per_fold)
+        assert torch.autograd.gradcheck(lambda a, p: functional.rdm(a, noise=p, **given), operands)
+
+
+@pytest.mark.parametrize("per_fold", [False, True])
+def test_crossnobis_of_trials_agrees_with_rows_in_order(per_fold):
+    """Equal repeats: what the k-th row of each fold means may be said or not."""
+    x = torch.randn(15, 8, dtype=f64)
+    folds, stimuli = torch.arange(15) // 5, torch.arange(15) % 5
+    noise = unequal_repeats()[3] if per_fold else None
+    got = [functional.rdm(x, method="crossnobis", noise=noise, folds=folds, stimuli=s) for s in (None, stimuli)]
+    torch.testing.assert_close(*got, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["mahalanobis", "crossnobis", "crossnobis of trials", "poisson"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_stays_in_its_row_and_column(method, bad):
+    x = torch.rand(12, 20, dtype=f64)
+    given = noise_and_folds(method.partition(" ")[0], 12, 20)
+    rows = torch.arange(12) if len(given) < 2 else torch.arange(12) % 4
+    if len(given) == 2:
+        given["folds"] = torch.arange(12) // 4
+    if method == "crossnobis of trials":
+        given["stimuli"] = rows
+    want = functional.rdm(x, method=method.partition(" ")[0], **given)
+    x[1, 3] = bad
+    got = functional.rdm(x, method=method.partition(" ")[0], **given)
+    keep = torch.arange(len(want)) != 1
+    assert got[1].isnan().all()
+    assert got[:, 1].isnan().all()
+    torch.testing.assert_close(got[keep][:, keep], want[keep][:, keep], rtol=1e-12, atol=1e-13)
+
+
+def test_labels_that_cannot_be_sorted_are_named():
+    x = np.random.default_rng(0).random((4, 3))
+    for message, labels in {
+        "folds: want labels of one kind, which can be sorted, got object": np.array([0, "a", None, 1], dtype=object),
+        "folds: want [R], one label for each row of responses, got (2, 2)": [[0, 1], [0, 1]],
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            functional.rdm(x, method="crossnobis", folds=labels)
+
+
 def test_poisson_is_the_symmetrised_divergence():
     x = torch.poisson(4 * torch.rand(12, 30, dtype=f64))
     got = functional.rdm(x, method="poisson")
@@ -696,13 +774,38 @@ BAD = {
         "method": "crossnobis",
         "folds": torch.ones(5),
     },
-    "folds: want at least 2 with the same number of rows, got [6] rows": {
+    "folds: want at least 2 with the same number of rows, or stimuli beside them, got [6] rows": {
         "method": "crossnobis",
         "folds": torch.zeros(6),
     },
-    "folds: want at least 2 with the same number of rows, got [2, 4] rows": {
+    "folds: want at least 2 with the same number of rows, or stimuli beside them, got [2, 4] rows": {
         "method": "crossnobis",
         "folds": torch.tensor([0, 0, 1, 1, 1, 1]),
+    },
+    "stimuli: want None beside method 'poisson', got a tensor; average_repeats averages them": {
+        "method": "poisson",
+        "stimuli": torch.ones(6),
+    },
+    "stimuli: want [R] = (6,), the stimulus of each row of responses, got (5,)": {
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
+        "stimuli": torch.ones(5),
+    },
+    "stimuli: want each in every fold, got none of stimulus 2 in fold 1, counted from 0": {
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
+        "stimuli": torch.tensor([0, 1, 2, 1, 1, 0]),
+    },
+    "folds: want at least 2, got 1": {"method": "crossnobis", "folds": torch.ones(6), "stimuli": torch.ones(6)},
+    "noise: want one for each fold, [F, N, N] = (2, 4, 4), got (3, 4, 4)": {
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
+        "noise": torch.ones(3, 4, 4),
+    },
+    "noise: want precision matrices that have an inverse, got a singular one for fold 1": {
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
+        "noise": torch.stack([torch.eye(4), torch.zeros(4, 4)]),
     },
 }
 

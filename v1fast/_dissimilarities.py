@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from v1fast.ops import _checks
@@ -64,8 +64,12 @@ def _times_precision(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Without the mean row, which is in no difference of rows."""
-    return x - x.double().mean(-2, keepdim=True).to(x.dtype)
+    """Without the mean row, which is in no difference of rows; a row that is not finite is in no mean."""
+    # By its sum, which is one pass: where that overflows, a finite row is left out too, which moves the mean a little.
+    valid = x.sum(-1, keepdim=True).isfinite()
+    kept = torch.where(valid, x, 0).sum(-2, keepdim=True, dtype=torch.float64)
+    mean = kept / valid.sum(-2, keepdim=True).clamp(min=1)
+    return x - mean.to(x.dtype)
 
 
 def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -76,20 +80,121 @@ def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]
     return x, _times_precision(x, noise)
 
 
-def crossnobis(x: Tensor, noise: Tensor | None, folds: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(xi - xj) of one fold, P, and (xi - xj) of the mean of the others, / N; the mean over folds."""
-    if folds is None or folds.dim() != 1 or folds.shape[0] != x.shape[-2]:
+def _codes(name: str, labels: Any) -> Tensor | None:
+    """[R] labels that are no tensor, of any kind, strings among them, as int64 in their order."""
+    if labels is None or isinstance(labels, Tensor):
+        return labels
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise ValueError(f"{name}: want [R], one label for each row of responses, got {given.shape}")
+    try:
+        return torch.from_numpy(np.unique(given, return_inverse=True)[1])
+    except TypeError:
+        raise ValueError(f"{name}: want labels of one kind, which can be sorted, got {given.dtype}") from None
+
+
+def _equal_folds(x: Tensor, folds: Tensor | None) -> Tensor:
+    """[..., F, S, N]: the k-th row of each fold is stimulus k."""
+    labels, counts = torch.unique(_fold_of_rows(x, folds), return_counts=True)
+    if len(labels) < 2 or (counts != counts[0]).any():
+        wanted = "at least 2 with the same number of rows, or stimuli beside them"
+        raise ValueError(f"folds: want {wanted}, got {counts.tolist()} rows")
+    assert folds is not None
+    return x[..., torch.argsort(folds, stable=True).to(x.device), :].unflatten(-2, (len(labels), -1))
+
+
+def _fold_of_rows(x: Tensor, folds: Tensor | None) -> Tensor:
+    if folds is None or tuple(folds.shape) != (x.shape[-2],):
         got = None if folds is None else tuple(folds.shape)
         raise ValueError(f"folds: want [R] = ({x.shape[-2]},), the fold of each row of responses, got {got}")
-    labels, counts = torch.unique(folds, return_counts=True)
-    if len(labels) < 2 or (counts != counts[0]).any():
-        raise ValueError(f"folds: want at least 2 with the same number of rows, got {counts.tolist()} rows")
-    order = torch.argsort(folds, stable=True).to(x.device)
-    x = _widest(x)[..., order, :].unflatten(-2, (len(labels), -1))  # [..., F, S, N]
-    x = _centred(x)
-    others = (x.sum(-3, keepdim=True) - x) / (len(labels) - 1)
-    other = others if noise is None else _times_precision(others, noise)
-    return x.transpose(-3, -2).flatten(-2), other.transpose(-3, -2).flatten(-2)
+    return folds
+
+
+def fold_means(x: Tensor, folds: Tensor | None, stimuli: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Mean rows of each fold and stimulus, and of all rows of the stimulus in other folds [..., F, S, N], float64.
+
+    Third, whether each stimulus has as many rows in every fold, so that the second is a mean of the first.
+    """
+    labels, fold = torch.unique(_fold_of_rows(x, folds).to(x.device), return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"folds: want at least 2, got {len(labels)}")
+    if stimuli.shape != (x.shape[-2],):
+        got = tuple(stimuli.shape)
+        raise ValueError(f"stimuli: want [R] = ({x.shape[-2]},), the stimulus of each row of responses, got {got}")
+    names, stimulus = torch.unique(stimuli.to(x.device), return_inverse=True)
+    cell, shape = fold * len(names) + stimulus, (len(labels), len(names))
+    counts = torch.bincount(cell, minlength=shape[0] * shape[1]).view(shape)
+    if (counts == 0).any():
+        k, s = (int(where[0]) for where in torch.where(counts == 0))
+        raise ValueError(f"stimuli: want each in every fold, got none of stimulus {s} in fold {k}, counted from 0")
+    sums = _sums_of_rows(x.double(), cell, counts.flatten()).unflatten(-2, shape)
+    weights = counts.double().unsqueeze(-1)
+    others = (sums.sum(-3, keepdim=True) - sums) / (weights.sum(0, keepdim=True) - weights)
+    return sums / weights, others, bool((counts == counts[0]).all())
+
+
+def _sums_of_rows(x: Tensor, cell: Tensor, counts: Tensor) -> Tensor:
+    """[..., cells, N]: of the rows of each cell, the first ones, then the second ones, ..: always in the same order."""
+    order, starts = torch.argsort(cell, stable=True), counts.cumsum(0) - counts
+    sums = x.new_zeros((*x.shape[:-2], len(counts), x.shape[-1]))
+    for k in range(int(counts.max())):
+        cells = (counts > k).nonzero().squeeze(1)
+        sums = sums.index_add(-2, cells, x.index_select(-2, order[starts[cells] + k]))
+    return sums
+
+
+def _times_fold_precision(own: Tensor, noise: Tensor) -> Tensor:
+    """Of the rows of each fold f [..., F, S, N] the mean over the other folds g of x_g P_fg.
+
+    P_fg is the inverse of the mean covariance of both: noise [F, N, N] are the precisions of the folds' means.
+    """
+    count, _, neurons = own.shape[-3:]
+    if tuple(noise.shape) != (count, neurons, neurons):
+        raise ValueError(
+            f"noise: want one for each fold, [F, N, N] = {(count, neurons, neurons)}, got {tuple(noise.shape)}"
+        )
+    _checks.floating("noise", noise)
+    covariances = _inverse(noise)
+    found = [torch.zeros_like(own.select(-3, 0))] * count
+    for f in range(count):
+        for g in range(f + 1, count):
+            precision = _inverse((covariances[f] + covariances[g]) / 2).to(own.dtype)
+            found[f] = found[f] + product(own.select(-3, g), precision)
+            found[g] = found[g] + product(own.select(-3, f), precision)
+    return torch.stack(found, -3) / (count - 1)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Float64 and symmetric."""
+    found, failed = torch.linalg.inv_ex(matrices.double())
+    if failed.any():
+        which = f" for fold {failed.nonzero()[0].item()}" if failed.dim() else ""
+        raise ValueError(f"noise: want precision matrices that have an inverse, got a singular one{which}")
+    return (found + found.mT) / 2
+
+
+def crossnobis(x: Tensor, noise: Tensor | None, folds: Tensor | None, stimuli: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(xi - xj) of one fold, P, and (xi - xj) of the mean of the others, / N; the mean over folds.
+
+    With a precision for each fold, the mean over pairs of folds, of one difference from each.
+    """
+    x, balanced = _widest(x), True
+    if stimuli is None:
+        own = _centred(_equal_folds(x, folds))
+    else:
+        means, means_of_others, balanced = fold_means(x, folds, stimuli)
+        own = _centred(means).to(x.dtype)
+    if balanced:
+        others = (own.sum(-3, keepdim=True) - own) / (own.shape[-3] - 1)
+    else:
+        others = _centred(means_of_others).to(x.dtype)
+    if noise is not None and noise.dim() == 3:
+        other, balanced = _times_fold_precision(own, noise), True
+    else:
+        other = others if noise is None else _times_precision(others, noise)
+    first, second = (each.transpose(-3, -2).flatten(-2) for each in (own, other))
+    # The op takes the product for symmetric. Where it is not, both orders side by side make it so.
+    return (first, second) if balanced else (torch.cat([first, second], -1), torch.cat([second, first], -1))
 
 
 def poisson(x: Tensor, prior_lambda: float, prior_weight: float) -> tuple[Tensor, Tensor]:
@@ -105,22 +210,25 @@ def operands(
     responses: Tensor,
     method: str,
     noise: Tensor | None,
-    folds: Tensor | None,
+    folds: Tensor | ArrayLike | None,
+    stimuli: Tensor | ArrayLike | None,
     prior_lambda: float,
     prior_weight: float,
 ) -> tuple[Tensor, Tensor | None, str]:
     """x and y [B, S, K] and the op's method."""
     choice("method", method, METHODS)
-    x = rows("responses", responses)
+    x, folds, stimuli = rows("responses", responses), _codes("folds", folds), _codes("stimuli", stimuli)
     if noise is not None and method not in ("mahalanobis", "crossnobis"):
         raise ValueError(f"noise: want None beside method {method!r}, got a tensor")
     if folds is not None and method != "crossnobis":
         raise ValueError(f"folds: want None beside method {method!r}, got a tensor")
+    if stimuli is not None and method != "crossnobis":
+        raise ValueError(f"stimuli: want None beside method {method!r}, got a tensor; average_repeats averages them")
     if method in SYMMETRIC_METHODS:
         return by_batch(x), None, SYMMETRIC_METHODS[method]
     make: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {
         "mahalanobis": lambda: mahalanobis(x, noise),
-        "crossnobis": lambda: crossnobis(x, noise, folds),
+        "crossnobis": lambda: crossnobis(x, noise, folds, stimuli),
         "poisson": lambda: poisson(x, prior_lambda, prior_weight),
     }
     first, second = make[method]()

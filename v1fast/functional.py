@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -281,7 +281,8 @@ def rdm(
     *,
     method: str = "correlation",
     noise: Array | None = None,
-    folds: Array | None = None,
+    folds: Tensor | ArrayLike | None = None,
+    stimuli: Tensor | ArrayLike | None = None,
     prior_lambda: float = 1.0,
     prior_weight: float = 0.1,
     nan: str = "propagate",
@@ -312,9 +313,16 @@ def rdm(
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
             call. A tensor, or an array of numpy; integers are taken as float32.
         method: one of the above.
-        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis.
-        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]. The k-th row of each fold is
-            stimulus k, so that S is R over the number of folds.
+        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis; it
+            is symmetric, or its mean with its transpose is taken. For crossnobis also [F, N, N], the precision of the
+            mean rows of each of F folds, in the order of their labels: two folds are then compared with the inverse
+            of the mean of their covariances, and the result is the mean over pairs of folds.
+        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]; a tensor, or labels of any kind in an
+            array or a list. The k-th row of each fold is stimulus k, so that S is R over the number of folds; or
+            ``stimuli`` says which it is.
+        stimuli: [R], for crossnobis: the stimulus of each row, each of them in every fold, in any order and with any
+            number of repeats. The matrix is in the order of the S labels. Rows of one stimulus and fold are averaged;
+            the mean of the other folds is that of all their rows, so that a fold with more repeats counts for more.
         prior_lambda: mean of the prior on the rates, for poisson.
         prior_weight: weight of the prior on the rates.
         nan: "propagate", or, for correlation, "pairwise": each pair is correlated over the neurons where neither row is
@@ -331,14 +339,14 @@ def rdm(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     if not isinstance(responses, Tensor):
-        given = [None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise, folds)]
-        values, precision, labels = given
+        values, precision = (None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise))
         assert values is not None
         return rdm(
             values,
             method=method,
             noise=precision,
-            folds=labels,
+            folds=folds,
+            stimuli=stimuli,
             prior_lambda=prior_lambda,
             prior_weight=prior_weight,
             nan=nan,
@@ -348,7 +356,7 @@ def rdm(
     _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
-    x, y, kernel = _dissimilarities.operands(responses, method, noise, folds, prior_lambda, prior_weight)
+    x, y, kernel = _dissimilarities.operands(responses, method, noise, folds, stimuli, prior_lambda, prior_weight)
     ops.rdm.check(x, y, kernel, condensed, accuracy)
     found = ops.rdm.rdm(x, y, kernel, condensed, accuracy)
     return found.reshape(*responses.shape[:-2], *found.shape[1:])
@@ -392,7 +400,7 @@ def rdm_out(
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
     if torch.is_grad_enabled() and (responses.requires_grad or out.requires_grad):
         raise ValueError("responses, out: want no gradient, got one that requires grad; use rdm, or torch.no_grad()")
-    x, y, kernel = _dissimilarities.operands(responses, method, None, None, 1.0, 0.1)
+    x, y, kernel = _dissimilarities.operands(responses, method, None, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
     target = out.view(x.shape[0], *out.shape[responses.dim() - 2 :])

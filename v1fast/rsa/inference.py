@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -378,16 +378,26 @@ def searchlight_rdms(
     neighbours: list[NDArray[np.int64]],
     *,
     method: str = "correlation",
+    noise: ArrayLike | Sequence[ArrayLike] | None = None,
+    folds: ArrayLike | None = None,
+    stimuli: ArrayLike | None = None,
     batch: int = 1 << 24,
 ) -> NDArray[Any]:
     """The dissimilarity matrix of each neighbourhood of neurons; see ``neighbourhoods``.
 
-    Neighbourhoods of the same size are computed together, many matrices in one call.
+    Neighbourhoods of the same size are computed together, many matrices in one call; with a noise that is not
+    diagonal one by one.
 
     Args:
-        responses: [S, N].
+        responses: [S, N]; for crossnobis [R, N].
         neighbours: for each of C centres the indices of its neurons.
-        method: as for ``functional.rdm``: correlation, cosine, euclidean or poisson.
+        method: as for ``functional.rdm``.
+        noise: for mahalanobis and crossnobis. An array is the precision of all neurons, [N], [N, N] or, for crossnobis,
+            that of each fold [F, N, N]: a neighbourhood's is the inverse of its part of their covariance, which is not
+            its part of the precision. A list has the precision of each of C neighbourhoods, as ``functional.rdm`` takes
+            it beside its neurons.
+        folds: [R], for crossnobis, as for ``functional.rdm``.
+        stimuli: [R], the same.
         batch: numbers that are gathered at a time.
 
     Returns:
@@ -396,9 +406,10 @@ def searchlight_rdms(
     Raises:
         ValueError: an operand does not fit.
     """
-    values, pairs = _searchlight_responses(responses)
-    found = np.full((len(neighbours), pairs), np.nan, values.dtype)
-    for chosen, rdms in _searchlight(values, neighbours, method, batch):
+    values = _searchlight_responses(responses)
+    options = _SearchlightOptions(method, folds, stimuli, batch)
+    found = np.full((len(neighbours), _searchlight_pairs(len(values), options)), np.nan, values.dtype)
+    for chosen, rdms in _searchlight(values, neighbours, noise, options):
         found[chosen] = rdms
     return found
 
@@ -410,16 +421,22 @@ def searchlight(
     method: str = "pearson",
     *,
     dissimilarity: str = "correlation",
+    noise: ArrayLike | Sequence[ArrayLike] | None = None,
+    folds: ArrayLike | None = None,
+    stimuli: ArrayLike | None = None,
     batch: int = 1 << 24,
 ) -> Floats:
     """How similar the dissimilarity matrix of each neighbourhood is to those of models.
 
     Args:
-        responses: [S, N].
+        responses: [S, N]; for crossnobis [R, N].
         neighbours: for each of C centres the indices of its neurons.
         models: one matrix or K of them, as for ``compare``.
         method: as for ``compare``.
         dissimilarity: as the method of ``searchlight_rdms``.
+        noise: as for ``searchlight_rdms``.
+        folds: [R], the same.
+        stimuli: [R], the same.
         batch: numbers that are gathered at a time; no more matrices are held than are computed in one call.
 
     Returns:
@@ -428,12 +445,14 @@ def searchlight(
     Raises:
         ValueError: an operand does not fit.
     """
-    values, pairs = _searchlight_responses(responses)
+    values = _searchlight_responses(responses)
+    options = _SearchlightOptions(dissimilarity, folds, stimuli, batch)
+    pairs = _searchlight_pairs(len(values), options)
     vectors, _ = condensed("models", models)
     if vectors.shape[1] != pairs:
         raise ValueError(f"models: want {pairs} pairs of stimuli, as responses have, got {vectors.shape[1]}")
     found = np.full((len(neighbours), len(vectors)), np.nan)
-    for chosen, rdms in _searchlight(values, neighbours, dissimilarity, batch):
+    for chosen, rdms in _searchlight(values, neighbours, noise, options):
         # What is NaN in one matrix is left out of it alone.
         together = [slice(None)] if not np.isnan(rdms).any() else [slice(k, k + 1) for k in range(len(rdms))]
         for part in together:
@@ -441,18 +460,50 @@ def searchlight(
     return found
 
 
-def _searchlight_responses(responses: ArrayLike | Tensor) -> tuple[NDArray[Any], int]:
+class _SearchlightOptions(NamedTuple):
+    method: str
+    folds: ArrayLike | None
+    stimuli: ArrayLike | None
+    batch: int
+
+
+def _searchlight_responses(responses: ArrayLike | Tensor) -> NDArray[Any]:
     values = _as_array(responses)
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
-    wide = values.astype(np.float32) if values.dtype == np.float16 else values
-    return wide, len(values) * (len(values) - 1) // 2
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def _searchlight_pairs(rows: int, options: _SearchlightOptions) -> int:
+    """Of stimuli, of which there may be several rows."""
+    stimuli = rows
+    if options.stimuli is not None:
+        stimuli = len(np.unique(np.asarray(options.stimuli)))
+    elif options.folds is not None:
+        stimuli = rows // max(1, len(np.unique(np.asarray(options.folds))))
+    return stimuli * (stimuli - 1) // 2
 
 
 def _searchlight(
-    values: NDArray[Any], neighbours: list[NDArray[np.int64]], method: str, batch: int
+    values: NDArray[Any],
+    neighbours: list[NDArray[np.int64]],
+    noise: ArrayLike | Sequence[ArrayLike] | None,
+    options: _SearchlightOptions,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Centres, and their matrices."""
+    method, folds, stimuli, batch = options
+    labels: dict[str, Any] = {"folds": folds, "stimuli": stimuli}
+    given: Any = noise
+    diagonal = noise is not None and not isinstance(noise, (list, tuple)) and np.ndim(given) == 1
+    if noise is not None and not diagonal:
+        precisions = _precisions_around(noise, neighbours, values.shape[1])
+        for c, (near, precision) in enumerate(zip(neighbours, precisions, strict=True)):
+            if len(near):
+                of_one = functional.rdm(values[:, near], method=method, noise=precision, condensed=True, **labels)
+                yield np.array([c]), of_one[None]
+        return
+    if diagonal:
+        values = values * _square_roots(np.asarray(noise), method, values)
     sizes = np.array([len(each) for each in neighbours], dtype=np.int64)
     columns = np.ascontiguousarray(values.T)
     for size in np.unique(sizes[sizes > 0]):
@@ -461,4 +512,32 @@ def _searchlight(
         for begin in range(0, len(centres), step):
             chosen = centres[begin : begin + step]
             gathered = columns[np.stack([neighbours[c] for c in chosen])].swapaxes(1, 2)  # [centres, S, size]
-            yield chosen, functional.rdm(gathered, method=method, condensed=True)
+            yield chosen, functional.rdm(gathered, method=method, condensed=True, **labels)
+
+
+def _square_roots(noise: NDArray[Any], method: str, values: NDArray[Any]) -> NDArray[Any]:
+    """[N]: what makes a diagonal precision part of the responses."""
+    if method not in ("mahalanobis", "crossnobis"):
+        raise ValueError(f"noise: want None beside method {method!r}, got an array")
+    if noise.shape != (values.shape[1],) or (noise < 0).any():
+        raise ValueError(f"noise: want [N] = ({values.shape[1]},), none negative, got {noise.shape}")
+    return np.sqrt(noise.astype(np.float64)).astype(values.dtype)
+
+
+def _precisions_around(
+    noise: ArrayLike | Sequence[ArrayLike], neighbours: list[NDArray[np.int64]], neurons: int
+) -> Iterator[NDArray[Any]]:
+    """Of each neighbourhood: the one given, or the inverse of its part of the covariance of all."""
+    if isinstance(noise, (list, tuple)):
+        if len(noise) != len(neighbours):
+            raise ValueError(f"noise: want {len(neighbours)}, one for each neighbourhood, got {len(noise)}")
+        yield from (np.asarray(each, dtype=np.float64) for each in noise)
+        return
+    array = np.asarray(noise, dtype=np.float64)
+    if array.ndim not in (2, 3) or array.shape[-2:] != (neurons, neurons):
+        raise ValueError(f"noise: want [N], [N, N] or [F, N, N] with N = {neurons}, got {array.shape}")
+    try:
+        covariance = np.linalg.inv(array)
+        yield from (np.linalg.inv(covariance[..., np.reshape(near, (-1, 1)), near]) for near in neighbours)
+    except np.linalg.LinAlgError:
+        raise ValueError("noise: want a precision matrix that has an inverse, got a singular one") from None

@@ -1,22 +1,24 @@
 """Datasets of rsatoolbox in, its RDMs out (https://github.com/rsagroup/rsatoolbox).
 
-What ``rsatoolbox.rdm.calc_rdm`` does, by the kernels of this package, with the same conventions: the order of pairs,
-averaging over an observation descriptor and the order of its values, the names of the measures. Where the package does
-something else than it says, or than is right, this module does not follow it: see ``calc_rdm``.
+What ``rsatoolbox.rdm.calc_rdm`` and ``rsatoolbox.util.searchlight.get_searchlight_RDMs`` do, by the kernels of this
+package: the same calls, the same conventions, the same numbers. Where rsatoolbox 0.3.2 does something else than it
+says, or than is right, this module does not follow it: see ``calc_rdm``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from v1fast import _dissimilarities, functional
-from v1fast.rsa._matrices import condensed
-from v1fast.rsa.inference import average_repeats
+from v1fast import _dissimilarities, functional, ops
+from v1fast.rsa import _descriptors
+from v1fast.rsa._matrices import condensed, stimuli_of
+from v1fast.rsa.inference import average_repeats, searchlight_rdms
 
 if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
@@ -29,68 +31,168 @@ MEASURES = {
     "mahalanobis": "squared mahalanobis",
     "crossnobis": "crossnobis",
     "poisson": "poisson",
+    "poisson_cv": "poisson_cv",
 }
+CROSSVALIDATED = ("crossnobis", "poisson_cv")
+WITHOUT_MEAN = ("euclidean", "mahalanobis", "crossnobis")  # those that remove_mean changes
+OCCURRENCES = "cv_desc"  # what rsatoolbox calls the folds that it makes itself
 
 
 def calc_rdm(
-    dataset: Dataset | Sequence[Dataset],
+    dataset: Dataset | Iterable[Dataset],
     method: str = "euclidean",
     descriptor: str | None = None,
-    *,
-    noise: ArrayLike | Sequence[ArrayLike] | None = None,
+    noise: ArrayLike | Sequence[Any] | Mapping[int, Any] | None = None,
     cv_descriptor: str | None = None,
     prior_lambda: float = 1.0,
     prior_weight: float = 0.1,
+    remove_mean: bool = False,
+    *,
+    every_fold: bool = False,
     nan: str = "propagate",
     accuracy: str = "float32",
 ) -> RDMs:
     """The dissimilarity matrices of datasets, as ``rsatoolbox.rdm.calc_rdm`` gives them.
 
-    It differs where rsatoolbox 0.3.2 is imprecise or wrong: results have the dtype of the measurements, float32 or
-    float64, rather than always float64; correlations are within [0, 2]; a constant pattern is NaN whatever its value;
-    euclidean distances of patterns far from the origin keep their digits; crossnobis without ``noise`` makes no
-    identity matrix. ``nan="pairwise"`` correlates two patterns over the channels where both are there, which
-    ``calc_rdm_unbalanced`` means to but divides by the number of all channels. rsatoolbox's "poisson_cv", which returns
-    the last fold alone, is not offered.
+    It differs where rsatoolbox 0.3.2 is imprecise, wrong, or ends in an error:
+
+    - results have the dtype of the measurements, float32 or float64, whether these were averaged or not;
+    - correlations are within [0, 2], and a constant pattern is NaN whatever its value;
+    - euclidean distances of patterns far from the origin keep their digits;
+    - folds that rsatoolbox makes itself are right for labels of one letter or of True and False, too, where its own
+      run into each other; a fold that lacks a condition is refused;
+    - labels may be None, NaN, or of several types; words of an object array too;
+    - several datasets without a ``descriptor`` are put in the order of the first one's by the descriptors that name
+      their observations; where these do not say it, or contradict each other, that is an error;
+    - ``nan="pairwise"`` correlates two patterns over the channels where both are there, which ``calc_rdm_unbalanced``
+      means to but divides by the number of all channels.
+
+    "poisson_cv" is the divergence of the last fold from the others alone, as rsatoolbox's, with a warning;
+    ``every_fold=True`` is the mean over folds.
 
     Args:
-        dataset: of rsatoolbox, or several with the same stimuli, one matrix for each.
-        method: "correlation", "cosine" (which rsatoolbox has not), "euclidean", "mahalanobis", "crossnobis" or
-            "poisson".
+        dataset: of rsatoolbox, or several, one matrix for each. With a ``descriptor`` they may have different
+            conditions: the matrices have all of them, with NaN where a dataset lacks one.
+        method: "correlation", "cosine" (which rsatoolbox has not), "euclidean", "mahalanobis", "crossnobis", "poisson"
+            or "poisson_cv".
         descriptor: observation descriptor whose equal values are averaged; the matrix is in the order of its sorted
             values. None: every observation as it comes.
-        noise: precision matrix of the channels [N, N] or [N], for mahalanobis and crossnobis; or one for each dataset.
-        cv_descriptor: observation descriptor of the folds, for crossnobis, each of which has every value of
-            ``descriptor``. None: the k-th occurrences of each value are fold k.
-        prior_lambda: for poisson.
-        prior_weight: for poisson.
-        nan: as for ``functional.rdm``.
+        noise: for mahalanobis and crossnobis (others ignore it) a precision matrix of the channels [N, N] or [N]. For
+            crossnobis also one for the mean of each fold, in the order of the sorted folds: a list of [N, N] or a stack
+            [F, N, N], see ``functional.rdm``. Beside several datasets a list, or a stack, has one such entry for each
+            dataset.
+        cv_descriptor: observation descriptor of the folds, for crossnobis and poisson_cv (others ignore it). Each has
+            every value of ``descriptor``, in any number of repeats. None: the k-th occurrences of each value are fold
+            k; each has to occur equally often.
+        prior_lambda: for poisson and poisson_cv.
+        prior_weight: for poisson and poisson_cv.
+        remove_mean: subtract the mean over channels from each pattern, for euclidean, mahalanobis and crossnobis.
+        every_fold: for poisson_cv.
+        nan: "propagate": a missing measurement makes its pattern missing; "pairwise", for correlation: repeats are
+            averaged, and patterns correlated, over what is there.
         accuracy: as for ``functional.rdm``.
 
     Returns:
-        RDMs with ``descriptors`` of the datasets, ``pattern_descriptors`` of the observations, and the measure's name.
+        RDMs with ``rdm_descriptors`` of the datasets, ``pattern_descriptors`` of the observations, the measure's name,
+        and, in ``descriptors``, the noise and the name of the folds. A pattern with a missing measurement is NaN in its
+        row and column.
 
     Raises:
         ModuleNotFoundError: rsatoolbox is absent.
-        ValueError: an operand does not fit; the message names it.
+        ValueError: an operand does not fit; the message names it, and which of several datasets.
+
+    Example:
+        >>> import numpy as np
+        >>> from rsatoolbox.data import Dataset
+        >>> from v1fast.rsa.rsatoolbox import calc_rdm
+        >>> labels = {"image": list("abcabc"), "run": [0, 0, 0, 1, 1, 1]}
+        >>> trials = Dataset(np.random.rand(6, 50), obs_descriptors=labels)
+        >>> calc_rdm(trials, "crossnobis", "image", cv_descriptor="run").get_matrices().shape
+        (1, 3, 3)
     """
     _dissimilarities.choice("method", method, tuple(MEASURES))
-    datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
-    noises = list(noise) if isinstance(noise, (list, tuple)) else [noise] * len(datasets)
-    if len(noises) != len(datasets):
-        raise ValueError(f"noise: want one or {len(datasets)}, one for each dataset, got {len(noises)}")
-    options = {"prior_lambda": prior_lambda, "prior_weight": prior_weight, "nan": nan, "accuracy": accuracy}
-    vectors, patterns = [], []
-    for each, precision in zip(datasets, noises, strict=True):
-        values, found, folds = _patterns(each, method, descriptor, cv_descriptor)
-        given = None if precision is None else np.asarray(precision, dtype=values.dtype)
-        rdm = functional.rdm(values, method=method, noise=given, folds=folds, condensed=True, **options)  # type: ignore[arg-type]
-        vectors.append(rdm)
-        patterns.append(found)
-    if any(vector.shape != vectors[0].shape for vector in vectors):
-        raise ValueError(f"dataset: want the same stimuli in all, got {[len(vector) for vector in vectors]} pairs")
-    descriptors = {key: [each.descriptors.get(key) for each in datasets] for key in datasets[0].descriptors}
-    return to_rdms(np.stack(vectors), MEASURES[method], patterns[0], rdm_descriptors=descriptors)
+    if method in CROSSVALIDATED and descriptor is None:
+        raise ValueError(f"descriptor: want one beside method {method!r}, got None")
+    if method == "poisson_cv" and not every_fold:
+        warnings.warn(
+            "poisson_cv: the last fold alone, as rsatoolbox 0.3.2 has it; every_fold=True is the mean over folds",
+            stacklevel=2,
+        )
+    _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
+    if nan == "pairwise" and method != "correlation":
+        raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
+    several = isinstance(dataset, Iterable) and type(dataset).__name__ != "DataFrame"
+    datasets: list[Any] = list(dataset) if several else [dataset]
+    _check_datasets(datasets, several)
+    uses_noise = noise is not None and method in ("mahalanobis", "crossnobis")
+    noises = _for_each(noise, len(datasets)) if uses_noise and several else [noise] * len(datasets)
+    options = _Options(method, descriptor, cv_descriptor, prior_lambda, prior_weight, remove_mean, every_fold)
+    found = []
+    for k, (each, precision) in enumerate(zip(datasets, noises, strict=True)):
+        try:
+            found.append(_single(each, precision if uses_noise else None, options, nan, accuracy))
+        except ValueError as error:
+            if not several:
+                raise
+            raise ValueError(f"dataset[{k}]: {error}") from None
+    vectors, patterns = _joined(found, descriptor)
+    every = {key: None for each in datasets for key in each.descriptors}
+    rdm_descriptors: dict[str, Any] = {key: [each.descriptors.get(key) for each in datasets] for key in every}
+    descriptors: dict[str, Any] = {"cv_descriptor": cv_descriptor or OCCURRENCES} if method == "crossnobis" else {}
+    if uses_noise and all(_descriptors.equal(each.noise, found[0].noise) for each in found):
+        descriptors["noise"] = found[0].noise
+    elif uses_noise:
+        rdm_descriptors["noise"] = [each.noise for each in found]
+    measure = "euclidean" if method == "mahalanobis" and not uses_noise else method
+    return _rdms(vectors, MEASURES[measure], descriptors, rdm_descriptors, patterns)
+
+
+def get_searchlight_RDMs(
+    data_2d: ArrayLike,
+    centers: ArrayLike,
+    neighbors: Sequence[ArrayLike],
+    events: ArrayLike,
+    method: str = "correlation",
+    verbose: bool = True,
+    *,
+    noise: ArrayLike | Sequence[ArrayLike] | None = None,
+    folds: ArrayLike | None = None,
+) -> RDMs:
+    """The dissimilarity matrices of searchlights, as ``rsatoolbox.util.searchlight.get_searchlight_RDMs`` gives them.
+
+    With noise and folds, which that one does not take.
+
+    Args:
+        data_2d: [R, N], observations of voxels.
+        centers: [C], the voxel at the centre of each, which names its matrix: ``rdm_descriptors["voxel_index"]``.
+        neighbors: C lists of the voxels of each, as ``get_volume_searchlight`` of rsatoolbox gives them.
+        events: [R], the condition of each observation.
+        method: as for ``calc_rdm``, "poisson_cv" excepted.
+        verbose: not used, there is nothing to tell.
+        noise: as for ``v1fast.rsa.searchlight_rdms``.
+        folds: [R], for crossnobis, the fold of each observation. None: the k-th occurrences of each event are fold k.
+
+    Returns:
+        RDMs in the order of the sorted events. NaN for a searchlight without voxels.
+
+    Raises:
+        ModuleNotFoundError: rsatoolbox is absent.
+        ValueError: an operand does not fit.
+    """
+    _dissimilarities.choice("method", method, [name for name in MEASURES if name != "poisson_cv"])
+    values = _measurements("data_2d", data_2d)
+    grouping = _descriptors.groups("events", "events", events, len(values))
+    voxels = [np.asarray(each, dtype=np.int64) for each in neighbors]
+    places = np.asarray(centers)
+    if len(voxels) != len(places):
+        raise ValueError(f"neighbors: want {len(places)}, one list for each of centers, got {len(voxels)}")
+    if method == "crossnobis":
+        fold = _folds("folds", "folds", folds, grouping)
+        vectors = searchlight_rdms(values, voxels, method=method, noise=noise, folds=fold.codes, stimuli=grouping.codes)
+    else:
+        vectors = searchlight_rdms(_means(values, grouping.codes, "propagate"), voxels, method=method, noise=noise)
+    # Like rsatoolbox's, they carry the method's own name.
+    return _rdms(vectors, method, None, {"voxel_index": places}, {"events": grouping.labels})
 
 
 def to_rdms(
@@ -99,6 +201,7 @@ def to_rdms(
     pattern_descriptors: dict[str, Any] | None = None,
     *,
     rdm_descriptors: dict[str, Any] | None = None,
+    descriptors: dict[str, Any] | None = None,
 ) -> RDMs:
     """Matrices of this package, one or a set as for ``compare``, as rsatoolbox's RDMs, in their own dtype.
 
@@ -106,17 +209,8 @@ def to_rdms(
         ModuleNotFoundError: rsatoolbox is absent.
         ValueError: they are no dissimilarity matrices.
     """
-    try:
-        from rsatoolbox.rdm import RDMs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('RDMs need rsatoolbox: pip install "v1fast[rsatoolbox]"') from error
     vectors, _ = condensed("rdms", rdms)
-    return RDMs(
-        vectors,
-        dissimilarity_measure=dissimilarity_measure,
-        rdm_descriptors=rdm_descriptors,
-        pattern_descriptors=pattern_descriptors,
-    )
+    return _rdms(vectors, dissimilarity_measure, descriptors, rdm_descriptors, pattern_descriptors)
 
 
 def from_rdms(rdms: RDMs) -> NDArray[Any]:
@@ -124,64 +218,229 @@ def from_rdms(rdms: RDMs) -> NDArray[Any]:
     return condensed("rdms", rdms)[0]
 
 
-def _patterns(
-    dataset: Dataset, method: str, descriptor: str | None, cv_descriptor: str | None
-) -> tuple[NDArray[Any], dict[str, Any], NDArray[Any] | None]:
-    """Patterns [S, N], or for crossnobis [folds S, N]; their descriptors; and, for crossnobis, the folds."""
-    values = np.asarray(dataset.measurements)
-    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
-    if method == "crossnobis":
-        return _folded_patterns(dataset, values, descriptor, cv_descriptor)
-    if cv_descriptor is not None:
-        raise ValueError(f"cv_descriptor: want None beside method {method!r}, got {cv_descriptor!r}")
-    if descriptor is None:
-        return values, {key: list(value) for key, value in dataset.obs_descriptors.items()}, None
-    labels = _labels(dataset, "descriptor", descriptor)
-    means, found = average_repeats(values, labels)
-    return means, _descriptors_of(dataset, labels, descriptor, found), None
+class _Options(NamedTuple):
+    method: str
+    descriptor: str | None
+    cv_descriptor: str | None
+    prior_lambda: float
+    prior_weight: float
+    remove_mean: bool
+    every_fold: bool
 
 
-def _folded_patterns(
-    dataset: Dataset, values: NDArray[Any], descriptor: str | None, cv_descriptor: str | None
-) -> tuple[NDArray[Any], dict[str, Any], NDArray[Any]]:
-    if descriptor is None:
-        raise ValueError("descriptor: want one beside method 'crossnobis', got None")
-    labels = _labels(dataset, "descriptor", descriptor)
-    folds = _occurrences(labels) if cv_descriptor is None else _labels(dataset, "cv_descriptor", cv_descriptor)
-    parts: list[NDArray[Any]] = []
-    kept: list[NDArray[Any]] = []
-    every = np.unique(labels)
-    for fold in np.unique(folds):
-        means, found = average_repeats(values[folds == fold], labels[folds == fold])
-        if not np.array_equal(found, every):
-            raise ValueError(f"cv_descriptor: want every value of {descriptor!r} in each fold, got {found} in {fold}")
-        parts.append(means)
-        kept.append(np.full(len(means), len(kept)))
-    descriptors = _descriptors_of(dataset, labels, descriptor, every)
-    return np.concatenate(parts), descriptors, np.concatenate(kept)
+class _Found(NamedTuple):
+    """Of one dataset: S (S - 1) / 2 dissimilarities, the descriptors of its S patterns, its precision matrices."""
+
+    vector: NDArray[Any]
+    patterns: dict[str, list[Any]]
+    noise: NDArray[Any] | None
 
 
-def _labels(dataset: Dataset, argument: str, name: str) -> NDArray[Any]:
+def _rdms(
+    vectors: NDArray[Any],
+    measure: str | None,
+    descriptors: dict[str, Any] | None,
+    rdm_descriptors: dict[str, Any] | None,
+    pattern_descriptors: dict[str, Any] | None,
+) -> RDMs:
+    try:
+        from rsatoolbox.rdm import RDMs
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('RDMs need rsatoolbox: pip install "v1fast[rsatoolbox]"') from error
+    return RDMs(
+        vectors,
+        dissimilarity_measure=measure,
+        descriptors=descriptors,
+        rdm_descriptors=rdm_descriptors,
+        pattern_descriptors=pattern_descriptors,
+    )
+
+
+def _for_each(noise: Any, datasets: int) -> list[Any]:
+    """Of each of several datasets its noise: a matrix, or, of folds, several. One matrix serves all."""
+    if not isinstance(noise, (list, tuple, Mapping)) and np.ndim(noise) <= 2:
+        return [noise] * datasets
+    entries = _entries(noise)
+    if len(entries) != datasets:
+        raise ValueError(f"noise: want one or {datasets}, one for each dataset, got {len(entries)}")
+    return entries
+
+
+def _entries(noise: Any) -> list[Any]:
+    if not isinstance(noise, Mapping):
+        return list(noise)
+    if set(noise) != set(range(len(noise))):
+        raise ValueError(f"noise: want the keys 0 .. {len(noise) - 1} of a dictionary, got {list(noise)}")
+    return [noise[k] for k in range(len(noise))]
+
+
+def _precision(noise: Any, channels: int, folds: int) -> NDArray[np.float64]:
+    """[N, N], [N] or, where there are folds, [F, N, N]; lists are of matrices, or matrices themselves."""
+    if isinstance(noise, (list, tuple, Mapping)):
+        entries = _entries(noise)
+        if any(getattr(each, "ndim", 0) for each in entries):
+            for k, each in enumerate(entries):
+                if np.shape(each) != (channels, channels):
+                    raise ValueError(f"noise[{k}]: want [N, N] = {(channels, channels)}, got {np.shape(each)}")
+            array = np.stack([np.asarray(each) for each in entries])
+            array = array[0] if len(array) == 1 and not folds else array
+        else:
+            array = _matrix_of_lists(entries)
+    else:
+        array = np.asarray(noise)
+    wanted = [(channels, channels), (channels,), (folds, channels, channels)][: 3 if folds else 2]
+    if array.dtype.kind not in "fiub" or array.shape not in wanted:
+        forms = f"[N, N] or [N] with N = {channels}" + (f", or {folds} [N, N], one for each fold" if folds else "")
+        raise ValueError(f"noise: want numbers {forms}, got {array.dtype} {array.shape}")
+    return array.astype(np.float64, copy=False)
+
+
+def _matrix_of_lists(entries: list[Any]) -> NDArray[Any]:
+    try:
+        return np.asarray(entries)
+    except ValueError:
+        raise ValueError("noise: want rows of one length, got lists of different ones") from None
+
+
+def _measurements(name: str, given: Any) -> NDArray[Any]:
+    """[R, N], float32 or float64; what is masked is NaN."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    array = np.ma.asanyarray(given) if np.ma.isMaskedArray(given) else np.asarray(given)
+    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name}: want numbers [observations, channels], got {array.dtype} {array.shape}")
+    single = array.dtype.kind == "f" and array.dtype.itemsize == 4
+    values = array.astype(np.float32 if single else np.float64, copy=False)
+    return np.ma.filled(values, np.nan) if np.ma.isMaskedArray(values) else values
+
+
+def _check_datasets(datasets: list[Any], several: bool) -> None:
+    if not datasets:
+        raise ValueError("dataset: want at least one, got none")
+    for k, each in enumerate(datasets):
+        name, got = f"dataset[{k}]" if several else "dataset", type(each).__name__
+        if not hasattr(each, "obs_descriptors"):
+            made = "; rsatoolbox.data.Dataset.from_df makes one of it" if got == "DataFrame" else ""
+            raise ValueError(f"{name}: want a Dataset of rsatoolbox, got {got}{made}")
+        if hasattr(each, "time_descriptors"):
+            made = "its time_as_channels() is one, and time_as_observations() of each of its split_time()"
+            raise ValueError(f"{name}: want a Dataset, got {got}; {made}")
+
+
+def _single(dataset: Dataset, noise: Any, options: _Options, nan: str, accuracy: str) -> _Found:
+    values = _measurements("measurements", dataset.measurements)
+    columns, method = dataset.obs_descriptors, options.method
+    if options.descriptor is None:
+        grouping, patterns = None, {name: _descriptors.column(given, len(values)) for name, given in columns.items()}
+    else:
+        grouping = _grouping(dataset, "descriptor", options.descriptor)
+        patterns = _descriptors.of_patterns(columns, grouping, options.descriptor)
+    if options.remove_mean and method in WITHOUT_MEAN:
+        values = (values - values.mean(1, keepdims=True, dtype=np.float64)).astype(values.dtype)
+    if grouping is not None and method in CROSSVALIDATED:
+        name = options.cv_descriptor
+        folds = _folds(
+            "cv_descriptor", name or OCCURRENCES, None if name is None else _column_of(dataset, name), grouping
+        )
+        precision = None if noise is None else _precision(noise, values.shape[1], len(folds.labels))
+        vector = _crossvalidated(values, grouping, folds, precision, options, accuracy)
+        return _Found(vector, patterns, precision)
+    precision = None if noise is None else _precision(noise, values.shape[1], 0)
+    means = values if grouping is None else _means(values, grouping.codes, nan)
+    priors: dict[str, Any] = {"prior_lambda": options.prior_lambda, "prior_weight": options.prior_weight}
+    vector = functional.rdm(means, method=method, noise=precision, nan=nan, condensed=True, accuracy=accuracy, **priors)
+    return _Found(vector, patterns, precision)
+
+
+def _means(values: NDArray[Any], codes: NDArray[np.int64], nan: str) -> NDArray[Any]:
+    """[S, N]: over the observations of each pattern; "pairwise": over those that are there."""
+    if nan == "pairwise":
+        return average_repeats(values, codes)[0]
+    order, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
+    sums = np.add.reduceat(values[order], np.cumsum(counts) - counts, axis=0, dtype=np.float64)
+    return (sums / counts[:, None]).astype(values.dtype)
+
+
+def _column_of(dataset: Dataset, name: str, argument: str = "cv_descriptor") -> Any:
     if name not in dataset.obs_descriptors:
         raise ValueError(f"{argument}: want one of {', '.join(dataset.obs_descriptors)}, got {name!r}")
-    return np.asarray(dataset.obs_descriptors[name])
+    return dataset.obs_descriptors[name]
 
 
-def _occurrences(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """0 for the first observation of each label, 1 for the second."""
-    seen: dict[Any, int] = {}
-    found = np.empty(len(labels), dtype=np.int64)
-    for i, label in enumerate(labels.tolist()):
-        found[i] = seen.get(label, 0)
-        seen[label] = found[i] + 1
+def _grouping(dataset: Dataset, argument: str, name: str) -> _descriptors.Groups:
+    return _descriptors.groups(argument, name, _column_of(dataset, name, argument), len(dataset.measurements))
+
+
+def _folds(argument: str, name: str, given: Any, patterns: _descriptors.Groups) -> _descriptors.Groups:
+    """Those given, or the k-th occurrences of each pattern; each pattern is in each fold."""
+    if given is None:
+        counts = np.bincount(patterns.codes)
+        if (counts != counts[0]).any():
+            got = f"None beside {counts.min()} to {counts.max()} repeats"
+            raise ValueError(f"{argument}: want one where patterns are repeated unequally, got {got}")
+        order = np.argsort(patterns.codes, kind="stable")
+        occurrences = np.empty(len(order), dtype=np.int64)
+        occurrences[order] = np.tile(np.arange(counts[0]), len(counts))
+        found = _descriptors.Groups(list(range(counts[0])), occurrences)
+    else:
+        found = _descriptors.groups(argument, name, given, len(patterns.codes))
+    if len(found.labels) < 2:
+        raise ValueError(f"{argument}: want at least two folds, got {len(found.labels)}")
+    shape = (len(found.labels), len(patterns.labels))
+    counts = np.bincount(np.ravel_multi_index((found.codes, patterns.codes), shape), minlength=shape[0] * shape[1])
+    for fold, there in zip(found.labels, counts.reshape(shape) > 0, strict=True):
+        if not there.all():
+            lacks = patterns.labels[int(np.argmin(there))]
+            raise ValueError(f"{argument}: want every pattern in each fold, got no {lacks!r} in fold {fold!r}")
     return found
 
 
-def _descriptors_of(dataset: Dataset, labels: NDArray[Any], descriptor: str, found: NDArray[Any]) -> dict[str, Any]:
-    """Of the sorted patterns; other descriptors where all observations of each pattern have the same value."""
-    kept: dict[str, Any] = {descriptor: found.tolist()}
-    for key, given in dataset.obs_descriptors.items():
-        by_label = [np.unique(np.asarray(given)[labels == label]) for label in found]
-        if key != descriptor and all(len(each) == 1 for each in by_label):
-            kept[key] = [each[0].item() for each in by_label]
-    return kept
+def _crossvalidated(
+    values: NDArray[Any],
+    patterns: _descriptors.Groups,
+    folds: _descriptors.Groups,
+    precision: NDArray[Any] | None,
+    options: _Options,
+    accuracy: str,
+) -> NDArray[Any]:
+    if options.method == "crossnobis":
+        labels: dict[str, Any] = {"folds": folds.codes, "stimuli": patterns.codes}
+        return functional.rdm(values, method="crossnobis", noise=precision, condensed=True, accuracy=accuracy, **labels)
+    labels_of = torch.from_numpy(folds.codes), torch.from_numpy(patterns.codes)
+    own, others, _ = _dissimilarities.fold_means(torch.from_numpy(np.array(values)), *labels_of)
+    prior, weight = options.prior_lambda * options.prior_weight, 1 + options.prior_weight
+    chosen = slice(None) if options.every_fold else slice(-1, None)
+    rates = ((others[chosen] + prior) / weight).transpose(0, 1).flatten(1)  # [S, F N]
+    logs = ((own[chosen] + prior) / weight).log().transpose(0, 1).flatten(1)
+    x, y = torch.cat([rates, logs], 1)[None], torch.cat([logs, rates], 1)[None]  # the op's product is symmetric
+    ops.rdm.check(x, y, "distance", True, accuracy)
+    return ops.rdm.rdm(x, y, "distance", True, accuracy)[0].numpy().astype(values.dtype)
+
+
+def _joined(found: list[_Found], descriptor: str | None) -> tuple[NDArray[Any], dict[str, Any]]:
+    """[M, P] and the descriptors of their patterns: those of all datasets."""
+    if len(found) == 1:
+        return found[0].vector[None], found[0].patterns
+    patterns = [each.patterns for each in found]
+    if descriptor is not None:
+        merged, places = _descriptors.union(descriptor, patterns)
+        count = len(merged[descriptor])
+    else:
+        if any(each.vector.shape != found[0].vector.shape for each in found):
+            got = [len(each.vector) for each in found]
+            raise ValueError(f"dataset: want as many observations in all, or a descriptor, got {got} pairs")
+        count = stimuli_of(len(found[0].vector))
+        merged, orders = _descriptors.alignment(patterns, count)
+        # Where an observation goes is the inverse of where it is found.
+        places = [list(range(count)), *(np.argsort(order).tolist() for order in orders)]
+    return np.stack([_placed(each.vector, where, count) for each, where in zip(found, places, strict=True)]), merged
+
+
+def _placed(vector: NDArray[Any], places: list[int], count: int) -> NDArray[Any]:
+    """The pairs of patterns in a matrix of ``count`` of which they are these; NaN where it has others."""
+    where = np.array(places, dtype=np.int64)
+    i, j = np.triu_indices(len(where), 1)
+    low, high = np.minimum(where[i], where[j]), np.maximum(where[i], where[j])
+    placed = np.full(count * (count - 1) // 2, np.nan, vector.dtype)
+    placed[low * count - low * (low + 1) // 2 + high - low - 1] = vector
+    return placed
