@@ -172,7 +172,7 @@ class FullGaussian2d(GaussianPointReadout):
             shared_transform = _grid_predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
         self.mu_transform: nn.Module = shared_transform
         like = next(shared_transform.parameters(), torch.empty(0))
-        self.register_buffer("source_grid", torch.from_numpy(_centred(source)).to(like.dtype))
+        self.register_buffer("source_grid", torch.from_numpy(_centred(source)).to(like))
         self._predicted_grid, self._original_grid = True, False
 
     def initialize_shared_grid(
