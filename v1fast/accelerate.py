@@ -201,7 +201,10 @@ class Report:
 
 
 class _Accelerated:
-    """Marks the classes that :func:`_accelerated` makes."""
+    """Marks the classes that are made at run time here.
+
+    They are derived from the library's class first: an object's class can only be changed to one of the same layout.
+    """
 
     _v1fast_base: ClassVar[type]
     _v1fast_made_by: ClassVar[tuple[Callable[..., type], tuple[Any, ...]]]
@@ -395,8 +398,8 @@ def _accelerated(base: type, sampler: Sampler, ours: type[readouts.Readout]) -> 
     methods = {name: getattr_static(base, name) for name in _names(_v1fast(ours)) & set(dir(nn.Module))}
     methods |= {name: getattr_static(ours, name) for name in _TAKEN if hasattr(ours, name)}
     methods |= {"__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base, "sampler": sampler}
-    methods["_v1fast_made_by"] = _accelerated, (base, sampler, ours)
-    name, bases = f"Accelerated{base.__name__}", (_Accelerated, base, ours)
+    methods |= {"_v1fast_made_by": (_accelerated, (base, sampler, ours)), "__reduce_ex__": _Accelerated.__reduce_ex__}
+    name, bases = f"Accelerated{base.__name__}", (base, _Accelerated, ours)
     return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(methods))
 
 
@@ -427,8 +430,8 @@ def _channels_last(base: type[nn.Module]) -> type:
         return forward(self, *map(_images_last, args), **{name: _images_last(value) for name, value in kwargs.items()})
 
     attributes = {"forward": in_channels_last, "__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base}
-    attributes["_v1fast_made_by"] = _channels_last, (base,)
-    return type(f"ChannelsLast{base.__name__}", (_Accelerated, base), attributes)
+    attributes |= {"_v1fast_made_by": (_channels_last, (base,)), "__reduce_ex__": _Accelerated.__reduce_ex__}
+    return type(f"ChannelsLast{base.__name__}", (base, _Accelerated), attributes)
 
 
 def _images_last(value: Any) -> Any:
