@@ -868,7 +868,7 @@ def test_what_was_seen_where_nothing_was_found():
     assert "core" not in text
 
 
-class Plain(ABC):
+class Plain(ABC):  # noqa: B024
     pass
 
 
@@ -890,6 +890,10 @@ def with_core():
     model = Model()
     model.core = Core()
     return model.eval()
+
+
+def strides_that_count(tensor):
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def layout_of_maps(model, x):
@@ -917,7 +921,8 @@ def test_a_core_in_channels_last(wrap):
     assert_close(model(x), want)
     model(x).sum().backward()
     assert [p.stride() for p in plain.parameters()] == strides
-    assert all(p.grad is None or p.grad.stride() == p.stride() for p in plain.core.parameters())
+    for p in plain.core.parameters():
+        assert strides_that_count(p.grad) == strides_that_count(p)
     assert not v1fast.accelerate(model, channels_last=True).channels_last, "it is already"
     assert any("core" in name for name in v1fast.restore(model))
     assert type(core) is Core
@@ -935,7 +940,7 @@ def test_copies_of_a_core_in_channels_last():
         v1fast.restore(other)
         assert type(other.core) is Core
     assert model.core(input_=x).equal(model.core(x))
-    assert model.core(x[0]).shape == model.core(x)[0].shape, "what is no batch of images is left as it is"
+    assert model.core.layers[0](x[0]).shape == (6, *SHAPE[1:])
 
 
 def test_channels_last_without_a_core():
