@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # A line of these is none that a user can change: torch calls a layer's forward through several frames of its own, more
 # of them where a module has hooks or is compiled.
 _INTERNAL = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def run_while_tracing(function: F) -> F:
+    """Mark a function for ``torch.compile`` and ``torch.export`` to call while they trace, rather than to trace it.
+
+    What ``torch.compiler.assume_constant_result`` does, without the import of the compiler, which takes a second.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@run_while_tracing
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """``warnings.warn``, at the innermost line outside of v1fast and torch.
 

@@ -7,10 +7,9 @@ import functools
 import inspect
 from typing import Any, Self
 
-import torch
 from torch import nn
 
-from v1fast._warnings import warn_caller
+from v1fast._warnings import run_while_tracing, warn_caller
 
 # Of difflib: two letters exchanged in a word of five ("shfit"), and in a word of four ("bais").
 _SIMILARITY, _SIMILARITY_OF_LETTERS = 0.8, 0.7
@@ -55,7 +54,6 @@ def _of_all_readouts(method: str) -> frozenset[str]:
     return frozenset().union(*(arguments(cls, method) for cls in classes))
 
 
-@functools.cache
 def _meant(name: str, classes: tuple[type, ...], method: str) -> str | None:
     """The argument that ``name`` is a misspelling of."""
     parameters = inspect.signature(getattr(classes[0], method)).parameters.values()
@@ -73,7 +71,13 @@ def _meant(name: str, classes: tuple[type, ...], method: str) -> str | None:
     return close[0] if close else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.lru_cache(4096)  # of all at once: a look-up for each of a batch's fields would show in a small model's step
+def _misspelt(names: tuple[str, ...], classes: tuple[type, ...], method: str) -> tuple[tuple[str, str], ...]:
+    found = ((name, _meant(name, classes, method)) for name in names)
+    return tuple((name, meant) for name, meant in found if meant is not None)
+
+
+@run_while_tracing
 def warn_of_misspelt(classes: tuple[type, ...], method: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Warn of each name that resembles an argument of the method of ``classes``, once for the first of them.
 
@@ -82,12 +86,12 @@ def warn_of_misspelt(classes: tuple[type, ...], method: str, names: tuple[str, .
     Returns:
         The names that are misspelt.
     """
-    misspelt = {name: meant for name in names if (meant := _meant(name, classes, method)) is not None}
-    for name, meant in misspelt.items():
+    misspelt = _misspelt(names, classes, method)
+    for name, meant in misspelt:
         if (classes[0], name) not in _warned:
             warn_caller(f"{classes[0].__name__} ignores the argument {name!r}: did you mean {meant!r}?")
             _warned.add((classes[0], name))  # not where the warning is raised as an error
-    return tuple(misspelt)
+    return tuple(name for name, _ in misspelt)
 
 
 class ChecksArguments(nn.Module):

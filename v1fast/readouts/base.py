@@ -47,21 +47,21 @@ def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device)
         ValueError: a mask of another length, or indices that are not one list of integers.
         IndexError: an index out of range.
     """
-    index = torch.as_tensor(out_idx, device=device)
+    index = torch.as_tensor(out_idx)
     if index.dtype == torch.bool:
         if tuple(index.shape) != (outdims,):
             raise ValueError(f"out_idx: want a mask of {outdims} neurons, got shape {tuple(index.shape)}")
-        return index.nonzero().flatten()
+        return index.nonzero().flatten().to(device)
     if index.dim() != 1 or (index.is_floating_point() and index.numel() > 0):
         raise ValueError(f"out_idx: want a list of integers or a mask, got {index.dtype} of shape {tuple(index.shape)}")
     index = index.to(torch.int64)
     # On a GPU an index out of range would end in an assertion that no later call survives. A graph has its own check.
     if index.numel() and not (index.is_meta or torch.compiler.is_compiling()):
-        low, high = (int(value) for value in index.aminmax())
+        low, high = torch.stack(index.aminmax()).tolist()
         if low < -outdims or high >= outdims:
             got = low if low < -outdims else high
             raise IndexError(f"out_idx: want indices from {-outdims} to {outdims - 1}, got {got}")
-    return torch.arange(outdims, device=device)[index]
+    return torch.arange(outdims, device=device)[index.to(device)]
 
 
 def sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
