@@ -250,8 +250,8 @@ def accelerate(
             ``v1fast.readouts`` that stands for the original, as ``{mylab.Gaussian: v1fast.readouts.FullGaussian2d}``.
             What such a copy computes is not checked beyond its methods' names and the arguments of ``forward``.
         channels_last: let each module of the name ``core`` compute in channels-last too, so that its feature maps are
-            as the readouts read them fastest. Its images [B, C, H, W] are copied into that layout; videos and parameters
-            stay as they are.
+            as the readouts read them fastest. Its images [B, C, H, W] are copied into that layout; parameters and
+            videos stay as they are.
 
     Returns:
         The report.
