@@ -7,11 +7,14 @@ Both are optional: where they do not compile (no compiler, no torch at build tim
 installs without them and runs on the pure-torch reference. ``V1FAST_REQUIRE_NATIVE=1`` makes that an error.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 STABLE_ABI_VERSION = "0x020d000000000000"  # torch 2.13
 COMPILE_FLAGS = [
@@ -26,6 +29,30 @@ COMPILE_FLAGS = [
     "-Wno-maybe-uninitialized",  # GCC 12's own AVX-512 header
 ]
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
+
+LEFT_OUT = Path("v1fast/_left_out.json")  # name of an extension: why it is not built; v1fast doctor reads it
+left_out: dict[str, str] = {}
+
+
+def write_left_out(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if left_out and path.parent.is_dir():
+        path.write_text(json.dumps(left_out))
+
+
+class BuildExtensions(build_ext):
+    def build_extension(self, ext: Any) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            left_out[ext.name] = str(error)
+            raise
+
+    def run(self) -> None:
+        super().run()
+        # The package has been copied by now; an editable one is used where it is.
+        for folder in (Path(), Path(self.build_lib)):
+            write_left_out(folder / LEFT_OUT)
 
 
 def ops_extension() -> Extension:
@@ -65,14 +92,16 @@ def extensions() -> list[Extension]:
     if sys.platform != "linux":
         return []
     found = []
-    for make in (ops_extension, probe_extension):
+    for name, make in {"v1fast._C": ops_extension, "v1fast._probe": probe_extension}.items():
         try:
             found.append(make())
         except ImportError as error:
             if required:
                 raise
-            print(f"v1fast: {make.__name__} left out, the reference will run instead: {error}", file=sys.stderr)
+            left_out[name] = str(error)
+            print(f"v1fast: {name} left out: {error}", file=sys.stderr)
+    write_left_out(LEFT_OUT)
     return found
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})

@@ -180,3 +180,22 @@ def assert_twice_differentiable(layer, x, shift=None):
     layer.eval()
     shift = None if shift is None else shift.to(x.dtype)
     assert torch.autograd.gradgradcheck(lambda x: layer(x, shift=shift).square(), (x.requires_grad_(),), fast_mode=True)
+
+
+def assert_broadcasts_shift(layer, x):
+    """One shift for all images, frames or clips is that shift for each, and its gradient is the sum of theirs."""
+    batch, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
+    shapes = [(1, 2)] if x.dim() == 4 else [(1, 2), (1, frames, 2), (batch, 1, 2), (1, 1, 2)]
+    for shape in shapes:
+        one = (torch.randn(shape) / 4).requires_grad_()
+        per_clip = one if x.dim() == 4 or one.dim() == 3 else one.unsqueeze(1)
+        each = per_clip.detach().expand((batch, 2) if x.dim() == 4 else (batch, frames, 2)).clone().requires_grad_()
+        got, want = layer(x, shift=one), layer(x, shift=each)
+        assert got.equal(want)
+        got.square().sum().backward()
+        want.square().sum().backward()
+        assert one.grad.shape == shape
+        torch.testing.assert_close(one.grad, each.grad.sum_to_size(per_clip.shape).view(shape), rtol=1e-3, atol=1e-3)
+    for shape in ((1, 3), (batch + 1, 2), (2,), (1, 1, 1, 2)):
+        with pytest.raises(ValueError, match=r"shift: want \[B, 2\]"):
+            layer(x, shift=torch.zeros(shape))

@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import warnings
+from abc import ABC
 from functools import partial
 
 import pytest
@@ -771,6 +772,182 @@ def test_another_dtype_and_device():
     assert_close(run(model, x)[0], want)
     assert run(model.float(), x.float())[0].dtype == torch.float32
     assert v1fast.accelerate(Model().to("meta")).replaced
+
+
+class Vendored(nn.Module):
+    """FullGaussian2d, as a laboratory has it in a file of its own."""
+
+    gauss_type, batch_sample, align_corners = "full", True, True
+    _predicted_grid = _shared_grid = _shared_features = False
+    mu, features = property(lambda self: self._mu), property(lambda self: self._features)
+
+    def __init__(self):
+        super().__init__()
+        vars(self).update(vars(FullGaussian2d()))
+
+    def forward(self, x, sample=None, shift=None, out_idx=None, **kwargs):
+        return FullGaussian2d.forward(self, x, sample, shift, out_idx)
+
+
+class VendoredPooled(nn.Module):
+    """GeneralizedPointPooled2d, which loses axes as the library's does."""
+
+    pool_steps = property(lambda self: self._pool_steps)
+
+    def __init__(self):
+        super().__init__()
+        vars(self).update(vars(GeneralizedPointPooled2d(2)))
+
+    def forward(self, x, shift=None, out_idx=None, **kwargs):
+        return GeneralizedPointPooled2d.forward(self, x, shift)
+
+
+class VendoredChild(Vendored):
+    def regularizer(self):
+        return 3
+
+
+class VendoredOther(Vendored):
+    def forward(self, x, **kwargs):
+        return 2 * super().forward(x)
+
+
+OF_VENDORED = {Vendored: v1fast.readouts.FullGaussian2d, VendoredPooled: v1fast.readouts.GeneralizedPointPooled2d}
+
+
+@pytest.mark.parametrize("cls", [Vendored, VendoredChild, VendoredPooled])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_vendored_classes(cls, batch):
+    layer, x, shift = cls(), features(batch), 0.1 * torch.randn(batch, 2)
+    want = run(layer, x, shift=shift)[0]
+    report = v1fast.accelerate(layer, also=OF_VENDORED)
+    assert str(report) == f"1 replaced\n  (the model itself): {cls.__name__} of {cls.__module__.partition('.')[0]}"
+    for each in (layer, copy.deepcopy(layer)):
+        got, ops = run(each, x, shift=shift)
+        assert ops
+        assert got.shape == want.shape
+        assert_close(got, want)
+    assert [o.why for o in v1fast.accelerate(layer).left] == ["is accelerated already"]
+    assert v1fast.accelerate(layer, sampler="philox").replaced
+    assert v1fast.restore(layer) == ("",)
+    assert type(layer) is cls
+    assert run(layer, x, shift=shift)[0].equal(want)
+
+
+def test_what_also_cannot_do():
+    assert "has its own forward" in str(v1fast.accelerate(VendoredOther(), also=OF_VENDORED))
+    assert "of another version" in str(v1fast.accelerate(Vendored(), also={Vendored: v1fast.readouts.PointPooled2d}))
+    layer = OwnForward()
+    assert v1fast.accelerate(layer, also={OwnForward: v1fast.readouts.FullGaussian2d}).left
+    for also in (
+        {Vendored: FullGaussian2d},
+        {"Vendored": v1fast.readouts.FullGaussian2d},
+        {Vendored: "FullGaussian2d"},
+    ):
+        with pytest.raises(TypeError, match=r"also: want \{a class of modules: a class of v1fast.readouts\}, got \{"):
+            v1fast.accelerate(Vendored(), also=also)
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.outdims, self.features = 3, nn.Parameter(torch.ones(3))
+
+
+def test_what_was_seen_where_nothing_was_found():
+    """By the name of a class, or by what it has."""
+    model = nn.ModuleDict({"a": Vendored(), "b": Linear(), "core": nn.Conv2d(1, 1, 1)})
+    type(model["a"]).__name__ = "FullGaussian2d"
+    report = v1fast.accelerate(model)
+    type(model["a"]).__name__ = "Vendored"
+    assert [o.names for o in report.unknown] == [("a",), ("b",)]
+    text = str(report)
+    assert text.startswith("no readout of neuralpredictors or openretina found; of unknown classes, which ")
+    assert "also=" in text
+    assert f"  a: {Vendored.__module__}.{Vendored.__qualname__}\n  b: {Linear.__module__}.Linear" in text
+    assert "core" not in text
+
+
+class Plain(ABC):  # noqa: B024
+    pass
+
+
+class Core(Plain, nn.Module):
+    """As neuralpredictors': a class of its own comes first."""
+
+    def __init__(self):
+        super().__init__()
+        nn.Module.__init__(self)
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ELU(), nn.Conv2d(6, SHAPE[0], 3, padding=1)
+        )
+
+    def forward(self, input_, data_key=None):
+        return self.layers(input_)
+
+
+def with_core():
+    model = Model()
+    model.core = Core()
+    return model.eval()
+
+
+def strides_that_count(tensor):
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+def layout_of_maps(model, x):
+    seen = []
+    hook = model.readout["a"].register_forward_pre_hook(lambda _, args: seen.append(args[0].stride()))
+    model(x)
+    hook.remove()
+    return "channels-last" if seen[0][1] == 1 else "channels first"
+
+
+@pytest.mark.parametrize("wrap", [None, "compiled", "core compiled"])
+def test_a_core_in_channels_last(wrap):
+    torch.compiler.reset()
+    plain, x = with_core(), images()
+    want, strides = plain(x), [p.stride() for p in plain.parameters()]
+    model = torch.compile(plain, backend="eager") if wrap == "compiled" else plain
+    core = plain.core
+    if wrap == "core compiled":
+        plain.core = torch.compile(plain.core, backend="eager")
+    report = v1fast.accelerate(model, channels_last=True)
+    assert len(report.replaced) == 2
+    assert [o.kind.split()[0] for o in report.channels_last] == ["Core"]
+    assert "1 in channels-last\n  " in str(report)
+    assert layout_of_maps(plain, x) == "channels-last"
+    assert_close(model(x), want)
+    model(x).sum().backward()
+    assert [p.stride() for p in plain.parameters()] == strides
+    for p in plain.core.parameters():
+        assert strides_that_count(p.grad) == strides_that_count(p)
+    assert not v1fast.accelerate(model, channels_last=True).channels_last, "it is already"
+    assert any("core" in name for name in v1fast.restore(model))
+    assert type(core) is Core
+    assert layout_of_maps(plain, x) == "channels first"
+    assert_close(model(x), want)
+
+
+def test_copies_of_a_core_in_channels_last():
+    model, x = with_core(), images()
+    v1fast.accelerate(model, channels_last=True)
+    want = model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert layout_of_maps(other, x) == "channels-last"
+        assert other(x).equal(want)
+        v1fast.restore(other)
+        assert type(other.core) is Core
+    assert model.core(input_=x).equal(model.core(x))
+    assert model.core.layers[0](x[0]).shape == (6, *SHAPE[1:])
+
+
+def test_channels_last_without_a_core():
+    model = nn.Sequential(FullGaussian2d())
+    with pytest.raises(ValueError, match="channels_last: want a module of the name core in the model, got none"):
+        v1fast.accelerate(model, channels_last=True)
+    assert type(model[0]) is FullGaussian2d
 
 
 def test_the_report_is_shown_in_words():

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v1fast.models import Stacked2dCore
+from v1fast.models.regularizers import REGULARIZERS
 
 SMALL = {"input_channels": 1, "hidden_channels": 4, "input_kern": 5, "hidden_kern": 3, "layers": 3}
 SENSORIUM = {
@@ -654,6 +655,10 @@ ERRORS = {
     "nonlinearity_type: want one of AdaptiveELU, Elu1, ": {"nonlinearity_type": "ReLU"},
     "laplace_padding: want None, 0 or 1": {"input_regularizer": "GaussianLaplaceL2", "laplace_padding": 2},
     "input_kern: want more than one pixel": {"input_regularizer": "GaussianLaplaceL2", "input_kern": 1},
+    "input_kern: want more than one pixel, at more than one distance from the centre, for a Gaussian mask, got 2 x 2": {
+        "input_regularizer": "GaussianLaplaceL2",
+        "input_kern": 2,
+    },
     "hidden_channels: want an even number": {"attention_conv": True, "hidden_channels": 5},
     "hidden_kern: want an odd number": {"attention_conv": True, "hidden_kern": 4},
     "stride: want 1 with attention_conv, got 2": {"attention_conv": True, "stride": 2},
@@ -667,3 +672,16 @@ def test_errors(message, options):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below, as a plain string
         small(**options)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("padding", [0, 1])
+def test_filters_of_zeros_are_smooth(name, padding):
+    """Pruned ones, or those of an input that is not used."""
+    core = small(input_regularizer=name, laplace_padding=padding)
+    with torch.no_grad():
+        core.features[0].conv.weight.zero_()
+    penalty = core.laplace()
+    penalty.backward()
+    assert penalty == 0
+    assert (core.features[0].conv.weight.grad == 0).all()

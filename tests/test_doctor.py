@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +15,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from v1fast import doctor, ops
+from v1fast import _build, doctor, ops
 from v1fast._version import __version__
+from v1fast.ops import _load
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -131,6 +133,82 @@ def test_without_the_probe(no_probe):
     assert report.ceilings == []
     assert report.probe in doctor.as_text(report)
     json.loads(report.to_json())
+
+
+EXTENSIONS = ("v1fast._C", "v1fast._probe")
+NEEDS = {"v1fast._C": "torch", "v1fast._probe": "pybind11"}
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """What can be found where v1fast runs: everything that a build needs, and no note of one."""
+    found = {"modules": {"torch", "pybind11"}, "programs": {"g++"}, "noted": {}}
+
+    def note(extension, why):
+        found["noted"][extension] = why
+        (tmp_path / "left_out.json").write_text(json.dumps(found["noted"]))
+
+    monkeypatch.setattr(_build, "_LEFT_OUT", tmp_path / "left_out.json")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in found["modules"] else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found["programs"] else None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    return SimpleNamespace(**found, note=note)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_what_is_missing_is_named(environment, extension, monkeypatch):
+    assert _build.why_absent(extension) == "not built: nothing that it needs is missing here now; install v1fast again"
+    environment.modules.remove(NEEDS[extension])
+    why = _build.why_absent(extension)
+    assert f"the module {NEEDS[extension]}, not found here" in why
+    assert "compiler" not in why
+    environment.programs.clear()
+    assert f"the module {NEEDS[extension]} and a C++20 compiler (g++ or c++ or clang++)" in _build.why_absent(extension)
+    environment.modules.add(NEEDS[extension])
+    monkeypatch.setenv("CXX", "icpx -O2")
+    assert "needs a C++20 compiler (icpx), not found here" in _build.why_absent(extension)
+    environment.programs.add("icpx")
+    assert "nothing" in _build.why_absent(extension)
+    environment.note(extension, "No module named 'spam'")
+    assert _build.why_absent(extension) == "not built when v1fast was installed: No module named 'spam'"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "it is for Linux, and this is" in _build.why_absent(extension)
+
+
+def test_the_reports_say_what_is_missing(environment, no_probe, monkeypatch):
+    environment.note("v1fast._probe", "No module named 'pybind11'")
+    environment.note("v1fast._C", "No module named 'torch'")
+    assert doctor.examine().probe == "not built when v1fast was installed: No module named 'pybind11'"
+    monkeypatch.setitem(sys.modules, "v1fast._C", None)
+    assert _load._load_native() == "not built when v1fast was installed: No module named 'torch'"
+
+
+@pytest.mark.parametrize(
+    ("hidden", "reasons"),
+    [
+        (("torch", "pybind11"), ("No module named 'torch'", "No module named 'pybind11'")),
+        (("torch",), ("No module named 'torch'", "no/such/compiler")),
+        (("pybind11",), ("no/such/compiler", "No module named 'pybind11'")),
+    ],
+)
+def test_a_build_notes_what_it_left_out(tmp_path, hidden, reasons):
+    """A real one, of a copy, without a compiler and without some modules."""
+    source = Path(__file__).parents[1]
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(source / name, tmp_path)
+    for folder in ("csrc", "v1fast", "kernels", "benchmarks"):
+        shutil.copytree(source / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "hidden").mkdir()
+    for name in hidden:
+        (tmp_path / "hidden" / f"{name}.py").write_text(f"raise ImportError(\"No module named '{name}'\")")
+    environment = os.environ | {"CC": "no/such/compiler", "CXX": "no/such/compiler", "PYTHONPATH": "hidden"}
+    environment.pop("V1FAST_REQUIRE_NATIVE", None)
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", "built"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    noted = json.loads((tmp_path / "built" / "v1fast" / "_left_out.json").read_text())
+    assert set(noted) == set(EXTENSIONS)
+    assert all(reason in noted[extension] for extension, reason in zip(EXTENSIONS, reasons, strict=True))
 
 
 def test_probe_that_does_not_load(monkeypatch):

@@ -12,7 +12,7 @@ from assertions import assert_as_accurate
 from torch import nn
 
 from v1fast import _eager as eager
-from v1fast.readouts import ConfigurationError, FullGaussian2d
+from v1fast.readouts import ConfigurationError, FullGaussian2d, PointGaussianReadout
 from v1fast.readouts._frames import fold_frames
 
 SHAPE, N = (5, 7, 9), 12
@@ -330,6 +330,57 @@ def test_retinotopy():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.mu.dtype == torch.float32
         assert layer.eval()(features()).dtype == torch.float32
+
+
+ONE_PLACE = np.full((12, 3), 0.1)  # whose rounded mean is another number
+PLACES = {
+    "all at one place": ONE_PLACE,
+    "all at one place, single precision": ONE_PLACE.astype(np.float32),
+    "one axis constant": np.stack([np.arange(12.0), np.full(12, 0.1)], 1),
+    "several at one place": np.repeat(np.random.default_rng(0).normal(size=(4, 2)), 3, 0),
+    "integers": np.zeros((12, 2), dtype=int),
+    "tiny": 1e-300 * np.random.default_rng(0).normal(size=(12, 2)),
+}
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_degenerate_places(places):
+    source = PLACES[places]
+    layer = readout(grid_mean_predictor={"hidden_layers": 1}, source_grid=source).eval()
+    constant = (source == source[:1]).all(0)
+    grid = layer.source_grid
+    assert grid.isfinite().all()
+    assert (grid[:, constant] == 0).all()
+    assert grid.abs().max() == (0 if constant.all() else 1)
+    out = layer(torch.randn(2, *SHAPE))
+    (out.sum() + layer.mu_dispersion).backward()
+    assert out.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.mu_transform.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, RETINOTOPY | {"source_grid": [[3.0, 4.0]]}])
+def test_a_single_neuron_is_not_dispersed(options):
+    layer = FullGaussian2d(SHAPE, 1, True, **options)
+    dispersion = layer.mu_dispersion
+    assert dispersion == 0
+    dispersion.backward()
+    assert all(p.grad is None or (p.grad == 0).all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_places_that_are_no_numbers(bad):
+    source = np.ones((12, 2))
+    source[[4, 7], 1] = bad
+    with pytest.raises(ValueError, match=rf"source_grid: want finite positions, got {bad} at \[4, 1\] \(2 such"):
+        readout(**RETINOTOPY | {"source_grid": source})
+    with pytest.raises(ValueError, match=rf"init_grid: want finite positions, got {bad} at \[0, 4, 0, 1\]"):
+        PointGaussianReadout((5, 1, 7, 9), 12, True, init_grid=source.reshape(1, 12, 1, 2))
+
+
+def test_the_predictor_and_its_places_have_one_dtype():
+    network = readout(**RETINOTOPY).double().mu_transform
+    assert readout(**RETINOTOPY, shared_transform=network).source_grid.dtype == torch.float64
+    assert readout(**RETINOTOPY).source_grid.dtype == torch.float32
 
 
 def test_shared_transform():

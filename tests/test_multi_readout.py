@@ -1,7 +1,9 @@
 """Readouts of several sessions: what they share, clones, sessions that come later."""
 
 import copy
+import io
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -294,3 +296,58 @@ def test_compiles():
     for key in "ab":
         x = features(key)
         torch.testing.assert_close(compiled(x, data_key=key), layer(x, data_key=key))
+
+
+class Preparing(MultiReadoutBase):
+    def prepare_readout_kwargs(self, i, data_key, first_data_key, table=None, **kwargs):
+        return kwargs | {"init_sigma": table[data_key]}
+
+
+def of_many_options(in_shape, outdims, **options):
+    return FullGaussian2d(in_shape, outdims, **options)
+
+
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "torch.save"])
+@pytest.mark.parametrize("cls", [MultiReadoutBase, MultiReadoutSharedParametersBase])
+def test_what_came_along_is_not_kept(cls, how):
+    """Trainers hand their data loaders to every readout; a lambda cannot be pickled."""
+    loader = {"transform": lambda x: x, "data": torch.zeros(1000, 100)}
+    layer = multi(cls, loader=loader, dataloaders=[loader], frozen=open(__file__))  # noqa: SIM115
+    if how == "deepcopy":
+        other = copy.deepcopy(layer)
+    else:
+        buffer = io.BytesIO()
+        (pickle.dump if how == "pickle" else torch.save)(layer, buffer)
+        assert buffer.tell() < 50_000
+        buffer.seek(0)
+        other = pickle.load(buffer) if how == "pickle" else torch.load(buffer, weights_only=False)
+    assert other._readout_kwargs == GAUSSIAN
+    other.add_session("d", 3)
+    assert other["d"].init_mu_range == 0.8
+
+
+def test_what_is_named_is_kept():
+    layer = Preparing({"a": SHAPE}, {"a": 12}, FullGaussian2d, table={"a": 0.1, "b": 0.2}, loader=print, bias=True)
+    layer.add_session("b", 9)
+    assert (layer["a"].init_sigma, layer["b"].init_sigma) == (0.1, 0.2)
+    assert set(layer._readout_kwargs) == {"table", "bias"}
+    layer = multi(keys="a", base_readout=partial(FullGaussian2d, init_sigma=0.7), init_mu_range=0.4, loader=print)
+    layer.add_session("d", 3)
+    assert layer["d"].init_mu_range == 0.4
+    assert "loader" not in layer._readout_kwargs
+    layer = multi(keys="a", base_readout=of_many_options)  # which does not tell what it needs
+    layer.add_session("d", 3)
+    assert layer["d"].init_mu_range == 0.8
+
+
+class TakesAll(FullGaussian2d):
+    def __init__(self, *args, **kwargs):
+        self.table = kwargs.pop("my_table")
+        super().__init__(*args, **kwargs)
+
+
+def test_arguments_that_no_signature_names_reach_the_constructor():
+    layer = multi(keys="a", base_readout=TakesAll, my_table=3)
+    assert layer["a"].table == 3
+    layer.add_session("d", 3, my_table=4)
+    assert layer["d"].table == 4

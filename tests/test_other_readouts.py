@@ -375,6 +375,14 @@ def test_penalties():
         layer_checks.assert_knows_gamma_readout(make)
 
 
+@torch.no_grad()
+def test_a_neuron_without_weights_uses_no_channel():
+    layer = separable(rank=2)
+    layer.Wc[3] = 0
+    assert layer.hoyer_square()[3] == 0
+    assert (layer.hoyer_square()[:3] >= 1).all()
+
+
 def test_penalties_of_the_separable_readout():
     layer = separable(rank=2, feature_reg_weight=0.5)
     squares = sum(w.detach().square().sum((1, 2)) for w in (layer.Wc, layer.Wy, layer.Wx))

@@ -445,3 +445,14 @@ def test_clips_share_their_draw():
     layer = point(frame_sample=False)
     y = layer(torch.randn(2, C, 1, H, W).expand(-1, -1, 3, -1, -1))
     assert y.equal(y[:, :1].expand_as(y))
+
+
+def test_narrow_masks_between_pixels_have_a_sum_of_1():
+    """Whose Gaussian is 0 at every pixel, rounded."""
+    layer = DeterministicGaussian2d(IMAGE, 3, True, init_sigma=1e-4)
+    with torch.no_grad():
+        layer.mu.copy_(torch.tensor([[0.01, 0.013], [-0.3, 0.77], [1.0, -1.0]]))
+    mask = layer.mask()
+    torch.testing.assert_close(mask.sum((1, 2)), torch.ones(3))
+    layer(torch.randn(2, *IMAGE)).square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())

@@ -183,3 +183,9 @@ def test_images_of_another_shape_are_refused():
         one_cell().energy(torch.zeros(2, 1, 24, 31))
     with pytest.raises(ValueError, match=r"images: want .* got \(2, 24, 32\)"):
         one_cell().rates(torch.zeros(2, 24, 32))
+
+
+def test_a_cell_outside_of_the_image_does_not_respond():
+    cell = one_cell(x=500.0, y=-500.0, sigma=1.0)
+    rates = cell.rates(torch.randn(3, 1, *cell.image_shape))
+    assert (rates == 0).all()

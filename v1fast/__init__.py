@@ -6,13 +6,48 @@
 ``v1fast.models``      cores, and the multitask LN model
 ``v1fast.data``        simulated populations
 ``v1fast.rsa``         representational similarity analysis
+``v1fast.plots``       figures
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from v1fast import accelerate as accelerate  # a module that is called as its function
 from v1fast import functional, ops, readouts
 from v1fast._version import __version__
-from v1fast.accelerate import accelerate, restore
+from v1fast.accelerate import restore
 from v1fast.ops._memory import release_memory
 
-__all__ = ["__version__", "accelerate", "functional", "ops", "readouts", "release_memory", "restore"]
+if TYPE_CHECKING:
+    from v1fast import data, doctor, models, plots, rsa
+    from v1fast.accelerate import accelerate as accelerate  # type: ignore[no-redef]
+
+_LAZY = ("data", "doctor", "models", "plots", "rsa")
+
+__all__ = [
+    "__version__",
+    "accelerate",
+    "data",
+    "doctor",
+    "functional",
+    "models",
+    "ops",
+    "plots",
+    "readouts",
+    "release_memory",
+    "restore",
+    "rsa",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The parts that are not imported until they are used."""
+    if name in _LAZY:
+        return importlib.import_module(f"v1fast.{name}")
+    raise AttributeError(f"module 'v1fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

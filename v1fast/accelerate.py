@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import importlib
 import inspect
+import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -177,41 +180,57 @@ class Report:
     Attributes:
         replaced: readouts that v1fast computes from now on.
         left: readouts that stay as they were, and why.
+        unknown: modules that might be readouts, by their class, but of no library that v1fast knows.
+        channels_last: names of the cores that compute in channels-last from now on.
     """
 
     replaced: tuple[Outcome, ...]
     left: tuple[Outcome, ...]
+    unknown: tuple[Outcome, ...] = ()
+    channels_last: tuple[Outcome, ...] = ()
 
     def __repr__(self) -> str:
         if not (self.replaced or self.left):
-            return f"no readout of {' or '.join(LIBRARIES)} found"
-        parts = (("replaced", self.replaced), ("left", self.left))
+            none = f"no readout of {' or '.join(LIBRARIES)} found"
+            seen = ["; of unknown classes, which accelerate(model, also=...) can be told of:"] if self.unknown else []
+            return "\n  ".join([none + "".join(seen), *map(str, self.unknown)])
+        parts = (("replaced", self.replaced), ("left", self.left), ("in channels-last", self.channels_last))
         return "\n".join(
             "\n  ".join([f"{len(outcomes)} {what}", *map(str, outcomes)]) for what, outcomes in parts if outcomes
         )
 
 
 class _Accelerated:
-    """Marks the classes that :func:`_accelerated` makes."""
+    """Marks the classes that are made at run time here.
+
+    They are derived from the library's class first: an object's class can only be changed to one of the same layout.
+    """
 
     _v1fast_base: ClassVar[type]
-    sampler: Sampler
+    _v1fast_made_by: ClassVar[tuple[Callable[..., type], tuple[Any, ...]]]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         made = super().__reduce_ex__(max(protocol, 2))
         if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return made
         # A class that is made at run time cannot be found by its name.
-        return _new_accelerated, (self._v1fast_base, type(self).sampler, *made[1][1:]), *made[2:]
+        return _new_accelerated, (*self._v1fast_made_by, *made[1][1:]), *made[2:]
 
 
-def _new_accelerated(base: type, sampler: Sampler, *arguments: Any) -> nn.Module:
-    """An accelerated ``base`` without attributes, for ``pickle`` and ``copy`` to fill."""
-    cls = _accelerated(base, sampler)
-    return cls.__new__(cls, *arguments)
+def _new_accelerated(make: Callable[..., type], options: tuple[Any, ...], *arguments: Any) -> nn.Module:
+    """An object of the class ``make(*options)`` without attributes, for ``pickle`` and ``copy`` to fill."""
+    cls: Any = make(*options)
+    made: nn.Module = cls.__new__(cls, *arguments)
+    return made
 
 
-def accelerate(model: nn.Module, *, sampler: Sampler = "torch") -> Report:
+def accelerate(
+    model: nn.Module,
+    *,
+    sampler: Sampler = "torch",
+    also: Mapping[type, type[readouts.Readout]] | None = None,
+    channels_last: bool = False,
+) -> Report:
     """Let v1fast compute the readouts of neuralpredictors and openretina that a model has.
 
     In place, wherever they are: in multi-readouts, in models that are compiled or wrapped by DistributedDataParallel,
@@ -227,37 +246,56 @@ def accelerate(model: nn.Module, *, sampler: Sampler = "torch") -> Report:
         model: any module.
         sampler: where readouts draw positions: "torch" draws the random numbers that the library draws, so that a run
             with the same seed goes on as it would have; "philox" draws them inside the kernel, which is faster.
+        also: classes that are copies of a library's, under other names or in other modules, and for each the class of
+            ``v1fast.readouts`` that stands for the original, as ``{mylab.Gaussian: v1fast.readouts.FullGaussian2d}``.
+            What such a copy computes is not checked beyond its methods' names and the arguments of ``forward``.
+        channels_last: let each module of the name ``core`` compute in channels-last too, so that its feature maps are
+            as the readouts read them fastest. Its images [B, C, H, W] are copied into that layout; parameters and
+            videos stay as they are.
 
     Returns:
         The report.
 
     Raises:
-        TypeError: ``model`` is no module.
-        ValueError: an unknown sampler.
+        TypeError: ``model`` is no module, or ``also`` holds something else than classes.
+        ValueError: an unknown sampler, or no module to compute in channels-last.
     """
     check_sampler(sampler)
+    given = dict(also or {})
+    _check_also(given)
+    modules = list(_modules(model))
+    cores = [(module, names) for module, names in modules if channels_last and _is_core(module, names)]
+    if channels_last and not cores:
+        raise ValueError("channels_last: want a module of the name core in the model, got none")
     replaced: list[Outcome] = []
     left: list[Outcome] = []
-    for module, names in _modules(model):
+    unknown: list[Outcome] = []
+    for module, names in modules:
         inner = _inner(type(module))
         base = inner._v1fast_base if issubclass(inner, _Accelerated) else inner
-        if not _is_readout(base):
+        ours = _ours(base, given) or _made_for(inner)
+        if ours is None and not _is_readout(base):
+            unknown += [Outcome(names, _path(base))] if _resembles_a_readout(module) else []
             continue
-        why = _why_left(module, inner, base, sampler)
+        why = _why_left(module, inner, base, ours, sampler, given)
         (left if why else replaced).append(Outcome(names, _kind(base), why))
         if not why:
-            module.__class__ = _rebuilt(type(module), inner, _accelerated(base, sampler))
-    return Report(tuple(replaced), tuple(left))
+            assert ours is not None
+            module.__class__ = _rebuilt(type(module), inner, _accelerated(base, sampler, ours))  # type: ignore[arg-type]
+    changed = [Outcome(names, _kind(_inner(type(core)))) for core, names in cores if not _is_accelerated(core)]
+    for core, _ in cores:
+        _compute_in_channels_last(core)
+    return Report(tuple(replaced), tuple(left), tuple(unknown), tuple(changed))
 
 
 def restore(model: nn.Module) -> tuple[str, ...]:
-    """Undo :func:`accelerate`: the readouts compute as their library does.
+    """Undo :func:`accelerate`: the readouts, and cores in channels-last, compute as their library does.
 
     Args:
         model: any module.
 
     Returns:
-        Names of the readouts that were accelerated.
+        Names of the readouts that were accelerated, and of the cores.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -282,6 +320,10 @@ def _modules(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
         yield module, tuple(names[id(module)])
 
 
+def _is_accelerated(module: nn.Module) -> bool:
+    return issubclass(_inner(type(module)), _Accelerated)
+
+
 def _library(cls: type) -> str:
     return cls.__module__.partition(".")[0]
 
@@ -301,13 +343,32 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _known_class(cls: type) -> type[nn.Module] | None:
-    """The first class of the method resolution order that v1fast has a computation for."""
-    return next((c for c in cls.__mro__ if _path(c) in REPLACEABLE), None)
+def _known_class(cls: type, also: Mapping[type, Any]) -> type[nn.Module] | None:
+    """The first class of the method resolution order that v1fast has a computation for, or is told of."""
+    return next((c for c in cls.__mro__ if c in also or _path(c) in REPLACEABLE), None)
+
+
+def _check_also(also: Mapping[Any, Any]) -> None:
+    for theirs, ours in also.items():
+        classes = isinstance(theirs, type) and isinstance(ours, type)
+        if not (classes and issubclass(theirs, nn.Module) and issubclass(ours, readouts.Readout)):
+            raise TypeError(
+                f"also: want {{a class of modules: a class of v1fast.readouts}}, got {{{theirs!r}: {ours!r}}}"
+            )
+
+
+def _resembles_a_readout(module: nn.Module) -> bool:
+    """By the name of its class, or by what it has; of another library than torch and v1fast."""
+    cls = type(module)
+    if _library(cls) in ("torch", "v1fast") or isinstance(module, nn.ModuleDict):
+        return False
+    known = {path.rpartition(".")[2] for path in (*REPLACEABLE, *LEFT)}
+    named = cls.__name__ in known or "readout" in cls.__name__.lower()
+    return named or (hasattr(module, "outdims") and (hasattr(module, "features") or hasattr(module, "_features")))
 
 
 def _kind(base: type) -> str:
-    theirs = next(c for c in base.__mro__ if _library(c) in LIBRARIES)
+    theirs = next((c for c in base.__mro__ if _library(c) in LIBRARIES), base)
     kind = f"{theirs.__name__} of {_library(theirs)}"
     return kind if theirs is base else f"{base.__name__}, a {kind}"
 
@@ -332,41 +393,102 @@ def _rebuilt(cls: type, inner: type, new: type) -> type:
 
 
 @functools.cache
-def _accelerated(base: type, sampler: Sampler) -> type:
-    """A subclass of ``base`` with the computation of v1fast."""
-    ours = _ours(base)
+def _accelerated(base: type, sampler: Sampler, ours: type[readouts.Readout]) -> type:
+    """A subclass of ``base`` with the computation of ``ours``."""
     # base comes first; but what it has from nn.Module alone would come last.
     methods = {name: getattr_static(base, name) for name in _names(_v1fast(ours)) & set(dir(nn.Module))}
     methods |= {name: getattr_static(ours, name) for name in _TAKEN if hasattr(ours, name)}
     methods |= {"__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base, "sampler": sampler}
-    name, bases = f"Accelerated{base.__name__}", (_Accelerated, base, ours)
+    methods |= {"_v1fast_made_by": (_accelerated, (base, sampler, ours)), "__reduce_ex__": _Accelerated.__reduce_ex__}
+    name, bases = f"Accelerated{base.__name__}", (base, _Accelerated, ours)
     return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(methods))
 
 
-def _ours(base: type) -> type[readouts.Readout]:
-    known = _known_class(base)
-    assert known is not None
-    return REPLACEABLE[_path(known)]
+def _is_core(module: nn.Module, names: Iterable[str]) -> bool:
+    """By its name, which torch.compile gives to a module around it."""
+    if isinstance(module, torch._dynamo.OptimizedModule):
+        return False
+    return any(name.removesuffix("._orig_mod").rpartition(".")[2] == "core" for name in names)
+
+
+def _compute_in_channels_last(core: nn.Module) -> None:
+    if not _is_accelerated(core):
+        inner: Any = _inner(type(core))
+        core.__class__ = _rebuilt(type(core), inner, _channels_last(inner))
+
+
+@functools.cache
+def _channels_last(base: type[nn.Module]) -> type:
+    """A subclass of ``base`` that hands images [B, C, H, W] to ``forward`` in channels-last.
+
+    Convolutions, norms and nonlinearities keep the layout. Converted parameters would give it too, but the state that
+    an optimiser has of them would not follow, and a fused one takes their layouts for the same.
+    """
+    forward = base.forward
+
+    @functools.wraps(forward)
+    def in_channels_last(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *map(_images_last, args), **{name: _images_last(value) for name, value in kwargs.items()})
+
+    attributes = {"forward": in_channels_last, "__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base}
+    attributes |= {"_v1fast_made_by": (_channels_last, (base,)), "__reduce_ex__": _Accelerated.__reduce_ex__}
+    return type(f"ChannelsLast{base.__name__}", (base, _Accelerated), attributes)
+
+
+def _images_last(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return value
+    # Images of a single channel are contiguous in both layouts, of which convolutions go on in the other.
+    convert = Tensor.contiguous if value.shape[1] > 1 else Tensor.clone
+    return convert(value, memory_format=torch.channels_last)
+
+
+def _ours(base: type, also: Mapping[type, type[readouts.Readout]]) -> type[readouts.Readout] | None:
+    """The class whose computation takes over, if there is one."""
+    known = _known_class(base, also)
+    if known is None or known not in also:
+        return None if known is None else REPLACEABLE[_path(known)]
+    # What stands for the library's class, with its habits, is meant where the copy has those too.
+    given = also[known]
+    twins = [cls for cls in REPLACEABLE.values() if cls.__base__ is given and _library(cls) == "v1fast"]
+    return next((cls for cls in (*twins, given) if _parameters(cls) == _parameters(known)), given)
+
+
+def _made_for(inner: type) -> type[readouts.Readout] | None:
+    """The class that was told of when ``inner`` was accelerated."""
+    make, options = getattr(inner, "_v1fast_made_by", (None, ()))
+    return options[2] if make is _accelerated else None  # type: ignore[misc]
+
+
+def _parameters(cls: type[nn.Module]) -> list[str]:
+    return list(inspect.signature(cls.forward).parameters)
 
 
 def _v1fast(ours: type) -> list[type]:
     return [c for c in ours.__mro__ if _library(c) == "v1fast"]
 
 
-def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> str:
-    """Why v1fast cannot compute what ``module`` does; "" if it can."""
-    known = _known_class(base)
-    if issubclass(inner, _Accelerated) and inner.sampler == sampler:
-        return "is accelerated already"
+def _why_left(
+    module: nn.Module,
+    inner: type,
+    base: type,
+    ours: type[readouts.Readout] | None,
+    sampler: Sampler,
+    also: Mapping[type, Any],
+) -> str:
+    """Why v1fast cannot compute what ``module`` does by ``ours``; "" if it can."""
+    if issubclass(inner, _Accelerated):
+        return "is accelerated already" if inner.sampler == sampler else ""  # type: ignore[attr-defined]
+    known = _known_class(base, also)
     if any(c.__name__ == "ClonedReadout" for c in base.__mro__):
         return "computes little: what became of the readout that it clones counts"
-    for cls in base.__mro__:
+    for cls in base.__mro__ if known not in also else ():
         if _path(cls) in LEFT:
             return LEFT[_path(cls)]
-    if known is None:
+    if known is None or ours is None:
         return "v1fast has no counterpart"
-    ours = _ours(base)
-    classes = [*(c for c in known.__mro__ if _library(c) in LIBRARIES), *_v1fast(ours)]
+    theirs = [c for c in known.__mro__ if _library(c) not in ("torch", "abc", "builtins", "typing")]
+    classes = [*theirs, *_v1fast(ours)]
     # Methods and properties: plain values are for objects to have their own.
     used = {name for c in classes for name in _names([c]) if hasattr(vars(c)[name], "__get__")} | {"sampler"}
     subclasses = base.__mro__[: base.__mro__.index(known)]
@@ -375,9 +497,9 @@ def _why_left(module: nn.Module, inner: type, base: type, sampler: Sampler) -> s
     changed = (_names(subclasses) | set(vars(module))) & used - _APART_FROM_FORWARD
     if changed:
         return f"has its own {', '.join(sorted(changed))}"
-    theirs, mine = (list(inspect.signature(cls.forward).parameters) for cls in (known, ours))
-    if theirs != mine:
-        return f"is of another version: its forward takes {', '.join(theirs)} instead of {', '.join(mine)}"
+    takes, wanted = _parameters(known), _parameters(ours)
+    if takes != wanted:
+        return f"is of another version: its forward takes {', '.join(takes)} instead of {', '.join(wanted)}"
     return _why_this_one_is_left(module)
 
 
@@ -402,3 +524,17 @@ def _why_poolings_are_left(module: Any) -> str:
         return "has an avg of its own, or hooks on it"
     square = isinstance(avg.kernel_size, int) if kernel is None else avg.kernel_size == (kernel, kernel)
     return "" if square and isinstance(avg.stride, int) else "has poolings that are not square"
+
+
+class _Callable(types.ModuleType):
+    """This module, which is called as the function of its name: ``v1fast.accelerate`` is both, whatever is imported."""
+
+    def __call__(self, model: nn.Module, **options: Any) -> Report:
+        return accelerate(model, **options)
+
+    def __reduce__(self) -> Any:
+        return importlib.import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _Callable
+__signature__ = inspect.signature(accelerate)

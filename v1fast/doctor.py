@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from v1fast._build import why_absent
 from v1fast._version import __version__
 from v1fast.ops import loaded
 
@@ -129,7 +130,7 @@ def _measure(quick: bool) -> tuple[str, dict[str, Any] | None, list[dict[str, An
     try:
         probe = importlib.import_module("v1fast._probe")
     except ModuleNotFoundError:
-        return "not built: needs Linux and a C++20 compiler when v1fast is installed", None, []
+        return why_absent("v1fast._probe"), None, []
     except ImportError as error:
         return f"does not load: {error}", None, []
     facts = probe.facts()

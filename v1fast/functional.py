@@ -40,6 +40,11 @@ def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
     return seed if isinstance(seed, Tensor) else torch.full((1,), seed, dtype=torch.int64, device=device)
 
 
+def shift_of_images(shift: Tensor | None, images: int) -> Tensor | None:
+    """A shift [B, 2] as it is; one of all images, [1, 2], for each. Its gradient has its own shape."""
+    return shift.expand(images, 2) if shift is not None and tuple(shift.shape) == (1, 2) else shift
+
+
 def gaussian_readout(
     features: Tensor,
     mu: Tensor,
@@ -77,7 +82,7 @@ def gaussian_readout(
         sigma: square root A of the covariance: [N, 2, 2] full, [N, 2] uncorrelated, [N, 1] isotropic, or None.
         weight: [N, C], any strides; its dtype may differ from that of the features.
         bias: [N].
-        shift: [B, 2], added to all positions of an image after the clamp, in units of the positions.
+        shift: [B, 2], or [1, 2] for all images: added to the positions after the clamp, in their units.
         noise: standard normals [B, N, 2], or [1, N, 2] with ``share_noise``. A constant: it gets no gradient.
         seed: int, or int64 tensor [1] on the features' device.
         neuron_index: int64 [N], the neurons' indices in the population that the draws are counted by; default 0..N-1.
@@ -92,6 +97,7 @@ def gaussian_readout(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     seed_tensor = None if seed is None else _seed_tensor(seed, features.device)
+    shift = shift_of_images(shift, features.shape[0])
     operands = (features, mu, sigma, weight, bias, shift, noise, seed_tensor, neuron_index)
     options = (image_offset, share_noise, align_corners)
     ops.gaussian_readout.check(*operands, *options)
@@ -183,7 +189,7 @@ def levels_readout(
         grid: positions [N, 2], or [B, N, 2] where each image has its own.
         weight: [N, sum of C], first those of all channels of the first map, then of the second, ...; any strides.
         bias: [N].
-        shift: [B, 2], added to all positions of an image, in units of the positions.
+        shift: [B, 2], or [1, 2] for all images: added to the positions, in their units.
         align_corners: as in ``torch.nn.functional.grid_sample``.
 
     Returns:
@@ -193,6 +199,7 @@ def levels_readout(
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
+    shift = shift_of_images(shift, levels[0].shape[0]) if levels else shift
     ops.pooled_readout.check_levels(levels, grid, weight, bias, shift)
     dtype = functools.reduce(torch.promote_types, (level.dtype for level in levels), weight.dtype)
     # The op's output is at least of the weight's dtype: with weights of the dtype to compute in, no part is rounded to
@@ -230,7 +237,7 @@ def pooled_readout(
         grid: [N, 2] or [B, N, 2].
         weight: [N, (pool_steps + 1) * C], first those of the features' own channels, then of the first pooling's, ...
         bias: [N].
-        shift: [B, 2].
+        shift: [B, 2] or [1, 2].
         pool_kernel: size and stride of each pooling, >= 1; what is left over at the right and lower border is not read.
         pool_steps: number of poolings, >= 0.
         align_corners: as in ``torch.nn.functional.grid_sample``.
@@ -241,7 +248,7 @@ def pooled_readout(
     Raises:
         ValueError: an operand does not fit; a pooling would leave nothing of the map.
     """
-    operands = (features, grid, weight, bias, shift)
+    operands = (features, grid, weight, bias, shift_of_images(shift, features.shape[0]))
     options = (align_corners, pool_kernel, pool_steps)
     ops.pooled_readout.check(*operands, *options)
     pooled = None
@@ -262,7 +269,7 @@ def gather_levels(
     Args:
         levels: maps [B, C, H, W], as in :func:`levels_readout`.
         grid: [N, 2] or [B, N, 2].
-        shift: [B, 2].
+        shift: [B, 2] or [1, 2].
         align_corners: as in ``torch.nn.functional.grid_sample``.
 
     Returns:
@@ -271,6 +278,7 @@ def gather_levels(
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
+    shift = shift_of_images(shift, levels[0].shape[0]) if levels else shift
     ops.point_gather.check_levels(levels, grid, shift)
     parts = [ops.point_gather.point_gather(level, grid, shift, align_corners) for level in levels]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -158,7 +158,7 @@ def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: Arra
     columns = -(-panels // 2)
     figure, grid = _figure(2, columns, (3.4 * columns, 6.6))
     for axes, neuron in zip(np.ravel(grid), chosen, strict=False):
-        top = 1.05 * max(rates[:, neuron].max(), means[:, neuron].max())
+        top = 1.05 * max(rates[:, neuron].max(), means[:, neuron].max()) or 1.0  # of a neuron that is silent
         axes.plot([0, top], [0, top], color=GREY, lw=1, ls="--")
         axes.plot(rates[:, neuron], means[:, neuron], "o", ms=4, color=BLUE, alpha=0.45, mew=0)
         axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")

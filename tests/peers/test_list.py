@@ -1,5 +1,9 @@
 """Which classes are held against a published one, and why the others are not."""
 
+import importlib
+import pkgutil
+
+import pytest
 import torch
 from neuralpredictors.layers import readouts as neuralpredictors
 from openretina.modules.readout import factorized, factorized_gaussian, gaussian
@@ -61,3 +65,26 @@ def test_remapped_gaussian_has_the_peers_keys():
         )
         side_by_side.move(mine, peer)
         assert torch.equal(mine.remap_field[0].weight, peer.remap_field[0].weight)
+
+
+NOT_IMPORTABLE = {"old_readouts"}  # which imports a module that neuralpredictors 0.3.0 has not
+SUBMODULES = {module.name for module in pkgutil.iter_modules(neuralpredictors.__path__)} - NOT_IMPORTABLE
+
+
+@pytest.mark.parametrize("name", sorted(SUBMODULES))
+def test_every_public_name_of_every_submodule(name):
+    theirs = importlib.import_module(f"{neuralpredictors.__name__}.{name}")
+    mine = importlib.import_module(f"v1fast.readouts.{name}")
+    of_readouts = [
+        key
+        for key, value in vars(theirs).items()
+        if not key.startswith("_") and getattr(value, "__module__", "").startswith(neuralpredictors.__name__)
+    ]
+    assert of_readouts
+    assert [key for key in of_readouts if not hasattr(mine, key)] == []
+
+
+def test_what_is_not_importable():
+    for name in NOT_IMPORTABLE:
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"{neuralpredictors.__name__}.{name}")

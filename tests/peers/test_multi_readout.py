@@ -1,9 +1,15 @@
 """Readouts of several sessions against neuralpredictors'."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from neuralpredictors.layers import readouts as neuralpredictors
+from openretina.modules.readout import base
+from openretina.modules.readout import multi_readout as openretina
 from peers import side_by_side
 from torch import nn
 
@@ -89,3 +95,70 @@ def test_a_clone_has_the_peers_keys_and_output():
     torch.testing.assert_close(ours.out, peer.out)
     assert ours.feature_l1().item() == pytest.approx(peer.feature_l1().item(), rel=1e-6)
     assert ours.feature_l1(average=False).item() == pytest.approx(peer.feature_l1(average=False).item(), rel=1e-6)
+
+
+CONTAINERS = {
+    "MultiGaussianMaskReadout": (
+        "GaussianMaskReadout",
+        {"scale": True, "bias": True, "gaussian_mean_scale": 1.0, "gaussian_var_scale": 1.0, "positive": False},
+    ),
+    "MultiSampledGaussianReadout": (
+        "PointGaussianReadout",
+        {"bias": True, "init_mu_range": 0.3, "init_sigma_range": 0.2},
+    ),
+    "MultiFactorizedReadout": (
+        "FactorizedReadout",
+        {"mask_l1_reg": 0.1, "weights_l1_reg": 0.1, "laplace_mask_reg": 0.1, "init_scales": [(0.0, 0.1), (0.0, 0.1)]},
+    ),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_openretinas_containers_take_these_readouts(container):
+    name, options = CONTAINERS[container]
+    parent = getattr(openretina, container)
+    cls = type(container, (parent,), {"_base_readout_cls": getattr(readouts, name)})
+    shape, neurons = (8, 5, 9, 13), {"a": 4, "b": 3}
+    torch.manual_seed(0)
+    peer = parent(shape, neurons, **options)
+    torch.manual_seed(0)
+    mine = cls(shape, neurons, **options)
+    mine.load_state_dict(peer.state_dict())
+    x = torch.randn(2, *shape)
+    for data_key in (None, "b"):
+        got, want = (layer.eval()(x, data_key=data_key) for layer in (mine, peer))
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    if container != "MultiFactorizedReadout":  # whose Laplacian takes pixels and neurons in wrong order
+        torch.testing.assert_close(mine.regularizer("a"), peer.regularizer("a"))
+    mine.add_sessions({"c": 6})
+    mine["d"] = getattr(readouts, name)(shape, 5, **mine._readout_kwargs)
+    assert mine.readout_keys() == ["a", "b", "c", "d"]
+    clone = base.ClonedReadout(mine["a"])
+    assert clone.eval()(x).equal(mine["a"](x))
+
+
+@pytest.mark.parametrize("imports", ["import openretina.modules.readout.base", "import v1fast", ""])
+def test_these_are_openretinas_readouts_whatever_is_imported_first(imports):
+    """And v1fast imports neither library."""
+    code = f"""
+import sys; sys.path.append({os.environ["V1FAST_PEERS"]!r})
+{imports}
+before = set(sys.modules)
+from v1fast import readouts
+assert not [name for name in {{*sys.modules}} - before if name.startswith(("openretina", "neuralpredictors"))]
+from openretina.modules.readout.base import Readout
+assert isinstance(readouts.FullFactorized2d((4, 5, 5), 3, True), Readout)
+assert issubclass(readouts.PointGaussianReadout, Readout)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["FullGaussian2d", "PointPooled2d", "Gaussian2d"])
+def test_one_shift_for_a_batch(name):
+    """As neuralpredictors' shifter gives where a session has no eye position of its own."""
+    options = {"FullGaussian2d": GAUSSIAN, "PointPooled2d": CASES["pooled"][2], "Gaussian2d": {"bias": True}}[name]
+    peer = getattr(neuralpredictors, name)(SHAPES["a"], 5, **options).eval()
+    mine = getattr(readouts, name)(SHAPES["a"], 5, **options).eval()
+    mine.load_state_dict(peer.state_dict())
+    x, shift = torch.randn(3, *SHAPES["a"]), torch.tensor([[0.1, -0.2]])
+    torch.testing.assert_close(mine(x, shift=shift), peer(x, shift=shift), rtol=1e-4, atol=1e-5)

@@ -80,8 +80,11 @@ class Population:
         phase = 2 * math.pi * frequency * (x * orientation.cos() + y * orientation.sin())
         pair = torch.stack([phase.cos(), phase.sin()]) * envelope
         # Taken from under the envelope, so that a filter stays zero outside of it.
-        pair = pair - envelope * (pair.sum((-2, -1), keepdim=True) / envelope.sum((-2, -1), keepdim=True))
-        return pair / pair.flatten(2).norm(dim=2)[..., None, None]
+        # A field so far outside of the image that nothing of it is left has filters of zeros.
+        tiny = torch.finfo(pair.dtype).tiny
+        mass = envelope.sum((-2, -1), keepdim=True).clamp(min=tiny)
+        pair = pair - envelope * (pair.sum((-2, -1), keepdim=True) / mass)
+        return pair / pair.flatten(2).norm(dim=2).clamp(min=tiny)[..., None, None]
 
     def energy(self, images: Tensor) -> Tensor:
         """Summed square of both filters' responses.

@@ -1,9 +1,10 @@
 """Checkpoints of a core whose layers differ in which of their convolutions and batch norms have a bias."""
 
-import warnings
 from typing import Any
 
 from torch import Tensor, nn
+
+from v1fast._warnings import warn_caller
 
 
 def adapt_biases(core: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -18,11 +19,10 @@ def adapt_biases(core: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_
         added += _adapt_convolutions(layer, state_dict, path)
         added += _adapt_norm(layer, state_dict, path)
     if added:
-        warnings.warn(
+        warn_caller(
             f"the checkpoint has {len(added)} parameters that this core was built without ({added[0]}, ...); they were "
             "added. An optimiser made before loading does not hold them: make it afterwards, or build the core with "
-            "the bias and conv_bias of the checkpoint.",
-            stacklevel=2,
+            "the bias and conv_bias of the checkpoint."
         )
 
 

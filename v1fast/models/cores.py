@@ -1,6 +1,5 @@
 """Convolutional cores: images in, feature maps out."""
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -8,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from v1fast._warnings import warn_caller
 from v1fast.models._checkpoints import adapt_biases
 from v1fast.models.activations import ACTIVATIONS, AdaptiveELU
 from v1fast.models.layers import AttentionConv2d, Bias2d, DepthSeparableConv2d, Scale2d, Size, pair
@@ -150,7 +150,7 @@ class Stacked2dCore(nn.Module):
         self.conv_layer_name, self.ConvLayer = _hidden_convolution(depth_separable, attention_conv)
         self.ignore_group_sparsity = self.ConvLayer is not nn.Conv2d
         if self.ignore_group_sparsity and gamma_hidden > 0:
-            warnings.warn(f"gamma_hidden has no effect on layers of type {self.conv_layer_name}", stacklevel=2)
+            warn_caller(f"gamma_hidden has no effect on layers of type {self.conv_layer_name}")
 
         penalty = _named("input_regularizer", input_regularizer, REGULARIZERS)
         self._input_weights_regularizer: LaplacePenalty = penalty(pair(input_kern), laplace_padding)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v1fast import functional
-from v1fast.readouts.base import NeuronSelection, select_neurons
+from v1fast.readouts._arguments import ChecksArguments
+from v1fast.readouts.base import NeuronSelection, require_finite, select_neurons
 
 
-class MultitaskLN(nn.Module):
+class MultitaskLN(ChecksArguments):
     r"""Cells of a class share one filter, separable in space and time; each has its place, gain and offset.
 
     .. math::
@@ -66,9 +67,10 @@ class MultitaskLN(nn.Module):
         classes = np.asarray(cell_class)
         if classes.shape != (outdims,):
             raise ValueError(f"cell_class: want [N] = ({outdims},), got {classes.shape}")
-        places = torch.as_tensor(np.asarray(positions), dtype=torch.float32)
+        places = torch.as_tensor(np.asarray(positions), dtype=torch.get_default_dtype())
         if tuple(places.shape) != (outdims, 2):
             raise ValueError(f"positions: want [N, 2] = ({outdims}, 2), got {tuple(places.shape)}")
+        require_finite("positions", places)
         if any(size < 1 or size % 2 == 0 for size in kernel):
             raise ValueError(f"kernel: want two odd sizes, got {kernel}")
         if history < 1:

@@ -30,6 +30,11 @@ class LaplacePenalty(nn.Module, ABC):
         """The penalty of filters [out, in, kh, kw], a scalar."""
 
 
+def _relative(penalty: Tensor, norm: Tensor) -> Tensor:
+    """``penalty / norm``, and 0, with a gradient of 0, for filters that are all 0."""
+    return penalty / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+
+
 def _aggregate(x: Tensor, avg: bool) -> Tensor:
     return x.mean() if avg else x.sum()
 
@@ -55,7 +60,7 @@ class LaplaceL2norm(LaplacePenalty):
 
     def forward(self, weight: Tensor, avg: bool) -> Tensor:
         """The penalty of filters [out, in, kh, kw], a scalar."""
-        return _aggregate(self.laplace(weight).square(), avg) / _aggregate(weight.square(), avg)
+        return _relative(_aggregate(self.laplace(weight).square(), avg), _aggregate(weight.square(), avg))
 
 
 class GaussianLaplaceL2(LaplacePenalty):
@@ -65,7 +70,7 @@ class GaussianLaplaceL2(LaplacePenalty):
     over the filter. Without padding, m is cut to the pixels at which L w is defined.
 
     Raises:
-        ValueError: If padding is more than 1, or the kernel is a single pixel.
+        ValueError: If padding is more than 1, or all pixels of the kernel are as far from its centre (1 x 1, 2 x 2).
     """
 
     mask: Tensor
@@ -74,20 +79,21 @@ class GaussianLaplaceL2(LaplacePenalty):
         super().__init__(kernel, padding)
         if self.laplace.padding not in (0, 1):
             raise ValueError(f"laplace_padding: want None, 0 or 1 with a Gaussian mask, got {padding}")
-        if kernel == (1, 1):
-            raise ValueError("input_kern: want more than one pixel for a Gaussian mask, got 1")
         y, x = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in kernel)
         gauss = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * (min(kernel) / 4) ** 2))
         low, high = gauss.aminmax()
+        if low == high:
+            want = "more than one pixel, at more than one distance from the centre,"
+            raise ValueError(f"input_kern: want {want} for a Gaussian mask, got {kernel[0]} x {kernel[1]}")
         cut = 1 - self.laplace.padding
         mask = (1 - (gauss - low) / (high - low))[cut : kernel[0] - cut, cut : kernel[1] - cut]
         # Made anew from the kernel's size: not part of a checkpoint.
-        self.register_buffer("mask", mask.float(), persistent=False)
+        self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, weight: Tensor, avg: bool) -> Tensor:
         """The penalty of filters [out, in, kh, kw], a scalar."""
         masked = self.laplace(weight) * self.mask
-        return _aggregate(masked.square(), avg) / _aggregate(weight.square(), avg)
+        return _relative(_aggregate(masked.square(), avg), _aggregate(weight.square(), avg))
 
 
 REGULARIZERS: dict[str, type[LaplacePenalty]] = {

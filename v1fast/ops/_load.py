@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from v1fast._build import why_absent
 from v1fast._source_tree import import_package
 from v1fast.ops._define import library
 
@@ -29,7 +30,7 @@ def _load_native() -> str:
         # Only the absence of exactly this module is a reason to go on: a broken binary must not hide as "not built".
         if error.name != "v1fast._C":
             raise
-        return "not built: no C++ compiler was at hand when v1fast was installed, or this is not Linux"
+        return why_absent("v1fast._C")
     return "loaded"
 
 

@@ -1,5 +1,10 @@
 """Readouts: one map from a core's features to the response of each neuron. Drop-in for neuralpredictors' layers."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
+from v1fast.readouts import attention, base, factorized, gaussian, multi, pooled, pyramid
 from v1fast.readouts.attention import AttentionReadout
 from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.channel_points import Gaussian3d, UltraSparse
@@ -52,3 +57,27 @@ __all__ = [
     "SpatialXFeatureLinear",
     "UltraSparse",
 ]
+
+
+def _of_the_package(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"no readout {name!r} in v1fast.readouts")
+    return globals()[name]
+
+
+def _take_neuralpredictors_names(**modules: ModuleType) -> None:
+    """Let what is imported from a submodule of its readouts be imported from one of the same name here."""
+    for name, module in modules.items():
+        sys.modules[f"{__name__}.{name}"] = globals()[name] = module
+        module.__getattr__ = _of_the_package  # type: ignore[method-assign]
+
+
+_take_neuralpredictors_names(
+    attention=attention,
+    base=base,
+    factorized=factorized,
+    gaussian=gaussian,
+    multi_readout=multi,
+    point_pooled=pooled,
+    pyramid=pyramid,
+)

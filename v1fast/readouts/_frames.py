@@ -20,7 +20,7 @@ def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor 
 
     Args:
         x: features.
-        shift: [B, 2], or for videos [B, 2] or [B, T, 2].
+        shift: [B, 2], or for videos [B, 2] or [B, T, 2]; B and T may be 1 instead, for all.
 
     Raises:
         ValueError: the shift of a video has another shape; that of an image is left to be checked below.
@@ -31,13 +31,12 @@ def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor 
     images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
     if shift is None:
         return images, None
-    if tuple(shift.shape) == (batch, 2):
-        shift = shift.unsqueeze(1).expand(batch, frames, 2)
-    elif tuple(shift.shape) != (batch, frames, 2):
+    each = shift.unsqueeze(1) if shift.dim() == 2 else shift
+    if each.dim() != 3 or each.shape[0] not in (1, batch) or each.shape[1] not in (1, frames) or each.shape[2] != 2:
         raise ValueError(
             f"shift: want [B, 2] = ({batch}, 2) or [B, T, 2] = ({batch}, {frames}, 2), got {tuple(shift.shape)}"
         )
-    return images, shift.flatten(0, 1)
+    return images, each.expand(batch, frames, 2).flatten(0, 1)
 
 
 def unfold_frames(out: Tensor, x: Tensor, axis: int = -2) -> Tensor:

@@ -30,9 +30,9 @@ class MapReadout(Readout, ABC):
 
         Args:
             x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2]: moves the masks by so much, in (x, y) with x along the width,
-                where the map reaches from -1 to 1. Between pixels the features are interpolated, outside the map they
-                are zero.
+            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: moves the masks by so much, in (x, y)
+                with x along the width, where the map reaches from -1 to 1. Between pixels the features are
+                interpolated, outside the map they are zero.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 

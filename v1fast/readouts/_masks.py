@@ -82,7 +82,7 @@ def masked_readout(
         mask: [N, H, W].
         weight: [..., N, C].
         bias: [..., N].
-        shift: [B, 2], for videos also [B, T, 2]: see ``shifted_pixels``.
+        shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: see ``shifted_pixels``.
 
     Returns:
         [..., B, N], of videos [..., B, T, N].

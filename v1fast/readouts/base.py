@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
+from abc import ABCMeta
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast._warnings import warn_caller
+from v1fast.readouts._arguments import ChecksArguments
+
 Reduction = Literal["sum", "mean"] | None
 NeuronSelection = Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]
+
+
+def require_finite(name: str, positions: ArrayLike | Tensor) -> None:
+    """Raise ValueError where a position is NaN or infinite: responses would be NaN, its neuron's or all of them."""
+    values = np.asarray(positions)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        first = tuple(bad[0].tolist())
+        raise ValueError(
+            f"{name}: want finite positions, got {values[first]} at {list(first)} ({len(bad)} such values)"
+        )
 
 
 class ConfigurationError(Exception):
@@ -32,14 +47,21 @@ def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device)
         ValueError: a mask of another length, or indices that are not one list of integers.
         IndexError: an index out of range.
     """
-    index = torch.as_tensor(out_idx, device=device)
+    index = torch.as_tensor(out_idx)
     if index.dtype == torch.bool:
         if tuple(index.shape) != (outdims,):
             raise ValueError(f"out_idx: want a mask of {outdims} neurons, got shape {tuple(index.shape)}")
-        return index.nonzero().flatten()
+        return index.nonzero().flatten().to(device)
     if index.dim() != 1 or (index.is_floating_point() and index.numel() > 0):
         raise ValueError(f"out_idx: want a list of integers or a mask, got {index.dtype} of shape {tuple(index.shape)}")
-    return torch.arange(outdims, device=device)[index.to(torch.int64)]
+    index = index.to(torch.int64)
+    # On a GPU an index out of range would end in an assertion that no later call survives. A graph has its own check.
+    if index.numel() and not (index.is_meta or torch.compiler.is_compiling()):
+        low, high = torch.stack(index.aminmax()).tolist()
+        if low < -outdims or high >= outdims:
+            got = low if low < -outdims else high
+            raise IndexError(f"out_idx: want indices from {-outdims} to {outdims - 1}, got {got}")
+    return torch.arange(outdims, device=device)[index.to(device)]
 
 
 def sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
@@ -51,16 +73,27 @@ def sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
     return len(unique), torch.from_numpy(index.astype(np.int64))
 
 
-class Readout(nn.Module):
+class Readout(ChecksArguments):
     """Base class of the readouts.
 
     Attributes:
+        outdims: number of neurons N.
         bias: [N] or None.
         feature_reg_weight: factor of ``regularizer``.
     """
 
+    outdims: int
     bias: nn.Parameter | None
     feature_reg_weight: float
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """As usual; where openretina has been imported, it is one of its readouts from now on."""
+        join_openretina()
+        return super().__new__(cls, *args, **kwargs)
+
+    def number_of_neurons(self) -> int:
+        """N, which openretina's containers ask for."""
+        return self.outdims
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Reset the parameters to their initial distribution."""
@@ -74,7 +107,7 @@ class Readout(nn.Module):
         """``reduction``, unless the deprecated ``average`` is given: True means "mean", False "sum"."""
         if average is None:
             return reduction
-        warnings.warn('average is deprecated: use reduction="mean" or "sum"', DeprecationWarning, stacklevel=2)
+        warn_caller('average is deprecated: use reduction="mean" or "sum"', DeprecationWarning)
         return "mean" if average else "sum"
 
     def apply_reduction(self, x: Tensor, reduction: Reduction = "mean", average: bool | None = None) -> Tensor:
@@ -97,10 +130,8 @@ class Readout(nn.Module):
     ) -> float:
         """``feature_reg_weight``, or else its old name ``gamma_readout``, or else the default."""
         if gamma_readout is not None:
-            warnings.warn(
-                "gamma_readout is deprecated: use feature_reg_weight, which takes precedence",
-                DeprecationWarning,
-                stacklevel=3,
+            warn_caller(
+                "gamma_readout is deprecated: use feature_reg_weight, which takes precedence", DeprecationWarning
             )
         if feature_reg_weight is not None:
             return feature_reg_weight
@@ -125,3 +156,17 @@ class Readout(nn.Module):
                 raise ValueError(f"mean_activity: want [N] = {want}, got {got}")
             else:
                 self.bias.copy_(mean_activity)
+
+
+def join_openretina() -> None:
+    """Let openretina's containers take these readouts: they ask for instances of an abstract class of its own.
+
+    It is not imported for that: where somebody has imported it, its class is told. Importing v1fast does so, and so
+    does making a readout, for those who import openretina later.
+    """
+    theirs = getattr(sys.modules.get("openretina.modules.readout.base"), "Readout", None)
+    if isinstance(theirs, ABCMeta) and not issubclass(Readout, theirs):
+        theirs.register(Readout)
+
+
+join_openretina()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v1fast import functional
 from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
 from v1fast.readouts._points import clamp_in_place
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
@@ -104,7 +105,8 @@ class ChannelPointReadout(Readout, ABC):
         Args:
             x: features [B, C, H, W], or of videos [B, C, T, H, W].
             sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
-            shift: [B, 2], for videos also [B, T, 2]: added to the positions in the map after the clamp.
+            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions in the map after
+                the clamp.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
                 neuron does not depend on which others are computed.
             **kwargs: accepted and ignored.
@@ -126,6 +128,7 @@ class ChannelPointReadout(Readout, ABC):
         if out_idx is not None:
             index = select_neurons(out_idx, self.outdims, x.device)
             points, weights, bias = points[:, :, index], weights[index], None if bias is None else bias[index]
+        shift = functional.shift_of_images(shift, len(images))
         if shift is not None:
             if tuple(shift.shape) != (len(images), 2):
                 raise ValueError(f"shift: want [B, 2] = ({len(images)}, 2), got {tuple(shift.shape)}")

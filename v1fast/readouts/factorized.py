@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from v1fast._warnings import warn_caller
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import clamp_in_place
@@ -84,7 +84,7 @@ class FullFactorized2d(MapReadout):
         if reg_mode not in ("legacy", "per_neuron"):
             raise ValueError(f'reg_mode: want "legacy" or "per_neuron", got {reg_mode!r}')
         if positive_spatial and constrain_pos:
-            warnings.warn("positive_spatial has no effect beside constrain_pos", stacklevel=2)
+            warn_caller("positive_spatial has no effect beside constrain_pos")
         self.in_shape, self.outdims, self.reg_mode = in_shape, outdims, reg_mode
         self.normalize, self.init_noise, self.mean_activity = normalize, init_noise, mean_activity
         self.constrain_pos, self.positive_weights = constrain_pos, positive_weights

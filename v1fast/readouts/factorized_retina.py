@@ -126,7 +126,9 @@ class FactorizedReadout(MapReadout):
             raise ValueError(f"init_mask: want {want}, got {tuple(given.shape)}")
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         middle = given.detach()[:, :, top : top + height, left : left + width]
-        return middle.reshape(neurons, -1).t().float().clone(memory_format=torch.contiguous_format)
+        return (
+            middle.reshape(neurons, -1).t().to(torch.get_default_dtype()).clone(memory_format=torch.contiguous_format)
+        )
 
     def _initial_weights(self, given: Tensor | None, scales: Sequence[tuple[float, float]] | None) -> Tensor:
         shape = (self.in_shape[0], self.outdims)
@@ -141,10 +143,6 @@ class FactorizedReadout(MapReadout):
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; masks and features stay."""
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
-
-    def number_of_neurons(self) -> int:
-        """N."""
-        return self.outdims
 
     def apply_constraints(self) -> None:
         """Bring masks and features into their range, in place."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast._warnings import warn_caller
 from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
-from v1fast.readouts.base import ConfigurationError, Reduction, sharing_index
+from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 
@@ -29,6 +29,15 @@ def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final
     if final_tanh:
         layers.append(nn.Tanh())
     return nn.Sequential(*layers)
+
+
+def _centred(places: NDArray[Any]) -> NDArray[Any]:
+    """[N, D], finite: without their mean, and divided by the largest absolute value of what is left, if any is."""
+    centred = places - places.mean(axis=0, keepdims=True)
+    # A rounded mean of equal values would leave something to blow up.
+    centred[:, (places == places[:1]).all(axis=0)] = 0
+    largest = np.abs(centred).max(initial=0)
+    return centred / largest if largest > 0 else centred
 
 
 class FullGaussian2d(GaussianPointReadout):
@@ -61,8 +70,8 @@ class FullGaussian2d(GaussianPointReadout):
         shared_grid: dict of ``match_ids`` and ``shared_grid``, likewise for the means. A readout that uses another's
             means transforms them by a learned affine map.
         shared_transform: ``mu_transform`` of another readout, to use in place of an own grid_mean_predictor network.
-        source_grid: [N, D], e.g. cortical positions, for ``grid_mean_predictor``; centred and divided by its largest
-            absolute value.
+        source_grid: [N, D], e.g. cortical positions, finite, for ``grid_mean_predictor``; centred and divided by its
+            largest absolute value, if that is not 0 (one neuron, or all at one place).
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the L1 penalty on the features; default 1.
         gamma_readout: deprecated name of ``feature_reg_weight``.
@@ -158,11 +167,12 @@ class FullGaussian2d(GaussianPointReadout):
         source = source if np.issubdtype(source.dtype, np.floating) else source.astype(np.float64)
         if source.ndim != 2 or source.shape[0] != self.outdims:
             raise ValueError(f"source_grid: want [N, D] with N = {self.outdims}, got {source.shape}")
+        require_finite("source_grid", source)
         if shared_transform is None:
             shared_transform = _grid_predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
         self.mu_transform: nn.Module = shared_transform
-        source = source - source.mean(axis=0, keepdims=True)
-        self.register_buffer("source_grid", torch.from_numpy((source / np.abs(source).max()).astype(np.float32)))
+        like = next(shared_transform.parameters(), torch.empty(0))
+        self.register_buffer("source_grid", torch.from_numpy(_centred(source)).to(like))
         self._predicted_grid, self._original_grid = True, False
 
     def initialize_shared_grid(
@@ -261,8 +271,11 @@ class FullGaussian2d(GaussianPointReadout):
 
     @property
     def mu_dispersion(self) -> Tensor:
-        """Standard deviation of the means over neurons, summed over x and y: a penalty that draws them together."""
-        return self.mu.view(-1, 2).std(0).sum()
+        """Standard deviation of the means over neurons, summed over x and y: a penalty that draws them together.
+
+        0 for a single neuron.
+        """
+        return self.mu.view(-1, 2).std(0, correction=1 if self.outdims > 1 else 0).sum()
 
     def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
         """L1 norm of the features; 0 where they belong to another readout, which counts them."""
@@ -278,7 +291,9 @@ class FullGaussian2d(GaussianPointReadout):
     def _check_features(self, x: Tensor) -> None:
         got, want = (x.shape[1], *x.shape[-2:]), self._map_shape
         if got != want:
-            warnings.warn(f"features of shape (C, H, W) = {got} where the readout was made for {want}", stacklevel=3)
+            # A size that is traced may stand for any.
+            shown = "another" if torch.compiler.is_compiling() else got
+            warn_caller(f"features of shape (C, H, W) = {shown} where the readout was made for {want}")
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from v1fast._warnings import warn_caller
 from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
 
 
@@ -66,10 +66,9 @@ class Gaussian2d(GaussianPointReadout):
         frame_sample: bool = True,
         **kwargs: Any,
     ) -> None:
-        warnings.warn(
+        warn_caller(
             'Gaussian2d is deprecated: use FullGaussian2d, of which gauss_type="uncorrelated" corresponds to it',
             DeprecationWarning,
-            stacklevel=2,
         )
         super().__init__(
             in_shape,

@@ -110,8 +110,9 @@ class DeterministicGaussian2d(MapReadout):
         log_var: Tensor = self.log_var
         if index is not None:
             mu, log_var = mu[index], log_var[index]
-        mask = torch.exp(-0.5 * _square_distance(self.grid, mu, index) / log_var.exp().view(-1, 1, 1))
-        return mask / mask.sum((1, 2), keepdim=True)
+        exponent = -0.5 * _square_distance(self.grid, mu, index) / log_var.exp().view(-1, 1, 1)
+        # exp(exponent), divided by its sum, which underflows to 0 where the Gaussian is narrow and between pixels.
+        return exponent.flatten(1).softmax(1).view_as(exponent)
 
     def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
         """L1 norm of the features."""
@@ -214,10 +215,6 @@ class GaussianMaskReadout(MapReadout):
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; masks and features stay."""
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
-
-    def number_of_neurons(self) -> int:
-        """N."""
-        return self.outdims
 
     def get_mask(self) -> Tensor:
         """The Gaussians, [N, H, W]; none falls below exp(-10) before they are normalised."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from v1fast.readouts._points import Sampler
+from v1fast.readouts.base import require_finite
 from v1fast.readouts.gaussian import FullGaussian2d, GaussType
 
 
@@ -105,9 +106,6 @@ class PointGaussianReadout(FullGaussian2d):
         given = torch.as_tensor(self.init_grid)
         if given.numel() != self._mu.numel():
             raise ValueError(f"init_grid: want {tuple(self._mu.shape)}, got {tuple(given.shape)}")
+        require_finite("init_grid", given.detach().cpu())
         with torch.no_grad():
             self._mu.copy_(given.view_as(self._mu))
-
-    def number_of_neurons(self) -> int:
-        """N."""
-        return self.outdims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from v1fast.readouts._arguments import arguments, warn_of_misspelt
 from v1fast.readouts.base import Readout, Reduction, select_neurons
 
 
@@ -104,7 +106,8 @@ class MultiReadoutBase(nn.ModuleDict):
         base_readout: class of the readouts, where the class does not set ``_base_readout``, which takes precedence.
         mean_activity_dict: [N], initial bias of each session.
         clone_readout: all sessions have the same neurons, and those after the first a :class:`ClonedReadout` of it.
-        **kwargs: arguments of the readouts.
+        **kwargs: arguments of the readouts. Those that no signature of theirs names reach their constructors, but are
+            not kept: a copy, a pickle or a checkpoint does not hold a data loader that came along.
 
     Raises:
         ValueError: no class of readouts is given. In ``load_state_dict`` (RuntimeError): sessions of the checkpoint
@@ -126,12 +129,31 @@ class MultiReadoutBase(nn.ModuleDict):
         self._base_readout = self._base_readout or base_readout
         if self._base_readout is None:
             raise ValueError("base_readout: want a class of readouts, got None, and the class sets no _base_readout")
-        self._readout_kwargs, self.clone_readout = kwargs, clone_readout
+        kwargs, self.clone_readout = self._without_misspelt(kwargs), clone_readout
+        named = self._named_arguments()
+        self._readout_kwargs = {name: value for name, value in kwargs.items() if named is None or name in named}
         for data_key, n_neurons in n_neurons_dict.items():
             mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
             self[data_key] = self._make(data_key, in_shape_dict[data_key], n_neurons, mean_activity, kwargs)
         # The readouts have initialised themselves: as in neuralpredictors a second time, for the same random numbers.
         self.initialize(mean_activity_dict)
+
+    def _readout_class(self) -> tuple[type, ...]:
+        """What makes the readouts: a class, bare or in a ``functools.partial``; empty for another function."""
+        factory: Any = self._base_readout
+        while isinstance(factory, functools.partial):
+            factory = factory.func
+        return (factory,) if isinstance(factory, type) else ()
+
+    def _named_arguments(self) -> frozenset[str] | None:
+        """Names that readouts take, those of their class and those to prepare; None where no class tells."""
+        cls: Any = type(self)
+        prepared = arguments(cls, "prepare_readout_kwargs")
+        return next((prepared | arguments(made, "__init__") for made in self._readout_class()), None)
+
+    def _without_misspelt(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        misspelt = warn_of_misspelt((type(self), *self._readout_class()), "__init__", tuple(kwargs))
+        return {name: value for name, value in kwargs.items() if name not in misspelt}
 
     def _make(
         self,
@@ -190,7 +212,9 @@ class MultiReadoutBase(nn.ModuleDict):
             raise ValueError("in_shape: want (C, H, W) for the first session, got None")
         # A clone has no in_shape of its own, but the first session is no clone.
         shape = first.in_shape if in_shape is None else in_shape
-        readout = self._make(data_key, shape, n_neurons, mean_activity, self._readout_kwargs | kwargs)
+        readout = self._make(
+            data_key, shape, n_neurons, mean_activity, self._readout_kwargs | self._without_misspelt(kwargs)
+        )
         if first is not None:
             like = next(first.parameters())
             readout.to(device=like.device, dtype=like.dtype)
@@ -209,6 +233,8 @@ class MultiReadoutBase(nn.ModuleDict):
         Raises:
             KeyError: no such session.
         """
+        if kwargs:
+            warn_of_misspelt((type(self),), "forward", tuple(kwargs))
         out: Tensor = self._session(data_key)(*args, **kwargs)
         return out
 

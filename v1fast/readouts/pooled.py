@@ -135,8 +135,8 @@ class PointPooled2d(PooledReadout):
         Args:
             x: features [B, C, H, W], of which channels-last is fastest; or of videos [B, C, T, H, W], of which
                 ``torch.channels_last_3d`` is.
-            shift: [B, 2], for videos also [B, T, 2]: added to the positions after the clamp, e.g. from an eye-movement
-                shifter.
+            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions after the
+                clamp, e.g. from an eye-movement shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 

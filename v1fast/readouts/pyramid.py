@@ -62,8 +62,8 @@ class Pyramid(nn.Module):
             raise ValueError(f"type: want one of {', '.join(_ROWS)}, got {type!r}")
         self.scale_n, self.filter_type, self.downsample = scale_n, type, downsample
         row, decimals = _ROWS[type]
-        weights = np.round(np.outer(row, row), decimals).astype(np.float32)
-        self.register_buffer("filter", torch.from_numpy(weights))
+        weights = np.round(np.outer(row, row), decimals)
+        self.register_buffer("filter", torch.as_tensor(weights, dtype=torch.get_default_dtype()))
 
     def lap_split(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The smoothed map, and what smoothing took away from ``image`` [B, C, H, W]."""
@@ -183,8 +183,8 @@ class PointPyramid2d(GridReadout):
 
         Args:
             x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2]: added to the positions after the clamp, e.g. from an eye-movement
-                shifter.
+            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions after the
+                clamp, e.g. from an eye-movement shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 

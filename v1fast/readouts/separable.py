@@ -141,8 +141,12 @@ class SeparableReadout(MapReadout):
         return torch.stack([w.square().flatten(1).sum(1) for w in (*masks, self.Wc)]).sum(0)
 
     def hoyer_square(self) -> Tensor:
-        """How many channels a neuron uses, [N]: the square of the L1 norm of their weights over the sum of squares."""
-        return self.l1_norm().square() / self.Wc.square().sum((1, 2))
+        """How many channels a neuron uses, [N]: the square of the L1 norm of their weights over the sum of squares.
+
+        0 where all weights are 0.
+        """
+        squares = self.Wc.square().sum((1, 2))
+        return self.l1_norm().square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
     def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
         """``l1_norm``, over the neurons, times ``feature_reg_weight``."""
