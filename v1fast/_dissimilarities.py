@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from v1fast import _arrays
 from v1fast.ops import _checks
 from v1fast.reference.rdm import product
 
@@ -23,18 +21,12 @@ def choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
 
 
-def from_numpy(array: NDArray[Any]) -> Tensor:
-    """The same memory where torch can see it; a copy of a read-only array, or one with negative strides."""
-    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
-        array = np.array(array)
-    return torch.from_numpy(array)
-
-
 def rows(name: str, given: Tensor) -> Tensor:
-    """[..., S, N] floating; integers and bool as float32."""
+    """[..., S, N] floating; integers and bool as float32, those that it does not hold are an error."""
     if given.dim() < 2 or given.shape[-1] < 1:
         raise ValueError(f"{name}: want [..., rows, neurons >= 1], got {tuple(given.shape)}")
     if not given.is_floating_point() and not given.is_complex():
+        _arrays.check_exact(name, given)
         return given.float()
     _checks.floating(name, given)
     return given

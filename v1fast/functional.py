@@ -10,12 +10,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast import _dissimilarities, ops
+from v1fast import _arrays, _dissimilarities, ops
 from v1fast.ops import _checks
 from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference._common import compute_dtype
@@ -310,11 +311,13 @@ def rdm(
 
     Args:
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
-            call. A tensor, or an array of numpy; integers are taken as float32.
+            call. A tensor, or an array, which is not copied, even where it is read-only. Integers are taken as
+            float32; those beyond 2^24, which it does not hold, are an error. Lists, data frames, datasets of h5py and
+            the like are read; a masked array is refused, since a mask has no meaning here but NaN.
         method: one of the above.
         noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis.
-        folds: [R], for crossnobis: the fold of each row of responses [..., R, N]. The k-th row of each fold is
-            stimulus k, so that S is R over the number of folds.
+        folds: [R], for crossnobis: the fold of each row of responses [..., R, N], numbers or names. The k-th row of
+            each fold is stimulus k, so that S is R over the number of folds.
         prior_lambda: mean of the prior on the rates, for poisson.
         prior_weight: weight of the prior on the rates.
         nan: "propagate", or, for correlation, "pairwise": each pair is correlated over the neurons where neither row is
@@ -331,20 +334,21 @@ def rdm(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     if not isinstance(responses, Tensor):
-        given = [None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise, folds)]
-        values, precision, labels = given
-        assert values is not None
         return rdm(
-            values,
+            _arrays.to_tensor("responses", responses),
             method=method,
-            noise=precision,
-            folds=labels,
+            noise=noise,
+            folds=folds,
             prior_lambda=prior_lambda,
             prior_weight=prior_weight,
             nan=nan,
             condensed=condensed,
             accuracy=accuracy,
-        ).numpy()
+        ).numpy(force=True)
+    if noise is not None and not isinstance(noise, Tensor):
+        noise = _arrays.to_tensor("noise", _arrays.floats("noise", noise)).to(responses.device)
+    if folds is not None and not isinstance(folds, Tensor):
+        folds = torch.from_numpy(_arrays.distinct("folds", folds)[1])
     _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
@@ -382,11 +386,11 @@ def rdm_out(
         ValueError: an operand does not fit, or asks for a derivative.
     """
     if not isinstance(responses, Tensor) or not isinstance(out, Tensor):
-        if isinstance(responses, Tensor) or isinstance(out, Tensor):
+        if isinstance(responses, Tensor) or not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
             raise ValueError(f"out: want what responses are, a tensor or an array, got {type(out).__name__}")
-        if not (out.flags.writeable and out.flags.c_contiguous):
-            raise ValueError("out: want a contiguous array that may be written")
-        given = _dissimilarities.from_numpy(responses)
+        if not (out.flags.writeable and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
+            raise ValueError("out: want a contiguous array that may be written, in the machine's byte order")
+        given = _arrays.to_tensor("responses", responses)
         rdm_out(given, torch.from_numpy(out), method=method, condensed=condensed, accuracy=accuracy)
         return out
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
@@ -419,7 +423,7 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
-        arrays = _dissimilarities.from_numpy(x), _dissimilarities.from_numpy(y)
+        arrays = _arrays.to_tensor("x", x), _arrays.to_tensor("y", y)
         return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
     first: Tensor = _dissimilarities.rows("x", x)

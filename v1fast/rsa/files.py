@@ -20,7 +20,6 @@ from torch import Tensor
 from v1fast import _files, ops
 from v1fast._progress import progress as progress_bar
 from v1fast._version import __version__
-from v1fast.reference.rdm import output_dtype
 from v1fast.rsa import _tiles
 from v1fast.rsa._tiles import Tile
 
@@ -74,12 +73,12 @@ def rdm_to_file(
         ValueError: an operand does not fit; the message names it.
     """
     target = Path(path)
-    x = _tiles.responses("responses", responses)
+    x = _tiles.Responses("responses", responses)
     _tiles.check_options("method", method, accuracy)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: there is such a file already; overwrite=True replaces it")
     settings = _settings(x, condensed, method, accuracy)
-    with _Unfinished(target, x.shape[0], output_dtype(x, None), settings, condensed, overwrite) as unfinished:
+    with _Unfinished(target, x.shape[0], x.result_dtype, settings, condensed, overwrite) as unfinished:
         try:
             _fill(unfinished, x, method, accuracy, progress)
         except KeyboardInterrupt as interrupt:
@@ -89,7 +88,7 @@ def rdm_to_file(
     return np.load(target, mmap_mode="r")
 
 
-def _fill(unfinished: _Unfinished, x: Tensor, method: str, accuracy: str, show: bool) -> None:
+def _fill(unfinished: _Unfinished, x: _tiles.Responses, method: str, accuracy: str, show: bool) -> None:
     """The next tile is computed while the last one goes to the disk."""
     every = list(_tiles.tiles(x.shape[0], SIDE))
     missing = [tile for tile in every if tile not in unfinished.done]
@@ -107,10 +106,10 @@ def _fill(unfinished: _Unfinished, x: Tensor, method: str, accuracy: str, show: 
             advance()
 
 
-def _settings(x: Tensor, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
+def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
     """All that the bytes of the file depend on, and the checksum of the responses."""
     digest = hashlib.sha256()
-    for rows in x.split(max(1, (1 << 24) // x.shape[1])):
+    for rows in x.parts():
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
     return {
         "v1fast": __version__,
