@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -334,17 +334,18 @@ def rdm(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     if not isinstance(responses, Tensor):
-        return rdm(
+        found: Tensor = rdm(
             _arrays.to_tensor("responses", responses),
             method=method,
-            noise=noise,
-            folds=folds,
+            noise=cast("Any", noise),
+            folds=cast("Any", folds),
             prior_lambda=prior_lambda,
             prior_weight=prior_weight,
             nan=nan,
             condensed=condensed,
             accuracy=accuracy,
-        ).numpy(force=True)
+        )
+        return found.numpy(force=True)
     if noise is not None and not isinstance(noise, Tensor):
         noise = _arrays.to_tensor("noise", _arrays.floats("noise", noise)).to(responses.device)
     if folds is not None and not isinstance(folds, Tensor):

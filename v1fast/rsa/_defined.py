@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from v1fast.rsa._sums import Floats
 
@@ -23,12 +23,12 @@ def is_constant(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     return are_equal(vectors.min(1), vectors.max(1), vectors.dtype)
 
 
-def are_equal(low: NDArray[Any], high: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+def are_equal(low: ArrayLike, high: ArrayLike, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
     """The same from the least and the greatest of the values."""
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         largest = np.maximum(np.abs(low), np.abs(high))
-        within = high - low <= CONSTANT * np.finfo(dtype).eps * largest
-    found: NDArray[np.bool_] = (low == high) | (within & np.isfinite(largest))
+        within = np.subtract(high, low) <= CONSTANT * np.finfo(dtype).eps * largest
+    found: NDArray[np.bool_] = np.equal(low, high) | (within & np.isfinite(largest))
     return found
 
 
@@ -42,7 +42,7 @@ def is_empty(vectors: NDArray[Any]) -> NDArray[np.bool_]:
 def is_undefined(vectors: NDArray[Any], method: str) -> NDArray[np.bool_]:
     """[M, P] without NaN -> [M]: whether the measure has no value for a matrix, whatever the other one is."""
     if method.endswith("cosine"):
-        return ~vectors.any(1)
+        return ~np.asarray(vectors.any(axis=1))
     return is_constant(vectors)
 
 
@@ -78,4 +78,4 @@ class Range:
             return True
         if method.endswith("cosine"):
             return self.low == self.high == 0
-        return bool(are_equal(np.float64(self.low), np.float64(self.high), self.dtype))
+        return bool(are_equal(self.low, self.high, self.dtype))

@@ -54,7 +54,9 @@ class Responses:
         self.shape: tuple[int, int] = (self.given.shape[0], self.given.shape[1])
         some = self.rows(0, 0)
         self.dtype, self.device, self.result_dtype = some.dtype, some.device, output_dtype(some, None)
-        if isinstance(given, Tensor) or self.given.dtype.kind != "f":  # before hours of work, not in the midst of it
+        if (
+            not isinstance(self.given, np.ndarray) or self.given.dtype.kind != "f"
+        ):  # before hours of work, not in the midst of it
             for part in self.parts():
                 del part
 

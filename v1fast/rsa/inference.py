@@ -128,10 +128,7 @@ def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any]
 
 def _factor(vector: NDArray[Any], method: str) -> Floats:
     """[P], such that the sum of its products with another is the similarity, where that is defined."""
-    if method in ("spearman", "rho-a"):
-        values = ranks(vector[None])[0]
-    else:
-        values = scaled(vector[None])[0]
+    values = ranks(vector[None])[0] if method in ("spearman", "rho-a") else scaled(vector[None])[0]
     if method != "cosine":
         with np.errstate(invalid="ignore"):
             values = values - values.mean()
@@ -204,8 +201,8 @@ def split_half(
         seed: of the halves.
 
     Returns:
-        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats; that of all of them is about
-        2 r / (1 + r) (Spearman and Brown).
+        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats; that of all
+        of them is about 2 r / (1 + r) (Spearman and Brown).
 
     Raises:
         ValueError: an operand does not fit.
