@@ -32,13 +32,14 @@ def reading(path: Path) -> Iterator[None]:
     """Within it a file is read, by a reader of its format.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: in one line, whatever the reader raises: it is no file, or cut, or of another format.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # of a pipe nobody knows when it ends
             raise ValueError("it is a directory" if path.is_dir() else "it is no regular file")
         yield
-    except ModuleNotFoundError:
+    except (FileNotFoundError, ModuleNotFoundError):
         raise
     except Exception as error:  # each format has its own, and some have any
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -38,7 +38,7 @@ def _in_one_line(command: Callable[P, None]) -> Callable[P, None]:
             raise
         except BrokenPipeError as error:
             _end(CLOSED if error.filename is None else _said(error), 1)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             _end(_said(error), 2)
         except (OSError, MemoryError, ModuleNotFoundError) as error:
             _end(_said(error), 1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v1fast import _eager, functional
+from v1fast import _eager, _files, functional
 from v1fast.models.cores import Stacked2dCore
 from v1fast.readouts import FullGaussian2d
 
@@ -57,7 +57,8 @@ def load_mouse_v1(path: Path) -> tuple[Stacked2dCore, FullGaussian2d]:
     Raises:
         RuntimeError: a key or a shape is not as wanted.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with _files.reading(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
     core_state = {key.removeprefix("core."): value for key, value in state.items() if key.startswith("core.")}
     # The readout's keys start with "readout." and the name of the session.
     readout_state = {key.split(".", 2)[2]: value for key, value in state.items() if key.startswith("readout.")}
@@ -96,7 +97,7 @@ def check_trained_model(folder: Path) -> list[Comparison]:
         One comparison for each quantity; see :func:`require_match`.
     """
     core, readout = load_mouse_v1(folder / MODEL)
-    with np.load(folder / EXPECTED) as arrays:
+    with _files.reading(folder / EXPECTED), np.load(folder / EXPECTED) as arrays:
         expected = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
     with torch.no_grad():
         features = core(expected["x"])

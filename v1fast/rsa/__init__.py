@@ -1,7 +1,8 @@
 """Representational similarity analysis (Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 2008).
 
 Dissimilarity matrices themselves are ``v1fast.functional.rdm``; here they are compared, tested, stored out of core and
-drawn. Everything takes tensors or arrays and gives arrays; what holds no plain numbers (a mask, text, None) is an error.
+drawn. Everything takes tensors or arrays and gives arrays; what holds no plain numbers (a mask, text, None) is an
+error.
 
 What is undefined is NaN: in the result, in its p, in its interval, never a number that looks like one and never
 significant. It is counted where it is left out of a mean or an interval (``Bootstrap.undefined``, ``.left_out``, the

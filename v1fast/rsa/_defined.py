@@ -66,11 +66,9 @@ class Range:
         self.low, self.high = np.inf, -np.inf
         self.dtype = np.dtype(np.float64)
 
-    def add(self, values: NDArray[Any]) -> None:
-        """Take values without NaN."""
-        if values.size:
-            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-            self.dtype = values.dtype
+    def add(self, low: float, high: float, dtype: np.dtype[Any]) -> None:
+        """Take the least and the greatest of some values without NaN; of none, infinity and its negative."""
+        self.low, self.high, self.dtype = min(self.low, float(low)), max(self.high, float(high)), dtype
 
     def is_undefined(self, method: str) -> bool:
         """As the function of this name."""

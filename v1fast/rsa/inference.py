@@ -291,7 +291,7 @@ class Bootstrap:
         similarity: [K], of each model, the mean over the subjects for which it is defined.
         samples: [B, K], the same for each resampling; NaN where it is undefined, as where a resampling has lost all
             categories but one.
-        left_out: [K], the subjects for which the similarity is undefined.
+        left_out: [K], the number of subjects for which it is undefined, while it is not for others.
     """
 
     similarity: Floats
@@ -357,8 +357,8 @@ def bootstrap(
         raise ValueError(f"samples: want at least 1, got {samples}")
     draw, stimuli = np.random.default_rng(seed), stimuli_of(a.shape[1])
     similarity = compare(a, b, method)
-    left_out = np.isnan(similarity).sum(0)
-    _say_left_out(int(np.isnan(similarity).all(1).sum()), len(a))
+    absent = np.isnan(similarity) & ~np.isnan(similarity).all(0)  # while other subjects have one
+    _say_left_out(int(absent.any(1).sum()), len(a))
     if over == "subjects":
         each = np.broadcast_to(similarity, (samples, *similarity.shape))
     else:
@@ -368,7 +368,7 @@ def bootstrap(
     if over != "stimuli":
         chosen = draw.integers(len(a), size=(samples, len(a)))
         each = np.take_along_axis(each, chosen[:, :, None], 1)
-    return Bootstrap(_mean_of_defined(similarity, 0), _mean_of_defined(each, 1), left_out)
+    return Bootstrap(_mean_of_defined(similarity, 0), _mean_of_defined(each, 1), absent.sum(0))
 
 
 def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:

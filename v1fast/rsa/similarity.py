@@ -83,16 +83,23 @@ def rdm_correlation(
     with progress_bar("comparing", len(every), show=progress) as advance:
         for tile in every:
             a, b = (_tiles.pairs(z, tile, dissimilarity, accuracy).cpu().numpy()[None] for z in given)
-            present = ~(np.isnan(a) | np.isnan(b))[0]
-            if not present.all():
+            ends = [_ends(vector) for vector in (a, b)]
+            if np.isnan(ends).any():
+                present = ~(np.isnan(a) | np.isnan(b))[0]
                 a, b = a[:, present], b[:, present]
+                ends = [_ends(vector) for vector in (a, b)]
             sums.add(a, b)
-            for found, vector in zip(ranges, (a, b), strict=True):
-                found.add(vector)
+            for found, (low, high), vector in zip(ranges, ends, (a, b), strict=True):
+                found.add(low, high, vector.dtype)
             advance()
     if any(found.is_undefined(method) for found in ranges):
         return float("nan")
     return float((sums.pearson() if method == "pearson" else sums.cosine())[0, 0])
+
+
+def _ends(vector: NDArray[Any]) -> tuple[float, float]:
+    """The least and the greatest value; NaN if there is one."""
+    return vector.min(initial=np.inf), vector.max(initial=-np.inf)
 
 
 def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: str = "pearson") -> Any:
