@@ -35,9 +35,9 @@ def jittered(value, dtype):
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.81, 1 / 3, 0.0, -1 / 7, 1e160, 1e-200])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_matrix_has_no_similarity(method, value, dtype):
-    constant = np.full(PAIRS, value).astype(dtype)
-    if not np.isfinite(constant).all():
+    if dtype == np.float32 and value == 1e160:
         pytest.skip("float32 has no such value")
+    constant = np.full(PAIRS, value).astype(dtype)
     other = rdms()
     for a, b in ((constant, other), (other, constant), (constant, constant)):
         assert np.isnan(rsa.compare(a, b, method))
@@ -82,7 +82,9 @@ def test_deviations_beside_the_mean_are_not_lost_in_whitening():
     a, b = rdms(), rdms()
     want = rsa.compare(a, b, "whitened-pearson")
     for scale in (1e-3, 1e-6, 1e-9):
-        assert rsa.compare(1 + scale * a, 1 + scale * b, "whitened-pearson") == pytest.approx(want, abs=1e-15 / scale)
+        assert rsa.compare(1 + scale * a, 1 + scale * b, "whitened-pearson") == pytest.approx(
+            want, abs=1e-14 / scale + 1e-11
+        )
 
 
 @pytest.mark.parametrize("method", similarity.METHODS)
@@ -211,9 +213,10 @@ def test_a_subject_without_a_similarity_is_left_out_and_counted(method, over, ab
     with pytest.warns(RuntimeWarning, match="rdms: 1 of 4 have no similarity"):
         ceiling = rsa.noise_ceiling(subjects, method)
     np.testing.assert_allclose(ceiling, rsa.noise_ceiling(others, method), rtol=1e-12)
+    subjects[:2] = absent
     with pytest.warns(RuntimeWarning, match="rdms: 3 of 4"):
-        subjects[:2] = absent
-        assert np.isnan(rsa.noise_ceiling(subjects, method)).all()
+        ceiling = rsa.noise_ceiling(subjects, method)
+    assert np.isnan(ceiling).all()
 
 
 @pytest.mark.parametrize("method", similarity.METHODS)
@@ -227,7 +230,7 @@ def test_subjects_with_gaps_in_different_places(method):
         assert np.isfinite(rsa.bootstrap(subjects, model, method, samples=20).similarity).all()
         for k in range(3):
             subjects[k, k::3] = np.nan  # now no position is in all
-        assert np.isnan(rsa.noise_ceiling(subjects, method)).all() or method.endswith("cosine")
+        assert np.isnan(rsa.noise_ceiling(subjects, method)).all()
         found = rsa.bootstrap(subjects, model, method, samples=20)
         assert np.isnan(found.similarity).all()
         assert np.isnan(found.confidence()).all()

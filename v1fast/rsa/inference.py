@@ -247,6 +247,8 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
     vectors = vectors[~is_empty(vectors)]
     present = ~np.isnan(vectors).any(0)
     vectors = vectors[~is_undefined(vectors[:, present], method)]
+    if not len(vectors):
+        return np.nan, np.nan
     _say_left_out(given - len(vectors), given)
     if len(vectors) < 2:
         return np.nan, np.nan

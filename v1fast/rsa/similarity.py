@@ -36,6 +36,7 @@ RSATOOLBOX_NAMES = {
 }
 STREAMED = ("pearson", "cosine")
 NARROW = 1e-10  # of a sum of squares: a variance up to which the values are looked at before they count as different
+CENTRED = 1e-5  # likewise: up to which whitening begins with deviations from the mean
 LEAST_SQUARE, MOST_SQUARE = 1e-100, 1e100  # sums of squares between which a product of two loses nothing
 SIDE = 1728  # rows of a tile: those that the kernel sums at a time; two tiles of float32 are 23 MiB
 
@@ -141,7 +142,8 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
         raise ValueError(f"rdm2: want {a.shape[1]} pairs of stimuli, as rdm1 has, got {b.shape[1]}")
     found = np.full((len(a), len(b)), np.nan)
     there = ~is_empty(a), ~is_empty(b)
-    found[np.ix_(*there)] = _COMPUTE[method](_chosen(a, there[0]), _chosen(b, there[1]))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite entries
+        found[np.ix_(*there)] = _COMPUTE[method](_chosen(a, there[0]), _chosen(b, there[1]))
     return found.reshape([size for size, one in ((len(a), one_a), (len(b), one_b)) if not one])[()]
 
 
@@ -183,15 +185,14 @@ def _sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[PairSums, NDArray[Any], NDA
 
 def _sums_of(a: NDArray[Any], b: NDArray[Any]) -> PairSums:
     sums = PairSums(len(a), len(b))
-    with np.errstate(over="ignore", invalid="ignore"):  # looked for by the caller
-        sums.add(a, b)
+    sums.add(a, b)
     return sums
 
 
-def _narrow(sums: PairSums) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _narrow(sums: PairSums, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which of the first and of the second vectors have deviations that are small beside their values, if any."""
     first, second = (
-        variances <= NARROW * squares for variances, squares in zip(sums.variances(), sums.whole()[1:], strict=True)
+        variances <= share * squares for variances, squares in zip(sums.variances(), sums.whole()[1:], strict=True)
     )
     return first, second
 
@@ -200,7 +201,7 @@ def _constant(
     sums: PairSums, a: NDArray[Any], b: NDArray[Any], present: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which vectors are constant: the values are looked at where the sums leave it open."""
-    found = _narrow(sums)
+    found = _narrow(sums, NARROW)
     for narrow, vectors in zip(found, (a, b), strict=True):
         rows = vectors[narrow]
         narrow[narrow] = is_constant(rows if present is None else rows[:, present])
@@ -225,9 +226,7 @@ def _of_ranks(
 
     def of_all(a: NDArray[Any], b: NDArray[Any]) -> Floats:
         # NaN shows in the sum of squares, which takes less time than to look at each value.
-        with np.errstate(over="ignore"):
-            gaps = np.isnan([row @ row for vectors in (a, b) for row in vectors]).any()
-        if gaps:
+        if np.isnan([row @ row for vectors in (a, b) for row in vectors]).any():
             present = _present(a, b)
             a, b = a[:, present], b[:, present]
         found = np.full((len(a), len(b)), np.nan)
@@ -297,7 +296,7 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
         stimuli = stimuli_of(a.shape[1])
         sums, first, second, present = _sums(a, b)
         undefined = _constant(sums, a, b, present) if centred else tuple(v == 0 for v in sums.whole()[1:])
-        if centred and any(narrow.any() for narrow in _narrow(sums)):
+        if centred and sums.count and any(narrow.any() for narrow in _narrow(sums, CENTRED)):
             # What is left beside the mean would be lost in the sums.
             first, second = (_centred(vectors, present) for vectors in (first, second))
             sums = _sums_of(*(v if present is None else v[:, present] for v in (first, second)))
