@@ -75,6 +75,7 @@ def activations(
         ValueError: there is no such layer, or it gives something else than one tensor for a batch.
     """
     given = _arrays.to_tensor("stimuli", stimuli)
+    layout = torch.preserve_format if isinstance(stimuli, Tensor) else torch.contiguous_format
     if given.dim() < 1 or len(given) < 1 or batch < 1:
         raise ValueError(f"stimuli, batch: want [S >= 1, ...] and at least 1, got {tuple(given.shape)} and {batch}")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
@@ -88,7 +89,7 @@ def activations(
                 part = given[begin : begin + batch]
                 found.clear()
                 # A copy: a layer that works in place is not to write into the caller's, which may be read-only.
-                model(part.to(like.device, dtype, copy=True, memory_format=torch.contiguous_format))
+                model(part.to(like.device, dtype, copy=True, memory_format=layout))
                 _collect(collected, found, layers, begin, len(part), len(given))
     finally:
         for module, mode in modes.items():
