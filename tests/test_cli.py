@@ -1,15 +1,21 @@
 """The command line: what each command prints, passes on, and says when its extra is absent."""
 
+import errno
+import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from v1fast import doctor
 from v1fast.__main__ import main
+from v1fast._source_tree import import_package
 from v1fast._version import __version__
 
 CliRunner = pytest.importorskip("typer.testing").CliRunner
@@ -140,3 +146,127 @@ def test_a_missing_module_of_another_kind_is_not_hidden(monkeypatch):
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "v1fast", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"v1fast {__version__}\n"
+
+
+# Whatever goes wrong ends in one line ----------------------------------------------------------------------------
+
+
+def ends_in_one_line(result, *said, code=None):
+    """Of CliRunner or of subprocess."""
+    exit_code = result.exit_code if hasattr(result, "exit_code") else result.returncode
+    assert exit_code != 0
+    assert code in (None, exit_code)
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("comparing")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("v1fast: ")
+    for words in said:
+        assert words in lines[0]
+
+
+COMMANDS = {
+    "doctor": ("v1fast.doctor", "examine"),
+    "demo": ("v1fast.demo", "main"),
+    "bench": ("v1fast.benchmarks.run", "main"),
+    "rsa": ("v1fast.rsa.report", "compare_files"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/summary.json"), 1, "out/summary.json: No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.npy"), 1, "a.npy: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.npy"), 2, "a.npy: No such file"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "standard output: No space left"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "standard output is closed"),
+        (MemoryError("Unable to allocate 7 TiB"), 1, "Unable to allocate 7 TiB"),
+        (MemoryError(), 1, "MemoryError"),
+        (ValueError("a.npy: two\nlines"), 2, "a.npy: two lines"),
+        (ModuleNotFoundError("a.mat: this file needs h5py"), 1, "needs h5py"),
+        (ValueError("\udcff.npy: undecodable"), 2, "udcff.npy"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=repr,
+)
+def test_errors_end_in_one_line(run, monkeypatch, command, error, code, said):
+    pytest.importorskip("matplotlib")
+    import_package("benchmarks")
+    monkeypatch.delenv("V1FAST_REAL_DATA", raising=False)
+
+    def fail(*_, **__):
+        raise error
+
+    module, name = COMMANDS[command]
+    monkeypatch.setattr(importlib.import_module(module), name, fail)
+    ends_in_one_line(run(command, *(["a.npy"] if command == "rsa" else [])), said, code=code)
+
+
+def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    assert isinstance(run("doctor").exception, RuntimeError)
+
+
+def test_a_note_of_an_interruption_is_passed_on(run, monkeypatch):
+    def interrupt(*_):
+        error = KeyboardInterrupt()
+        error.add_note("x.npy is unfinished; the same call goes on from here")
+        raise error
+
+    monkeypatch.setattr(doctor, "examine", interrupt)
+    ends_in_one_line(run("doctor"), "interrupted; x.npy is unfinished; the same call goes on", code=130)
+
+
+def program(*arguments: str, **options):
+    environment = {key: value for key, value in os.environ.items() if key != "V1FAST_REAL_DATA"}
+    command = [sys.executable, "-m", "v1fast", *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=300, **options)
+
+
+@pytest.fixture
+def systems(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((12, 30)))
+    np.save(tmp_path / "b.npy", np.random.default_rng(1).random((12, 30)))
+    return tmp_path / "a.npy", tmp_path / "b.npy"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="wants Linux")
+def test_nobody_reads_what_is_printed(systems, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ("rsa", *systems, "--out", tmp_path / "out")
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = program(*arguments, stdout=writer)
+    os.close(writer)
+    ends_in_one_line(result, "standard output is closed")
+    assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["systems"]) == {"a", "b"}
+    (tmp_path / "out" / "summary.json").unlink()
+    with open("/dev/full", "w") as full:
+        ends_in_one_line(program(*arguments, stdout=full), "standard output: No space left on device")
+    assert (tmp_path / "out" / "summary.json").exists()
+    reader, writer = os.pipe()
+    os.close(reader)
+    ends_in_one_line(program("doctor", "--json", "--quick", stdout=writer), "standard output is closed")
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="wants Linux")
+def test_a_file_that_cannot_grow(systems, tmp_path):
+    """As on a full disk, the write fails in its midst."""
+    pytest.importorskip("matplotlib")
+    resource = pytest.importorskip("resource")
+    np.save(systems[0], np.random.default_rng(0).random((300, 30)))  # a matrix of 350 kB
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    result = program("rsa", systems[0], "--out", tmp_path / "out", stdout=subprocess.DEVNULL, preexec_fn=limit)
+    ends_in_one_line(result, "a_rdm.npy: File too large")
+    result = program("rsa", systems[0], "--out", tmp_path / "out", stdout=subprocess.DEVNULL)
+    assert result.returncode == 0
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -290,6 +291,96 @@ def test_rejects_bad_operands(tmp_path):
         with pytest.raises(ValueError, match=message):
             rdm_to_file(**{"responses": torch.ones(3, 4), "path": tmp_path / "rdm.npy", **given})
     assert not list(tmp_path.iterdir())
+
+
+DAMAGE = {
+    "another line": lambda content: content + b"0 1 2\n",
+    "no numbers": lambda content: content + b"a b c d\n",
+    "another tile": lambda content: content + b"0 7 0 7\n",
+    "no text": lambda content: content + b"\xff\xfe\n",
+    "nothing": lambda content: b"",
+    "another head": lambda content: b"\xff" + content,
+    "zeros": lambda content: bytes(len(content)) + b"\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_journal_is_named(unfinished, computed, damage):
+    journal = unfinished.with_name(".rdm.npy.journal")
+    journal.write_bytes(DAMAGE[damage](journal.read_bytes()))
+    before = journal.read_bytes()
+    with pytest.raises(FileExistsError, match=r"rdm\.npy: .*overwrite=True") as caught:
+        rdm_to_file(responses(), unfinished, progress=False)
+    assert "\n" not in str(caught.value)
+    assert journal.read_bytes() == before
+    want = rdm_to_file(responses(), unfinished.with_name("b.npy"), progress=False)
+    computed.clear()
+    assert np.array_equal(rdm_to_file(responses(), unfinished, overwrite=True, progress=False), want)
+    assert len(computed) == 10
+    assert not journal.exists()
+
+
+def test_a_journal_that_is_a_folder_is_named(unfinished):
+    journal = unfinished.with_name(".rdm.npy.journal")
+    journal.unlink()
+    journal.mkdir()
+    with pytest.raises(OSError, match=r"\.rdm\.npy\.journal"):
+        rdm_to_file(responses(), unfinished, progress=False)
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "journal"])
+def test_a_full_disk_names_the_file_and_the_same_call_goes_on(small_tiles, tmp_path, computed, monkeypatch, where):
+    path, calls = tmp_path / "rdm.npy", []
+
+    def later(original, after):
+        def call(*given, **options):
+            calls.append(0)
+            if len(calls) > after:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(*given, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if where == "fsync":
+            patch.setattr(os, "fsync", later(os.fsync, 8))
+        elif where == "journal":
+            patch.setattr(Path, "open", later(Path.open, 4))
+        else:
+            patch.setattr(files._Unfinished, "_write", later(files._Unfinished._write, 4))
+        with pytest.raises(OSError, match=r"No space left on device: '.*rdm\.npy") as caught:
+            rdm_to_file(responses(), path, progress=False)
+    assert caught.value.errno == errno.ENOSPC
+    assert not path.exists()
+    computed.clear()
+    rdm_to_file(responses(), path, progress=False)
+    assert 0 < len(computed) < 10
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rdm.npy"]
+
+
+def test_links_and_devices_are_not_replaced(small_tiles, tmp_path):
+    link, real = tmp_path / "link.npy", tmp_path / "folder" / "real.npy"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    rdm_to_file(responses(), link, progress=False)
+    assert link.is_symlink()
+    assert [entry.name for entry in real.parent.iterdir()] == ["real.npy"]
+    pipe, loop, folder = tmp_path / "pipe.npy", tmp_path / "loop.npy", tmp_path / "folder.npy"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    folder.mkdir()
+    for path in ("/dev/null", pipe, loop, folder):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            rdm_to_file(responses(), path, overwrite=True, progress=False)
+    assert Path("/dev/null").is_char_device()
+    assert pipe.is_fifo()
+    # Nor is what is hidden beside the file, if it is a link, written through.
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".new.npy.partial").symlink_to(precious)
+    with pytest.raises(OSError, match=r"\.new\.npy\.partial"):
+        rdm_to_file(responses(), tmp_path / "new.npy", progress=False)
+    assert precious.read_text() == "mine"
 
 
 def test_progress_counts_tiles_without_rich(small_tiles, unfinished, capsys, monkeypatch):

@@ -1,12 +1,14 @@
 """``v1fast rsa``: on files, and on the published recordings."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
-from v1fast import functional, rsa
+from v1fast import _files, functional, rsa
 from v1fast.rsa import recordings, report
 
 pytest.importorskip("matplotlib")
@@ -118,6 +120,252 @@ def test_says_what_is_wrong_with_a_file(run, files):
         words = " ".join(result.stderr.replace("│", " ").split())
         assert said.replace(" ", "") in words.replace(" ", ""), (said, words)
     assert not (folder / "out").exists() or not (folder / "out" / "summary.json").exists()
+
+
+# What goes wrong, and what is the same name -----------------------------------------------------------------------
+
+
+def one_line(result, name):
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("v1fast: ")
+    assert name in lines[0]
+
+
+def damaged(folder, kind):
+    """A file that is not what its name says."""
+    whole = folder / "whole"
+    name = folder / f"bad.{kind.partition(' ')[0]}"
+    content = b""
+    if kind.endswith("cut"):
+        if "npy" in kind:
+            np.save(f"{whole}.npy", np.ones((12, 30)))
+        elif "npz" in kind:
+            np.savez(f"{whole}.npz", a=np.ones((12, 30)))
+        else:
+            scipy.io.savemat(f"{whole}.mat", {"a": np.ones((12, 30))})
+        content = whole.with_suffix(name.suffix).read_bytes()[:200]
+    elif kind.endswith("another's"):
+        content = b"\x89HDF\r\n\x1a\n" + bytes(range(200))
+    elif kind.endswith("damaged"):
+        np.savez(f"{whole}.npz", a=np.random.default_rng(0).random((12, 30)))
+        content = bytearray(whole.with_suffix(".npz").read_bytes())
+        content[300:400] = bytes(100)
+    elif kind.endswith("huge"):
+        with name.open("wb") as file:
+            header = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6)}
+            np.lib.format.write_array_header_1_0(file, header)
+            content = None
+    if kind.endswith("directory"):
+        name.mkdir()
+    elif kind.endswith("pipe"):
+        os.mkfifo(name)
+    elif kind.endswith("loop"):
+        name.symlink_to(name)
+    elif kind.endswith("objects"):
+        np.save(name, np.array([[1, None], [2, 3]], dtype=object))
+    elif kind.endswith("text"):
+        np.save(name, np.array([["a", "b"], ["c", "d"]]))
+    elif kind.endswith("complex"):
+        np.save(name, np.ones((12, 30), complex))
+    elif kind.endswith("large integers"):
+        np.save(name, np.full((12, 30), (1 << 53) + 1))
+    elif content is not None:
+        name.write_bytes(content)
+    return name
+
+
+DAMAGES = [f"{kind} {how}" for kind in ("npy", "npz", "mat") for how in ("empty", "cut", "another's", "directory")]
+DAMAGES += ["npz damaged", "npy huge", "npy objects", "npy text", "npy complex", "npy large integers"]
+DAMAGES += ["npy pipe", "mat pipe", "npz loop"] if hasattr(os, "mkfifo") else []
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_file_that_cannot_be_read(run, tmp_path, kind):
+    given = damaged(tmp_path, kind)
+    np.save(tmp_path / "good.npy", np.ones((12, 30)))
+    for files in ((given,), (tmp_path / "good.npy", given)):
+        one_line(run(*files, "--out", tmp_path / "out"), given.name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_may_not_be_read(run, tmp_path, monkeypatch):
+    """Root may read all: so numpy is made to say it."""
+    np.save(tmp_path / "mine.npy", np.ones((12, 30)))
+
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np, "load", refuse)
+    one_line(run(tmp_path / "mine.npy", "--out", tmp_path / "out"), "mine.npy: cannot be read: Permission denied")
+
+    def exhaust(path, **_):
+        raise MemoryError("Unable to allocate 7 TiB")
+
+    monkeypatch.setattr(np, "load", exhaust)
+    one_line(
+        run(tmp_path / "mine.npy", "--out", tmp_path / "out"), "mine.npy: cannot be read: Unable to allocate 7 TiB"
+    )
+
+
+def test_recordings_that_cannot_be_read(run, tmp_path):
+    one_line(run("--real-data", tmp_path, "--out", tmp_path / "out"), "kriegeskorte_rdms")
+    (tmp_path / "kriegeskorte_rdms").mkdir()
+    path = tmp_path / "kriegeskorte_rdms" / "Kriegeskorte_Neuron2008_supplementalData.mat"
+    path.write_bytes(b"cut")
+    one_line(run("--real-data", tmp_path, "--out", tmp_path / "out"), path.name)
+
+
+def test_out_is_no_folder(run, files):
+    folder, *_ = files
+    (folder / "taken").write_text("mine")
+    for out in (folder / "taken", folder / "taken" / "below", "/dev/null"):
+        result = run(folder / "v1.npy", "--out", out)
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+        assert str(out).partition("/below")[0] in result.stderr
+    assert (folder / "taken").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="wants links, pipes and devices")
+def test_output_replaces_no_link_and_no_device(run, files):
+    folder, *_ = files
+    out, elsewhere = folder / "out", folder / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "kept.json").write_text("old")
+    for name, target in {
+        "summary.json": elsewhere / "kept.json",
+        "v1_rdm.npy": elsewhere / "new.npy",
+        "rdms.png": elsewhere / "new.png",
+    }.items():
+        (out / name).symlink_to(target)
+    assert run(folder / "v1.npy", "--out", out).exit_code == 0
+    assert all((out / name).is_symlink() for name in ("summary.json", "v1_rdm.npy", "rdms.png"))
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["kept.json", "new.npy", "new.png"]
+    assert "systems" in json.loads((elsewhere / "kept.json").read_text())
+    assert len(np.load(elsewhere / "new.npy")) == 190
+    for name in ("summary.json", "v1_rdm.npy"):
+        for make in (
+            os.mkfifo,
+            lambda path: path.symlink_to("/dev/null"),
+            Path.mkdir,
+            lambda path: path.symlink_to(path),
+        ):
+            (out / name).unlink()
+            make(out / name)
+            before = (out / name).lstat()
+            result = run(folder / "v1.npy", "--out", out)
+            assert result.exit_code == 1
+            assert name in result.stderr
+            assert len(result.stderr.splitlines()) == 1
+            assert (out / name).lstat().st_ino == before.st_ino
+            if (out / name).is_dir():
+                (out / name).rmdir()
+                (out / name).touch()
+        (out / name).unlink()
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_summary_is_written_before_anything_else_can_fail(run, files, monkeypatch):
+    folder, *_ = files
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device", "rdms.png")
+
+    monkeypatch.setattr(report, "_pictures_of_files", fail)
+    result = run(folder / "v1.npy", "--out", folder / "out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert set(json.loads((folder / "out" / "summary.json").read_text())["systems"]) == {"v1"}
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*summary\.json'"):
+            _files.replace(path, b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match=r"summary\.json"):
+            _files.replace(path, b"new")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("summary.json", "old")]
+
+
+@pytest.mark.parametrize(
+    ("specs", "names"),
+    [
+        (["a.npy", "b.npy"], ["a", "b"]),
+        (["x/a.npy", "y/a.npy"], ["x_a", "y_a"]),
+        (["1/x/a.npy", "2/x/a.npy"], ["1_x_a", "2_x_a"]),
+        (["1/x/a.npy", "2/x/a.npy", "x_a.npy"], None),
+        (["a.npy", "a.npz", "a.mat"], None),
+        (["x/a.npy", "x/a.npy"], None),
+        (["m.npz:one", "m.npz:two"], ["m_one", "m_two"]),
+        (["m.npz:one", "m.npz:two", "m_one.npy"], None),
+        (["1/m.npz:one", "2/m.npz:one"], ["1_m_one", "2_m_one"]),
+        (["m.npz:a/b", "m.npz:a:b", "m.npz:a_b"], None),
+        (["A.npy", "a.npy"], None),
+        (["a.npy", "x/a.npy", "x_a.npy", "y/x_a.npy"], None),
+        (["[red].npy", "\n.npy", "\udcff.npy", f"{'é' * 120}.npy"], None),
+    ],
+)
+def test_every_file_has_a_name_of_its_own(specs, names):
+    found = report.names_of(specs)
+    assert names in (None, found)
+    assert len({name.casefold() for name in found}) == len(specs)
+    for name in found:
+        assert len(f".{name}_rdm.npy.partial".encode()) < 255
+        assert not set(name) & set("/:[]\n")
+
+
+def test_undefined_is_said_and_counted(run, tmp_path):
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", draw.normal(size=(12, 30)))
+    silent = draw.normal(size=(4, 12, 30))
+    silent[[0, 2]] = np.nan
+    np.save(tmp_path / "some.npy", silent)
+    np.save(tmp_path / "none.npy", np.ones((12, 30)))
+    few = np.zeros((12, 2))
+    few[:1, 0] = few[1:, 1] = 1  # two categories, of which one has a single stimulus
+    np.save(tmp_path / "few.npy", few)
+    names = ("a", "some", "none", "few")
+    given = [tmp_path / f"{name}.npy" for name in names]
+    result = run(*given, "--out", tmp_path / "out", "--dissimilarity", "cosine", "--similarity", "pearson")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert 0 < summary["systems"]["some"]["undefined_splits"] < 100
+    assert np.isfinite(summary["systems"]["some"]["split_half"])
+    none = summary["similarities"]["none"]
+    assert np.isnan([none["similarity"], none["p"], *none["interval"]]).all()
+    assert none["undefined_resamplings"] == 1000
+    # A resampling without the single stimulus (11 of 12 each time) has one category.
+    assert 250 < summary["similarities"]["few"]["undefined_resamplings"] < 450
+    assert "nan" in result.stdout
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    result = run(*given[:3], "--out", tmp_path / "two")
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["systems"]["none"]["undefined_pairs"] == 66
+
+
+def test_integers_and_other_byte_orders_are_exact(tmp_path):
+    x = np.random.default_rng(0).integers(0, 9, size=(12, 30))
+    for name, given, dtype in (
+        ("small", x, np.float32),
+        ("large", x + (1 << 40), np.float64),
+        ("swapped", (x / 3).astype(">f8"), np.float64),
+    ):
+        np.save(tmp_path / f"{name}.npy", given)
+        found = report.load_responses(str(tmp_path / f"{name}.npy"))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, given)
 
 
 # Published recordings --------------------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from v1fast import _arrays
 from v1fast.ops import _checks
 from v1fast.reference.rdm import product
 
@@ -23,18 +22,12 @@ def choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
 
 
-def from_numpy(array: NDArray[Any]) -> Tensor:
-    """The same memory where torch can see it; a copy of a read-only array, or one with negative strides."""
-    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
-        array = np.array(array)
-    return torch.from_numpy(array)
-
-
 def rows(name: str, given: Tensor) -> Tensor:
-    """[..., S, N] floating; integers and bool as float32."""
+    """[..., S, N] floating; integers and bool as float32, those that it does not hold are an error."""
     if given.dim() < 2 or given.shape[-1] < 1:
         raise ValueError(f"{name}: want [..., rows, neurons >= 1], got {tuple(given.shape)}")
     if not given.is_floating_point() and not given.is_complex():
+        _arrays.check_exact(name, given)
         return given.float()
     _checks.floating(name, given)
     return given
@@ -78,19 +71,6 @@ def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]
         return x, None
     x = _centred(_widest(x))
     return x, _times_precision(x, noise)
-
-
-def _codes(name: str, labels: Any) -> Tensor | None:
-    """[R] labels that are no tensor, of any kind, strings among them, as int64 in their order."""
-    if labels is None or isinstance(labels, Tensor):
-        return labels
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise ValueError(f"{name}: want [R], one label for each row of responses, got {given.shape}")
-    try:
-        return torch.from_numpy(np.unique(given, return_inverse=True)[1])
-    except TypeError:
-        raise ValueError(f"{name}: want labels of one kind, which can be sorted, got {given.dtype}") from None
 
 
 def _equal_folds(x: Tensor, folds: Tensor | None) -> Tensor:
@@ -217,7 +197,7 @@ def operands(
 ) -> tuple[Tensor, Tensor | None, str]:
     """x and y [B, S, K] and the op's method."""
     choice("method", method, METHODS)
-    x, folds, stimuli = rows("responses", responses), _codes("folds", folds), _codes("stimuli", stimuli)
+    x = rows("responses", responses)
     if noise is not None and method not in ("mahalanobis", "crossnobis"):
         raise ValueError(f"noise: want None beside method {method!r}, got a tensor")
     if folds is not None and method != "crossnobis":

@@ -1,10 +1,14 @@
-"""Writing files."""
+"""Reading and writing files so that what goes wrong names the file, and nothing that is there is lost."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +16,77 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write at once: whoever reads ``path`` meanwhile, or after a crash, sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError from within, such as that of a full disk, bears the name of the file."""
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within it a file is read, by a reader of its format.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: in one line, whatever the reader raises: it is no file, or cut, or of another format.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # of a pipe nobody knows when it ends
+            raise ValueError("it is a directory" if path.is_dir() else "it is no regular file")
+        yield
+    except (FileNotFoundError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # each format has its own, and some have any
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        said = " ".join(text.split()) or type(error).__name__
+        raise ValueError(f"{path}: cannot be read: {said}") from error
+
+
+def destination(path: Path) -> Path:
+    """Where a file is to be written: ``path``, or what it is a link to, which the link stays.
+
+    Raises:
+        OSError: it is no regular file: a device, a pipe or a directory is not replaced by one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # nothing, or a link to nothing
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "want a regular file, or none, to be replaced", str(path))
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write at once: whoever reads ``path`` meanwhile, or after a crash, sees the old content or the new.
+
+    Raises:
+        OSError: see ``destination``; or the file cannot be written. The old content is there then.
+    """
+    target = destination(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            partial.write_bytes(content)
+            os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_report(folder: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> None:
-    """``summary.json``, and each picture under its name."""
+    """``summary.json``, and then each picture under its name.
+
+    A number that is undefined is NaN in it, as Python's ``json`` reads it.
+    """
+    replace(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     for name, figure in pictures.items():
         image = io.BytesIO()
         figure.savefig(image, format="png")
         replace(folder / f"{name}.png", image.getvalue())
-    replace(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

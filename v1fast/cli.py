@@ -1,9 +1,14 @@
 """The commands of ``v1fast``. Each imports what it needs when it runs: an absent extra stops only its own commands."""
 
+import functools
 import importlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.box import SIMPLE
@@ -14,6 +19,54 @@ from v1fast._source_tree import import_package
 from v1fast._version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
+
+P = ParamSpec("P")
+
+
+def _in_one_line(command: Callable[P, None]) -> Callable[P, None]:
+    """What its user can mend ends a command with one line on stderr and a code other than 0, not with a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **options: P.kwargs) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt as interrupt:
+            _end("; ".join(["interrupted", *getattr(interrupt, "__notes__", ())]), 130)
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # so rich leaves
+                _end(CLOSED, 1)
+            raise
+        except BrokenPipeError as error:
+            _end(CLOSED if error.filename is None else _said(error), 1)
+        except (ValueError, FileNotFoundError) as error:
+            _end(_said(error), 2)
+        except (OSError, MemoryError, ModuleNotFoundError) as error:
+            _end(_said(error), 1)
+
+    return wrapped
+
+
+CLOSED = "standard output is closed: the rest was not printed"
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output'}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _end(message: str, code: int) -> None:
+    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    with suppress(OSError):
+        typer.echo(f"v1fast: {line}", err=True)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # What is left for an output that is closed, or full, would be an error again when the interpreter ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(code)
+
 
 Quick = Annotated[bool, typer.Option("--quick", help="Do less, so that it takes less time.")]
 
@@ -34,6 +87,7 @@ def _common(
 
 
 @app.command()
+@_in_one_line
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
     quick: Quick = False,
@@ -55,6 +109,7 @@ def doctor(
 
 
 @app.command()
+@_in_one_line
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path("out/demo"),
     real_data: Annotated[
@@ -73,6 +128,7 @@ def demo(
 
 
 @app.command()
+@_in_one_line
 def bench(
     case: Annotated[list[str] | None, typer.Option(help="Measure this case alone; may be repeated.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Measure this provider alone; may be repeated.")] = None,
@@ -85,13 +141,11 @@ def bench(
     _need("plot", "matplotlib")
     import_package("benchmarks")
     measure = importlib.import_module("v1fast.benchmarks.run").main
-    try:
-        measure(out, case or (), provider or (), device=device, quick=quick, full=full)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    measure(out, case or (), provider or (), device=device, quick=quick, full=full)
 
 
 @app.command()
+@_in_one_line
 def rsa(
     files: Annotated[
         list[str] | None,
@@ -117,15 +171,12 @@ def rsa(
     _need("rsa", "matplotlib")
     from v1fast.rsa.report import analyse_recordings, compare_files
 
-    try:
-        if files:
-            compare_files(files, out, dissimilarity=dissimilarity, similarity=similarity)
-        elif real_data is not None:
-            analyse_recordings(real_data, out)
-        else:
-            raise typer.BadParameter("want files of responses, or V1FAST_REAL_DATA set to a folder of recordings")
-    except (ValueError, FileNotFoundError) as error:
-        raise typer.BadParameter(str(error)) from error
+    if files:
+        compare_files(files, out, dissimilarity=dissimilarity, similarity=similarity)
+    elif real_data is not None:
+        analyse_recordings(real_data, out)
+    else:
+        raise ValueError("want files of responses, or V1FAST_REAL_DATA set to a folder of recordings")
 
 
 def _need(extra: str, *modules: str) -> None:

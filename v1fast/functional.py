@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast import _dissimilarities, ops
+from v1fast import _arrays, _dissimilarities, ops
 from v1fast.ops import _checks
 from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference._common import compute_dtype
@@ -319,7 +320,9 @@ def rdm(
 
     Args:
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
-            call. A tensor, or an array of numpy; integers are taken as float32.
+            call. A tensor, or an array, which is not copied, even where it is read-only. Integers are taken as
+            float32; those beyond 2^24, which it does not hold, are an error. Lists, data frames, datasets of h5py and
+            the like are read; a masked array is refused, since a mask has no meaning here but NaN.
         method: one of the above.
         noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis; it
             is symmetric, or its mean with its transpose is taken. For crossnobis also [F, N, N], the precision of the
@@ -347,12 +350,10 @@ def rdm(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     if not isinstance(responses, Tensor):
-        values, precision = (None if a is None else _dissimilarities.from_numpy(a) for a in (responses, noise))
-        assert values is not None
-        return rdm(
-            values,
+        found: Tensor = rdm(
+            _arrays.to_tensor("responses", responses),
             method=method,
-            noise=precision,
+            noise=cast("Any", noise),
             folds=folds,
             stimuli=stimuli,
             prior_lambda=prior_lambda,
@@ -360,7 +361,14 @@ def rdm(
             nan=nan,
             condensed=condensed,
             accuracy=accuracy,
-        ).numpy()
+        )
+        return found.numpy(force=True)
+    if noise is not None and not isinstance(noise, Tensor):
+        noise = _arrays.to_tensor("noise", _arrays.floats("noise", noise)).to(responses.device)
+    folds, stimuli = (
+        labels if labels is None or isinstance(labels, Tensor) else torch.from_numpy(_arrays.distinct(name, labels)[1])
+        for name, labels in (("folds", folds), ("stimuli", stimuli))
+    )
     _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
@@ -398,11 +406,11 @@ def rdm_out(
         ValueError: an operand does not fit, or asks for a derivative.
     """
     if not isinstance(responses, Tensor) or not isinstance(out, Tensor):
-        if isinstance(responses, Tensor) or isinstance(out, Tensor):
+        if isinstance(responses, Tensor) or not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
             raise ValueError(f"out: want what responses are, a tensor or an array, got {type(out).__name__}")
-        if not (out.flags.writeable and out.flags.c_contiguous):
-            raise ValueError("out: want a contiguous array that may be written")
-        given = _dissimilarities.from_numpy(responses)
+        if not (out.flags.writeable and out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
+            raise ValueError("out: want a contiguous array that may be written, in the machine's byte order")
+        given = _arrays.to_tensor("responses", responses)
         rdm_out(given, torch.from_numpy(out), method=method, condensed=condensed, accuracy=accuracy)
         return out
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
@@ -435,7 +443,7 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
-        arrays = _dissimilarities.from_numpy(x), _dissimilarities.from_numpy(y)
+        arrays = _arrays.to_tensor("x", x), _arrays.to_tensor("y", y)
         return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
     _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
     first: Tensor = _dissimilarities.rows("x", x)

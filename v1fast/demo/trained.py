@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v1fast import _eager, functional
+from v1fast import _eager, _files, functional
 from v1fast.models.cores import Stacked2dCore
 from v1fast.models.pretrained import MOUSE_V1, load_mouse_v1
 from v1fast.readouts import FullGaussian2d
@@ -61,7 +61,7 @@ def check_trained_model(folder: Path) -> list[Comparison]:
         One comparison for each quantity; see :func:`require_match`.
     """
     core, readout = load_mouse_v1(folder / MOUSE_V1)
-    with np.load(folder / EXPECTED) as arrays:
+    with _files.reading(folder / EXPECTED), np.load(folder / EXPECTED) as arrays:
         expected = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
     with torch.no_grad():
         features = core(expected["x"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from v1fast import _files
 from v1fast.models.cores import Stacked2dCore
 from v1fast.readouts import FullGaussian2d
 
@@ -17,7 +18,8 @@ def load_mouse_v1(path: Path) -> tuple[Stacked2dCore, FullGaussian2d]:
     Raises:
         RuntimeError: a key or a shape is not as wanted.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with _files.reading(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
     core_state = {key.removeprefix("core."): value for key, value in state.items() if key.startswith("core.")}
     # The readout's keys start with "readout." and the name of the session.
     readout_state = {key.split(".", 2)[2]: value for key, value in state.items() if key.startswith("readout.")}

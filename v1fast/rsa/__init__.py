@@ -1,7 +1,16 @@
 """Representational similarity analysis (Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 2008).
 
 Dissimilarity matrices themselves are ``v1fast.functional.rdm``; here they are compared, tested, stored out of core and
-drawn. Everything takes tensors or arrays and gives arrays.
+drawn. Everything takes tensors or arrays and gives arrays; what holds no plain numbers (a mask, text, None) is an
+error.
+
+What is undefined is NaN: in the result, in its p, in its interval, never a number that looks like one and never
+significant. It is counted where it is left out of a mean or an interval (``Bootstrap.undefined``, ``.left_out``, the
+report of ``v1fast rsa``, a RuntimeWarning). A similarity is undefined where no pair of stimuli is left, or one matrix
+is constant, for the cosines zero. Constant means equal up to rounding: values whose range is at most 4 units in the
+last place, of their dtype, of the largest magnitude (``_defined.CONSTANT``). It is a matter of the values, not of
+what sums of them leave; so is a resampling of the bootstrap, on the pairs that it has drawn. Orders of magnitude do not
+matter: what squares could lose is first multiplied by a power of two, which is exact.
 
 ``rdm_to_file``       a matrix that does not fit into memory
 ``rdm_correlation``   the similarity of two matrices straight from the responses

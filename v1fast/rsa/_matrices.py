@@ -7,7 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+
+from v1fast import _arrays
+
+ROUNDING = 1e-6  # of the mean entry: what rounding to float32 leaves on a diagonal that ought to be empty
+DOUBTFUL = 1e-2  # of the mean entry: an asymmetry that may be more than rounding and less than another meaning
+ROWS = 256  # that are looked at together
 
 
 class Condensed(Protocol):
@@ -31,10 +36,13 @@ def stimuli_of(pairs: int) -> int:
 
 def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bool]:
     """[M, P] floating, and whether it was one matrix rather than a set; see ``compare`` for what may be given."""
-    array = _array(name, given)
-    if array.ndim == 3 or (array.ndim == 2 and _is_matrix(array)):
-        if array.shape[-1] != array.shape[-2]:
-            raise ValueError(f"{name}: want [M, S, S], got {array.shape}")
+    if hasattr(given, "get_vectors"):
+        given = given.get_vectors()
+    array = _arrays.floats(name, given)
+    if array.ndim == 3:
+        for k, matrix in enumerate(array):
+            _require_matrix(f"{name}[{k}]", matrix, "[M, S, S]", array.shape)
+    if array.ndim == 3 or (array.ndim == 2 and _is_matrix(name, array)):
         i, j = np.triu_indices(array.shape[-1], 1)
         vectors = array[..., i, j]
     elif array.ndim in (1, 2):
@@ -65,22 +73,65 @@ def to_squares(vectors: NDArray[Any]) -> NDArray[Any]:
     return matrices
 
 
-def _array(name: str, given: Any) -> NDArray[Any]:
-    if hasattr(given, "get_vectors"):
-        given = given.get_vectors()
-    elif isinstance(given, Tensor):
-        given = given.detach().cpu().numpy()
-    array = np.asarray(given)
-    if array.dtype.kind in "iub":
-        return array.astype(np.float64)
-    if array.dtype.kind != "f":
-        raise ValueError(f"{name}: want numbers, got {array.dtype}")
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+def _require_matrix(name: str, matrix: NDArray[Any], axes: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless it is square, symmetric and empty on its diagonal, up to rounding."""
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name.partition('[')[0]}: want {axes}, got {shape}")
+    asymmetry, diagonal = _deviations(matrix)
+    if max(asymmetry, diagonal) > ROUNDING:
+        raise ValueError(
+            f"{name}: want a symmetric matrix with an empty diagonal, got entries that differ from their counterparts "
+            f"by up to {asymmetry:.2g} of the mean entry, and {diagonal:.2g} of it on the diagonal"
+        )
 
 
-def _is_matrix(array: NDArray[Any]) -> bool:
-    """Rows of pairs are never symmetric with an empty diagonal, unless they are all empty."""
-    if array.shape[0] != array.shape[1]:
+def _is_matrix(name: str, array: NDArray[Any]) -> bool:
+    """Whether [A, B] is one matrix rather than A rows of pairs.
+
+    Symmetric and empty on its diagonal up to rounding, it is one. Far from symmetric, it is a set. What lies between is
+    nobody's to guess.
+    """
+    size = array.shape[0]
+    if size != array.shape[1] or size < 2:
         return False
-    diagonal = np.diagonal(array)
-    return bool(((diagonal == 0) | np.isnan(diagonal)).all()) and np.array_equal(array, array.T, equal_nan=True)
+    asymmetry, diagonal = _deviations(array)
+    if max(asymmetry, diagonal) <= ROUNDING:
+        return True
+    if not _is_count_of_pairs(size):  # there are no rows of so many pairs
+        _require_matrix(name, array, "[S, S]", array.shape)
+    if asymmetry <= DOUBTFUL:
+        raise ValueError(
+            f"{name}: {array.shape} may be one matrix or {size} rows of {size} pairs: entries differ from their "
+            f"counterparts by up to {asymmetry:.2g} of the mean entry, and there is {diagonal:.2g} of it on the "
+            f"diagonal. To be plain, give one matrix as matrix[numpy.triu_indices({size}, 1)], a set as [M, S, S]"
+        )
+    return False
+
+
+def _is_count_of_pairs(size: int) -> bool:
+    try:
+        return stimuli_of(size) >= 2
+    except ValueError:
+        return False
+
+
+def _deviations(matrix: NDArray[Any]) -> tuple[float, float]:
+    """How far a square matrix is from symmetric, and its diagonal from empty, in units of the mean magnitude.
+
+    An entry that is NaN, or infinite, is as its counterpart or infinitely far from it; on the diagonal NaN is empty.
+    """
+    total, count, asymmetry = 0.0, 0, 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for begin in range(0, len(matrix), ROWS):  # so that no second matrix is made of one that fills the memory
+            rows, others = matrix[begin : begin + ROWS], matrix[:, begin : begin + ROWS].T
+            there = np.isfinite(rows)
+            total += float(np.abs(rows, where=there, out=np.zeros_like(rows)).sum(dtype=np.float64))
+            count += int(there.sum())
+            same = (rows == others) | (np.isnan(rows) & np.isnan(others))
+            if not same.all():
+                difference = np.abs(rows - others, dtype=np.float64)[~same]
+                asymmetry = max(asymmetry, float(np.where(np.isnan(difference), np.inf, difference).max()))
+        diagonal = np.abs(np.diagonal(matrix).astype(np.float64))
+        largest = float(np.where(np.isnan(diagonal), 0, diagonal).max(initial=0))
+    mean = total / max(1, count)
+    return tuple(0.0 if found == 0 else (found / mean if mean else np.inf) for found in (asymmetry, largest))  # type: ignore[return-value]

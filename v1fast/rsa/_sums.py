@@ -47,19 +47,26 @@ class PairSums:
             self.products += pieces[0] @ pieces[1].T
         self.count += a.shape[1]
 
+    def variances(self) -> tuple[Floats, Floats]:
+        """Sums of squared deviations from the means, of the first and of the second vectors."""
+        first, second = (
+            np.clip(square - sum_**2 / max(1, self.count), 0, None)
+            for square, sum_ in zip(self.squares, self.sums, strict=True)
+        )
+        return first, second
+
     def pearson(self) -> Floats:
-        """[first, second]; NaN where a vector is constant."""
+        """[first, second]; NaN where a variance is 0. Of a constant vector it may be rounding."""
         if not self.count:
             return np.full_like(self.products, np.nan)
-        (sum_a, sum_b), (square_a, square_b) = self.sums, self.squares
-        products = self.products - np.outer(sum_a, sum_b) / self.count
-        norms = np.outer(square_a - sum_a**2 / self.count, square_b - sum_b**2 / self.count)
-        return ratio(products, norms)
+        products = self.products - np.outer(*self.sums) / self.count
+        first, second = self.variances()
+        return ratio(products, first[:, None], second)
 
     def cosine(self) -> Floats:
         """[first, second]; NaN where a vector is zero."""
         products, squares_a, squares_b = self.whole()
-        return ratio(products, np.outer(squares_a, squares_b))
+        return ratio(products, squares_a[:, None], squares_b)
 
     def whole(self) -> tuple[Floats, Floats, Floats]:
         """Products and squares of the vectors as they are."""
@@ -82,9 +89,9 @@ def _shifts(piece: NDArray[Any]) -> Floats:
     return np.where(np.abs(mean) >= 1000 * deviation, mean, 0)
 
 
-def ratio(products: Floats, norms: Floats) -> Floats:
-    """products / sqrt(norms), within -1 .. 1; NaN where a norm is not positive."""
+def ratio(products: Floats, first: Floats, second: Floats) -> Floats:
+    """products / sqrt(first * second), within -1 .. 1; NaN where one of the two is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = products / np.sqrt(norms)
-    found[~(norms > 0)] = np.nan
+        found = products / (np.sqrt(first) * np.sqrt(second))
+    found[~((first > 0) & (second > 0))] = np.nan
     return np.clip(found, -1, 1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from v1fast import _dissimilarities, functional
-from v1fast.reference.rdm import ACCURACIES
+from v1fast import _arrays, _dissimilarities, functional
+from v1fast.reference.rdm import ACCURACIES, output_dtype
 
+PART = 1 << 22  # numbers that are looked at together
+WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
 METHODS = tuple(_dissimilarities.SYMMETRIC_METHODS)
 
 
@@ -35,12 +39,64 @@ def tiles(stimuli: int, side: int) -> Iterator[Tile]:
             yield Tile(rows, columns)
 
 
-def responses(name: str, given: Tensor | NDArray[Any]) -> Tensor:
-    """[S, N], floating, without derivative."""
-    tensor = given if isinstance(given, Tensor) else _dissimilarities.from_numpy(given)
-    if tensor.dim() != 2:
-        raise ValueError(f"{name}: want [S, N], got {tuple(tensor.shape)}")
-    return _dissimilarities.rows(name, tensor.detach())
+class Responses:
+    """[S, N] as they were given, of which rows are taken as tensors, floating and without derivative.
+
+    What torch reads in place stays where it is, mapped files too; anything else, integers and other byte orders, is
+    converted when its rows are wanted.
+    """
+
+    def __init__(self, name: str, given: Tensor | NDArray[Any], scale: float | None = None) -> None:
+        self.name, self.scale = name, scale
+        self.given = given.detach() if isinstance(given, Tensor) else _kept(name, given)
+        if self.given.ndim != 2:
+            raise ValueError(f"{name}: want [S, N], got {tuple(self.given.shape)}")
+        self.shape: tuple[int, int] = (self.given.shape[0], self.given.shape[1])
+        some = self.rows(0, 0)
+        self.dtype, self.device, self.result_dtype = some.dtype, some.device, output_dtype(some, None)
+        if (
+            not isinstance(self.given, np.ndarray) or self.given.dtype.kind != "f"
+        ):  # before hours of work, not in the midst of it
+            for part in self.parts():
+                del part
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """[end - begin, N]."""
+        part = _arrays.to_tensor(self.name, self.given[begin:end])
+        found = _dissimilarities.rows(self.name, part)
+        return found if self.scale is None else found * self.scale
+
+    def parts(self) -> Iterator[Tensor]:
+        """All rows, a few at a time."""
+        step = max(1, PART // max(1, self.shape[1]))
+        for begin in range(0, self.shape[0], step):
+            yield self.rows(begin, begin + step)
+
+    def scaled(self) -> Responses:
+        """Times a power of two, if they are so large or so small that their squares may not be there."""
+        largest = max((_largest(part) for part in self.parts()), default=0.0)
+        if largest == 0 or 2.0**-WITHOUT_SCALE <= largest <= 2.0**WITHOUT_SCALE:
+            return self
+        return Responses(self.name, self.given, 2.0 ** -math.frexp(largest)[1])
+
+
+def _kept(name: str, given: Any) -> NDArray[Any]:
+    """The array itself where it is one of numbers, so that its rows are converted one by one."""
+    if isinstance(given, np.ndarray) and not isinstance(given, np.ma.MaskedArray) and given.dtype.kind in "fiub":
+        return np.asarray(given)
+    return _arrays.to_array(name, given)
+
+
+def _largest(part: Tensor) -> float:
+    """The largest finite magnitude."""
+    if not part.numel():
+        return 0.0
+    low, high = torch.aminmax(part)
+    largest = float(torch.maximum(-low, high))
+    if math.isfinite(largest):
+        return largest
+    there = part[part.isfinite()]
+    return float(there.abs().max()) if there.numel() else 0.0
 
 
 def check_options(method_name: str, method: str, accuracy: str) -> None:
@@ -49,18 +105,18 @@ def check_options(method_name: str, method: str, accuracy: str) -> None:
     _dissimilarities.choice("accuracy", accuracy, ACCURACIES)
 
 
-def square(x: Tensor, tile: Tile, method: str, accuracy: str) -> Tensor:
+def square(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:
     """The dissimilarities of a tile [rows, columns]; on the diagonal symmetric."""
-    rows = x[slice(*tile.i)]
+    rows = x.rows(*tile.i)
     with torch.no_grad():
         if tile.on_diagonal:
             return functional.rdm(rows, method=method, accuracy=accuracy)
-        return functional.cross_rdm(rows, x[slice(*tile.j)], method=method, accuracy=accuracy)
+        return functional.cross_rdm(rows, x.rows(*tile.j), method=method, accuracy=accuracy)
 
 
-def pairs(x: Tensor, tile: Tile, method: str, accuracy: str) -> Tensor:
+def pairs(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:
     """The dissimilarities of a tile's pairs, each pair once [pairs]."""
     if tile.on_diagonal:
         with torch.no_grad():
-            return functional.rdm(x[slice(*tile.i)], method=method, accuracy=accuracy, condensed=True)
+            return functional.rdm(x.rows(*tile.i), method=method, accuracy=accuracy, condensed=True)
     return square(x, tile, method, accuracy).flatten()

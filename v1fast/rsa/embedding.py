@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import scipy.sparse.linalg
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import functional
+from v1fast import _arrays, functional
 from v1fast.rsa._matrices import Condensed, squares
-from v1fast.rsa.inference import _as_array
 
 Floats = NDArray[np.float64]
+LOOKED_AT = 1 << 22  # numbers that are looked at together
+WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
 DENSE = 1000  # stimuli up to which all eigenvalues are computed: for a few of more, iterations are faster
 
 
@@ -25,7 +27,7 @@ class Map:
 
     Attributes:
         scores: [S, K], in descending order of variance; each column's largest entry is positive.
-        explained: [K], the share of the variance in each dimension.
+        explained: [K], the share of the variance in each dimension; NaN where all stimuli are the same.
     """
 
     scores: Floats
@@ -49,15 +51,17 @@ def pca(responses: ArrayLike | Tensor, components: int = 20) -> Map:
     Raises:
         ValueError: an operand does not fit, or a response is not finite.
     """
-    values = _as_array(responses)
+    values = _arrays.to_array("responses", responses)
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
     if not 1 <= components <= min(values.shape):
         raise ValueError(f"components: want 1 .. {min(values.shape)}, got {components}")
-    if not np.isfinite(values).all():
-        raise ValueError("responses: want finite values, got NaN or infinity")
+    exponent = _exponent(_largest("responses", values))
+    if abs(exponent) > WITHOUT_SCALE:  # squares of what is very large or small would not be there
+        values = np.ldexp(values.astype(np.float64), -exponent)
     distances = functional.rdm(values, method="euclidean", accuracy="high")
-    return _principal(distances.astype(np.float64) * values.shape[1], components)
+    found = _principal(distances.astype(np.float64) * values.shape[1], components)
+    return found if abs(exponent) <= WITHOUT_SCALE else Map(np.ldexp(found.scores, exponent), found.explained)
 
 
 def mds(rdm: Condensed | ArrayLike, components: int = 2) -> Map:
@@ -76,11 +80,36 @@ def mds(rdm: Condensed | ArrayLike, components: int = 2) -> Map:
         ValueError: an operand does not fit, or an entry is NaN.
     """
     matrices, _ = squares("rdm", rdm)
-    if len(matrices) != 1 or np.isnan(matrices).any():
-        raise ValueError(f"rdm: want one matrix without NaN, got {len(matrices)}")
+    if len(matrices) != 1 or not np.isfinite(matrices).all():
+        undefined = int((~np.isfinite(matrices)).any(0).any(0).sum())
+        raise ValueError(
+            f"rdm: want one matrix without NaN or infinity, got {len(matrices)}, with some for {undefined} stimuli"
+        )
     if not 1 <= components < matrices.shape[1]:
         raise ValueError(f"components: want 1 .. {matrices.shape[1] - 1}, got {components}")
-    return _principal(matrices[0].astype(np.float64), components)
+    exponent = 2 * (_exponent(float(np.abs(matrices).max())) // 2)  # even: that of the scores is half of it
+    found = _principal(np.ldexp(matrices[0].astype(np.float64), -exponent), components)
+    return Map(np.ldexp(found.scores, exponent // 2), found.explained)
+
+
+def _exponent(largest: float) -> int:
+    """Of the power of two by which ``largest`` comes to 0.5 .. 1."""
+    return math.frexp(largest)[1] if largest else 0
+
+
+def _largest(name: str, values: NDArray[Any]) -> float:
+    """The largest magnitude, looked for a few rows at a time: the values may be mapped from a file.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    largest, step = 0.0, max(1, LOOKED_AT // max(1, values.shape[1]))
+    for begin in range(0, len(values), step):
+        some = values[begin : begin + step]
+        largest = max(largest, abs(float(some.min())), abs(float(some.max())))
+        if not math.isfinite(largest) or (some.dtype.kind == "f" and np.isnan(some).any()):
+            raise ValueError(f"{name}: want finite values, got NaN or infinity")
+    return largest
 
 
 def _principal(distances: Floats, components: int) -> Map:
@@ -99,7 +128,7 @@ def _principal(distances: Floats, components: int) -> Map:
         eigenvalues, vectors, total = eigenvalues[order], vectors[:, order], np.trace(gram)
     scores = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
     scores *= np.where(scores[np.abs(scores).argmax(0), np.arange(components)] < 0, -1, 1)
-    return Map(scores, np.clip(eigenvalues, 0, None) / total if total > 0 else np.zeros(components))
+    return Map(scores, np.clip(eigenvalues, 0, None) / total if total > 0 else np.full(components, np.nan))
 
 
 def tsne(
@@ -115,7 +144,7 @@ def tsne(
         seed: of the optimisation.
 
     Returns:
-        [S, dimensions].
+        [S, dimensions]; NaN where the responses to all stimuli are the same.
 
     Raises:
         ModuleNotFoundError: scikit-learn is absent.
@@ -125,10 +154,17 @@ def tsne(
         from sklearn.manifold import TSNE
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('t-SNE needs scikit-learn: pip install "v1fast[rsa]"') from error
-    values = _as_array(responses)
+    values = _arrays.to_array("responses", responses)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
     if not 0 < perplexity < len(values):
         raise ValueError(f"perplexity: want more than 0 and less than S = {len(values)}, got {perplexity}")
     scores = pca(values, min(components, *values.shape)).scores
+    largest = float(np.abs(scores).max())
+    if not largest:
+        return np.full((len(scores), dimensions), np.nan)
+    if abs(_exponent(largest)) > WITHOUT_SCALE:  # it computes in float32, and neighbours are so in any unit
+        scores = np.ldexp(scores, -_exponent(largest))
     found: Any = TSNE(dimensions, perplexity=perplexity, random_state=seed).fit_transform(scores)
     return np.asarray(found, dtype=np.float64)
 
@@ -172,7 +208,10 @@ def tuning_curves(
     Raises:
         ValueError: an operand does not fit.
     """
-    values, places = _as_array(responses).astype(np.float64), _as_array(stimuli).astype(np.float64)
+    values, places = (
+        _arrays.floats(name, given).astype(np.float64)
+        for name, given in (("responses", responses), ("stimuli", stimuli))
+    )
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or places.shape != values.shape[:1] or not np.isfinite(places).all():
         raise ValueError(f"stimuli: want finite [S] for responses [S, N], got {places.shape} and {values.shape}")
@@ -207,8 +246,8 @@ def _bin_of(places: Floats, bins: int | ArrayLike | None, period: float | None) 
         low, high = (0.0, period) if period is not None else (float(places.min()), float(places.max()))
         edges = np.linspace(low, high, bins + 1)
     else:
-        edges = np.asarray(bins, dtype=np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
+        edges = _arrays.floats("bins", bins).astype(np.float64)
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise ValueError(f"bins: want edges in ascending order, got {edges}")
     which = np.searchsorted(edges, places, side="right") - 1
     which[places == edges[-1]] = len(edges) - 2
@@ -231,8 +270,11 @@ def rows_nearest(rdm: Condensed | ArrayLike, stimuli: ArrayLike, wanted: ArrayLi
         ValueError: an operand does not fit.
     """
     matrices, _ = squares("rdm", rdm)
-    places, targets = np.asarray(stimuli, dtype=np.float64), np.atleast_1d(np.asarray(wanted, dtype=np.float64))
+    places = _arrays.floats("stimuli", stimuli).astype(np.float64)
+    targets = np.atleast_1d(_arrays.floats("wanted", wanted).astype(np.float64))
     if len(matrices) != 1 or places.shape != matrices.shape[1:2]:
         raise ValueError(f"stimuli: want [S] = {matrices.shape[1:2]} and one matrix, got {places.shape}")
+    if targets.ndim != 1 or not (np.isfinite(places).all() and np.isfinite(targets).all()):
+        raise ValueError("stimuli, wanted: want finite [S] and [K], got NaN, infinity or more axes")
     nearest = np.abs(places - targets[:, None]).argmin(1)
     return places[nearest], matrices[0, nearest].astype(np.float64)

@@ -20,7 +20,6 @@ from torch import Tensor
 from v1fast import _files, ops
 from v1fast._progress import progress as progress_bar
 from v1fast._version import __version__
-from v1fast.reference.rdm import output_dtype
 from v1fast.rsa import _tiles
 from v1fast.rsa._tiles import Tile
 
@@ -55,31 +54,34 @@ def rdm_to_file(
     rounding of the largest dissimilarity.
 
     Args:
-        responses: [S, N]: S stimuli, N neurons; tensor or array, of any strides. Integers are taken as float32.
-        path: of the ``.npy`` file to write.
+        responses: [S, N]: S stimuli, N neurons; tensor or array, of any strides. An array that is mapped from a file is
+            read in place. Integers are taken as float32, tile by tile; those beyond 2^24 are an error.
+        path: of the ``.npy`` file to write. Where it is a link, what it links to is written.
         condensed: the upper triangle alone [S (S - 1) / 2], row by row, or the whole matrix [S, S].
         method: "correlation", "cosine" or "euclidean".
         accuracy: as for ``functional.rdm``.
-        overwrite: replace a file that is there, and drop what an interrupted call with other responses or settings
-            left; by default both are errors.
+        overwrite: replace a file that is there, and drop what an interrupted call with other responses or settings, or
+            a damaged journal, left; by default all are errors.
         progress: show a bar (by rich, else lines) on stderr.
 
     Returns:
         The matrix, mapped from the file, read-only: float64 where the responses are, else float32.
 
     Raises:
-        FileExistsError: ``path`` is there, or an unfinished matrix of other responses or settings; see ``overwrite``.
+        FileExistsError: ``path`` is there, or an unfinished matrix of other responses or settings, or one whose journal
+            is damaged; see ``overwrite``.
         BlockingIOError: another process is writing the same file.
-        OSError: the disk has not enough room, which is looked up before anything is computed.
+        OSError: the disk has not enough room, which is looked up before anything is computed; or ``path`` is a device,
+            a pipe or a directory.
         ValueError: an operand does not fit; the message names it.
     """
-    target = Path(path)
-    x = _tiles.responses("responses", responses)
+    target = _files.destination(Path(path))
+    x = _tiles.Responses("responses", responses)
     _tiles.check_options("method", method, accuracy)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: there is such a file already; overwrite=True replaces it")
     settings = _settings(x, condensed, method, accuracy)
-    with _Unfinished(target, x.shape[0], output_dtype(x, None), settings, condensed, overwrite) as unfinished:
+    with _Unfinished(target, x.shape[0], x.result_dtype, settings, condensed, overwrite) as unfinished:
         try:
             _fill(unfinished, x, method, accuracy, progress)
         except KeyboardInterrupt as interrupt:
@@ -89,7 +91,7 @@ def rdm_to_file(
     return np.load(target, mmap_mode="r")
 
 
-def _fill(unfinished: _Unfinished, x: Tensor, method: str, accuracy: str, show: bool) -> None:
+def _fill(unfinished: _Unfinished, x: _tiles.Responses, method: str, accuracy: str, show: bool) -> None:
     """The next tile is computed while the last one goes to the disk."""
     every = list(_tiles.tiles(x.shape[0], SIDE))
     missing = [tile for tile in every if tile not in unfinished.done]
@@ -107,10 +109,10 @@ def _fill(unfinished: _Unfinished, x: Tensor, method: str, accuracy: str, show: 
             advance()
 
 
-def _settings(x: Tensor, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
+def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
     """All that the bytes of the file depend on, and the checksum of the responses."""
     digest = hashlib.sha256()
-    for rows in x.split(max(1, (1 << 24) // x.shape[1])):
+    for rows in x.parts():
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
     return {
         "v1fast": __version__,
@@ -151,7 +153,8 @@ class _Unfinished:
     def __enter__(self) -> _Unfinished:
         self.file = _open_alone(self.partial)
         try:
-            self._resume_or_start()
+            with _files.naming(self.target):
+                self._resume_or_start()
         except BaseException:
             self.file.close()
             raise
@@ -192,27 +195,34 @@ class _Unfinished:
         if not self.journal.exists():
             return False
         complete = self.journal.read_bytes().rpartition(b"\n")[0]
-        head, *lines = complete.decode().split("\n")
-        if head != self.head:
-            if not self.overwrite:
-                raise FileExistsError(
-                    f"{self.target}: other responses or settings were begun under this name and are not finished "
-                    f"({self.partial.name}); finish them, or drop them with overwrite=True"
-                )
-            return False
+        head, *lines = complete.split(b"\n")
+        if head != self.head.encode():
+            return self._dropped(
+                f"other responses or settings were begun under this name and are not finished ({self.partial.name}); "
+                f"finish them, or drop them with overwrite=True"
+            )
+        every = {_line_of(tile): tile for tile in _tiles.tiles(self.stimuli, SIDE)}
+        if not every.keys() >= set(lines):
+            return self._dropped(f"its journal {self.journal.name} is damaged; drop what was begun with overwrite=True")
         os.truncate(self.journal, len(complete) + 1)
-        numbers = (tuple(map(int, line.split())) for line in lines)
-        self.done = {Tile((a, b), (c, d)) for a, b, c, d in numbers}
+        self.done = {every[line] for line in lines}
         return True
+
+    def _dropped(self, why: str) -> bool:
+        """False: what was begun counts no more; an error unless it may go."""
+        if not self.overwrite:
+            raise FileExistsError(f"{self.target}: {why}")
+        return False
 
     def store(self, tile: Tile, values: NDArray[Any]) -> None:
         """Write a tile; once this returns, no crash can lose it."""
-        self._write(tile.i[0], tile.j[0], values)
-        if not self.condensed and not tile.on_diagonal:
-            self._write(tile.j[0], tile.i[0], np.ascontiguousarray(values.T))
-        os.fsync(self.file.fileno())
-        with self.journal.open("ab") as journal:
-            journal.write(f"{tile.i[0]} {tile.i[1]} {tile.j[0]} {tile.j[1]}\n".encode())
+        with _files.naming(self.target):
+            self._write(tile.i[0], tile.j[0], values)
+            if not self.condensed and not tile.on_diagonal:
+                self._write(tile.j[0], tile.i[0], np.ascontiguousarray(values.T))
+            os.fsync(self.file.fileno())
+        with _files.naming(self.journal), self.journal.open("ab") as journal:
+            journal.write(_line_of(tile) + b"\n")
             journal.flush()
             os.fsync(journal.fileno())
         self.done.add(tile)
@@ -231,7 +241,8 @@ class _Unfinished:
 
     def finish(self) -> None:
         """The file takes its name."""
-        os.fsync(self.file.fileno())
+        with _files.naming(self.target):
+            os.fsync(self.file.fileno())
         if fcntl is None:  # Windows renames no open file
             self.file.close()
         os.replace(self.partial, self.target)
@@ -239,10 +250,17 @@ class _Unfinished:
         self.journal.unlink()
 
 
+def _line_of(tile: Tile) -> bytes:
+    """Of the journal."""
+    return f"{tile.i[0]} {tile.i[1]} {tile.j[0]} {tile.j[1]}".encode()
+
+
 def _open_alone(path: Path) -> io.FileIO:
     """For reading and writing, without a buffer; no other process opens it in this way meanwhile."""
+    # Not through a link: what it leads to is somebody else's.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
+        file = io.FileIO(os.open(path, flags, 0o666), "r+")
         try:
             if fcntl is not None:
                 _lock(file)

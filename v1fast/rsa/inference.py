@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import _dissimilarities, functional, ops
+from v1fast import _arrays, _dissimilarities, functional, ops
+from v1fast.rsa._defined import CONSTANT, is_empty, is_undefined, scaled
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, ratio
 from v1fast.rsa.similarity import METHODS, RSATOOLBOX_NAMES, compare, ranks
@@ -19,6 +21,8 @@ from v1fast.rsa.similarity import METHODS, RSATOOLBOX_NAMES, compare, ranks
 PERMUTED = ("pearson", "spearman", "rho-a", "cosine")
 RESAMPLED = ("stimuli", "subjects", "both")
 TIE = 1e-6  # a similarity under relabelling that comes so near to the one found counts as equal: products are float32
+AVERAGED = 1 << 20  # numbers that are averaged at a time
+DOUBTFUL = 1e-10  # of a resampling's squares: a variance up to which it is looked at whether the values are all equal
 WEIGHTS = 1 << 23  # weights of pairs that are held at a time
 
 
@@ -29,7 +33,8 @@ class PermutationTest:
     Attributes:
         similarity: of the two matrices.
         null: [P], of the first with each relabelling of the second.
-        p: one-sided: the share of relabellings, the given one among them, that are at least as similar.
+        p: one-sided: the share of relabellings, the given one among them, that are at least as similar. All three are
+            NaN where the similarity is undefined.
     """
 
     similarity: float
@@ -63,7 +68,8 @@ def permutation_test(
         seed: of the relabellings.
 
     Returns:
-        Similarity, null distribution and p. Stimuli whose row is NaN in either matrix are left out.
+        Similarity, null distribution and p. Stimuli whose row is NaN in either matrix are left out. All is NaN where
+        the similarity is undefined (see ``v1fast.rsa``): a matrix is constant (cosine: zero), or no stimuli are left.
 
     Raises:
         ValueError: an operand does not fit, or single pairs are NaN.
@@ -73,7 +79,13 @@ def permutation_test(
     if permutations < 1:
         raise ValueError(f"permutations: want at least 1, got {permutations}")
     a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
-    factors, stimuli = [_factor(vector, method) for vector in (a, b)], stimuli_of(len(a))
+    stimuli = stimuli_of(len(a))
+    if is_undefined(a[None], method)[0] or is_undefined(b[None], method)[0]:
+        return _no_test(stimuli - 1 if shifts else permutations)
+    factors = [_factor(vector, method) for vector in (a, b)]
+    found = float(factors[0] @ factors[1])
+    if np.isnan(found):  # an infinite entry
+        return _no_test(stimuli - 1 if shifts else permutations)
     first, second = torch.from_numpy(to_squares(np.stack(factors, dtype=np.float32, casting="same_kind")))
     if shifts:
         places = torch.arange(stimuli, dtype=torch.int32)
@@ -81,9 +93,13 @@ def permutation_test(
     else:
         orders = ops.random_permutations.random_permutations(torch.tensor([seed]), permutations, stimuli)
     null = ops.permuted_products.permuted_products(first, second, orders).numpy()
-    found = float(factors[0] @ factors[1])
     p = (1 + np.count_nonzero(null >= found - TIE)) / (1 + len(null))
     return PermutationTest(found, null, p)
+
+
+def _no_test(size: int) -> PermutationTest:
+    """Of a similarity that is undefined: as much of a null distribution, and of a p."""
+    return PermutationTest(np.nan, np.full(max(0, size), np.nan), np.nan)
 
 
 def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
@@ -111,12 +127,11 @@ def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any]
 
 
 def _factor(vector: NDArray[Any], method: str) -> Floats:
-    """[P], such that the sum of its products with another is the similarity."""
-    values = vector.astype(np.float64)
-    if method in ("spearman", "rho-a"):
-        values = ranks(values[None])[0]
+    """[P], such that the sum of its products with another is the similarity, where that is defined."""
+    values = ranks(vector[None])[0] if method in ("spearman", "rho-a") else scaled(vector[None])[0]
     if method != "cosine":
-        values -= values.mean()
+        with np.errstate(invalid="ignore"):
+            values = values - values.mean()
     count = float(len(values))
     scale = np.sqrt((count**3 - count) / 12) if method == "rho-a" else np.linalg.norm(values)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -139,29 +154,33 @@ def average_repeats(
     Raises:
         ValueError: an operand does not fit.
     """
-    values = _as_array(responses)
+    values = _arrays.to_array("responses", responses)
     if stimuli is None:
         if values.ndim != 3:
             raise ValueError(f"responses: want [repeats, S, N], or [T, N] with stimuli, got {values.shape}")
         return _nanmean(values), np.arange(values.shape[1])
-    given = np.asarray(stimuli)
-    if values.ndim != 2 or given.shape != values.shape[:1]:
-        raise ValueError(f"stimuli: want [T] for responses [T, N], got {given.shape} and {values.shape}")
-    labels = np.unique(given)
-    return np.stack([_nanmean(values[given == label]) for label in labels]), labels
+    labels, places = _arrays.distinct("stimuli", stimuli)
+    if values.ndim != 2 or places.shape != values.shape[:1]:
+        raise ValueError(f"stimuli: want [T] for responses [T, N], got {places.shape} and {values.shape}")
+    return np.stack([_nanmean(values, np.flatnonzero(places == k)) for k in range(len(labels))]), labels
 
 
-def _nanmean(values: NDArray[Any]) -> NDArray[Any]:
-    """Over the first axis; NaN where there is nothing."""
-    present = ~np.isnan(values)
+def _nanmean(values: NDArray[Any], chosen: ArrayLike | None = None) -> NDArray[Any]:
+    """Over those chosen of the first axis, all by default; NaN where there is nothing.
+
+    A few at a time: beside a recording that is mapped from a file there are a few arrays of one repeat's size.
+    """
+    every = np.arange(len(values)) if chosen is None else np.asarray(chosen)
+    total, count = np.zeros(values.shape[1:]), np.zeros(values.shape[1:], dtype=np.int64)
+    step = max(1, AVERAGED // max(1, total.size))
+    for begin in range(0, len(every), step):
+        some = _arrays.floats("responses", values[every[begin : begin + step]])
+        present = ~np.isnan(some)
+        total += np.where(present, some, 0).sum(0, dtype=np.float64)
+        count += present.sum(0)
     with np.errstate(invalid="ignore"):
-        mean = np.where(present, values, 0).sum(0, dtype=np.float64) / present.sum(0)
-    return mean.astype(values.dtype)
-
-
-def _as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
+        mean = total / count
+    return mean.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)
 
 
 def split_half(
@@ -182,20 +201,22 @@ def split_half(
         seed: of the halves.
 
     Returns:
-        [splits] similarities. Their mean r is the reliability of half of the repeats; that of all of them is about
-        2 r / (1 + r) (Spearman and Brown).
+        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats; that of all
+        of them is about 2 r / (1 + r) (Spearman and Brown).
 
     Raises:
         ValueError: an operand does not fit.
     """
-    values = _as_array(responses)
+    values = _arrays.to_array("responses", responses)
     if values.ndim != 3 or len(values) < 2:
         raise ValueError(f"responses: want [repeats >= 2, S, N], got {values.shape}")
+    if splits < 1:
+        raise ValueError(f"splits: want at least 1, got {splits}")
     draw, half = np.random.default_rng(seed), len(values) // 2
     found = np.empty(splits)
     for split in range(splits):
         order = draw.permutation(len(values))
-        means = np.stack([_nanmean(values[order[:half]]), _nanmean(values[order[half : 2 * half]])])
+        means = np.stack([_nanmean(values, order[:half]), _nanmean(values, order[half : 2 * half])])
         first, second = functional.rdm(means, method=dissimilarity, condensed=True)
         found[split] = compare(first, second, method)
     return found
@@ -211,6 +232,8 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
 
     Returns:
         The lower bound, the mean similarity with the mean of the others; and the upper one, that with the mean of all.
+        Matrices without a similarity (all NaN, or constant; see ``v1fast.rsa``) are left out, which a RuntimeWarning
+        says; NaN where fewer than two are left. Positions that are NaN in any other are left out of all.
 
     Raises:
         ValueError: an operand does not fit.
@@ -220,20 +243,43 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
     vectors, one = condensed("rdms", rdms)
     if one or len(vectors) < 2:
         raise ValueError(f"rdms: want a set of at least 2 matrices, got {len(vectors)}")
+    given = len(vectors)
+    vectors = vectors[~is_empty(vectors)]
     present = ~np.isnan(vectors).any(0)
-    scaled = np.full(vectors.shape, np.nan)
-    scaled[:, present] = _scaled(vectors[:, present], method)
-    total = scaled.sum(0)
+    vectors = vectors[~is_undefined(vectors[:, present], method)]
+    if not len(vectors):
+        return np.nan, np.nan
+    _say_left_out(given - len(vectors), given)
+    if len(vectors) < 2:
+        return np.nan, np.nan
+    units = np.full(vectors.shape, np.nan)
+    units[:, present] = _in_its_unit(vectors[:, present], method)
+    total = units.sum(0)
     upper = [compare(vector, total, method) for vector in vectors]
-    lower = [compare(vector, total - own, method) for vector, own in zip(vectors, scaled, strict=True)]
+    lower = [compare(vector, total - own, method) for vector, own in zip(vectors, units, strict=True)]
     return float(np.mean(lower)), float(np.mean(upper))
 
 
-def _scaled(vectors: NDArray[Any], method: str) -> Floats:
-    """In the unit in which the method sees them."""
-    values = vectors.astype(np.float64)
+def _say_left_out(absent: int, given: int) -> None:
+    """Of the public function that calls, its caller's line."""
+    if absent:
+        message = f"rdms: {absent} of {given} have no similarity (all NaN, or constant) and are left out of the mean"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _mean_of_defined(values: Floats, axis: int) -> Floats:
+    """NaN where none is defined."""
+    present = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        found: Floats = np.where(present, values, 0).sum(axis) / present.sum(axis)
+    return found
+
+
+def _in_its_unit(vectors: NDArray[Any], method: str) -> Floats:
+    """As the method sees them."""
     if method in ("spearman", "rho-a", "tau-a", "tau-b"):
-        return ranks(values)
+        return ranks(vectors)
+    values = scaled(vectors)
     if method in ("pearson", "whitened-pearson"):
         values -= values.mean(1, keepdims=True)
     return values / np.sqrt((values**2).mean(1, keepdims=True))
@@ -244,17 +290,33 @@ class Bootstrap:
     """What ``bootstrap`` finds.
 
     Attributes:
-        similarity: [K], of each model, the mean over subjects.
-        samples: [B, K], the same for each resampling.
+        similarity: [K], of each model, the mean over the subjects for which it is defined.
+        samples: [B, K], the same for each resampling; NaN where it is undefined, as where a resampling has lost all
+            categories but one.
+        left_out: [K], the number of subjects for which it is undefined, while it is not for others.
     """
 
     similarity: Floats
     samples: Floats
+    left_out: NDArray[np.int64]
+
+    @property
+    def undefined(self) -> NDArray[np.int64]:
+        """[K], the number of resamplings that are NaN, which no interval counts."""
+        return np.isnan(self.samples).sum(0)
 
     def confidence(self, level: float = 0.95) -> Floats:
-        """[2, K]: lower and upper end of the interval between percentiles."""
+        """[2, K]: lower and upper end of the interval between percentiles of the resamplings that are defined.
+
+        NaN where none is, or the similarity itself is not.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: want more than 0 and less than 1, got {level}")
         tail = (1 - level) / 2
-        return np.nanquantile(self.samples, [tail, 1 - tail], axis=0)
+        found: Floats = np.full((2, self.samples.shape[1]), np.nan)
+        there = ~np.isnan(self.similarity) & ~np.isnan(self.samples).all(0)
+        found[:, there] = np.nanquantile(self.samples[:, there], [tail, 1 - tail], axis=0)
+        return found
 
 
 def bootstrap(
@@ -281,7 +343,8 @@ def bootstrap(
         seed: of the draws.
 
     Returns:
-        Similarities, and those of each resampling.
+        Similarities, and those of each resampling. Subjects without a similarity (all NaN, or constant; see
+        ``v1fast.rsa``) are left out of the means, which a RuntimeWarning says, and counted.
 
     Raises:
         ValueError: an operand does not fit.
@@ -292,18 +355,22 @@ def bootstrap(
     (a, _), (b, _) = condensed("rdms", rdms), condensed("models", models)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"models: want {a.shape[1]} pairs of stimuli, as rdms have, got {b.shape[1]}")
+    if samples < 1:
+        raise ValueError(f"samples: want at least 1, got {samples}")
     draw, stimuli = np.random.default_rng(seed), stimuli_of(a.shape[1])
     similarity = compare(a, b, method)
+    absent = np.isnan(similarity) & ~np.isnan(similarity).all(0)  # while other subjects have one
+    _say_left_out(int(absent.any(1).sum()), len(a))
     if over == "subjects":
         each = np.broadcast_to(similarity, (samples, *similarity.shape))
     else:
         drawn = draw.integers(stimuli, size=(samples, stimuli))
         resample = _resample_by_weights if method in ("pearson", "cosine") else _resample_one_by_one
         each = resample(a, b, method, drawn)
-    if over == "stimuli":
-        return Bootstrap(similarity.mean(0), each.mean(1))
-    chosen = draw.integers(len(a), size=(samples, len(a)))
-    return Bootstrap(similarity.mean(0), np.take_along_axis(each, chosen[:, :, None], 1).mean(1))
+    if over != "stimuli":
+        chosen = draw.integers(len(a), size=(samples, len(a)))
+        each = np.take_along_axis(each, chosen[:, :, None], 1)
+    return Bootstrap(_mean_of_defined(similarity, 0), _mean_of_defined(each, 1), absent.sum(0))
 
 
 def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
@@ -321,15 +388,28 @@ def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
 def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
     """[B, M, K]: a pair of stimuli that were drawn m and n times occurs m n times."""
     i, j = np.triu_indices(drawn.shape[1], 1)
-    present = ~(np.isnan(a).any(0) | np.isnan(b).any(0))
+    empty = is_empty(a), is_empty(b)
+    present = ~(np.isnan(a[~empty[0]]).any(0) | np.isnan(b[~empty[1]]).any(0))
+    defined = [
+        np.flatnonzero(~none & ~is_undefined(vectors[:, present], method))
+        for none, vectors in zip(empty, (a, b), strict=True)
+    ]
+    if len(defined[0]) < len(a) or len(defined[1]) < len(b):
+        found = np.full((len(drawn), len(a), len(b)), np.nan)
+        if len(defined[0]) and len(defined[1]):
+            keep = np.where(present, a[defined[0]], np.nan), np.where(present, b[defined[1]], np.nan)
+            found[:, defined[0][:, None], defined[1]] = _resample_by_weights(*keep, method, drawn)
+        return found
     i, j = i[present], j[present]
-    a, b = (vectors[:, present].astype(np.float64) for vectors in (a, b))
+    given = a[:, present], b[:, present]
+    first, second = (scaled(vectors) for vectors in given)
     if method == "pearson":  # so that squares do not lose the deviations beside the means
-        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            first, second = (vectors - vectors.mean(1, keepdims=True) for vectors in (first, second))
     counts = np.stack([np.bincount(order, minlength=drawn.shape[1]) for order in drawn]).astype(np.float64)
-    products = (a[:, None] * b).reshape(-1, a.shape[1])
-    features = np.concatenate([np.ones((1, a.shape[1])), a, b, a**2, b**2, products])
-    step = max(1, WEIGHTS // max(1, a.shape[1]))
+    products = (first[:, None] * second).reshape(-1, len(i))
+    features = np.concatenate([np.ones((1, len(i))), first, second, first**2, second**2, products])
+    step = max(1, WEIGHTS // max(1, len(i)))
     sums = np.concatenate(
         [(counts[k : k + step, i] * counts[k : k + step, j]) @ features.T for k in range(0, len(drawn), step)]
     )
@@ -337,11 +417,19 @@ def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
         sums, np.cumsum([1, len(a), len(b), len(a), len(b)]), axis=1
     )
     product = product.reshape(len(drawn), len(a), len(b))
+    least_a, least_b = (
+        np.maximum(DOUBTFUL * square, total * (CONSTANT * np.finfo(vectors.dtype).eps) ** 2)
+        for square, vectors in zip((square_a, square_b), given, strict=True)
+    )
     if method == "pearson":
         with np.errstate(invalid="ignore"):
             square_a, square_b = square_a - sum_a**2 / total, square_b - sum_b**2 / total
             product = product - sum_a[:, :, None] * sum_b[:, None] / total[:, :, None]
-    return ratio(product, square_a[:, :, None] * square_b[:, None])
+    found = ratio(product, square_a[:, :, None], square_b[:, None])
+    doubtful = (square_a <= least_a).any(1) | (square_b <= least_b).any(1)
+    for sample in np.flatnonzero(doubtful):  # what rounding has left is no variance, and little of one is imprecise
+        found[sample] = _resample_one_by_one(a, b, method, drawn[sample : sample + 1])[0]
+    return found
 
 
 def neighbourhoods(
@@ -359,9 +447,9 @@ def neighbourhoods(
     """
     from scipy.spatial import cKDTree
 
-    points = np.asarray(positions, dtype=np.float64)
-    if points.ndim != 2:
-        raise ValueError(f"positions: want [N, D], got {points.shape}")
+    points = _arrays.floats("positions", positions).astype(np.float64)
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError(f"positions: want finite [N, D], got {points.shape}")
     if (radius is None) == (count is None):
         raise ValueError("radius, count: want one of the two")
     tree = cKDTree(points)
@@ -408,7 +496,8 @@ def searchlight_rdms(
     """
     values = _searchlight_responses(responses)
     options = _SearchlightOptions(method, folds, stimuli, batch)
-    found = np.full((len(neighbours), _searchlight_pairs(len(values), options)), np.nan, values.dtype)
+    dtype = np.float64 if values.dtype == np.float64 else np.float32
+    found = np.full((len(neighbours), _searchlight_pairs(len(values), options)), np.nan, dtype)
     for chosen, rdms in _searchlight(values, neighbours, noise, options):
         found[chosen] = rdms
     return found
@@ -468,7 +557,7 @@ class _SearchlightOptions(NamedTuple):
 
 
 def _searchlight_responses(responses: ArrayLike | Tensor) -> NDArray[Any]:
-    values = _as_array(responses)
+    values = _arrays.to_array("responses", responses)
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"responses: want [S >= 2, N], got {values.shape}")
     return values.astype(np.float32) if values.dtype == np.float16 else values
@@ -478,10 +567,21 @@ def _searchlight_pairs(rows: int, options: _SearchlightOptions) -> int:
     """Of stimuli, of which there may be several rows."""
     stimuli = rows
     if options.stimuli is not None:
-        stimuli = len(np.unique(np.asarray(options.stimuli)))
+        stimuli = len(_arrays.distinct("stimuli", options.stimuli)[0])
     elif options.folds is not None:
-        stimuli = rows // max(1, len(np.unique(np.asarray(options.folds))))
+        stimuli = rows // max(1, len(_arrays.distinct("folds", options.folds)[0]))
     return stimuli * (stimuli - 1) // 2
+
+
+def _indices(neighbours: list[NDArray[np.int64]], neurons: int) -> list[NDArray[np.int64]]:
+    """Of each centre, within 0 .. N - 1."""
+    found = []
+    for centre, given in enumerate(neighbours):
+        each = _arrays.to_array(f"neighbours[{centre}]", given)
+        if each.ndim != 1 or (each.size and (each.dtype.kind not in "iu" or each.min() < 0 or each.max() >= neurons)):
+            raise ValueError(f"neighbours[{centre}]: want indices of neurons, 0 .. {neurons - 1}, got {each}")
+        found.append(each.astype(np.int64))
+    return found
 
 
 def _searchlight(
@@ -493,6 +593,7 @@ def _searchlight(
     """Centres, and their matrices."""
     method, folds, stimuli, batch = options
     labels: dict[str, Any] = {"folds": folds, "stimuli": stimuli}
+    neighbours = _indices(neighbours, values.shape[1])
     given: Any = noise
     diagonal = noise is not None and not isinstance(noise, (list, tuple)) and np.ndim(given) == 1
     if noise is not None and not diagonal:
@@ -503,16 +604,15 @@ def _searchlight(
                 yield np.array([c]), of_one[None]
         return
     if diagonal:
-        values = values * _square_roots(np.asarray(noise), method, values)
+        values = values * _square_roots(_arrays.floats("noise", noise), method, values)
     sizes = np.array([len(each) for each in neighbours], dtype=np.int64)
-    columns = np.ascontiguousarray(values.T)
     for size in np.unique(sizes[sizes > 0]):
         centres = np.flatnonzero(sizes == size)
         step = max(1, batch // int(size * len(values)))
         for begin in range(0, len(centres), step):
             chosen = centres[begin : begin + step]
-            gathered = columns[np.stack([neighbours[c] for c in chosen])].swapaxes(1, 2)  # [centres, S, size]
-            yield chosen, functional.rdm(gathered, method=method, condensed=True, **labels)
+            gathered = np.take(values, np.stack([neighbours[c] for c in chosen]), axis=1)  # [S, centres, size]
+            yield chosen, functional.rdm(gathered.swapaxes(0, 1), method=method, condensed=True, **labels)
 
 
 def _square_roots(noise: NDArray[Any], method: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -531,9 +631,9 @@ def _precisions_around(
     if isinstance(noise, (list, tuple)):
         if len(noise) != len(neighbours):
             raise ValueError(f"noise: want {len(neighbours)}, one for each neighbourhood, got {len(noise)}")
-        yield from (np.asarray(each, dtype=np.float64) for each in noise)
+        yield from (_arrays.floats(f"noise[{c}]", each).astype(np.float64) for c, each in enumerate(noise))
         return
-    array = np.asarray(noise, dtype=np.float64)
+    array = _arrays.floats("noise", noise).astype(np.float64)
     if array.ndim not in (2, 3) or array.shape[-2:] != (neurons, neurons):
         raise ValueError(f"noise: want [N], [N, N] or [F, N, N] with N = {neurons}, got {array.shape}")
     try:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from v1fast import _arrays
 
 
 @contextmanager
@@ -62,7 +63,8 @@ def activations(
     Args:
         model: any module that takes a batch of stimuli; it runs where its parameters are, and is left in the mode that
             it was in.
-        stimuli: [S, ...]; floating ones are given in the dtype of the model's parameters.
+        stimuli: [S, ...], which are left as they are; floating ones are given in the dtype of the model's parameters.
+            Where they are mapped from a file, a batch of them is in memory.
         layers: names as in ``model.named_modules()``; "" is the model itself.
         batch: stimuli in a call of the model.
 
@@ -72,7 +74,8 @@ def activations(
     Raises:
         ValueError: there is no such layer, or it gives something else than one tensor for a batch.
     """
-    given = stimuli if isinstance(stimuli, Tensor) else torch.from_numpy(np.ascontiguousarray(stimuli))
+    given = _arrays.to_tensor("stimuli", stimuli)
+    layout = torch.preserve_format if isinstance(stimuli, Tensor) else torch.contiguous_format
     if given.dim() < 1 or len(given) < 1 or batch < 1:
         raise ValueError(f"stimuli, batch: want [S >= 1, ...] and at least 1, got {tuple(given.shape)} and {batch}")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
@@ -85,7 +88,8 @@ def activations(
             for begin in range(0, len(given), batch):
                 part = given[begin : begin + batch]
                 found.clear()
-                model(part.to(like.device, dtype))
+                # A copy: a layer that works in place is not to write into the caller's, which may be read-only.
+                model(part.to(like.device, dtype, copy=True, memory_format=layout))
                 _collect(collected, found, layers, begin, len(part), len(given))
     finally:
         for module, mode in modes.items():

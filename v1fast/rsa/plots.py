@@ -42,7 +42,8 @@ def rdm_heatmaps(
         rdms: name -> one matrix, as for ``compare``, all of the same S stimuli.
         groups: [S], the group of each stimulus, of which neighbours form blocks: these are outlined and named.
         percentiles: draw the rank of each entry among those of its matrix, from 0 to 100: matrices whose units differ.
-        limits: of the colours; by default from 0, or the least entry, to the greatest.
+        limits: of the colours; by default from 0, or the least entry, to the greatest. Entries that are NaN are white,
+            and counted above the matrix.
         axis: what rows and columns are, where there are no groups.
         title: of the whole figure.
     """
@@ -55,14 +56,14 @@ def rdm_heatmaps(
     colours = _viridis_on_white()
     figure, grid = _figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
     every = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
-    low, high = (0, 100) if percentiles else limits or (min(0, every.min()), every.max())
+    low, high = (0, 100) if percentiles else limits or (min(0, every.min(initial=0)), every.max(initial=0) or 1)
     panels = list(np.ravel(grid))
     for number, (axes, (name, matrix)) in enumerate(zip(panels, matrices.items(), strict=False)):
         step = -(-len(matrix) // MOST_DRAWN)
         image = axes.imshow(
             matrix[::step, ::step], cmap=colours, vmin=low, vmax=high, extent=(0, len(matrix), len(matrix), 0)
         )
-        axes.set_title(name)
+        axes.set_title(_name_and_undefined(name, matrix))
         names, last = number % columns == 0, number + columns >= len(matrices)
         if groups is None:
             axes.set(xlabel=axis if last else "", ylabel=axis if names else "")
@@ -75,6 +76,12 @@ def rdm_heatmaps(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _name_and_undefined(name: str, matrix: NDArray[Any]) -> str:
+    """The name, and how many pairs are NaN, where some are: they are white, as the diagonal is."""
+    undefined = int(np.isnan(matrix).sum() - len(matrix)) // 2
+    return f"{name}\n({undefined} pairs undefined)" if undefined else name
 
 
 def _viridis_on_white() -> Colormap:
@@ -125,7 +132,7 @@ def similarity_bars(
     """How similar models' dissimilarity matrices are to the data's, with the noise ceiling as a band.
 
     Args:
-        similarity: name -> value.
+        similarity: name -> value; one that is NaN has no bar, and is said to be undefined.
         intervals: [2, K], lower and upper ends, in the order of the names.
         ceiling: lower and upper bound, as of ``noise_ceiling``.
         label: of the values.
@@ -134,6 +141,8 @@ def similarity_bars(
     """
     names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
     figure, axes = _figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
+    if ceiling is not None and not np.isfinite(ceiling).all():
+        ceiling, title = None, f"{title}\n({ceiling_name.rstrip(':')} undefined)".strip()
     if ceiling is not None:
         axes.axhspan(
             *ceiling, color="#CCCCCC", lw=0, zorder=0, label=f"{ceiling_name} {ceiling[0]:.2f} to {ceiling[1]:.2f}"
@@ -142,14 +151,14 @@ def similarity_bars(
     ends = values
     if intervals is not None:
         low, high = np.asarray(intervals, dtype=np.float64)
-        ends = np.where(values < 0, np.minimum(low, values), np.maximum(high, values))
+        ends = np.where(values < 0, np.fmin(low, values), np.fmax(high, values))
         axes.vlines(np.arange(len(names)), low, high, color="black", lw=1.4, zorder=3)
     axes.axhline(0, color="black", lw=0.8)
     for bar, value, end in zip(bars, values, ends, strict=True):
         place = bar.get_x() + bar.get_width() / 2
         axes.annotate(
-            f"{value:.2f}",
-            (place, end),
+            "undefined" if np.isnan(value) else f"{value:.2f}",
+            (place, 0 if np.isnan(value) else end),
             xytext=(0, -4 if value < 0 else 4),
             textcoords="offset points",
             ha="center",
@@ -157,8 +166,8 @@ def similarity_bars(
         )
     aslant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(names) > MANY_NAMES else {}
     axes.set_xticks(np.arange(len(names)), names, **aslant)
-    top = max(0.01, ends.max(), *(ceiling or ()))
-    low_end = min(0.0, ends.min())
+    top = max(0.01, np.fmax.reduce(ends, initial=0), *(ceiling or ()))
+    low_end = np.fmin.reduce(ends, initial=0)
     margin = 0.12 * (top - low_end)  # for the numbers
     axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + margin))
     if ceiling is not None:
@@ -189,12 +198,12 @@ def rdm_rows(
     at, where = np.asarray(stimuli, dtype=np.float64), np.asarray(places, dtype=np.float64)
     order = np.argsort(at)
     figure, panels = _figure(1, len(rows), (4.2 * len(rows) + 1.2, 3.9))
-    top = max(np.nanmax(np.asarray(found, dtype=np.float64)) for found in rows.values())
+    top = max(np.fmax.reduce(np.asarray(found, dtype=np.float64), axis=None, initial=0) for found in rows.values())
     for axes, (name, found) in zip(np.atleast_1d(panels), rows.items(), strict=True):
         for row, place, colour in zip(np.asarray(found, dtype=np.float64), where, COLOURS, strict=False):
             axes.plot(at[order], row[order], "o-", ms=3, color=colour, lw=1.6, label=f"from {place:g}")
             axes.axvline(place, color=colour, lw=0.8, ls=":")
-        axes.set(xlabel=axis, ylim=(0, 1.05 * top))
+        axes.set(xlabel=axis, ylim=(0, 1.05 * (top or 1)))
         axes.set_title(name)
     first = np.atleast_1d(panels)[0]
     first.set_ylabel("dissimilarity")
@@ -222,7 +231,8 @@ def tuning_curves(
         label: of the responses, with their unit.
         title: of the figure.
     """
-    span = np.nanmax(tuning.mean, 0) - np.nanmin(tuning.mean, 0)
+    span = np.fmax.reduce(tuning.mean, 0) - np.fmin.reduce(tuning.mean, 0)
+    span = np.where(np.isnan(span), -1, span)
     chosen = list(np.argsort(span)[::-1][:8]) if neurons is None else list(neurons)
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
@@ -232,7 +242,7 @@ def tuning_curves(
         axes.fill_between(tuning.centre, mean - error, mean + error, color=BLUE, alpha=0.25, lw=0)
         axes.plot(tuning.centre, mean, "o-", ms=4, color=BLUE, lw=1.8)
         axes.set_title(f"neuron {neuron}")
-        axes.set_ylim(min(0, (mean - error).min()), None)
+        axes.set_ylim(np.fmin.reduce(mean - error, initial=0), None)
     for axes in np.ravel(grid)[len(chosen) :]:
         axes.set_axis_off()
     figure.supxlabel(axis)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from v1fast import _files
 from v1fast.models.pretrained import MOUSE_V1, load_mouse_v1
 from v1fast.rsa.layers import activations
 
@@ -38,13 +39,23 @@ class InferotemporalCortex:
     groups: list[str]
 
 
+def _mat(path: Path) -> dict[str, Any]:
+    with _files.reading(path):
+        return scipy.io.loadmat(path)
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    with _files.reading(path):
+        return np.load(path)
+
+
 def kriegeskorte(folder: Path) -> InferotemporalCortex:
     """From ``folder/kriegeskorte_rdms``, which are rsatoolbox's demonstration files."""
     path = folder / "kriegeskorte_rdms"
-    supplement = scipy.io.loadmat(path / "Kriegeskorte_Neuron2008_supplementalData.mat")
+    supplement = _mat(path / "Kriegeskorte_Neuron2008_supplementalData.mat")
     monkey, human = (_vector(rdm) for rdm in supplement["RDMs_mIT_hIT_fig1"]["RDM"][0])
-    brains = scipy.io.loadmat(path / "92_brainRDMs.mat")["RDMs"]["RDM"][0]
-    models = scipy.io.loadmat(path / "92_modelRDMs.mat")["Models"]
+    brains = _mat(path / "92_brainRDMs.mat")["RDMs"]["RDM"][0]
+    models = _mat(path / "92_modelRDMs.mat")["Models"]
     names = [str(name[0]) for name in models["name"][0]]
     labels = [str(label[0]) for label in supplement["categoryLabels"][0]]
     members = dict(zip(labels, supplement["categoryVectors"].T.astype(bool), strict=True))
@@ -83,8 +94,8 @@ def antolik(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         Responses [10 repeats, 50 images, 103 neurons], and the images [50, 31, 31].
     """
     path = folder / "antolik_mouse_v1"
-    responses = np.load(path / "region1_raw_validation_set.npy")
-    return responses, np.load(path / "region1_validation_inputs.npy").reshape(-1, 31, 31)
+    responses = _npy(path / "region1_raw_validation_set.npy")
+    return responses, _npy(path / "region1_validation_inputs.npy").reshape(-1, 31, 31)
 
 
 class MouseV1(nn.Module):
@@ -129,7 +140,7 @@ def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float
     Returns:
         Spike counts from 30 to 530 ms [repeats, orientations, neurons], and the orientations in degrees.
     """
-    data = scipy.io.loadmat(folder / "ecker_macaque_v1" / "data_v1_binned_static.mat")["data"][session, 0][0, 0]
+    data = _mat(folder / "ecker_macaque_v1" / "data_v1_binned_static.mat")["data"][session, 0][0, 0]
     conditions = data["conditions"].ravel()
     contrasts, orientations = (
         np.array([float(np.squeeze(condition[key])) for condition in conditions]) for key in ("contrast", "orientation")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from v1fast import _files, functional
+from v1fast import _arrays, _files, functional
 from v1fast.rsa import plots
 from v1fast.rsa._matrices import to_squares
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST_IN_MEMORY = 20_000  # stimuli, of which a matrix has 0.8 GB; beyond, similarities come from the responses
 MOST_RESAMPLED = 1000  # stimuli up to which resampling and relabelling take seconds
+COUNTED = 1 << 24  # entries of a matrix that are looked at together
+MOST_FOLDERS = 5  # that a name of a file may begin with
 SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # drawn of the macaque recording
 
 
@@ -43,7 +47,8 @@ def compare_files(
 
     Args:
         files: ``.npy``, ``.npz`` or ``.mat`` with responses [S, N] or [repeats, S, N] to the same stimuli;
-            ``FILE:NAME`` picks one of several arrays in a file.
+            ``FILE:NAME`` picks one of several arrays in a file. Each is a system for itself, whatever its name; see
+            ``names_of``.
         out: folder, made where it is missing: ``NAME_rdm.npy`` (condensed), ``summary.json`` and pictures. A matrix
             whose computation was interrupted is completed; other files of an earlier run are replaced.
         dissimilarity: "correlation", "cosine" or "euclidean".
@@ -51,18 +56,21 @@ def compare_files(
         seed: of resampling and relabelling.
 
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds, which is written before anything is printed. What is undefined (see ``v1fast.rsa``)
+        is NaN in it and counted.
 
     Raises:
-        ValueError: a file holds no such array, or the numbers of stimuli differ.
+        ValueError: a file cannot be read, or holds no such array, or the numbers of stimuli differ.
+        OSError: a file cannot be written.
     """
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
-    given = {_name_of(spec, files): load_responses(spec) for spec in files}
+    given = dict(zip(names_of(files), (load_responses(spec) for spec in files), strict=True))
     means = {name: average_repeats(values)[0] if values.ndim == 3 else values for name, values in given.items()}
     if len({len(values) for values in means.values()}) != 1:
         raise ValueError(f"files: want the same stimuli in all, got {[len(values) for values in means.values()]}")
+    if len(next(iter(means.values()))) < 2:
+        raise ValueError("files: want at least 2 stimuli, got 1")
     out.mkdir(parents=True, exist_ok=True)
     rdms = {
         name: rdm_to_file(values, out / f"{name}_rdm.npy", method=dissimilarity, overwrite=True)
@@ -71,28 +79,48 @@ def compare_files(
     summary: dict[str, Any] = {"dissimilarity": dissimilarity, "similarity": similarity, "systems": {}}
     for name, values in given.items():
         about: dict[str, Any] = {"stimuli": len(means[name]), "neurons": values.shape[-1]}
+        about |= _counted("undefined_pairs", _undefined(rdms[name]))
         if values.ndim == 3 and len(values) > 1:
             about |= {"repeats": len(values)} | _reliability(values, dissimilarity, similarity)
         summary["systems"][name] = about
-        console.print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in about.items()))
     first, *others = means
     summary["similarities"] = {
         name: _similarity(means[first], means[name], rdms[first], rdms[name], dissimilarity, similarity, seed)
         for name in others
     }
+    # Before anything is printed: nobody may be there to read it.
+    _files.write_report(out, summary, {})
+    _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for name, about in summary["systems"].items():
+        console.print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in about.items()))
     for name, found in summary["similarities"].items():
         console.print(f"{first} and {name}: " + ", ".join(f"{key} {_text(value)}" for key, value in found.items()))
-    _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console.print(f"Matrices, summary.json and pictures are in {out}")
     return summary
 
 
+def _counted(what: str, count: int) -> dict[str, int]:
+    """Said where there are some."""
+    return {what: count} if count else {}
+
+
+def _undefined(rdm: NDArray[Any]) -> int:
+    """Entries that are NaN, of a matrix that is mapped from a file."""
+    return sum(int(np.isnan(rdm[k : k + COUNTED]).sum()) for k in range(0, len(rdm), COUNTED))
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
     return " to ".join(f"{v:.4f}" for v in value) if isinstance(value, list) else f"{value:.4f}"
 
 
 def _reliability(values: NDArray[Any], dissimilarity: str, similarity: str) -> dict[str, float]:
-    return {"split_half": float(split_half(values, similarity, dissimilarity=dissimilarity).mean())}
+    halves = split_half(values, similarity, dissimilarity=dissimilarity)
+    undefined = np.isnan(halves)
+    mean = float(halves[~undefined].mean()) if not undefined.all() else float("nan")
+    return {"split_half": mean} | _counted("undefined_splits", int(undefined.sum()))
 
 
 def _similarity(
@@ -109,7 +137,9 @@ def _similarity(
         return {"similarity": rdm_correlation(x, y, method, dissimilarity=dissimilarity, progress=True)}
     found: dict[str, Any] = {"similarity": float(compare(rdm_x, rdm_y, method))}
     if len(x) <= MOST_RESAMPLED and method in PERMUTED:
-        found["interval"] = bootstrap(rdm_x, rdm_y, method, seed=seed).confidence()[:, 0].tolist()
+        resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
+        found["interval"] = resampled.confidence()[:, 0].tolist()
+        found |= _counted("undefined_resamplings", int(resampled.undefined[0]))
         found["p"] = permutation_test(rdm_x, rdm_y, method, seed=seed).p
     return found
 
@@ -136,35 +166,53 @@ def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], f
 
 
 def load_responses(spec: str) -> NDArray[Any]:
-    """[S, N] or [repeats, S, N] of ``FILE`` or ``FILE:NAME``.
+    """[S, N] or [repeats, S, N] of ``FILE`` or ``FILE:NAME``; of an ``.npy`` file mapped, not read.
+
+    Integers come in float64 unless float32 holds them all.
 
     Raises:
-        ValueError: the file is of another kind, or does not hold just one such array.
+        ValueError: the file cannot be read, is of another kind, or does not hold just one such array.
     """
-    path, name = Path(spec), ""
-    if not path.exists() and ":" in spec:
-        before, _, name = spec.rpartition(":")
-        path = Path(before)
+    path, name = _path_and_name(spec)
     readers = {".npy": _of_npy, ".npz": _of_npz, ".mat": _of_mat}
     if path.suffix not in readers:
         raise ValueError(f"{spec}: want a file of {', '.join(readers)}, got {path.suffix or 'none'}")
-    arrays = {key: value for key, value in readers[path.suffix](path).items() if _is_responses(value)}
+    with _files.reading(path):
+        every = readers[path.suffix](path)
+    arrays = {key: value for key, value in every.items() if _is_responses(value)}
     chosen = [name] if name else list(arrays)
     if len(chosen) != 1 or chosen[0] not in arrays:
+        others = [f"{key} {_kind(value)}" for key, value in every.items() if key not in arrays]
         raise ValueError(
-            f"{spec}: want one array [S, N] or [repeats, S, N], got {', '.join(arrays) or 'none'}; "
-            f"FILE:NAME picks one of several"
+            f"{spec}: want one array [S, N] or [repeats, S, N], got {', '.join(arrays) or 'none'}"
+            + (f" (and {', '.join(others)})" if others else "")
+            + "; FILE:NAME picks one of several"
         )
-    values = arrays[chosen[0]]
-    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+    values = _arrays.to_array(spec, arrays[chosen[0]])
+    if values.dtype.kind == "f":
+        return values
+    exact = _arrays.floats(spec, values)
+    return exact if np.abs(exact).max() > _arrays.EXACT_FLOAT32 else exact.astype(np.float32)
+
+
+def _path_and_name(spec: str) -> tuple[Path, str]:
+    """Of ``FILE`` or ``FILE:NAME``."""
+    if not Path(spec).exists() and ":" in spec:
+        before, _, name = spec.rpartition(":")
+        return Path(before), name
+    return Path(spec), ""
 
 
 def _is_responses(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim in (2, 3) and value.size > 1
 
 
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
 def _of_npy(path: Path) -> dict[str, Any]:
-    return {path.stem: np.load(path)}
+    return {path.stem: np.load(path, mmap_mode="r")}
 
 
 def _of_npz(path: Path) -> dict[str, Any]:
@@ -184,17 +232,34 @@ def _of_mat(path: Path) -> dict[str, Any]:
             return {name: value[()].T for name, value in file.items() if isinstance(value, h5py.Dataset)}
 
 
-def _name_of(spec: str, files: Sequence[str]) -> str:
-    """The file's stem, or the array's name where the file is given more than once, or the stem is."""
-    path = Path(spec)
-    before, _, name = spec.rpartition(":")
-    stem = path.stem if path.exists() or not before else Path(before).stem
-    stems = [
-        Path(other).stem if Path(other).exists() else Path(other.rpartition(":")[0] or other).stem for other in files
-    ]
-    if stems.count(stem) == 1:
-        return stem
-    return f"{stem}_{name}" if name and not path.exists() else f"{path.parent.name}_{stem}"
+def names_of(specs: Sequence[str]) -> list[str]:
+    """A name for each file, fit for a file: no two are the same.
+
+    The file's stem; where that is another's too, with the array's name or with the folders that it is in, as many as it
+    takes; and a number where all that is the same.
+    """
+    given = [_path_and_name(spec) for spec in specs]
+    names = [_fit_for_a_file(path.stem) for path, _ in given]
+    for folders in range(1, MOST_FOLDERS):
+        shared = {name for name in names if names.count(name) > 1}
+        for k, (path, array) in enumerate(given):
+            if names[k] in shared:
+                parents = Path(os.path.abspath(path)).parts[1:-1]
+                above = parents[max(0, len(parents) - folders + bool(array)) :]
+                names[k] = _fit_for_a_file("_".join([*above, path.stem, *([array] if array else [])]))
+    found: dict[str, None] = {}
+    for name in names:
+        number, different = 1, name
+        while different.casefold() in {other.casefold() for other in found}:
+            number += 1
+            different = f"{name}_{number}"
+        found[different] = None
+    return list(found)
+
+
+def _fit_for_a_file(name: str) -> str:
+    """Without separators, control characters and what else is better not in a name; of at most 180 bytes."""
+    return re.sub(r"[^\w.+=@ -]", "_", name).encode()[-180:].decode(errors="ignore")
 
 
 def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
@@ -209,16 +274,16 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
     """
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {}
     pictures: dict[str, Figure] = {}
     for name, analyse in (("inferotemporal", _inferotemporal), ("mouse_v1", _mouse_v1), ("macaque_v1", _macaque_v1)):
-        with console.status(name):
+        with errors.status(name):
             summary[name], drawn = analyse(folder)
         pictures |= drawn
-        _say(console, name, summary[name])
         _files.write_report(out, summary, drawn)
+        _say(console, name, summary[name])
     console.print(f"summary.json and {len(pictures)} pictures are in {out}")
     return summary
 

@@ -11,9 +11,10 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import _dissimilarities, ops
+from v1fast import _arrays, _dissimilarities, ops
 from v1fast._progress import progress as progress_bar
 from v1fast.rsa import _tiles
+from v1fast.rsa._defined import Range, is_constant, is_empty, scaled
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, PairSums, ratio
 
@@ -34,6 +35,9 @@ RSATOOLBOX_NAMES = {
     "cosine_cov": "whitened-cosine",
 }
 STREAMED = ("pearson", "cosine")
+NARROW = 1e-10  # of a sum of squares: a variance up to which the values are looked at before they count as different
+CENTRED = 1e-5  # likewise: up to which whitening begins with deviations from the mean
+LEAST_SQUARE, MOST_SQUARE = 1e-100, 1e100  # sums of squares between which a product of two loses nothing
 SIDE = 1728  # rows of a tile: those that the kernel sums at a time; two tiles of float32 are 23 MiB
 
 
@@ -53,7 +57,8 @@ def rdm_correlation(
     matrices.
 
     Args:
-        x: [S, N] responses of one system to S stimuli.
+        x: [S, N] responses of one system to S stimuli, as for ``functional.rdm``; what is mapped from a file is read
+            in place, and what has to be converted, as integers have, is so tile by tile.
         y: [S, M] responses of another to the same stimuli, in the same order.
         method: "pearson" or "cosine".
         dissimilarity: "correlation", "cosine" or "euclidean", as for ``functional.rdm``.
@@ -61,26 +66,41 @@ def rdm_correlation(
         progress: show a bar on stderr.
 
     Returns:
-        The similarity, between -1 and 1. Pairs whose dissimilarity is NaN in either matrix are left out; NaN where no
-        pair is left, or one matrix is constant (cosine: zero).
+        The similarity, between -1 and 1. Pairs whose dissimilarity is NaN in either matrix are left out; NaN where it
+        is undefined: no pair is left, or one matrix is constant (cosine: zero).
 
     Raises:
         ValueError: an operand does not fit; the message names it.
     """
     _dissimilarities.choice("method", method, STREAMED)
     _tiles.check_options("dissimilarity", dissimilarity, accuracy)
-    given = _tiles.responses("x", x), _tiles.responses("y", y)
+    given = _tiles.Responses("x", x), _tiles.Responses("y", y)
     if given[0].shape[0] != given[1].shape[0]:
-        raise ValueError(f"y: want [S, M] with S = {given[0].shape[0]}, that of x, got {tuple(given[1].shape)}")
-    sums = PairSums(1, 1)
+        raise ValueError(f"y: want [S, M] with S = {given[0].shape[0]}, that of x, got {given[1].shape}")
+    if dissimilarity == "euclidean":  # squares of what is very large or small would not be there
+        given = given[0].scaled(), given[1].scaled()
+    sums, ranges = PairSums(1, 1), (Range(), Range())
     every = list(_tiles.tiles(given[0].shape[0], SIDE))
     with progress_bar("comparing", len(every), show=progress) as advance:
         for tile in every:
             a, b = (_tiles.pairs(z, tile, dissimilarity, accuracy).cpu().numpy()[None] for z in given)
-            present = ~(np.isnan(a) | np.isnan(b))[0]
-            sums.add(*((a, b) if present.all() else (a[:, present], b[:, present])))
+            ends = [_ends(vector) for vector in (a, b)]
+            if np.isnan(ends).any():
+                present = ~(np.isnan(a) | np.isnan(b))[0]
+                a, b = a[:, present], b[:, present]
+                ends = [_ends(vector) for vector in (a, b)]
+            sums.add(a, b)
+            for found, (low, high), vector in zip(ranges, ends, (a, b), strict=True):
+                found.add(low, high, vector.dtype)
             advance()
+    if any(found.is_undefined(method) for found in ranges):
+        return float("nan")
     return float((sums.pearson() if method == "pearson" else sums.cosine())[0, 0])
+
+
+def _ends(vector: NDArray[Any]) -> tuple[float, float]:
+    """The least and the greatest value; NaN if there is one."""
+    return vector.min(initial=np.inf), vector.max(initial=-np.inf)
 
 
 def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: str = "pearson") -> Any:
@@ -98,15 +118,19 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
 
     Args:
         rdm1: one matrix or a set: [S, S], [P] (its entries above the diagonal, row by row), [M, S, S], [M, P], or what
-            rsatoolbox calls RDMs. A square [S, S] that is symmetric with an empty diagonal is taken as one matrix,
-            anything else with two axes as a set of rows. Tensors and arrays; any order of magnitude.
+            rsatoolbox calls RDMs. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is one
+            matrix, of which the upper triangle is read; anything else with two axes is a set of rows. What may be
+            either, such as a matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of
+            magnitude.
         rdm2: likewise, of the same stimuli.
         method: one of the above.
 
     Returns:
         [M1, M2] float64, each matrix of the first with each of the second; without the axis of an operand that is one
-        matrix, so that two matrices give a float. Positions that are NaN in any of the matrices are left out of all.
-        NaN where a matrix is constant (cosine: zero).
+        matrix, so that two matrices give a float. Positions that are NaN in any of the matrices are left out of all,
+        unless a matrix is nothing but NaN: that leaves those of the others. NaN where the similarity is undefined (see
+        ``v1fast.rsa``): no position is left, or a matrix is constant (cosine: zero), or infinite where ranks are not
+        taken.
 
     Raises:
         ValueError: an operand does not fit; the message names it.
@@ -116,8 +140,16 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
     (a, one_a), (b, one_b) = condensed("rdm1", rdm1), condensed("rdm2", rdm2)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"rdm2: want {a.shape[1]} pairs of stimuli, as rdm1 has, got {b.shape[1]}")
-    found = _COMPUTE[method](a, b)
+    found = np.full((len(a), len(b)), np.nan)
+    there = ~is_empty(a), ~is_empty(b)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite entries
+        found[np.ix_(*there)] = _COMPUTE[method](_chosen(a, there[0]), _chosen(b, there[1]))
     return found.reshape([size for size, one in ((len(a), one_a), (len(b), one_b)) if not one])[()]
+
+
+def _chosen(vectors: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[Any]:
+    """Some of the rows; without a copy where that is all."""
+    return vectors if chosen.all() else vectors[chosen]
 
 
 def ranks(values: NDArray[Any]) -> Floats:
@@ -127,7 +159,7 @@ def ranks(values: NDArray[Any]) -> Floats:
 
 def _tensor(values: NDArray[Any]) -> Tensor:
     wide = values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
-    return _dissimilarities.from_numpy(wide)
+    return _arrays.to_tensor("rdm", wide)
 
 
 def _present(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
@@ -135,51 +167,102 @@ def _present(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
     return ~(np.isnan(a).any(0) | np.isnan(b).any(0))
 
 
-def _sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[PairSums, NDArray[np.bool_] | None]:
-    """Over the positions without NaN, and which these are; None: all."""
+def _sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[PairSums, NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]:
+    """Over the positions without NaN; the matrices in the unit of the sums; which positions these are (None: all)."""
+    # NaN and squares out of range are looked for afterwards, in the sums: to look at each value would take a third of
+    # the time.
+    sums = _sums_of(a, b)
+    squares, present = np.concatenate(sums.squares), None
+    if np.isnan(squares).any():
+        present = _present(a, b)
+        sums = _sums_of(a[:, present], b[:, present])
+        squares = np.concatenate(sums.squares)
+    if ((squares < LEAST_SQUARE) | (squares > MOST_SQUARE)).any():
+        a, b = scaled(a), scaled(b)
+        sums = _sums_of(a, b) if present is None else _sums_of(a[:, present], b[:, present])
+    return sums, a, b, present
+
+
+def _sums_of(a: NDArray[Any], b: NDArray[Any]) -> PairSums:
     sums = PairSums(len(a), len(b))
     sums.add(a, b)
-    # Looked for afterwards, in the sums: to look at each value would take a third of the time.
-    if not np.isnan(np.concatenate(sums.squares)).any():
-        return sums, None
-    present = _present(a, b)
-    sums = PairSums(len(a), len(b))
-    sums.add(a[:, present], b[:, present])
-    return sums, present
+    return sums
 
 
-def _of_ranks(a: NDArray[Any], b: NDArray[Any]) -> tuple[Floats, Floats, Floats, int]:
-    """Sums of products and of squares of the ranks less their mean, and the number of ranks."""
-    # NaN shows in the sum of squares, which takes less time than to look at each value.
-    if np.isnan([row @ row for vectors in (a, b) for row in vectors]).any():
-        present = _present(a, b)
-        a, b = a[:, present], b[:, present]
-    count = a.shape[1]
+def _narrow(sums: PairSums, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the first and of the second vectors have deviations that are small beside their values, if any."""
+    first, second = (
+        variances <= share * squares for variances, squares in zip(sums.variances(), sums.whole()[1:], strict=True)
+    )
+    return first, second
+
+
+def _constant(
+    sums: PairSums, a: NDArray[Any], b: NDArray[Any], present: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which vectors are constant: the values are looked at where the sums leave it open."""
+    found = _narrow(sums, NARROW)
+    for narrow, vectors in zip(found, (a, b), strict=True):
+        rows = vectors[narrow]
+        narrow[narrow] = is_constant(rows if present is None else rows[:, present])
+    return found
+
+
+def _undefined_to_nan(found: Floats, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Floats:
+    found[first] = np.nan
+    found[:, second] = np.nan
+    return found
+
+
+def _pearson(a: NDArray[Any], b: NDArray[Any]) -> Floats:
+    sums, *_, present = _sums(a, b)
+    return _undefined_to_nan(sums.pearson(), *_constant(sums, a, b, present))
+
+
+def _of_ranks(
+    compute: Callable[[NDArray[Any], NDArray[Any]], Floats],
+) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
+    """A measure of ranks, on matrices without NaN that are not constant."""
+
+    def of_all(a: NDArray[Any], b: NDArray[Any]) -> Floats:
+        # NaN shows in the sum of squares, which takes less time than to look at each value.
+        if np.isnan([row @ row for vectors in (a, b) for row in vectors]).any():
+            present = _present(a, b)
+            a, b = a[:, present], b[:, present]
+        found = np.full((len(a), len(b)), np.nan)
+        chosen = ~is_constant(a), ~is_constant(b)
+        if chosen[0].any() and chosen[1].any():
+            found[np.ix_(*chosen)] = compute(_chosen(a, chosen[0]), _chosen(b, chosen[1]))
+        return found
+
+    return of_all
+
+
+def _rank_sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Sums of products and of squares of the ranks less their mean."""
     if len(a) == len(b) == 1:
         first, second = (_tensor(v[0].astype(np.result_type(a, b), copy=False)) for v in (a, b))
         product, square_a, square_b = ops.ranks.rank_sums(first, second).numpy()
-        return np.array([[product]]), np.array([square_a]), np.array([square_b]), count
+        return np.array([[product]]), np.array([square_a]), np.array([square_b])
+    count = a.shape[1]
     of_means = count * ((count + 1) / 2) ** 2
     ranks_a, ranks_b = ranks(a), ranks(b)
     squares_a, squares_b = (np.array([row @ row for row in rows]) - of_means for rows in (ranks_a, ranks_b))
-    return ranks_a @ ranks_b.T - of_means, squares_a, squares_b, count
+    return ranks_a @ ranks_b.T - of_means, squares_a, squares_b
 
 
 def _spearman(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-    products, squares_a, squares_b, _ = _of_ranks(a, b)
-    return ratio(products, np.outer(squares_a, squares_b))
+    products, squares_a, squares_b = _rank_sums(a, b)
+    return ratio(products, squares_a[:, None], squares_b)
 
 
 def _rho_a(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-    products, _, _, count = _of_ranks(a, b)
-    with np.errstate(invalid="ignore"):
-        return 12 * products / np.float64(float(count) ** 3 - count)
+    products, _, _ = _rank_sums(a, b)
+    return 12 * products / np.float64(float(a.shape[1]) ** 3 - a.shape[1])
 
 
 def _tau(kind: str) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
     def compute(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-        present = _present(a, b)
-        a, b = a[:, present], b[:, present]
         untied = [[_untied(row) for row in rows] for rows in (a, b)]
         found = np.empty((len(a), len(b)))
         for i, j in np.ndindex(found.shape):
@@ -211,11 +294,16 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
 
     def compute(a: NDArray[Any], b: NDArray[Any]) -> Floats:
         stimuli = stimuli_of(a.shape[1])
-        sums, present = _sums(a, b)
+        sums, first, second, present = _sums(a, b)
+        undefined = _constant(sums, a, b, present) if centred else tuple(v == 0 for v in sums.whole()[1:])
+        if centred and sums.count and any(narrow.any() for narrow in _narrow(sums, CENTRED)):
+            # What is left beside the mean would be lost in the sums.
+            first, second = (_centred(vectors, present) for vectors in (first, second))
+            sums = _sums_of(*(v if present is None else v[:, present] for v in (first, second)))
         products, squares_a, squares_b = sums.whole()
         if present is not None:
-            a, b = np.where(present, a, 0), np.where(present, b, 0)
-        rows = [_row_sums(vectors, stimuli) for vectors in (a, b)]
+            first, second = np.where(present, first, 0), np.where(present, second, 0)
+        rows = [_row_sums(vectors, stimuli) for vectors in (first, second)]
         pairs = None if present is None else to_squares(present[None])[0].astype(np.float64)
         if centred:
             totals = sums.totals()
@@ -227,9 +315,16 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
         fits = [_fit(r, pairs) for r in rows]
         products = products - fits[0] @ rows[1].T
         squares = [s - (f * r).sum(1) for s, f, r in zip((squares_a, squares_b), fits, rows, strict=True)]
-        return ratio(products, np.outer(*squares))
+        return _undefined_to_nan(ratio(products, squares[0][:, None], squares[1]), *undefined)
 
     return compute
+
+
+def _centred(vectors: NDArray[Any], present: NDArray[np.bool_] | None) -> Floats:
+    """Less the mean of what is present."""
+    wide = vectors.astype(np.float64)
+    means: Floats = (wide if present is None else wide[:, present]).mean(1, keepdims=True)
+    return wide - means
 
 
 def _fit(rows: Floats, pairs: Floats | None) -> Floats:
@@ -245,12 +340,12 @@ def _fit(rows: Floats, pairs: Floats | None) -> Floats:
 
 
 _COMPUTE: dict[str, Callable[[NDArray[Any], NDArray[Any]], Floats]] = {
-    "pearson": lambda a, b: _sums(a, b)[0].pearson(),
+    "pearson": _pearson,
     "cosine": lambda a, b: _sums(a, b)[0].cosine(),
-    "spearman": _spearman,
-    "rho-a": _rho_a,
-    "tau-a": _tau("tau-a"),
-    "tau-b": _tau("tau-b"),
+    "spearman": _of_ranks(_spearman),
+    "rho-a": _of_ranks(_rho_a),
+    "tau-a": _of_ranks(_tau("tau-a")),
+    "tau-b": _of_ranks(_tau("tau-b")),
     "whitened-pearson": _whitened(True),
     "whitened-cosine": _whitened(False),
 }
