@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from v1fast import _arrays
@@ -190,8 +189,8 @@ def operands(
     responses: Tensor,
     method: str,
     noise: Tensor | None,
-    folds: Tensor | ArrayLike | None,
-    stimuli: Tensor | ArrayLike | None,
+    folds: Tensor | None,
+    stimuli: Tensor | None,
     prior_lambda: float,
     prior_weight: float,
 ) -> tuple[Tensor, Tensor | None, str]:
