@@ -15,7 +15,9 @@ CORTEX = np.random.default_rng(0).normal(size=(N, 2))
 GAUSSIAN = {"bias": True, "init_mu_range": 0.8, "init_sigma": 0.3}
 FACTORIZED = {
     **dict.fromkeys(("mask_l1_reg", "weights_l1_reg", "laplace_mask_reg"), 0.1),
-    "mask_size": MAP[1:], "readout_bias": True, "init_scales": [(0, 1), (0, 1)],
+    "mask_size": MAP[1:],
+    "readout_bias": True,
+    "init_scales": [(0, 1), (0, 1)],
 }
 PREDICTED = {"grid_mean_predictor": {"hidden_layers": 1}, "source_grid": CORTEX}
 POOLED = {"pool_steps": 1, "bias": True, "pool_kern": 2, "init_range": 0.8}

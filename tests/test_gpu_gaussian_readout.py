@@ -241,6 +241,11 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
         assert got[0].stride() == torch.empty_like(other).stride(), name
 
 
+def test_weights_of_any_layout(on_gpu):
+    with assert_launches():
+        op_tests.test_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
+
+
 @pytest.mark.parametrize("offset", [1, 4])
 def test_storage_at_any_address(on_gpu, offset):
     """No vector access at an address that is not aligned for it: the emulator would refuse it.
