@@ -333,8 +333,9 @@ def test_opcheck(case, dtypes):
     for mask in ([True] * 6, [False, True, False, True, False, False]):
         detached = [v.detach() for v in leaves]
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
-    for _, detached[3] in weight_layouts(detached[3]):
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, [True] * 6))
+    for _, weight in weight_layouts(detached[3]):
+        given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -208,7 +208,6 @@ REUSED = [
     op_tests.test_noise_does_not_depend_on_the_split_of_batch_or_neurons,
     op_tests.test_int_seeds_and_tensor_seeds_are_the_same,
     op_tests.test_expanded_operands,
-    op_tests.test_weight_of_any_strides,
     op_tests.test_low_precision_positions_are_read_as_they_are,
     op_tests.test_vmap_over_an_ensemble_and_its_gradient,
 ]
