@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from v1fast.reference._common import laid_out_like
+
 from . import _features
 from ._common import (
     CLAMP_X,
@@ -360,6 +362,8 @@ def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_k
             for level, like, made in zip(levels, likes, maps, strict=True)
         ]
         out["features"] = spread_back(whole, want.features, pool_kernel)
+    if want.weight is not None:
+        out["weight"] = laid_out_like(out["weight"], want.weight)
     return out
 
 
@@ -375,6 +379,7 @@ def gradients(
     if not wanted:
         return {}
     if samples == 0:
-        return {k: torch.zeros_like(v) if k == "features" else v.new_zeros(v.shape) for k, v in wanted.items()}
+        laid_out = ("features", "weight")
+        return {k: torch.zeros_like(v) if k in laid_out else v.new_zeros(v.shape) for k, v in wanted.items()}
     with torch.cuda.device_of(next(iter(wanted.values()))):
         return _gradients(levels(), grad, want, pool_kernel)

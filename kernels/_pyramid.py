@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from v1fast.reference._common import laid_out_like
+
 from ._launch import Operands, Rows
 
 
@@ -49,7 +51,4 @@ def spread_back(maps: list[Tensor], features: Tensor, kernel: int) -> Tensor:
     """The gradient of the features, like them; ``maps``, the gradients of the levels, are used up."""
     for fine, coarse in reversed(list(pairwise(maps))):
         _squares(fine, kernel).add_(coarse.permute(0, 2, 3, 1)[:, :, None, :, None], alpha=kernel**-2)
-    form = torch.empty_like(features, device="meta")
-    if maps[0].dtype == form.dtype and maps[0].stride() == form.stride():
-        return maps[0]
-    return torch.empty_like(features).copy_(maps[0])
+    return laid_out_like(maps[0], features)

@@ -1,8 +1,6 @@
 """What holds for the readout layers alike. ``make`` makes a layer with options of its constructor; ``x``: features."""
 
 import copy
-import io
-import pickle
 
 import numpy as np
 import pytest
@@ -22,31 +20,6 @@ def differing(layer):
         if parameter is not None:
             parameter.copy_(torch.randn_like(parameter))
     return layer
-
-
-def is_neuron_major(layer):
-    """Whether the weights [..., C, 1, N] are stored neuron after neuron."""
-    return stored_features(layer).squeeze(-2).mT.is_contiguous()
-
-
-def assert_stored_neuron_after_neuron(make, x):
-    """Also after all that makes a layer of another, and after a step of training."""
-    layer = make()
-    assert is_neuron_major(layer)
-    assert is_neuron_major(copy.deepcopy(layer))
-    assert is_neuron_major(pickle.loads(pickle.dumps(layer)))
-    buffer = io.BytesIO()
-    torch.save({k: v.contiguous() for k, v in layer.state_dict().items()}, buffer)
-    for assign in (False, True):
-        buffer.seek(0)
-        other = make()
-        other.load_state_dict(torch.load(buffer), assign=assign)
-        assert is_neuron_major(other)
-        assert stored_features(other).equal(stored_features(layer))
-    layer(x).sum().backward()
-    torch.optim.Adam(layer.parameters()).step()
-    assert is_neuron_major(layer)
-    assert is_neuron_major(layer.double())
 
 
 def assert_regularizes(make):

@@ -1,5 +1,6 @@
 """How the ops are run and held against torch's own."""
 
+import cases
 import torch
 from assertions import assert_as_accurate
 from torch.nn import functional as F
@@ -52,6 +53,47 @@ def layouts(features):
     yield "a window", F.pad(features, (1, 2, 3, 1))[:, :, 3 : 3 + h, 1 : 1 + w]
     yield "transposed", features.transpose(2, 3).contiguous().transpose(2, 3)
     yield "a slice of the batch", features.repeat_interleave(2, 0)[::2].contiguous(memory_format=torch.channels_last)
+
+
+def weight_layouts(weight):
+    """Of [N, C]."""
+    columns = weight.t().contiguous()
+    yield "neuron after neuron", weight.contiguous()
+    yield "channel after channel, as layers keep them", columns.t()
+    yield "every third channel", weight.repeat_interleave(3, 1)[:, ::3]
+    yield "every third neuron", weight.repeat_interleave(3, 0)[::3]
+    yield "channel after channel, every third", columns.repeat_interleave(3, 0)[::3].t()
+    yield "channel after channel, every third neuron", columns.repeat_interleave(3, 1)[:, ::3].t()
+    yield "some of more channels", F.pad(weight, (3, 2))[:, 3 : 3 + weight.shape[1]]
+
+
+WEIGHT_CASES = (
+    cases.PLAIN,
+    cases.Case("ordered by place, in tiles", B=4, C=37, H=7, W=9, N=150),
+    cases.Case("one channel", C=1),
+    cases.Case("one neuron", N=1),
+    cases.Case("no neuron", N=0),
+    cases.Case("no image", B=0),
+)
+WEIGHT_DTYPES = [(f32, f32, f32), (f32, bf16, f32), (bf16, f16, f32), (f32, f64, f32), (f32, f32, f64)]
+
+
+def assert_takes_weights_of_any_layout(function, operands, options, grad_output):
+    """Results are the same bits, and the gradient of the weights is laid out as ``torch.empty_like`` of them."""
+    want = run(function, operands, options, grad_output)
+    for name, weight in weight_layouts(operands["weight"]):
+        assert weight.equal(operands["weight"]), name
+        got = run(function, operands | {"weight": weight}, options, grad_output)
+        torch.testing.assert_close(got, want, rtol=0, atol=0, msg=name)
+        assert got[1]["weight"].stride() == torch.empty_like(weight).stride(), name
+        assert all(v.is_contiguous() for k, v in got[1].items() if k not in ("features", "weight")), name
+    weight = operands["weight"]
+    for one in (weight[:1], weight[:, :1], weight[:1, :1]) if weight.numel() else ():
+        expanded = one.expand_as(weight)
+        got = run(function, operands | {"weight": expanded}, options, grad_output)
+        want = run(function, operands | {"weight": expanded.contiguous()}, options, grad_output)
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+        assert got[1]["weight"].stride() == torch.empty_like(expanded).stride()
 
 
 def rescale_error(own, exact):

@@ -188,13 +188,6 @@ def test_regularizer():
     layer_checks.assert_regularizes(readout)
 
 
-def test_features_are_stored_neuron_after_neuron():
-    layer_checks.assert_stored_neuron_after_neuron(readout, features())
-    layer = readout()
-    layer(features()).sum().backward()
-    assert layer.features.grad[0, :, 0].t().is_contiguous()
-
-
 def test_meta_device_and_assign():
     with torch.device("meta"):
         empty = Gaussian2d(SHAPE, N, bias=True)

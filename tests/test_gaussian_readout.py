@@ -12,7 +12,10 @@ import pytest
 import torch
 from op_checks import (
     DTYPES,
+    WEIGHT_CASES,
+    WEIGHT_DTYPES,
     assert_as_accurate_as_eager,
+    assert_takes_weights_of_any_layout,
     bf16,
     cast,
     f32,
@@ -21,6 +24,7 @@ from op_checks import (
     layouts,
     rescale_error,  # noqa: F401 -- the mutation run takes it from here
     run,
+    weight_layouts,
 )
 
 from v1fast import _eager as eager
@@ -97,12 +101,12 @@ def test_expanded_operands():
         torch.testing.assert_close(got, want, rtol=0, atol=0, msg=f"{name}, axis {axis}")
 
 
-def test_weight_of_any_strides():
-    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
-    want = run(functional.gaussian_readout, operands, options, torch.ones(cases.PLAIN.B, cases.PLAIN.N))
-    for weight in (operands["weight"].t().contiguous().t(), operands["weight"].repeat_interleave(3, 1)[:, ::3]):
-        got = run(functional.gaussian_readout, operands | {"weight": weight}, options, torch.ones(want[0].shape))
-        torch.testing.assert_close(got, want, rtol=0, atol=0)
+@pytest.mark.parametrize("case", WEIGHT_CASES, ids=label)
+@pytest.mark.parametrize("dtypes", WEIGHT_DTYPES, ids=label)
+def test_weights_of_any_layout(case, dtypes):
+    operands, options = cases.make(case, *dtypes)
+    grad_output = torch.randn(case.B, case.N)
+    assert_takes_weights_of_any_layout(functional.gaussian_readout, operands, options, grad_output)
 
 
 def test_low_precision_positions_are_read_as_they_are():
@@ -329,6 +333,9 @@ def test_opcheck(case, dtypes):
     for mask in ([True] * 6, [False, True, False, True, False, False]):
         detached = [v.detach() for v in leaves]
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
+    for _, weight in weight_layouts(detached[3]):
+        given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

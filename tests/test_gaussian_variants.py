@@ -147,8 +147,7 @@ def test_generalized_shared_features():
         generalized(shared_features={"match_ids": MATCH_IDS, "shared_features": nn.Parameter(own._features[:1])})
 
 
-def test_generalized_stores_neuron_after_neuron():
-    layer_checks.assert_stored_neuron_after_neuron(generalized, features())
+def test_generalized_regularizer():
     layer_checks.assert_regularizes(generalized)
 
 

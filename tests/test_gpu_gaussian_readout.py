@@ -208,7 +208,6 @@ REUSED = [
     op_tests.test_noise_does_not_depend_on_the_split_of_batch_or_neurons,
     op_tests.test_int_seeds_and_tensor_seeds_are_the_same,
     op_tests.test_expanded_operands,
-    op_tests.test_weight_of_any_strides,
     op_tests.test_low_precision_positions_are_read_as_they_are,
     op_tests.test_vmap_over_an_ensemble_and_its_gradient,
 ]
@@ -239,6 +238,11 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
         got = kernels.CUDA["gaussian_readout_backward"](grad, other, *rest, [True] * 6)
         assert_same_bits(got, want, but=("features",) if way == "scatter" else ())
         assert got[0].stride() == torch.empty_like(other).stride(), name
+
+
+def test_weights_of_any_layout(on_gpu):
+    with assert_launches():
+        op_tests.test_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("offset", [1, 4])

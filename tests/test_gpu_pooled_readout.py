@@ -204,6 +204,11 @@ def test_operands_of_any_strides(on_gpu, op):
         op.test_operands_of_any_strides(False)
 
 
+def test_weights_of_any_layout(on_gpu):
+    with assert_launches():
+        POOLED.test_weights_of_any_layout(cases.PLAIN, SINGLE)
+
+
 def test_storage_at_any_address(on_gpu):
     """No vector access at an address that is not aligned for it: the emulator would refuse it."""
     grad, tensors = plain_call(GATHER)

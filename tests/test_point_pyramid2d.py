@@ -202,10 +202,6 @@ def test_regularizers():
     layer_checks.assert_knows_gamma_readout(readout)
 
 
-def test_features_are_stored_neuron_after_neuron():
-    layer_checks.assert_stored_neuron_after_neuron(readout, features())
-
-
 def test_bad_arguments():
     with pytest.raises(ValueError, match="type: want one of gauss5x5, gauss3x3, laplace5x5, got 'gauss'"):
         readout(type="gauss")

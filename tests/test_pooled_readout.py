@@ -7,7 +7,22 @@ import cases
 import point_ops
 import pytest
 import torch
-from op_checks import DTYPES, assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, layouts, run
+from op_checks import (
+    DTYPES,
+    WEIGHT_CASES,
+    WEIGHT_DTYPES,
+    assert_as_accurate_as_eager,
+    assert_takes_weights_of_any_layout,
+    bf16,
+    cast,
+    f16,
+    f32,
+    f64,
+    label,
+    layouts,
+    run,
+    weight_layouts,
+)
 from torch.nn import functional as F
 
 from v1fast import _eager as eager
@@ -73,6 +88,12 @@ class TestOneLevel(point_ops.PointOp):
     def output_dtype(operands):
         return torch.promote_types(operands["features"].dtype, operands["weight"].dtype)
 
+    @pytest.mark.parametrize("case", WEIGHT_CASES, ids=label)
+    @pytest.mark.parametrize("dtypes", WEIGHT_DTYPES, ids=label)
+    def test_weights_of_any_layout(self, case, dtypes):
+        operands, options = self.make(case, *dtypes)
+        assert_takes_weights_of_any_layout(self.op, operands, options, self.grad_output(operands))
+
     @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
     def test_opcheck(self, dtypes):
         operands, _ = self.make(cases.PLAIN, *dtypes)
@@ -81,6 +102,9 @@ class TestOneLevel(point_ops.PointOp):
         arguments = (self.grad_output(operands).detach(), *(v.detach() for v in operands.values()), *options)
         for mask in ([True] * 5, [False, True, False, True, False]):
             torch.library.opcheck(self.backward_overload, (*arguments, mask))
+        grad_output, features, grid, weight, *rest = arguments
+        for _, other in weight_layouts(weight):
+            torch.library.opcheck(self.backward_overload, (grad_output, features, grid, other, *rest, [True] * 5))
 
     def test_more_channels_than_a_block_of_weights_holds(self):
         """One running sum of so many is less exact than torch's, and right all the same."""

@@ -81,7 +81,8 @@ def gaussian_readout(
             place.
         mu: [N, 2], mean positions.
         sigma: square root A of the covariance: [N, 2, 2] full, [N, 2] uncorrelated, [N, 1] isotropic, or None.
-        weight: [N, C], any strides; its dtype may differ from that of the features.
+        weight: [N, C], any strides; its dtype may differ from that of the features. Its gradient has the layout of
+            ``torch.empty_like(weight)``.
         bias: [N].
         shift: [B, 2], or [1, 2] for all images: added to the positions after the clamp, in their units.
         noise: standard normals [B, N, 2], or [1, N, 2] with ``share_noise``. A constant: it gets no gradient.

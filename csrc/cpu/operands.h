@@ -5,6 +5,7 @@
 #include "../sizes.h"
 #include "images.h"
 #include "samples.h"
+#include "weights.h"
 
 #include <numeric>
 #include <vector>
@@ -68,6 +69,15 @@ std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool ali
     return order;
 }
 
+// The place of each neuron in the order in which they are worked through: the reverse of that order.
+template <class T>
+std::vector<int32_t> places_of(const Operands<T>& o) {
+    std::vector<int32_t> place(static_cast<size_t>(o.s.N));
+    for (int64_t k = 0; k < o.s.N; ++k)
+        place[o.order[k]] = static_cast<int32_t>(k);
+    return place;
+}
+
 // Operands as the row kernels want them, and what had to be copied for it: of parameter size, never of the features'.
 template <class T>
 class OwnedOperands {
@@ -86,9 +96,7 @@ public:
         }
         operands.order = order_.data();
         place(mu);
-        operands.weight = operands.reordered || weight.size(1) != s.C
-                              ? rows(values(weight) + channel, weight.size(1), s.C)
-                              : values(weight);
+        operands.weight = rows(weight, WeightColumns(weight, channel, s.C));
         operands.zeros = zeros_.data();
         operands.bias = values(bias);
         operands.shift = values(shift);
@@ -154,11 +162,12 @@ private:
             out[k] = data[order_[k] * columns + which];
         return out;
     }
-    // Some columns of a [N, stride] array, ordered.
-    const T* rows(const T* data, int64_t stride, int64_t columns) {
-        T* out = copied_.emplace_back(neurons_ * columns).get();
-        for (int64_t k = 0; k < neurons_; ++k)
-            std::copy_n(data + order_[k] * stride, columns, out + k * columns);
+    // The weights as rows, ordered.
+    const T* rows(const Tensor& weight, const WeightColumns& columns) {
+        if (!operands.reordered && columns.are_rows<T>())
+            return static_cast<const T*>(kept_.emplace_back(weight).const_data_ptr()) + columns.offset(0, 0);
+        T* out = copied_.emplace_back(neurons_ * columns.C).get();
+        read_weights(weight, columns, places_of(operands).data(), out);
         return out;
     }
     void spread(const T* sigma, int64_t columns) {

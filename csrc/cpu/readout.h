@@ -259,26 +259,6 @@ Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t 
     return out;
 }
 
-// Puts the rows of d_weight, which stand in the working order, back to the neurons' own, in place: cycle by cycle.
-template <class T>
-void undo_order(const Operands<T>& o, T* d_weight) {
-    const int64_t C = o.s.C;
-    std::vector<bool> done(static_cast<size_t>(o.s.N));
-    std::vector<T> carried(static_cast<size_t>(C));
-    for (int64_t start = 0; start < o.s.N; ++start) {
-        if (done[start] || o.order[start] == start)
-            continue;
-        std::copy_n(d_weight + start * C, C, carried.data());
-        int64_t k = start;
-        do {
-            const int64_t neuron = o.order[k];
-            std::swap_ranges(carried.begin(), carried.end(), d_weight + neuron * C);
-            done[k] = true;
-            k = neuron;
-        } while (k != start);
-    }
-}
-
 template <class T>
 Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, int64_t N) {
     const int64_t columns = OwnedOperands<T>::sigma_columns(sigma);
@@ -309,7 +289,7 @@ struct Wanted {
     bool position() const { return mu || sigma || shift || positions; }
 };
 
-// The gradients that are wanted, in the compute type except that of the features.
+// The gradients that are wanted, in the compute type; those of features and weights in theirs, and in their layout.
 template <class T>
 struct Gradients {
     OptionalTensor features, weight, bias, positions;
@@ -325,24 +305,16 @@ void collect(const Operands<T>& o, const std::vector<double>& d_z, std::vector<d
 }
 
 template <class T>
-void collect(const Operands<T>& o, const T* d_weight, int64_t stride, T* to) {
-    for (int64_t n = 0; n < o.s.N; ++n)
-        std::copy_n(d_weight + n * o.s.C, o.s.C, to + o.order[n] * stride);
-}
-
-template <class T>
 void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T* pooled, const T* grad,
                       const Wanted& want, Gradients<T>& out) {
     const auto [B, C, H, W, N] = pyramid.sizes();
     const size_t levels = pyramid.levels().size();
     std::vector<std::vector<double>> d_z(levels);
-    // One level is summed where its gradient will be; of several, each in memory of its own.
-    std::vector<Tensor> d_weight;
+    std::vector<Tensor> d_weight; // rows, in the working order
     for (size_t l = 0; l < levels; ++l) {
         d_z[l].resize(out.d_z.size());
         if (want.weight)
-            d_weight.push_back(levels == 1 ? *out.weight
-                                           : torch::stable::new_zeros(*out.weight, {N, C}, kScalarType<T>));
+            d_weight.push_back(torch::stable::new_zeros(*out.weight, {N, C}, kScalarType<T>));
     }
     pyramid.for_each_map(features, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
         pyramid.levels()[l].add_neuron_gradients(
@@ -355,14 +327,9 @@ void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T
         const Operands<T>& o = pyramid.levels()[l].o;
         if (want.position())
             collect(o, d_z[l], out.d_z);
-        if (!want.weight)
-            continue;
-        T* const data = out.weight->template mutable_data_ptr<T>();
-        if (levels == 1 && o.reordered)
-            undo_order(o, data);
-        else if (levels > 1)
-            collect(o, d_weight[l].template const_data_ptr<T>(), static_cast<int64_t>(levels) * C,
-                    data + static_cast<int64_t>(l) * C);
+        if (want.weight)
+            write_weights(d_weight[l].template const_data_ptr<T>(), places_of(o).data(),
+                          WeightColumns(*out.weight, static_cast<int64_t>(l) * C, C), *out.weight);
     }
 }
 
@@ -372,7 +339,7 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
     const auto [B, C, H, W, N] = pyramid.sizes();
     Gradients<T> out;
     if (want.weight)
-        out.weight = torch::stable::new_zeros(weight, {N, weight.size(1)}, kScalarType<T>);
+        out.weight = torch::stable::empty_like(weight);
     if (want.positions)
         out.positions = torch::stable::new_zeros(features, {B, N, 2}, kScalarType<T>);
     if (want.position())
@@ -381,6 +348,8 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
         out.d_shift.resize(static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2));
     if (B * N > 0 && (want.position() || want.weight))
         neuron_gradients(features, pyramid, pooled, grad, want, out);
+    else if (want.weight)
+        torch::stable::zero_(*out.weight);
     if (want.features)
         out.features = pyramid.features_gradient(features, grad);
     if (want.bias)

@@ -124,18 +124,19 @@ def define(
 
 
 def fake_gradients(
-    operands: Sequence[Tensor | None], like: Sequence[Tensor], mask: Sequence[bool]
+    operands: Sequence[Tensor | None], like: Sequence[Tensor], mask: Sequence[bool], laid_out: Sequence[int]
 ) -> tuple[Tensor, ...]:
     """Outputs of a backward op, without values: ``empty(0)``, of the dtype of ``like``, where one is not asked for.
 
-    The first, of the features, has their layout; the others are contiguous.
+    Those numbered ``laid_out``, of features and weights, have the layout of ``torch.empty_like`` of their operand; the
+    others are contiguous.
     """
 
     def gradient(i: int) -> Tensor:
         operand = operands[i]
         if operand is None or not mask[i]:
             return like[i].new_empty(0)
-        return torch.empty_like(operand) if i == 0 else operand.new_empty(operand.shape)
+        return torch.empty_like(operand) if i in laid_out else operand.new_empty(operand.shape)
 
     return tuple(gradient(i) for i in range(len(operands)))
 

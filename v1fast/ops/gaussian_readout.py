@@ -102,7 +102,7 @@ def _fake_backward(
     check(features, mu, sigma, weight, bias, shift, *rest[:-1])
     _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], mu.shape[0]))
     operands = (features, mu, sigma, weight, bias, shift)
-    return fake_gradients(operands, (features, mu, mu, weight, mu, mu), rest[-1])
+    return fake_gradients(operands, (features, mu, mu, weight, mu, mu), rest[-1], laid_out=(0, 3))
 
 
 gaussian_readout, gaussian_readout_backward = define_with_backward(

@@ -41,7 +41,7 @@ def _fake_backward(
     check(features, grid, shift, align_corners)
     batch, channels = features.shape[:2]
     _checks.shape("grad_output", grad_output, "[B, N, C]", (batch, grid.shape[-2], channels))
-    return fake_gradients((features, grid, shift), (features, grid, grid), output_mask)
+    return fake_gradients((features, grid, shift), (features, grid, grid), output_mask, laid_out=(0,))
 
 
 point_gather, point_gather_backward = define_with_backward(

@@ -111,7 +111,8 @@ def _fake_backward(
     *options, output_mask = rest
     check_all(features, grid, weight, bias, *options)
     _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
-    return fake_gradients((features, grid, weight, bias, options[0]), (features, grid, weight, grid, grid), output_mask)
+    operands = (features, grid, weight, bias, options[0])
+    return fake_gradients(operands, (features, grid, weight, grid, grid), output_mask, laid_out=(0, 2))
 
 
 # For the op below, whose derivative is that of the features through it: it has none of its own.

@@ -24,14 +24,15 @@ def check_sampler(sampler: str) -> None:
         raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
 
 
-def neuron_major(features: Tensor) -> Tensor:
-    """The same values in the same shape (..., C, 1, N), stored neuron after neuron: the kernels read rows of [N, C]."""
-    return features.movedim(-1, -3).contiguous().movedim(-3, -1)
-
-
 def rows_of(features: Tensor) -> Tensor:
     """[..., N, C]: the weights (..., C, 1, N) as the kernels take them, a view."""
-    return features.squeeze(-2).mT
+    # Flattened, not squeezed: the gradient then has the strides of a contiguous parameter, in axes of length 1 too.
+    return features.flatten(-3, -2).mT
+
+
+def stacked(weight: Tensor) -> Tensor:
+    """[R * N, C] of weights [R, N, C]: a view where R is 1, else a copy in which neurons stay side by side."""
+    return weight.permute(2, 0, 1).flatten(1).t()
 
 
 def change_in_place(parameter: nn.Parameter, change: Callable[[Tensor], Any]) -> Tensor:
@@ -64,19 +65,13 @@ class PointReadout(Readout):
         in_shape: (C, H, W) of the features, or (C, T, H, W).
         outdims: number of neurons N.
         features: weights of the channels, (..., C, 1, N).
-        stored_features: name of the parameter that holds them, stored neuron after neuron.
+        stored_features: name of the parameter that holds them.
     """
 
     in_shape: Sequence[int]
     outdims: int
     features: Tensor
     stored_features: ClassVar[str] = "features"
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        # load_state_dict(assign=True) brings the checkpoint's own strides.
-        features: Tensor = getattr(self, self.stored_features)
-        features.data = neuron_major(features.data)
 
     @property
     def _map_shape(self) -> tuple[int, int, int]:
@@ -113,11 +108,11 @@ class GridReadout(PointReadout):
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Positions [N, 2], weights [..., N, C] and biases [..., N], in range, of all neurons or those chosen."""
-        grid, weight, bias = clamp_in_place(self.grid, -1, 1).view(self.outdims, 2), rows_of(features), self.bias
+        grid, bias = clamp_in_place(self.grid, -1, 1).view(self.outdims, 2), self.bias
         if out_idx is None:
-            return grid, weight, bias
+            return grid, rows_of(features), bias
         index = select_neurons(out_idx, self.outdims, device)
-        return grid[index], weight[..., index, :], None if bias is None else bias[..., index]
+        return grid[index], rows_of(features[..., index]), None if bias is None else bias[..., index]
 
 
 class GaussianPointReadout(PointReadout, ABC):
@@ -267,17 +262,17 @@ class GaussianPointReadout(PointReadout, ABC):
         noise: Noise,
     ) -> Tensor:
         """[B, N] of the neurons ``index``, or of all."""
-        weight = rows_of(self.features).squeeze(0)
+        features = self.features if index is None else self.features[..., index]
         bias: Tensor | None = self.bias
         if index is not None:
-            mu, sigma, weight = mu[index], sigma[index], weight[index]
+            mu, sigma = mu[index], sigma[index]
             bias = None if bias is None else bias[index]
             noise = of_neurons(noise, index)
         return functional.gaussian_readout(
             images,
             mu,
             sigma,
-            weight,
+            rows_of(features).squeeze(0),
             bias,
             shift,
             neuron_index=index,

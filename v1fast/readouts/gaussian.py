@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
-from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
+from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place
 from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -86,7 +86,7 @@ class FullGaussian2d(GaussianPointReadout):
         ConfigurationError: both ``grid_mean_predictor`` and ``shared_grid``, or ``shared_transform`` without the first.
 
     Shapes of the parameters: ``_mu`` (1, N, 1, 2); ``sigma`` (1, N, 2, 2), (1, N, 1, 2) or (1, N, 1, 1), a square root
-    of the covariance with free sign; ``_features`` (1, C, 1, N), stored neuron after neuron; ``bias`` (N).
+    of the covariance with free sign; ``_features`` (1, C, 1, N); ``bias`` (N).
     """
 
     stored_features = "_features"
@@ -202,12 +202,12 @@ class FullGaussian2d(GaussianPointReadout):
         channels = self.in_shape[0]
         self._original_features, self._shared_features = True, match_ids is not None
         if match_ids is None:
-            self._features = nn.Parameter(neuron_major(torch.empty(self._weight_shape(channels, self.outdims))))
+            self._features = nn.Parameter(torch.empty(self._weight_shape(channels, self.outdims)))
             return
         count, index = sharing_index(match_ids, self.outdims)
         shape = self._weight_shape(channels, count)
         if shared_features is None:
-            self._features = nn.Parameter(neuron_major(torch.empty(shape)))
+            self._features = nn.Parameter(torch.empty(shape))
         else:
             if tuple(shared_features.shape) != shape:
                 raise ValueError(f"shared_features: want {shape}, got {tuple(shared_features.shape)}")

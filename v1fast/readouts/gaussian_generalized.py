@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from v1fast import functional
-from v1fast.readouts._points import Noise, of_neurons, rows_of
+from v1fast.readouts._points import Noise, of_neurons, rows_of, stacked
 from v1fast.readouts.gaussian import FullGaussian2d
 
 
@@ -75,12 +75,13 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
         noise: Noise,
     ) -> Tensor:
         """[P, B, N], or [B, N] where P = 1; or the weighted features."""
-        weight = rows_of(self.features).squeeze(1)  # [P, N, C]
+        features = self.features if index is None else self.features[..., index]
+        weight = rows_of(features).squeeze(1)  # [P, N, C]
         bias: Tensor | None = self.bias
         if self.return_weighted_features:
             grid = self._positions(mu, sigma, noise, images.shape[0])
             if index is not None:
-                grid, weight = grid[:, index], weight[:, index]
+                grid = grid[:, index]
             gathered = functional.gather_levels([images], grid, shift, align_corners=self.align_corners)
             return (weight.unsqueeze(1) * gathered).mT
         # All outputs of a neuron are read as if they were neurons of the same index: a draw depends on that alone.
@@ -90,7 +91,7 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
             images,
             mu[neurons],
             sigma[neurons],
-            weight[:, index].flatten(0, 1),
+            stacked(weight),
             None if bias is None else bias[:, index].flatten(),
             shift,
             neuron_index=neurons,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
-from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place, neuron_major
+from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place
 
 
 class Gaussian2d(GaussianPointReadout):
@@ -45,8 +45,8 @@ class Gaussian2d(GaussianPointReadout):
     Raises:
         ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
 
-    Shapes of the parameters: ``mu`` (1, N, 1, 2), (x, y) in [-1, 1]; ``sigma`` (1, N, 1, 2); ``features`` (1, C, 1, N),
-    stored neuron after neuron; ``bias`` (N).
+    Shapes of the parameters: ``mu`` (1, N, 1, 2), (x, y) in [-1, 1]; ``sigma`` (1, N, 1, 2); ``features`` (1, C, 1, N);
+    ``bias`` (N).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Gaussian2d(GaussianPointReadout):
         self.init_sigma_range, self.fixed_sigma = init_sigma_range, fixed_sigma
         self.mu = nn.Parameter(torch.empty(self.grid_shape))
         self.sigma = nn.Parameter(torch.empty(self.grid_shape))
-        self.features = nn.Parameter(neuron_major(torch.empty(1, in_shape[0], 1, outdims)))
+        self.features = nn.Parameter(torch.empty(1, in_shape[0], 1, outdims))
         self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
         self.initialize(mean_activity)
 

@@ -253,12 +253,12 @@ class GaussianMaskReadout(MapReadout):
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         features = clamp_in_place(self.features, 0) if self.positive else self.features
-        weight, scale = rows_of(features).squeeze(0), self.scale_param
+        scale = self.scale_param
         bias: Tensor | None = self.bias
         assert bias is not None  # a buffer at least
         if index is not None:
-            weight, bias, scale = weight[index], bias[index], scale[index]
-        out = masked_readout(x, self._mask_of(index), weight, None, shift)
+            features, bias, scale = features[..., index], bias[index], scale[index]
+        out = masked_readout(x, self._mask_of(index), rows_of(features).squeeze(0), None, shift)
         return self.nonlinearity_function(out * scale + bias)
 
     def extra_repr(self) -> str:

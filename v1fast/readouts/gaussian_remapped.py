@@ -72,11 +72,13 @@ class RemappedGaussian2d(FullGaussian2d):
         index: Tensor | None,
         noise: Noise,
     ) -> Tensor:
-        grid, weight = self._positions(mu, sigma, noise, images.shape[0]), rows_of(self.features)[0]
+        grid = self._positions(mu, sigma, noise, images.shape[0])
+        features = self.features if index is None else self.features[..., index]
         bias: Tensor | None = self.bias
         if index is not None:
-            grid, weight = grid[:, index], weight[index]
+            grid = grid[:, index]
             bias = None if bias is None else bias[index]
         field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
         grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
+        weight = rows_of(features).squeeze(0)
         return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
+from v1fast.readouts._points import GridReadout, clamp_in_place, stacked
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
 
@@ -43,8 +43,8 @@ class PooledReadout(GridReadout):
 
     def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
         """Uninitialised features, for the current number of poolings."""
-        rows = torch.empty if like is None else like.new_empty
-        return nn.Parameter(neuron_major(rows((1, self.in_shape[0] * (self._pool_steps + 1), 1, self.outdims))))
+        empty = torch.empty if like is None else like.new_empty
+        return nn.Parameter(empty((1, self.in_shape[0] * (self._pool_steps + 1), 1, self.outdims)))
 
     def _replace_features(self, like: Tensor) -> None:
         self.features = self._empty_features(like)
@@ -84,7 +84,7 @@ class PointPooled2d(PooledReadout):
             leave nothing of.
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), first the
-    weights of the features' own channels, then of the first pooling's, ..., stored neuron after neuron; ``bias`` (N).
+    weights of the features' own channels, then of the first pooling's, ...; ``bias`` (N).
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class PointPooled2d(PooledReadout):
         out = functional.pooled_readout(
             images,
             grid.expand(outputs, -1, -1).flatten(0, 1),
-            weight.flatten(0, 1),
+            stacked(weight),
             None if bias is None else bias.flatten(),
             shift,
             pool_kernel=self.pool_kern,
@@ -217,7 +217,7 @@ class GeneralizedPointPooled2d(PointPooled2d):
 
     def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
         one = super()._empty_features(like)
-        return nn.Parameter(neuron_major(one.new_empty(self.inferred_params_n, *one.shape)))
+        return nn.Parameter(one.new_empty(self.inferred_params_n, *one.shape))
 
     def _empty_bias(self) -> nn.Parameter:
         return nn.Parameter(torch.empty(self.inferred_params_n, self.outdims))
@@ -257,8 +257,8 @@ class SpatialTransformerPooled3d(PooledReadout):
     Raises:
         ValueError: an argument out of range; in forward, features that do not fit.
 
-    Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), stored
-    neuron after neuron; ``bias`` (N). Buffer ``mask``, in the shape of ``features``: 0 where :meth:`prune` removed a
+    Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N);
+    ``bias`` (N). Buffer ``mask``, in the shape of ``features``: 0 where :meth:`prune` removed a
     weight for good.
     """
 

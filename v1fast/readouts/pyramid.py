@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import GridReadout, clamp_in_place, neuron_major
+from v1fast.readouts._points import GridReadout, clamp_in_place
 from v1fast.readouts.base import NeuronSelection
 
 PyramidType = Literal["gauss5x5", "gauss3x3", "laplace5x5"]
@@ -129,7 +129,7 @@ class PointPyramid2d(GridReadout):
         ValueError: an argument out of range; in forward, features that do not fit.
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (S + 1) * C, 1, N), first the
-    weights of the finest level's channels, stored neuron after neuron; ``bias`` (N). Buffer ``gauss_pyramid.filter``.
+    weights of the finest level's channels; ``bias`` (N). Buffer ``gauss_pyramid.filter``.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class PointPyramid2d(GridReadout):
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.gauss_pyramid = Pyramid(scale_n=scale_n, downsample=downsample, type=type)
         self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
-        self.features = nn.Parameter(neuron_major(torch.empty(1, in_shape[0] * (scale_n + 1), 1, outdims)))
+        self.features = nn.Parameter(torch.empty(1, in_shape[0] * (scale_n + 1), 1, outdims))
         self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
         self.initialize(mean_activity)
 

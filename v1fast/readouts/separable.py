@@ -157,7 +157,11 @@ class SeparableReadout(MapReadout):
         factors = (self.Wy, self.Wx) if self.yx_separable else (self.Wyx,)
         kept = [clamp_in_place(w, 0) if self.positive else w for w in factors]
         chosen = [w if index is None else w[index] for w in kept]
-        return chosen[0].mT @ chosen[1] if self.yx_separable else chosen[0]
+        if not self.yx_separable:
+            return chosen[0]
+        # Through two axes: the gradient then has the strides of a contiguous parameter, where the rank is 1 too.
+        rows = chosen[0].flatten(1).unflatten(1, (self.rank, -1))
+        return rows.mT @ chosen[1]
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         weight = self.Wc.transpose(0, 1)  # [R, N, C]

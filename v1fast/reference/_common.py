@@ -14,3 +14,19 @@ def compute_dtype(*operands: Tensor | None) -> torch.dtype:
 def cast_or_empty(gradient: Tensor | None, operand: Tensor | None, otherwise: Tensor) -> Tensor:
     """The gradient in the operand's dtype; ``empty(0)`` of the dtype of ``otherwise`` where either is absent."""
     return otherwise.new_empty(0) if gradient is None or operand is None else gradient.to(operand.dtype)
+
+
+def laid_out_like(gradient: Tensor, operand: Tensor) -> Tensor:
+    """The gradient in the dtype of the operand, and in the layout of ``torch.empty_like(operand)``.
+
+    That is the operand's own wherever its elements fill one block of memory.
+    """
+    form = torch.empty_like(operand, device="meta")
+    if gradient.dtype == form.dtype and gradient.stride() == form.stride():
+        return gradient
+    return torch.empty_like(operand).copy_(gradient)
+
+
+def laid_out_or_empty(gradient: Tensor | None, operand: Tensor) -> Tensor:
+    """As ``laid_out_like``; ``empty(0)`` where there is no gradient."""
+    return operand.new_empty(0) if gradient is None else laid_out_like(gradient, operand)

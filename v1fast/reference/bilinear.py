@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from v1fast.reference._common import laid_out_like
+
 
 class Cells(NamedTuple):
     """Where B x N points lie in the map. Corners are ordered (y0 x0), (y0 x1), (y1 x0), (y1 x1)."""
@@ -77,7 +79,7 @@ def scatter(d_values: Tensor, cells: Cells, like: Tensor) -> Tensor:
         part = torch.where(inside.unsqueeze(-1), weight.unsqueeze(-1) * d_values, 0)
         total = total.scatter_add(1, _rows(row, channels), part)
     images = total.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    return torch.empty_like(like).copy_(images)
+    return laid_out_like(images, like)
 
 
 def position_gradient(dots: list[Tensor], cells: Cells) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v1fast.reference import bilinear
-from v1fast.reference._common import cast_or_empty, compute_dtype
+from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 from v1fast.reference.philox import philox_normal
 from v1fast.reference.points import read, read_backward
 
@@ -108,7 +108,7 @@ def gaussian_readout_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::gaussian_readout_backward``: a gradient that is not asked for is ``empty(0)``.
 
-    d_features has the layout of ``torch.empty_like(features)``, the others are contiguous.
+    d_features and d_weight have the layout of ``torch.empty_like`` of their operand, the others are contiguous.
     """
     batch, neurons = features.shape[0], mu.shape[0]
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
@@ -132,10 +132,10 @@ def gaussian_readout_backward(
         d_sigma = _sigma_gradient(sigma, d_z, eps) if want_sigma and sigma is not None else None
         d_shift = d_position.sum(1) if want_shift else None
     return (
-        cast_or_empty(d_features, features, features),
+        laid_out_or_empty(d_features, features),
         cast_or_empty(d_mu, mu, mu),
         cast_or_empty(d_sigma, sigma, mu),
-        cast_or_empty(d_weight, weight, weight),
+        laid_out_or_empty(d_weight, weight),
         cast_or_empty(d_bias, bias, mu),
         cast_or_empty(d_shift, shift, mu),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast.reference._common import cast_or_empty, compute_dtype
+from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 from v1fast.reference.points import locate, position_gradients, read, read_backward
 
 
@@ -76,7 +76,7 @@ def pooled_readout_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::pooled_readout_backward``: a gradient that is not asked for is ``empty(0)``.
 
-    d_features has the layout of ``torch.empty_like(features)``, the others are contiguous.
+    d_features and d_weight have the layout of ``torch.empty_like`` of their operand, the others are contiguous.
     """
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
@@ -102,14 +102,14 @@ def pooled_readout_backward(
         total = d_levels[-1]
         for d_level in reversed(d_levels[:-1]):
             total = d_level + _spread(total, pool_kernel, d_level)
-        d_features = torch.empty_like(features).copy_(total)
+        d_features = total
     if want_grid or want_shift:
         d_position = torch.stack(d_positions).sum(0)
         d_grid, d_shift = position_gradients(d_position, grid, want_grid, want_shift)
     return (
-        cast_or_empty(d_features, features, features),
+        laid_out_or_empty(d_features, features),
         cast_or_empty(d_grid, grid, grid),
-        cast_or_empty(torch.cat(d_weights, dim=1) if want_weight else None, weight, weight),
+        laid_out_or_empty(torch.cat(d_weights, dim=1) if want_weight else None, weight),
         cast_or_empty(grad_output.to(dtype).sum(0) if want_bias else None, bias, grid),
         cast_or_empty(d_shift, shift, grid),
     )
