@@ -52,8 +52,10 @@ def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
 
 def _check_counters(neuron_index: Tensor | None, image_offset: int, images: int) -> None:
     """ValueError unless the counters of a draw are in range. On a GPU indices are not looked at: it would wait."""
-    if not 0 <= image_offset < 2**63 - images:
-        raise ValueError(f"image_offset: want at least 0 and, with {images} images, below 2**63, got {image_offset}")
+    if image_offset < 0:
+        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    if image_offset >= 2**63 - images:
+        raise ValueError(f"image_offset: want below 2**63 - {images}, with {images} images, got {image_offset}")
     if neuron_index is None or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     if neuron_index.device.type != "cpu" or neuron_index.dtype != torch.int64 or not neuron_index.numel():

@@ -17,24 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Change = Callable[[Tensor], Any]
-"""Brings a tensor into range, in place."""
+Change = Callable[[Tensor], Tensor]
+"""Values in range, a new tensor, of those that are given."""
 
 
-def within_map(positions: Tensor) -> None:
-    """Clamp to [-1, 1], in place."""
-    positions.clamp_(-1, 1)
+def within_map(positions: Tensor) -> Tensor:
+    """Clamped to [-1, 1]."""
+    return positions.clamp(-1, 1)
 
 
-def at_least_zero(values: Tensor) -> None:
-    """Clamp to 0 or above, in place."""
-    values.clamp_(0)
-
-
-def _changed(parameter: Tensor, change: Change) -> Tensor:
-    values = parameter.detach().clone()
-    change(values)
-    return values
+def at_least_zero(values: Tensor) -> Tensor:
+    """Clamped to 0 or above."""
+    return values.clamp(0)
 
 
 def _straight_through(values: Tensor, parameter: Tensor) -> Tensor:
@@ -77,15 +71,10 @@ def _may_be_written(parameter: Tensor) -> bool:
 
 def in_range(parameter: Tensor, change: Change, write: bool) -> Tensor:
     """The parameter's values in range, for one pass; with ``write`` the parameter is changed too, where it may be."""
+    values = change(parameter.detach())
     if not (write and _may_be_written(parameter)):
-        values = _changed(parameter, change)
         return _straight_through(values, parameter) if torch.is_grad_enabled() else values
-    if torch.compiler.is_compiling():
-        values = _changed(parameter, change)
-        used = _saved_straight_through(values, parameter)
-        with torch.no_grad():
-            parameter.copy_(values)
-        return used
+    used = _saved_straight_through(values, parameter) if torch.compiler.is_compiling() else None
     with torch.no_grad():
-        change(parameter)
-    return parameter.clone()
+        parameter.copy_(values)
+    return parameter.clone() if used is None else used

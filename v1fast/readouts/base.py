@@ -73,7 +73,7 @@ class Readout(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define regularizer()")
 
     def _ranges(self) -> Mapping[str, Change]:
-        """By name, the parameters that are kept in a range, and how they are brought there, in place."""
+        """By name, the parameters that are kept in a range, and how their values are brought there."""
         return {}
 
     def _in_range(self, name: str, write: bool = False) -> Tensor:
@@ -97,7 +97,8 @@ class Readout(nn.Module):
         """
         with torch.no_grad():
             for name, change in self._ranges().items():
-                change(getattr(self, name))
+                parameter: Tensor = getattr(self, name)
+                parameter.copy_(change(parameter))
 
     def resolve_reduction_method(self, reduction: Reduction = "mean", average: bool | None = None) -> Reduction:
         """``reduction``, unless the deprecated ``average`` is given: True means "mean", False "sum"."""

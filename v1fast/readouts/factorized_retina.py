@@ -31,15 +31,15 @@ class _Smoothness(nn.Module):
         return self.laplace(masks.unsqueeze(1)).square().sum() / (masks.square().sum() + 1e-6)
 
 
-def _divide_by_norm(weights: Tensor) -> None:
-    weights.div_((weights.square().sum(0, keepdim=True) + 1e-5).sqrt())
+def _divided_by_norm(weights: Tensor) -> Tensor:
+    return weights / (weights.square().sum(0, keepdim=True) + 1e-5).sqrt()
 
 
-def _absolute_norm(weights: Tensor) -> None:
-    _divide_by_norm(weights.abs_())
+def _absolute_norm(weights: Tensor) -> Tensor:
+    return _divided_by_norm(weights.abs())
 
 
-_CHANGES = {"abs": torch.Tensor.abs_, "norm": _divide_by_norm, "absnorm": _absolute_norm}
+_CHANGES: dict[str, Change] = {"abs": torch.abs, "norm": _divided_by_norm, "absnorm": _absolute_norm}
 
 
 class FactorizedReadout(MapReadout):

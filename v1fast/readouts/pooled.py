@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout, neuron_major
-from v1fast.readouts._ranges import Change
+from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
 
@@ -362,11 +362,9 @@ class SpatialTransformerPooled3d(PooledReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {**super()._ranges(), "features": self._keep}
 
-    def _keep(self, features: Tensor) -> None:
-        """Bring the features into their range and remove what was pruned, in place."""
-        if self.positive:
-            features.clamp_(0)
-        features.mul_(self.mask)
+    def _keep(self, features: Tensor) -> Tensor:
+        """The features in their range and without what was pruned."""
+        return (at_least_zero(features) if self.positive else features) * self.mask
 
     def forward(
         self, x: Tensor, shift: Tensor | None = None, subs_idx: NeuronSelection | None = None, **kwargs: Any
