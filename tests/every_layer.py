@@ -16,7 +16,8 @@ def _made(name, *args, **options):
         layer = getattr(readouts, name)(*args, **options)
     with torch.no_grad():
         for key in layer._ranges():
-            getattr(layer, key).mul_(3).add_(torch.randn_like(getattr(layer, key)))
+            if key != "feature_weights":  # which are drawn out of range, and so small that to norm them twice shows
+                getattr(layer, key).normal_(0, 3)
     return layer
 
 
@@ -29,7 +30,10 @@ def _pooled(name="PointPooled2d", **options):
 
 
 _FACTORIZED = {"init_scales": ((0.0, 0.5), (0.0, 0.01)), "readout_bias": True}
-_PREDICTOR = {"grid_mean_predictor": {"hidden_layers": 1}, "source_grid": torch.arange(2.0 * N).view(N, 2).cos().numpy()}
+_PREDICTOR = {
+    "grid_mean_predictor": {"hidden_layers": 1},
+    "source_grid": torch.arange(2.0 * N).view(N, 2).cos().numpy(),
+}
 _MATCHED = {"match_ids": [0, 1, 1, 0, 2]}
 
 

@@ -219,7 +219,7 @@ class GaussianPointReadout(PointReadout, ABC):
         else:
             drawn_seed = self._draw_seed(x.device) if seed is None else seed
             first = image_offset * drawn[1] if self.batch_sample else 0
-            if share_noise or each:
+            if each or (share_noise and not first):  # a shared draw of the op's is that of image 0
                 return {"seed": drawn_seed, "share_noise": share_noise, "image_offset": first}
             noise = functional.philox_normal(
                 functional.seed_tensor(drawn_seed, x.device), drawn[0] * drawn[1], self.outdims, image_offset=first

@@ -160,10 +160,12 @@ class FactorizedReadout(MapReadout):
             return super()._in_range(name, write)
         normed: dict[str, int] = self.__dict__.setdefault("_normed", {})
         parameter: Tensor = getattr(self, name)
-        if torch._C._current_graph_task_id() != -1 and normed.get(name) == parameter._version:
+        before = parameter._version
+        if torch._C._current_graph_task_id() != -1 and normed.get(name) == before:
             return parameter.clone()
         values = super()._in_range(name, write)
-        normed[name] = parameter._version
+        if parameter._version != before:
+            normed[name] = parameter._version
         return values
 
     def _constrained(self) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,11 @@ def whole_number(name: str, value: float) -> int:
     return int(value)
 
 
+def _without_one(outputs: Tensor) -> Tensor:
+    """[R, ...], without its first axis where R is 1: ``squeeze``, which ONNX has for that alone."""
+    return outputs.squeeze(0) if outputs.shape[0] == 1 else outputs
+
+
 class PooledReadout(GridReadout):
     """Base class of the layers whose features grow with ``pool_steps``: (..., (pool_steps + 1) * C, 1, N)."""
 
@@ -155,7 +160,7 @@ class PointPooled2d(PooledReadout):
         if self.return_weighted_features:
             levels = functional.pool_levels(images, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
-            return unfold_frames((weight.unsqueeze(1) * gathered).mT.squeeze(0), x, axis=-3)
+            return unfold_frames(_without_one((weight.unsqueeze(1) * gathered).mT), x, axis=-3)
         outputs, neurons = weight.shape[:2]
         out = functional.pooled_readout(
             images,
@@ -167,7 +172,7 @@ class PointPooled2d(PooledReadout):
             pool_steps=self.pool_steps,
             align_corners=self.align_corners,
         )
-        return unfold_frames(out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0), x)
+        return unfold_frames(_without_one(out.unflatten(1, (outputs, neurons)).transpose(0, 1)), x)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
