@@ -240,9 +240,23 @@ def test_compiled_training_writes_too(name):
     assert_unchanged(layer, before)
 
 
+def mostly_slow(*quick):
+    """All layers, but those named ``quick`` in ``make test-slow`` alone."""
+    return pytest.mark.parametrize(
+        "name", [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+    )
+
+
 @every
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("training", "strict"),
+    [
+        (False, False),
+        (True, True),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
+)
 def test_exports(name, training, strict):
     """With the layer's numbers, also of what decompositions make of it, and nothing is written."""
     layer, x = with_input(name)
@@ -257,7 +271,7 @@ def test_exports(name, training, strict):
         torch.testing.assert_close(program.module()(x, **options), want)
 
 
-@every
+@mostly_slow("FullGaussian2d", "PointPooled2d", "Gaussian3d", "FactorizedReadout, norm")
 def test_exports_to_onnx(name, tmp_path):
     """In evaluation, by a plain call of torch's exporter, for any number of images."""
     pytest.importorskip("onnxscript")
@@ -266,7 +280,7 @@ def test_exports_to_onnx(name, tmp_path):
     layer, x = with_input(name)
     layer.eval()
     before = stamps(layer)
-    shapes = {"x": {0: torch.export.Dim.DYNAMIC}, "kwargs": {}}
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(layer, (x,), dynamo=True, opset_version=20, verbose=False, dynamic_shapes=shapes)
