@@ -279,8 +279,8 @@ def test_bad_out_idx():
     layer_checks.assert_refuses_out_idx(readout(), features())
 
 
-def test_means_are_clamped_in_place():
-    layer = readout().eval()
+def test_a_training_pass_clamps_the_means_in_place():
+    layer = readout()
     with torch.no_grad():
         layer._mu[0, 0, 0] = torch.tensor([1.7, -3.0])
     parameter = layer._mu

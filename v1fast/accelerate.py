@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from v1fast import readouts
-from v1fast.readouts._points import Sampler, check_sampler, clamp_in_place
+from v1fast.readouts._points import Sampler, check_sampler
+from v1fast.readouts._ranges import Change, at_least_zero
 
 LIBRARIES = ("neuralpredictors", "openretina")
 
@@ -59,7 +60,7 @@ class _GeneralizedFullGaussianReadout2d(readouts.GeneralizedFullGaussianReadout2
         out_idx: Any = None,
         **kwargs: Any,
     ) -> Tensor:
-        out = super().forward(x, sample=sample, shift=shift, out_idx=out_idx)
+        out = super().forward(x, sample=sample, shift=shift, out_idx=out_idx, **kwargs)
         return out if self.return_weighted_features else out.squeeze()  # as GeneralizedPointPooled2d
 
 
@@ -72,11 +73,14 @@ class _FullFactorized2d(readouts.FullFactorized2d):
             raise NotImplementedError("shift: neuralpredictors' FullFactorized2d takes none; v1fast.readouts' does")
         return super().forward(x)
 
-    def _features_of(self, index: Tensor | None) -> Tensor:
+    def _ranges(self) -> Mapping[str, Change]:
         # neuralpredictors clamps a copy where features are shared, and for positive_weights none that forward reads.
-        if self.constrain_pos and not self._shared_features:
-            clamp_in_place(self._features, 0)
-        return self.features
+        names = ["_features"] if self.constrain_pos and not self._shared_features else []
+        names += ["spatial"] if self.constrain_pos and not self.normalize else []
+        return dict.fromkeys(names, at_least_zero)
+
+    def _features_of(self, index: Tensor | None, write: bool = False) -> Tensor:
+        return self.features if self._shared_features else self._in_range("_features", write)
 
 
 class _AttentionReadout(readouts.AttentionReadout):
@@ -91,8 +95,10 @@ class _FactorizedReadout(readouts.FactorizedReadout):
         return super().forward(x)
 
     def _constrained(self) -> tuple[Tensor, Tensor]:
-        self.apply_constraints()  # openretina's, or that of a subclass
-        return self.mask_weights, self.feature_weights
+        if _library(type(self).apply_constraints) == "openretina":
+            return super()._constrained()
+        self.apply_constraints()  # that of a subclass
+        return self.mask_weights.clone(), self.feature_weights.clone()
 
 
 class _GaussianMaskReadout(readouts.GaussianMaskReadout):
@@ -324,8 +330,8 @@ def _is_accelerated(module: nn.Module) -> bool:
     return issubclass(_inner(type(module)), _Accelerated)
 
 
-def _library(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
+def _library(cls: Any) -> str:
+    return str(cls.__module__).partition(".")[0]
 
 
 def _names(classes: Iterable[type]) -> set[str]:
@@ -461,7 +467,8 @@ def _made_for(inner: type) -> type[readouts.Readout] | None:
 
 
 def _parameters(cls: type[nn.Module]) -> list[str]:
-    return list(inspect.signature(cls.forward).parameters)
+    """Of forward; what ours takes by keyword alone is an addition, and no sign of another version."""
+    return [p.name for p in inspect.signature(cls.forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
 
 
 def _v1fast(ours: type) -> list[type]:

@@ -37,8 +37,32 @@ __all__ = [
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
-def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
-    return seed if isinstance(seed, Tensor) else torch.full((1,), seed, dtype=torch.int64, device=device)
+def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
+    """The seed as the ops take it; ValueError unless it is a tensor, which they check, or an integer of 64 bits."""
+    if isinstance(seed, Tensor):
+        return seed
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    if not isinstance(seed, (int, torch.SymInt)):
+        raise ValueError(f"seed: want an int, or an int64 tensor [1], got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: want an int in [-2**63, 2**63), got {seed}")
+    return torch.full((1,), seed, dtype=torch.int64, device=device)
+
+
+def _check_counters(neuron_index: Tensor | None, image_offset: int, images: int) -> None:
+    """ValueError unless the counters of a draw are in range. On a GPU indices are not looked at: it would wait."""
+    if image_offset < 0:
+        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    if image_offset >= 2**63 - images:
+        raise ValueError(f"image_offset: want below 2**63 - {images}, with {images} images, got {image_offset}")
+    if neuron_index is None or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    if neuron_index.device.type != "cpu" or neuron_index.dtype != torch.int64 or not neuron_index.numel():
+        return
+    low, high = (int(value) for value in neuron_index.aminmax())
+    if low < 0 or high >= 2**32:
+        raise ValueError(f"neuron_index: want indices in [0, 2**32), got {low if low < 0 else high}")
 
 
 def shift_of_images(shift: Tensor | None, images: int) -> Tensor | None:
@@ -86,9 +110,11 @@ def gaussian_readout(
         bias: [N].
         shift: [B, 2], or [1, 2] for all images: added to the positions after the clamp, in their units.
         noise: standard normals [B, N, 2], or [1, N, 2] with ``share_noise``. A constant: it gets no gradient.
-        seed: int, or int64 tensor [1] on the features' device.
-        neuron_index: int64 [N], the neurons' indices in the population that the draws are counted by; default 0..N-1.
-        image_offset: index of the first image of the batch.
+        seed: int in [-2**63, 2**63), or int64 tensor [1] on the features' device.
+        neuron_index: int64 [N], the neurons' indices in the population that the draws are counted by, in [0, 2**32);
+            default 0..N-1. Checked on the CPU; on a GPU the check would have to wait for it.
+        image_offset: index of the first image of the batch, >= 0: two parts of one batch, with the same seed and the
+            number of images of the first as offset of the second, draw what the whole batch draws.
         share_noise: one draw for each neuron, that of image 0, for all images.
         align_corners: as in ``torch.nn.functional.grid_sample``.
 
@@ -98,11 +124,12 @@ def gaussian_readout(
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
-    seed_tensor = None if seed is None else _seed_tensor(seed, features.device)
+    key = None if seed is None else seed_tensor(seed, features.device)
     shift = shift_of_images(shift, features.shape[0])
-    operands = (features, mu, sigma, weight, bias, shift, noise, seed_tensor, neuron_index)
+    operands = (features, mu, sigma, weight, bias, shift, noise, key, neuron_index)
     options = (image_offset, share_noise, align_corners)
     ops.gaussian_readout.check(*operands, *options)
+    _check_counters(neuron_index, image_offset, features.shape[0])
     if noise is not None and noise.requires_grad:
         raise ValueError("noise: want a constant, got a tensor that requires grad; pass noise.detach()")
     return ops.gaussian_readout.gaussian_readout(*operands, *options)
@@ -122,11 +149,12 @@ def philox_normal(
     bit; the reference is within 2e-6 of them.
 
     Args:
-        seed: int, or int64 tensor [1] on the device wanted.
+        seed: int in [-2**63, 2**63), or int64 tensor [1] on the device wanted.
         images: number of images B.
         neurons: number of neurons N.
-        neuron_index: int64 [N], indices that the draws are counted by; default 0..N-1.
-        image_offset: index of the first image.
+        neuron_index: int64 [N], indices that the draws are counted by, in [0, 2**32), as in :func:`gaussian_readout`;
+            default 0..N-1.
+        image_offset: index of the first image, >= 0.
 
     Returns:
         [images, neurons, 2] float32: the noise of (x, y).
@@ -135,9 +163,10 @@ def philox_normal(
         ValueError: an operand does not fit; the message names it.
     """
     device = torch.device("cpu") if neuron_index is None else neuron_index.device
-    seed_tensor = _seed_tensor(seed, device)
-    ops.philox_normal.check(seed_tensor, images, neurons, neuron_index, image_offset)
-    return ops.philox_normal.philox_normal(seed_tensor, images, neurons, neuron_index, image_offset)
+    key = seed_tensor(seed, device)
+    _check_counters(neuron_index, image_offset, images)
+    ops.philox_normal.check(key, images, neurons, neuron_index, image_offset)
+    return ops.philox_normal.philox_normal(key, images, neurons, neuron_index, image_offset)
 
 
 def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None = None) -> list[Tensor]:

@@ -5,7 +5,8 @@ for ``torch.compile``, the derivative, and what happens under function transform
 
 - ``vmap`` runs the op once for each member of the batch and stacks the results;
 - ``func.grad``, ``jacrev``, ``jvp``, ``hessian`` and forward-mode duals differentiate the reference itself. A custom op
-  would refuse the first and give a silent zero tangent for the second.
+  would refuse the first and give a silent zero tangent for the second;
+- ``torch.onnx.export`` (``dynamo=True``) gets the reference, as ops that ONNX knows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
     return forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments
     )
+
+
+def _is_exported_to_onnx(arguments: tuple[Any, ...]) -> bool:
+    # The exporter calls with tensors of a class of its own: with others, to ask would cost a tenth of the call.
+    return type(arguments[0]) is not Tensor and torch.onnx.is_in_onnx_export()
 
 
 library = torch.library.Library("v1fast", "DEF")
@@ -61,7 +67,7 @@ def _autograd_kernel(
     Recorded.__name__ = Recorded.__qualname__ = f"{op.name().replace('::', '_')}_recorded"
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
-        if _is_differentiated_by_transform(arguments):
+        if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
             return reference(*arguments)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             return Recorded.apply(keyset, *arguments)

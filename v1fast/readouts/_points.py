@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._ranges import Change, within_map
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
 
 Sampler = Literal["philox", "torch"]
@@ -24,6 +25,14 @@ def check_sampler(sampler: str) -> None:
         raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
 
 
+def check_seed(seed: int | Tensor | None, image_offset: int) -> None:
+    """ValueError unless a forward pass can draw by them; the seed itself is checked where it is used."""
+    if image_offset < 0:
+        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    if image_offset and seed is None:
+        raise ValueError(f"image_offset: want a seed beside it, got image_offset = {image_offset} and no seed")
+
+
 def rows_of(features: Tensor) -> Tensor:
     """[..., N, C]: the weights (..., C, 1, N) as the kernels take them, a view."""
     # Flattened, not squeezed: the gradient then has the strides of a contiguous parameter, in axes of length 1 too.
@@ -33,24 +42,6 @@ def rows_of(features: Tensor) -> Tensor:
 def stacked(weight: Tensor) -> Tensor:
     """[R * N, C] of weights [R, N, C]: a view where R is 1, else a copy in which neurons stay side by side."""
     return weight.permute(2, 0, 1).flatten(1).t()
-
-
-def change_in_place(parameter: nn.Parameter, change: Callable[[Tensor], Any]) -> Tensor:
-    """Bring a parameter into its range, by ``change`` in place, and return it for one forward pass.
-
-    Through ``.data``, which autograd does not see: what a pass keeps for its backward is in range already, and the next
-    pass leaves it as it is. Under ``vmap``, which has no ``.data``, a copy is returned instead.
-    """
-    if torch._C._are_functorch_transforms_active():
-        change(parameter.detach())
-        return parameter.clone()
-    change(parameter.data)
-    return parameter
-
-
-def clamp_in_place(parameter: nn.Parameter, low: float | None, high: float | None = None) -> Tensor:
-    """Clamp a parameter, see ``change_in_place``."""
-    return change_in_place(parameter, lambda values: values.clamp_(low, high))
 
 
 def of_neurons(noise: Noise, index: Tensor) -> Noise:
@@ -104,11 +95,15 @@ class GridReadout(PointReadout):
     grid: nn.Parameter
     features: nn.Parameter
 
+    def _ranges(self) -> Mapping[str, Change]:
+        return {"grid": within_map}
+
     def _neurons(
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Positions [N, 2], weights [..., N, C] and biases [..., N], in range, of all neurons or those chosen."""
-        grid, bias = clamp_in_place(self.grid, -1, 1).view(self.outdims, 2), self.bias
+        """For a forward pass: positions [N, 2], weights [..., N, C] and biases [..., N], of all neurons or those
+        chosen."""
+        grid, bias = self._in_range("grid", write=True).view(self.outdims, 2), self.bias
         if out_idx is None:
             return grid, rows_of(features), bias
         index = select_neurons(out_idx, self.outdims, device)
@@ -146,8 +141,8 @@ class GaussianPointReadout(PointReadout, ABC):
         self.align_corners, self.sampler = align_corners, sampler
 
     @abstractmethod
-    def _clamped(self) -> tuple[Tensor, Tensor]:
-        """Bring the parameters into their range, in place, and return mu (1, N, 1, 2) and sigma for this pass.
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        """mu (1, N, 1, 2) and sigma for this pass, in range; ``write``: see ``_in_range``.
 
         neuralpredictors clamps on every pass too, and so writes it into checkpoints.
         """
@@ -156,10 +151,10 @@ class GaussianPointReadout(PointReadout, ABC):
     def _check_features(self, x: Tensor) -> None:
         """Warn or raise where the features are not of ``in_shape``."""
 
-    def _gaussian(self) -> tuple[Tensor, Tensor]:
+    def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
         # Views, not indices: an index's gradient is a tensor of zeros to copy into.
-        mu, sigma = self._clamped()
+        mu, sigma = self._clamped(write)
         neurons, rows, columns = sigma.shape[1:]
         return mu.view(neurons, 2), sigma.view((neurons, 2, 2) if rows == 2 else (neurons, columns))
 
@@ -177,7 +172,8 @@ class GaussianPointReadout(PointReadout, ABC):
             return mu.clamp(-1, 1).expand(images, -1, -1)
         eps = noise.get("noise")
         if eps is None:
-            eps = functional.philox_normal(noise["seed"], 1 if noise.get("share_noise") else images, self.outdims)
+            drawn, first = (1, 0) if noise["share_noise"] else (images, noise["image_offset"])
+            eps = functional.philox_normal(noise["seed"], drawn, self.outdims, image_offset=first)
         eps = eps.to(mu.dtype)
         z = (sigma * eps.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * eps
         return (mu + z).clamp(-1, 1).expand(images, -1, -1)
@@ -188,7 +184,10 @@ class GaussianPointReadout(PointReadout, ABC):
         noise: Noise = {}
         if self.training if sample is None else sample:
             torchs = self.sampler == "torch"
-            noise = {"noise": self._draw_noise(batch_size, mu)} if torchs else {"seed": self._draw_seed(mu.device)}
+            if torchs:
+                noise = {"noise": self._draw_noise(batch_size, mu)}
+            else:
+                noise = {"seed": self._draw_seed(mu.device), "share_noise": False, "image_offset": 0}
         return self._positions(mu, sigma, noise, batch_size).unsqueeze(2)
 
     @property
@@ -196,21 +195,30 @@ class GaussianPointReadout(PointReadout, ABC):
         """Positions read in evaluation, (1, N, 1, 2)."""
         return self.sample_grid(batch_size=1, sample=False)
 
-    def _noise(self, x: Tensor, like: Tensor, sample: bool | None) -> Noise:
+    def _noise(
+        self, x: Tensor, like: Tensor, sample: bool | None, seed: int | Tensor | None, image_offset: int
+    ) -> Noise:
         """One draw for each image, or fewer that images share: those of a batch, those of a video's frames, or both."""
+        check_seed(seed, image_offset)
+        if seed is not None and self.sampler == "torch":
+            raise ValueError('seed: want sampler="philox", which draws from a seed, got sampler="torch"')
         if not (self.training if sample is None else sample):
             return {}
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
         drawn = clips if self.batch_sample else 1, frames if self.frame_sample else 1
-        share_noise = drawn == (1, 1)
-        seed = None if self.sampler == "torch" else self._draw_seed(x.device)
-        if seed is not None and (share_noise or drawn == (clips, frames)):
-            return {"seed": seed, "share_noise": share_noise}
-        if seed is None:
+        each = drawn == (clips, frames)
+        share_noise = drawn == (1, 1) and not each
+        if self.sampler == "torch":
             noise = self._draw_noise(drawn[0] * drawn[1], like)
         else:
-            noise = functional.philox_normal(seed, drawn[0] * drawn[1], self.outdims).to(like.dtype)
-        if not share_noise:
+            drawn_seed = self._draw_seed(x.device) if seed is None else seed
+            first = image_offset * drawn[1] if self.batch_sample else 0
+            if each or (share_noise and not first):  # a shared draw of the op's is that of image 0
+                return {"seed": drawn_seed, "share_noise": share_noise, "image_offset": first}
+            noise = functional.philox_normal(
+                functional.seed_tensor(drawn_seed, x.device), drawn[0] * drawn[1], self.outdims, image_offset=first
+            ).to(like.dtype)
+        if not (share_noise or each):
             noise = noise.unflatten(0, drawn).expand(clips, frames, -1, -1).flatten(0, 1)
         return {"noise": noise, "share_noise": share_noise}
 
@@ -220,6 +228,9 @@ class GaussianPointReadout(PointReadout, ABC):
         sample: bool | None = None,
         shift: Tensor | None = None,
         out_idx: NeuronSelection | None = None,
+        *,
+        seed: int | Tensor | None = None,
+        image_offset: int = 0,
         **kwargs: Any,
     ) -> Tensor:
         """Read the features.
@@ -232,17 +243,23 @@ class GaussianPointReadout(PointReadout, ABC):
                 clamp, e.g. from an eye-movement shifter.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
                 neuron does not depend on which others are computed.
+            seed: of the draw, an int of 64 bits with sign or an int64 tensor [1]; None: a fresh one of torch's
+                generator. Without effect where the means are read.
+            image_offset: index of the first image, or clip, of ``x`` in the batch that it is a part of, >= 0: two parts
+                of one batch, with the same seed and the number of images of the first as offset of the second, draw
+                what the whole batch draws.
             **kwargs: accepted and ignored.
 
         Returns:
             [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
-            ValueError: an operand does not fit; the message names it.
+            ValueError: an operand does not fit; the message names it. Also a seed where ``sampler`` is "torch", and an
+                ``image_offset`` without a seed.
         """
         self._check_features(x)
-        mu, sigma = self._gaussian()
-        noise = self._noise(x, mu, sample)
+        mu, sigma = self._gaussian(write=True)
+        noise = self._noise(x, mu, sample, seed, image_offset)
         images, shift = fold_frames(x, shift)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         return unfold_frames(self._read(images, mu, sigma, shift, index, noise), x, self._result_axis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABCMeta
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
 from v1fast.readouts._arguments import ChecksArguments
+from v1fast.readouts._ranges import Change, in_range
 
 Reduction = Literal["sum", "mean"] | None
 NeuronSelection = Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]
@@ -102,6 +103,34 @@ class Readout(ChecksArguments):
     def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
         """The penalty to add to the loss."""
         raise TypeError(f"{type(self).__name__} has to define regularizer()")
+
+    def _ranges(self) -> Mapping[str, Change]:
+        """By name, the parameters that are kept in a range, and how their values are brought there."""
+        return {}
+
+    def _in_range(self, name: str, write: bool = False) -> Tensor:
+        """A parameter's values in range, for this pass.
+
+        Args:
+            name: of the parameter.
+            write: this is a forward pass, which in training mode changes the parameter itself.
+        """
+        parameter: Tensor = getattr(self, name)
+        change = self._ranges().get(name)
+        return parameter if change is None else in_range(parameter, change, write and self.training)
+
+    def project_(self) -> None:
+        """Bring the parameters into their range, in place: means into [-1, 1], weights that are kept positive to >= 0.
+
+        A forward pass in training mode with gradients enabled does so by itself, before it computes. Every other pass
+        computes with values that are in range and leaves the parameters as they are; so do exporters and function
+        transforms. Call it where parameters changed since, and their values are to be used as they are: after the last
+        step of an optimiser, or with weights of another library.
+        """
+        with torch.no_grad():
+            for name, change in self._ranges().items():
+                parameter: Tensor = getattr(self, name)
+                parameter.copy_(change(parameter))
 
     def resolve_reduction_method(self, reduction: Reduction = "mean", average: bool | None = None) -> Reduction:
         """``reduction``, unless the deprecated ``average`` is given: True means "mean", False "sum"."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from v1fast import functional
 from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
-from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts._points import check_seed
+from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
 
 
@@ -21,7 +23,7 @@ class ChannelPointReadout(Readout, ABC):
 
     Eight numbers make a value, by trilinear interpolation (``torch.nn.functional.grid_sample``, which has no second
     derivative in three dimensions): where a point readout has to read all channels at two rows, this needs no kernel.
-    Positions are drawn from torch's stream of random numbers, as neuralpredictors does.
+    Positions are drawn from torch's stream of random numbers, as neuralpredictors does, unless a seed is given.
 
     Attributes:
         in_shape: (C, H, W) of the features.
@@ -57,22 +59,35 @@ class ChannelPointReadout(Readout, ABC):
         self.align_corners, self.fixed_sigma = align_corners, fixed_sigma
 
     @abstractmethod
-    def _clamped(self) -> tuple[Tensor, Tensor]:
-        """Bring the parameters into their range, in place, and return mu and sigma, (1, 1, F N, 1, 3), first all
-        neurons' first points."""
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        """mu and sigma for this pass, in range, (1, 1, F N, 1, 3), first all neurons' first points; ``write``: see
+        ``_in_range``."""
 
     def _start_sigma(self, *sigmas: Tensor) -> None:
         for sigma in sigmas:
             # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same numbers.
             sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
 
-    def _draw(self, draws: Sequence[int], sample: bool | None) -> Tensor:
+    def _draw(
+        self,
+        draws: tuple[int, ...],
+        sample: bool | None,
+        seed: int | Tensor | None = None,
+        first: int = 0,
+        write: bool = False,
+    ) -> Tensor:
         """Positions [*draws, F N, 3], sampled if ``sample`` (None: in training mode), else the means."""
-        mu, sigma = (t.view(-1, 3) for t in self._clamped())
-        if self.training if sample is None else sample:
+        mu, sigma = (t.reshape(-1, 3) for t in self._clamped(write))
+        if not (self.training if sample is None else sample):
+            noise = mu.new_zeros(*mu.shape)  # sigma gets a gradient of zeros, not none
+        elif seed is None:
             noise = mu.new_empty(*draws, *mu.shape).normal_()
         else:
-            noise = mu.new_zeros(*mu.shape)  # sigma gets a gradient of zeros, not none
+            # A point takes the draws of two neurons, of x and y each, and leaves the fourth number.
+            pairs = functional.philox_normal(
+                functional.seed_tensor(seed, mu.device), math.prod(draws), 2 * len(mu), image_offset=first
+            )
+            noise = pairs.view(*draws, len(mu), 4)[..., :3].to(mu.dtype)
         return (mu + sigma * noise).clamp(-1, 1).expand(*draws, -1, -1)
 
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
@@ -98,6 +113,9 @@ class ChannelPointReadout(Readout, ABC):
         sample: bool | None = None,
         shift: Tensor | None = None,
         out_idx: NeuronSelection | None = None,
+        *,
+        seed: int | Tensor | None = None,
+        image_offset: int = 0,
         **kwargs: Any,
     ) -> Tensor:
         """Read the features.
@@ -109,18 +127,25 @@ class ChannelPointReadout(Readout, ABC):
                 the clamp.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
                 neuron does not depend on which others are computed.
+            seed: draw by a counter from this seed (an int of 64 bits with sign, or an int64 tensor [1]), as
+                :func:`v1fast.functional.philox_normal` does; None: from torch's stream.
+            image_offset: index of the first image, or clip, of ``x`` in the batch that it is a part of, >= 0: two parts
+                of one batch, with the same seed and the number of images of the first as offset of the second, draw
+                what the whole batch draws.
             **kwargs: accepted and ignored.
 
         Returns:
             [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
-            ValueError: an operand does not fit; the message names it.
+            ValueError: an operand does not fit; the message names it. Also an ``image_offset`` without a seed.
         """
         check_map(x, *self.in_shape)
+        check_seed(seed, image_offset)
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
         draws = clips if self.batch_sample else 1, frames if self.frame_sample else 1
-        points = self._draw(draws, sample).expand(clips, frames, -1, -1).flatten(0, 1)
+        first = image_offset * draws[1] if self.batch_sample else 0
+        points = self._draw(draws, sample, seed, first, write=True).expand(clips, frames, -1, -1).flatten(0, 1)
         images, shift = fold_frames(x, shift)
         points = points.unflatten(1, (self.num_filters, self.outdims))  # [B, F, N, 3]
         weights: Tensor = self.features.view(self.outdims, self.num_filters)
@@ -219,8 +244,11 @@ class Gaussian3d(ChannelPointReadout):
         self.features.fill_(1 / self.in_shape[0])
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    def _clamped(self) -> tuple[Tensor, Tensor]:
-        return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
+    def _ranges(self) -> Mapping[str, Change]:
+        return {"mu": within_map, "sigma": at_least_zero}
+
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        return self._in_range("mu", write), self._in_range("sigma", write)
 
 
 class UltraSparse(ChannelPointReadout):
@@ -319,12 +347,16 @@ class UltraSparse(ChannelPointReadout):
         self.features.fill_(1 / self.in_shape[0])
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    def _clamped(self) -> tuple[Tensor, Tensor]:
+    def _ranges(self) -> Mapping[str, Change]:
+        names = (("mu_xy", "mu_ch"), ("sigma_xy", "sigma_ch")) if self.shared_mean else (("mu",), ("sigma",))
+        return dict.fromkeys(names[0], within_map) | dict.fromkeys(names[1], at_least_zero)
+
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
         if not self.shared_mean:
-            return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
+            return self._in_range("mu", write), self._in_range("sigma", write)
         place = (1, 1, self.num_filters, 1, 1)
-        mu = clamp_in_place(self.mu_xy, -1, 1).repeat(place), clamp_in_place(self.mu_ch, -1, 1)
-        sigma = clamp_in_place(self.sigma_xy, 0).repeat(place), clamp_in_place(self.sigma_ch, 0)
+        mu = self._in_range("mu_xy", write).repeat(place), self._in_range("mu_ch", write)
+        sigma = self._in_range("sigma_xy", write).repeat(place), self._in_range("sigma_ch", write)
         return torch.cat(mu, -1), torch.cat(sigma, -1)
 
     def variance_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from v1fast._warnings import warn_caller
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import Reduction, sharing_index
 
 RegularizerMode = Literal["legacy", "per_neuron"]
@@ -39,10 +39,10 @@ class FullFactorized2d(MapReadout):
         bias: whether to add a bias per neuron.
         normalize: divide each mask by its L2 norm (plus 1e-6).
         init_noise: standard deviation of the initial masks and features.
-        constrain_pos: features are kept at 0 or above, in place on every forward pass, and so are the masks where they
-            are not normalised. Normalised ones are cut off at 0 after the division; their gradient passes the cut, as
+        constrain_pos: features are kept at 0 or above, see :meth:`project_`, and so are the masks where they are not
+            normalised. Normalised ones are cut off at 0 after the division; their gradient passes the cut, as
             in neuralpredictors.
-        positive_weights: features are kept at 0 or above, in place on every forward pass.
+        positive_weights: features are kept at 0 or above, see :meth:`project_`.
         positive_spatial: use the absolute values of the masks; without effect beside ``constrain_pos``.
         shared_features: dict of ``match_ids`` [N]: neurons with equal ids share a feature vector, scaled per neuron;
             and ``shared_features``: the parameter of another readout to use, or None to own it.
@@ -150,19 +150,23 @@ class FullFactorized2d(MapReadout):
         """The weight of every value of the features, (N, C, H, W)."""
         return self.normalized_spatial.unsqueeze(1) * self.features.unsqueeze(-1).unsqueeze(-1)
 
-    def _features_of(self, index: Tensor | None) -> Tensor:
-        positive = self.constrain_pos or self.positive_weights
-        features = clamp_in_place(self._features, 0) if positive else self._features
+    def _ranges(self) -> Mapping[str, Change]:
+        names = ["spatial"] if self.constrain_pos and not self.normalize else []
+        if self.constrain_pos or self.positive_weights:
+            names += ["_features", "scales"] if self._shared_features else ["_features"]
+        return dict.fromkeys(names, at_least_zero)
+
+    def _features_of(self, index: Tensor | None, write: bool = False) -> Tensor:
+        features = self._in_range("_features", write)
         if not self._shared_features:
             return features if index is None else features[index]
-        scales = clamp_in_place(self.scales, 0) if positive else self.scales
+        scales = self._in_range("scales", write)
         if index is None:
             return scales * features[self.feature_sharing_index]
         return scales[index] * features[self.feature_sharing_index[index]]
 
-    def _masks_of(self, index: Tensor | None) -> Tensor:
-        kept = self.constrain_pos and not self.normalize
-        masks: Tensor = clamp_in_place(self.spatial, 0) if kept else self.spatial
+    def _masks_of(self, index: Tensor | None, write: bool = False) -> Tensor:
+        masks = self._in_range("spatial", write)
         if index is not None:
             masks = masks[index]
         if self.normalize:
@@ -192,7 +196,7 @@ class FullFactorized2d(MapReadout):
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         bias = self.bias if self.bias is None or index is None else self.bias[index]
-        return masked_readout(x, self._masks_of(index), self._features_of(index), bias, shift)
+        return masked_readout(x, self._masks_of(index, True), self._features_of(index, True), bias, shift)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""

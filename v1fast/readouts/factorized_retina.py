@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from v1fast._laplace import Laplace
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._points import change_in_place
+from v1fast.readouts._ranges import Change
 from v1fast.readouts.base import Reduction
 
 WeightsConstraint = Literal["abs", "norm", "absnorm"] | None
@@ -31,15 +31,15 @@ class _Smoothness(nn.Module):
         return self.laplace(masks.unsqueeze(1)).square().sum() / (masks.square().sum() + 1e-6)
 
 
-def _divide_by_norm(weights: Tensor) -> None:
-    weights.div_((weights.square().sum(0, keepdim=True) + 1e-5).sqrt())
+def _divided_by_norm(weights: Tensor) -> Tensor:
+    return weights / (weights.square().sum(0, keepdim=True) + 1e-5).sqrt()
 
 
-def _absolute_norm(weights: Tensor) -> None:
-    _divide_by_norm(weights.abs_())
+def _absolute_norm(weights: Tensor) -> Tensor:
+    return _divided_by_norm(weights.abs())
 
 
-_CHANGES = {"abs": torch.Tensor.abs_, "norm": _divide_by_norm, "absnorm": _absolute_norm}
+_CHANGES: dict[str, Change] = {"abs": torch.abs, "norm": _divided_by_norm, "absnorm": _absolute_norm}
 
 
 class FactorizedReadout(MapReadout):
@@ -62,7 +62,7 @@ class FactorizedReadout(MapReadout):
         laplace_mask_reg: factor of the penalty on masks that are not smooth.
         mask_size: (H, W), or H of a square.
         readout_bias: whether to add a bias per neuron; otherwise it is a buffer that is not used.
-        weights_constraint: "abs", "norm" (L2 norm of 1) or "absnorm", of the features, in place on every forward pass.
+        weights_constraint: "abs", "norm" (L2 norm of 1) or "absnorm", of the features; see :meth:`project_`.
         mask_constraint: "abs", of the masks, likewise.
         init_mask: [N, 1, H', W'], initial masks, of which the middle H x W is taken.
         init_weights: [C, N], initial features.
@@ -145,17 +145,29 @@ class FactorizedReadout(MapReadout):
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
     def apply_constraints(self) -> None:
-        """Bring masks and features into their range, in place."""
-        self._constrained()
+        """Bring masks and features into their range, in place: openretina's name of :meth:`project_`."""
+        self.project_()
+
+    def _ranges(self) -> Mapping[str, Change]:
+        kinds = {"mask_weights": self.mask_constraint, "feature_weights": self.weights_constraint}
+        return {name: _CHANGES[kind] for name, kind in kinds.items() if kind is not None}
+
+    def _in_range(self, name: str, write: bool = False) -> Tensor:
+        # A checkpointed pass runs again inside the backward pass. To norm once more what it normed would be a change.
+        if torch.compiler.is_compiling() or not write:
+            return super()._in_range(name, write)
+        normed: dict[str, int] = self.__dict__.setdefault("_normed", {})
+        parameter: Tensor = getattr(self, name)
+        before = parameter._version
+        if torch._C._current_graph_task_id() != -1 and normed.get(name) == before:
+            return parameter.clone()
+        values = super()._in_range(name, write)
+        if parameter._version != before:
+            normed[name] = parameter._version
+        return values
 
     def _constrained(self) -> tuple[Tensor, Tensor]:
-        masks: Tensor = self.mask_weights
-        weights: Tensor = self.feature_weights
-        if self.mask_constraint is not None:
-            masks = change_in_place(self.mask_weights, _CHANGES[self.mask_constraint])
-        if self.weights_constraint is not None:
-            weights = change_in_place(self.feature_weights, _CHANGES[self.weights_constraint])
-        return masks, weights
+        return self._in_range("mask_weights", write=True), self._in_range("feature_weights", write=True)
 
     def regularizer(self, reduction: Reduction = None, average: bool | None = None) -> Tensor:
         """The three penalties; the third of them is divided by 3 for "mean"."""

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
-from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place
+from v1fast.readouts._points import GaussianPointReadout, Sampler
+from v1fast.readouts._ranges import Change, within_map
 from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -283,10 +284,13 @@ class FullGaussian2d(GaussianPointReadout):
             return 0
         return super().feature_l1(reduction=reduction, average=average)
 
-    def _clamped(self) -> tuple[Tensor, Tensor]:
-        if self._predicted_grid or self._shared_grid:
-            return self.mu, self.sigma
-        return clamp_in_place(self._mu, -1, 1), self.sigma
+    def _ranges(self) -> Mapping[str, Change]:
+        return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
+
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        mu = self.mu if self._predicted_grid or self._shared_grid else self._in_range("_mu", write)
+        # A copy, so that the parameter may be changed before the backward pass.
+        return mu, self.sigma.clone() if torch.is_grad_enabled() else self.sigma
 
     def _check_features(self, x: Tensor) -> None:
         got, want = (x.shape[1], *x.shape[-2:]), self._map_shape

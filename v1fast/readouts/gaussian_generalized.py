@@ -98,4 +98,6 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
             align_corners=self.align_corners,
             **of_neurons(noise, neurons),
         )
-        return out.unflatten(1, (self.inferred_params_n, -1)).transpose(0, 1).squeeze(0)
+        out = out.unflatten(1, (self.inferred_params_n, -1)).transpose(0, 1)
+        # ONNX can squeeze an axis of one alone.
+        return out.squeeze(0) if self.inferred_params_n == 1 else out

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
-from v1fast.readouts._points import GaussianPointReadout, Sampler, clamp_in_place
+from v1fast.readouts._points import GaussianPointReadout, Sampler
+from v1fast.readouts._ranges import Change, at_least_zero, within_map
 
 
 class Gaussian2d(GaussianPointReadout):
@@ -20,8 +21,8 @@ class Gaussian2d(GaussianPointReadout):
     corresponds to this. Drop-in for ``Gaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes,
     forward arguments. The computation is :func:`v1fast.functional.gaussian_readout`.
 
-    Other than in ``FullGaussian2d``, sigma is kept at 0 or above, in place on every forward pass as the means are kept
-    in [-1, 1]; it starts at random; and features of another shape are an error. Where neuralpredictors is plainly
+    Other than in ``FullGaussian2d``, sigma is kept at 0 or above, as the means are kept in [-1, 1]; see
+    :meth:`project_`; it starts at random; and features of another shape are an error. Where neuralpredictors is plainly
     broken this class does the sensible thing instead: ``mean_activity`` is copied, not aliased, and ``out_idx`` may be
     a boolean tensor.
 
@@ -99,8 +100,11 @@ class Gaussian2d(GaussianPointReadout):
         self.features.fill_(1 / self.in_shape[0])
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
-    def _clamped(self) -> tuple[Tensor, Tensor]:
-        return clamp_in_place(self.mu, -1, 1), clamp_in_place(self.sigma, 0)
+    def _ranges(self) -> Mapping[str, Change]:
+        return {"mu": within_map, "sigma": at_least_zero}
+
+    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        return self._in_range("mu", write), self._in_range("sigma", write)
 
     def _check_features(self, x: Tensor) -> None:
         self._require_in_shape(x)

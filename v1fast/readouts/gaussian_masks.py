@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._points import clamp_in_place, rows_of
+from v1fast.readouts._points import rows_of
+from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import Reduction
 
 ConstrainMode = Literal["default", "abs", "elu"]
@@ -47,7 +48,7 @@ class DeterministicGaussian2d(MapReadout):
         init_mu_range: means start uniform in [-init_mu_range, init_mu_range]; in (0, 1].
         init_sigma: initial standard deviation, > 0, where the map reaches from -1 to 1 in both directions.
         positive: keep the weights positive, by ``constrain_mode``.
-        constrain_mode: "default" keeps the features at 0 or above, in place on every forward pass; "abs" uses absolute
+        constrain_mode: "default" keeps the features at 0 or above, see :meth:`project_`; "abs" uses absolute
             values; "elu" uses ELU + 1, of the features and of the masks.
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the penalty, which is on the features and on the variances; default 1.
@@ -105,8 +106,12 @@ class DeterministicGaussian2d(MapReadout):
         """The Gaussians, [N, H, W]."""
         return self._mask_of(None)
 
-    def _mask_of(self, index: Tensor | None) -> Tensor:
-        mu: Tensor = clamp_in_place(self.mu, -1, 1)
+    def _ranges(self) -> Mapping[str, Change]:
+        clamped = self.positive and self.constrain_mode == "default"
+        return {"mu": within_map, **({"features": at_least_zero} if clamped else {})}
+
+    def _mask_of(self, index: Tensor | None, write: bool = False) -> Tensor:
+        mu = self._in_range("mu", write)
         log_var: Tensor = self.log_var
         if index is not None:
             mu, log_var = mu[index], log_var[index]
@@ -128,12 +133,11 @@ class DeterministicGaussian2d(MapReadout):
         return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
-        clamped = self.positive and self.constrain_mode == "default"
-        features: Tensor = clamp_in_place(self.features, 0) if clamped else self.features
+        features = self._in_range("features", write=True)
         bias: Tensor | None = self.bias
         if index is not None:
             features, bias = features[:, index], None if bias is None else bias[index]
-        mask = self._mask_of(index)
+        mask = self._mask_of(index, write=True)
         if self.positive and self.constrain_mode == "abs":
             features = features.abs()
         elif self.positive and self.constrain_mode == "elu":
@@ -159,7 +163,7 @@ class GaussianMaskReadout(MapReadout):
         mean_activity: [N], initial bias.
         gaussian_mean_scale: the means are ``mask_mean`` times this.
         gaussian_var_scale: the logarithms of the variances are ``mask_log_var`` times this.
-        positive: keep the features at 0 or above, in place on every forward pass.
+        positive: keep the features at 0 or above, see :meth:`project_`.
         scale: learn a factor of each neuron; otherwise it is a buffer of ones.
         bias: learn a bias per neuron; otherwise it is a buffer, which is added all the same.
         nonlinearity_function: applied to scale times sum plus bias.
@@ -251,8 +255,11 @@ class GaussianMaskReadout(MapReadout):
         mean = self.resolve_reduction_method(reduction, average) == "mean"
         return self.mask_l1(mean) * self.mask_l1_reg + self.feature_l1(mean) * self.feature_weights_l1_reg
 
+    def _ranges(self) -> Mapping[str, Change]:
+        return {"features": at_least_zero} if self.positive else {}
+
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
-        features = clamp_in_place(self.features, 0) if self.positive else self.features
+        features = self._in_range("features", write=True)
         scale = self.scale_param
         bias: Tensor | None = self.bias
         assert bias is not None  # a buffer at least

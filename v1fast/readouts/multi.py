@@ -54,6 +54,10 @@ class ClonedReadout(Readout):
             self.alpha.fill_(1.0)
             self.beta.zero_()
 
+    def project_(self) -> None:
+        """Bring the original's parameters into their range, in place; see its ``project_``."""
+        self._source.project_()
+
     @property
     def features(self) -> Tensor:
         """The original's feature weights times the gains."""
@@ -244,6 +248,12 @@ class MultiReadoutBase(nn.ModuleDict):
             mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
             initialize: Any = readout.initialize
             initialize(mean_activity)
+
+    def project_(self) -> None:
+        """Bring the parameters of all readouts into their range, in place; see their ``project_``."""
+        for readout in self.values():
+            project: Any = readout.project_
+            project()
 
     def regularizer(
         self, data_key: str | None = None, reduction: Reduction = "sum", average: bool | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import GridReadout, clamp_in_place, stacked
+from v1fast.readouts._points import GridReadout, stacked
+from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
 
@@ -19,6 +20,11 @@ def whole_number(name: str, value: float) -> int:
     if value < 0 or int(value) != value:
         raise ValueError(f"{name}: want a whole number of at least 0, got {value}")
     return int(value)
+
+
+def _without_one(outputs: Tensor) -> Tensor:
+    """[R, ...], without its first axis where R is 1: ``squeeze``, which ONNX has for that alone."""
+    return outputs.squeeze(0) if outputs.shape[0] == 1 else outputs
 
 
 class PooledReadout(GridReadout):
@@ -154,7 +160,7 @@ class PointPooled2d(PooledReadout):
         if self.return_weighted_features:
             levels = functional.pool_levels(images, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
-            return unfold_frames((weight.unsqueeze(1) * gathered).mT.squeeze(0), x, axis=-3)
+            return unfold_frames(_without_one((weight.unsqueeze(1) * gathered).mT), x, axis=-3)
         outputs, neurons = weight.shape[:2]
         out = functional.pooled_readout(
             images,
@@ -166,7 +172,7 @@ class PointPooled2d(PooledReadout):
             pool_steps=self.pool_steps,
             align_corners=self.align_corners,
         )
-        return unfold_frames(out.unflatten(1, (outputs, neurons)).transpose(0, 1).squeeze(0), x)
+        return unfold_frames(_without_one(out.unflatten(1, (outputs, neurons)).transpose(0, 1)), x)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
@@ -242,7 +248,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         in_shape: (C, T, H, W) of the features; T, H and W may differ in a call.
         outdims: number of neurons N.
         pool_steps: number of poolings P, >= 0.
-        positive: keep the weights at 0 or above, in place on every forward pass.
+        positive: keep the weights at 0 or above, see :meth:`project_`.
         bias: whether to add a bias per neuron.
         init_range: positions start uniform in [-init_range, init_range].
         kernel_size: of each pooling, >= 1.
@@ -358,13 +364,12 @@ class SpatialTransformerPooled3d(PooledReadout):
         self.mask.scatter_(1, least, 0)
         self.features.scatter_(1, least, 0)
 
-    def _kept_features(self) -> Tensor:
-        """The features for this pass, in range and without what was pruned."""
-        features = clamp_in_place(self.features, 0) if self.positive else self.features
-        if torch._C._are_functorch_transforms_active():  # which have no .data
-            return features * self.mask
-        features.data.mul_(self.mask)
-        return features
+    def _ranges(self) -> Mapping[str, Change]:
+        return {**super()._ranges(), "features": self._keep}
+
+    def _keep(self, features: Tensor) -> Tensor:
+        """The features in their range and without what was pruned."""
+        return (at_least_zero(features) if self.positive else features) * self.mask
 
     def forward(
         self, x: Tensor, shift: Tensor | None = None, subs_idx: NeuronSelection | None = None, **kwargs: Any
@@ -386,7 +391,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         if x.dim() != 5 or x.shape[1] != self.in_shape[0]:
             raise ValueError(f"features: want [B, C, T, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
         images, shift = fold_frames(x.detach() if self.stop_grad else x, shift)
-        grid, weight, bias = self._neurons(self._kept_features(), subs_idx, x.device)
+        grid, weight, bias = self._neurons(self._in_range("features", write=True), subs_idx, x.device)
         levels = functional.pool_levels(images, kernel=self.kernel_size, stride=self.stride, steps=self.pool_steps)
         out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
         return unfold_frames(out, x)

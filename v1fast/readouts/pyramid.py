@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import GridReadout, clamp_in_place
+from v1fast.readouts._points import GridReadout
+from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import NeuronSelection
 
 PyramidType = Literal["gauss5x5", "gauss3x3", "laplace5x5"]
@@ -114,7 +115,7 @@ class PointPyramid2d(GridReadout):
         in_shape: (C, H, W) of the features; H and W may differ in a call.
         outdims: number of neurons N.
         scale_n: number of smoothings S, >= 0.
-        positive: keep the weights at 0 or above, in place on every forward pass.
+        positive: keep the weights at 0 or above, see :meth:`project_`.
         bias: whether to add a bias per neuron.
         init_range: positions start uniform in [-init_range, init_range].
         downsample: keep every second pixel of a smoothed map.
@@ -165,6 +166,9 @@ class PointPyramid2d(GridReadout):
         self.features.fill_(1 / self.in_shape[0])
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
+    def _ranges(self) -> Mapping[str, Change]:
+        return {**super()._ranges(), **({"features": at_least_zero} if self.positive else {})}
+
     def group_sparsity(self, group_size: int) -> Tensor:
         """Root mean square of each neuron's weights in groups of ``group_size`` channels, averaged.
 
@@ -198,8 +202,7 @@ class PointPyramid2d(GridReadout):
             axes = "[B, C, H, W] or [B, C, T, H, W]"
             raise ValueError(f"features: want {axes} with C = {self.in_shape[0]}, got {tuple(x.shape)}")
         images, shift = fold_frames(x, shift)
-        features = clamp_in_place(self.features, 0) if self.positive else self.features
-        grid, weight, bias = self._neurons(features, out_idx, x.device)
+        grid, weight, bias = self._neurons(self._in_range("features", write=True), out_idx, x.device)
         levels = self.gauss_pyramid(images)
         out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
         return unfold_frames(out, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._points import clamp_in_place
+from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import Reduction
 
 Activation = Literal["elu", "relu"]
@@ -49,8 +49,8 @@ class SeparableReadout(MapReadout):
         Wc_coef: standard deviation of the initial weights of channels.
         Wxy_gabor_init: what is added at ``y_init`` and ``x_init``.
         Wxy_init: standard deviation of the initial weights of rows and columns.
-        positive: keep the weights of rows and columns at 0 or above, in place on every forward pass; minimodel's
-            trainer does that after every step.
+        positive: keep the weights of rows and columns at 0 or above, see :meth:`project_`; minimodel's trainer does
+            that after every step.
         feature_reg_weight: factor of ``regularizer``.
         mean_activity: another name of ``bias_init``, as other readouts call it.
         **kwargs: accepted and ignored.
@@ -154,8 +154,17 @@ class SeparableReadout(MapReadout):
 
     def masks(self, index: Tensor | None = None) -> Tensor:
         """The masks of all neurons or some, [N, H, W]."""
-        factors = (self.Wy, self.Wx) if self.yx_separable else (self.Wyx,)
-        kept = [clamp_in_place(w, 0) if self.positive else w for w in factors]
+        return self._masks_of(index)
+
+    @property
+    def _factors(self) -> tuple[str, ...]:
+        return ("Wy", "Wx") if self.yx_separable else ("Wyx",)
+
+    def _ranges(self) -> Mapping[str, Change]:
+        return dict.fromkeys(self._factors, at_least_zero) if self.positive else {}
+
+    def _masks_of(self, index: Tensor | None, write: bool = False) -> Tensor:
+        kept = [self._in_range(name, write) for name in self._factors]
         chosen = [w if index is None else w[index] for w in kept]
         if not self.yx_separable:
             return chosen[0]
@@ -170,7 +179,8 @@ class SeparableReadout(MapReadout):
         bias = bias.view(self.rank, self.outdims)
         if index is not None:
             weight, bias = weight[:, index], bias[:, index]
-        return _ACTIVATIONS[self.activation](masked_readout(x, self.masks(index), weight, bias, shift)).sum(0)
+        masks = self._masks_of(index, write=True)
+        return _ACTIVATIONS[self.activation](masked_readout(x, masks, weight, bias, shift)).sum(0)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""

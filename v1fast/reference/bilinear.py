@@ -32,7 +32,8 @@ def locate(
     align_corners: bool,
 ) -> Cells:
     """Cells, fractions and corner weights of normalised positions."""
-    size = torch.tensor([width, height], dtype=position.dtype, device=position.device)
+    # Not torch.tensor, which exporters cannot follow.
+    size = torch.cat([position.new_full((1,), width), position.new_full((1,), height)])
     scale = (size - 1) / 2 if align_corners else size / 2
     pixel = (position + 1) * scale if align_corners else (position + 1) * scale - 0.5
     lower = pixel.floor()

@@ -1,0 +1,80 @@
+"""Parameters that are kept in a range: positions in the map, weights of one sign, weights of a norm.
+
+A pass computes with a copy that is in range, and the gradient passes to the parameter as if the change were not there
+(Bengio, Léonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013: straight-through).
+So autograd keeps no parameter, which an optimiser or another pass may change before the backward pass. The parameter
+itself is changed by a training pass alone, as the libraries do that these layers stand in for, and where autograd and
+its transforms see it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+Change = Callable[[Tensor], Tensor]
+"""Values in range, a new tensor, of those that are given."""
+
+
+def within_map(positions: Tensor) -> Tensor:
+    """Clamped to [-1, 1]."""
+    return positions.clamp(-1, 1)
+
+
+def at_least_zero(values: Tensor) -> Tensor:
+    """Clamped to 0 or above."""
+    return values.clamp(0)
+
+
+def _straight_through(values: Tensor, parameter: Tensor) -> Tensor:
+    """Exactly ``values``; the gradient is the parameter's. Nothing is saved for the backward pass."""
+    return values + (parameter - parameter.detach())
+
+
+def _save_all(*args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
+    """``_straight_through``, whose result a compiled backward pass keeps.
+
+    The compiler would rather make it again from the parameter, and must where activations are checkpointed; by then the
+    parameter is changed.
+    """
+    result: Tensor = checkpoint(
+        _straight_through,
+        values,
+        parameter,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        early_stop=False,
+        context_fn=functools.partial(create_selective_checkpoint_contexts, _save_all),
+    )
+    return result
+
+
+def _may_be_written(parameter: Tensor) -> bool:
+    """Not where a transform or an exporter makes a function of the layer, nor what ``functional_call`` puts in."""
+    return (
+        torch.is_grad_enabled()
+        and isinstance(parameter, nn.Parameter)
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_exporting()
+    )
+
+
+def in_range(parameter: Tensor, change: Change, write: bool) -> Tensor:
+    """The parameter's values in range, for one pass; with ``write`` the parameter is changed too, where it may be."""
+    values = change(parameter.detach())
+    if not (write and _may_be_written(parameter)):
+        return _straight_through(values, parameter) if torch.is_grad_enabled() else values
+    used = _saved_straight_through(values, parameter) if torch.compiler.is_compiling() else None
+    with torch.no_grad():
+        parameter.copy_(values)
+    return parameter.clone() if used is None else used
