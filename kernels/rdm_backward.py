@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from v1fast.ops import rdm as contract
-from v1fast.reference.rdm import compute_dtype, zeros_if
+from v1fast.reference.rdm import compute_dtype, no_gradients
 
 from ._launch import OPTIONS, has_warpgroups, jit
 from .rdm_rows import BLOCK, Rows, mean_row, standardise
@@ -220,7 +220,7 @@ def rdm_backward(
     contract.check_backward(grad, matrix, x, y, method, condensed, accuracy, output_mask)
     none = x.new_empty(0)
     if x.numel() == 0:
-        return zeros_if(x, output_mask[0]), none if y is None else zeros_if(y, output_mask[1])
+        return no_gradients(x, y, output_mask)
     if not output_mask[0] and (y is None or not output_mask[1]):
         return none, none
     dtype = compute_dtype(x, y, accuracy)
@@ -252,7 +252,7 @@ def cross_rdm_backward(
     contract.check_cross_backward(grad, matrix, x, y, method, accuracy, output_mask)
     none = x.new_empty(0)
     if x.numel() == 0 or y.numel() == 0:
-        return zeros_if(x, output_mask[0]), zeros_if(y, output_mask[1])
+        return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)
     grad, x, y = grad.detach(), x.detach(), y.detach()
     with torch.cuda.device_of(x):

@@ -327,16 +327,15 @@ void all_members(const Given& given, const Gradients& out) {
     });
 }
 
-Tensor gradient_of(const Tensor& x, bool wanted) {
-    if (!wanted)
-        return torch::stable::new_empty(x, {0});
+Tensor gradient_of(const Tensor& x) {
     return x.is_contiguous() ? uninitialised_like(x, true).tensor : torch::stable::new_empty(x, x.sizes());
 }
 
 std::tuple<Tensor, Tensor> gradients(Given given, const std::string& accuracy, const std::vector<bool>& output_mask) {
     check_mask(output_mask, 2);
-    const Gradients out{gradient_of(given.x, output_mask[0]),
-                        gradient_of(given.y ? *given.y : given.x, output_mask[1] && given.y)};
+    const Tensor none = torch::stable::new_empty(given.x, {0});
+    const Gradients out{output_mask[0] ? gradient_of(given.x) : none,
+                        output_mask[1] && given.y ? gradient_of(*given.y) : none};
     if (given.sizes.B == 0 || given.sizes.S == 0 || given.sizes.T == 0) {
         for (Tensor gradient : {out.d_x, out.d_y})
             torch::stable::zero_(gradient);

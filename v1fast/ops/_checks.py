@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The floating dtypes that the kernels read and write, as in csrc/dispatch.h."""
@@ -61,8 +62,8 @@ def feature_map(name: str, tensor: Tensor) -> None:
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First byte of what the tensor may read, and the one after the last; nothing where it has no memory."""
     try:
-        begin = tensor.data_ptr() if tensor.numel() else 0
-    except RuntimeError:  # a fake tensor, or one of a function transform
+        begin = 0 if isinstance(tensor, FakeTensor) or tensor.numel() == 0 else tensor.data_ptr()
+    except RuntimeError:  # of a function transform, or of another kind without memory
         begin = 0
     if not begin:
         return 0, 0

@@ -166,9 +166,13 @@ def _similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
     return 1 - torch.where(valid, matrix, 1).to(dtype)
 
 
-def zeros_if(like: Tensor, wanted: bool) -> Tensor:
-    """Zeros, contiguous, of the shape of ``like``; ``empty(0)`` where they are not wanted."""
-    return torch.zeros_like(like, memory_format=torch.contiguous_format) if wanted else like.new_empty(0)
+def no_gradients(x: Tensor, y: Tensor | None, output_mask: list[bool]) -> tuple[Tensor, Tensor]:
+    """Of operands without elements: zeros of their shapes, ``empty(0)`` of the dtype of x where one is not wanted."""
+    d_x, d_y = (
+        torch.zeros_like(t, memory_format=torch.contiguous_format) if wanted and t is not None else x.new_empty(0)
+        for t, wanted in zip((x, y), output_mask, strict=True)
+    )
+    return d_x, d_y
 
 
 def rdm_backward(
@@ -194,7 +198,7 @@ def rdm_backward(
     none = x.new_empty(0)
     want_x, want_y = output_mask[0], output_mask[1] and y is not None
     if x.numel() == 0:
-        return zeros_if(x, want_x), none if y is None else zeros_if(y, want_y)
+        return no_gradients(x, y, output_mask)
     if not want_x and not want_y:
         return none, none
     dtype = compute_dtype(x, y, accuracy)
@@ -222,7 +226,7 @@ def cross_rdm_backward(
 ) -> tuple[Tensor, Tensor]:
     """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as ``rdm_backward`` has them."""
     if x.numel() == 0 or y.numel() == 0:
-        return zeros_if(x, output_mask[0]), zeros_if(y, output_mask[1])
+        return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)
     if method != "distance":
         assert matrix is not None
