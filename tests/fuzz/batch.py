@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,8 @@ def make_calls(group, name, examples, seed, journal):
     def run(call):
         with open(journal, "w") as file:
             file.write(repr(call))
+        if os.environ.get("V1FAST_FUZZ_DIES"):
+            os.kill(os.getpid(), signal.SIGSEGV)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         try:
             module.check(call)

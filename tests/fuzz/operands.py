@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import hypothesis
 import torch
 from hypothesis import strategies as st
 
@@ -68,6 +69,20 @@ class Make:
 def made(value, device=None):
     """What a description stands for."""
     return value.tensor(device) if isinstance(value, Make) else value
+
+
+def example(strategy):
+    """One that it draws, always the same."""
+    found = []
+
+    @hypothesis.seed(0)
+    @hypothesis.settings(max_examples=30, database=None, deadline=None, phases=[hypothesis.Phase.generate])
+    @hypothesis.given(strategy)
+    def keep(value):
+        found.append(value)
+
+    keep()
+    return found[-1]
 
 
 @st.composite
