@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-
 from test_raw_ops import REFUSED
 
 pytest.importorskip("triton")
 
-from v1fast import kernels  # noqa: E402
+from v1fast import kernels
 
 CALLS = {"o": torch.ops.v1fast, "z": torch.zeros, "s": torch.zeros(1, dtype=torch.int64), "torch": torch}
 LAUNCHED = {name: call for name, call in REFUSED.items() if call[2:].split("(")[0] in kernels.CUDA}

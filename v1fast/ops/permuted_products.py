@@ -32,5 +32,8 @@ def _fake(a: Tensor, b: Tensor, permutations: Tensor) -> Tensor:
 
 
 permuted_products = define(
-    "permuted_products(Tensor a, Tensor b, Tensor permutations) -> Tensor", check=check, reference=_reference, fake=_fake
+    "permuted_products(Tensor a, Tensor b, Tensor permutations) -> Tensor",
+    check=check,
+    reference=_reference,
+    fake=_fake,
 )

@@ -26,5 +26,8 @@ def _fake(seed: Tensor, count: int, size: int) -> Tensor:
 
 
 random_permutations = define(
-    "random_permutations(Tensor seed, SymInt count, SymInt size) -> Tensor", check=check, reference=_reference, fake=_fake
+    "random_permutations(Tensor seed, SymInt count, SymInt size) -> Tensor",
+    check=check,
+    reference=_reference,
+    fake=_fake,
 )
