@@ -396,9 +396,9 @@ def rdm_out(
     x, y, kernel = _dissimilarities.operands(responses, method, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
-    shape = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
-    _checks.shape("out", out, "rdm's shape", (*responses.shape[:-2], *shape[1:]))
-    target = out.view(shape)
+    batched = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
+    _checks.shape("out", out, "rdm's shape", (*responses.shape[:-2], *batched[1:]))
+    target = out.view(batched)
     ops.rdm.check_out(x, y, kernel, condensed, accuracy, target)
     ops.rdm.rdm_out(x, y, kernel, condensed, accuracy, target)
     return out
