@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The ops called without the checks of the public functions: the reference's result or an error, never a signal."""
 
 import subprocess

@@ -396,7 +396,7 @@ def rdm_out(
     x, y, kernel = _dissimilarities.operands(responses, method, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
-    batched = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
+    batched: tuple[int, ...] = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
     _checks.shape("out", out, "rdm's shape", (*responses.shape[:-2], *batched[1:]))
     target = out.view(batched)
     ops.rdm.check_out(x, y, kernel, condensed, accuracy, target)

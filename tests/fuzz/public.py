@@ -196,7 +196,9 @@ def check(call):
     with np.errstate(all="ignore"):
         try:
             called.function(*operands, **options)
-        except ValueError as error:
-            assert str(error).strip() and "\n" not in str(error), f"not one line: {error!r}"
-        except RuntimeError as error:
-            assert raw.Refused(error).by_size, f"want a ValueError, got {error!r}"
+            return
+        except (ValueError, RuntimeError) as error:
+            found = error
+    if not raw.Refused(found).by_size:
+        assert isinstance(found, ValueError), f"want a ValueError, got {found!r}"
+        assert len(str(found).splitlines()) == 1, f"want one line, got {found!r}"
