@@ -10,7 +10,8 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-emulator test-slow test-peers test-gpu gpu-table mutate-gpu check format bench bench-baselines bench-layers clean
+.PHONY: demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
+	bench-baselines bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -18,7 +19,8 @@ demo: $(VENV)/.built
 # against itself.
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
 	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py gaussian_variants.py factorized.py \
-	retina.py other_readouts.py layers.py every_layer.py ln.py multi_readout.py accelerate.py rsa.py rsa_ops.py)
+	retina.py other_readouts.py layers.py every_layer.py ln.py multi_readout.py accelerate.py rsa.py rsa_ops.py raw_ops.py \
+	fuzz.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)
@@ -29,6 +31,20 @@ test-emulator: $(VENV)/.built
 
 test-slow: $(VENV)/.built test-emulator
 	$(BIN)/pytest -m slow
+
+# The kernels for the CPU, built with AddressSanitizer and UndefinedBehaviorSanitizer into a folder of their own, which
+# stands first on the path: the tests of the ops, and the fuzz. A finding ends the process. Minutes. The sanitizers come
+# before all else, and so does the library whose exceptions they watch; what is never freed is Python's.
+SANITIZED := build/sanitized
+SANITIZED_TESTS := $(addprefix tests/test_,raw_ops.py fuzz.py instruction_sets.py philox.py point_gather.py \
+	gaussian_readout.py pooled_readout.py rdm.py rsa_ops.py memory.py)
+SANITIZE := PYTHONPATH=$(SANITIZED)/lib V1FAST_KERNELS=native \
+	ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1,max_allocation_size_mb=2048 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
+	$$(gcc -print-file-name=libstdc++.so)"
+test-sanitized: $(SANITIZED)/.built
+	$(SANITIZE) $(BIN)/pytest -m "not slow" $(SANITIZED_TESTS)
+	$(SANITIZE) $(BIN)/pytest -m slow tests/test_fuzz.py
 
 # On a real GPU, with the Python at hand (PYTHON=...), which has torch for CUDA, Triton and pytest: from the source tree,
 # nothing is built.
@@ -81,6 +97,11 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(SANITIZED)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f) \
+		$(shell find v1fast kernels benchmarks -name "*.py")
+	V1FAST_SANITIZE=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	@touch $@
 
 # Beside the environment, not in it: the peers ask for other versions of what it holds.

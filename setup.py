@@ -5,6 +5,9 @@
 
 Both are optional: where they do not compile (no compiler, no torch at build time, macOS, Windows) the package
 installs without them and runs on the pure-torch reference. ``V1FAST_REQUIRE_NATIVE=1`` makes that an error.
+
+``V1FAST_SANITIZE=1`` builds ``v1fast._C`` alone, with AddressSanitizer and UndefinedBehaviorSanitizer, which end the
+process at the first finding; see ``make test-sanitized``.
 """
 
 import json
@@ -28,7 +31,15 @@ COMPILE_FLAGS = [
     "-Wno-psabi",  # vectors are passed between inlined functions only
     "-Wno-maybe-uninitialized",  # GCC 12's own AVX-512 header
 ]
+SANITIZER_FLAGS = [
+    "-fsanitize=address,undefined,float-cast-overflow",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-O1",  # after -O3, which it replaces
+    "-g1",
+]
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
+sanitized = os.environ.get("V1FAST_SANITIZE") == "1"
 
 LEFT_OUT = Path("v1fast/_left_out.json")  # name of an extension: why it is not built; v1fast doctor reads it
 left_out: dict[str, str] = {}
@@ -63,12 +74,16 @@ def ops_extension() -> Extension:
         sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
-        extra_compile_args=[*COMPILE_FLAGS, *(f"-isystem{path}" for path in cpp_extension.include_paths())],
+        extra_compile_args=[
+            *COMPILE_FLAGS,
+            *(SANITIZER_FLAGS if sanitized else []),
+            *(f"-isystem{path}" for path in cpp_extension.include_paths()),
+        ],
         include_dirs=["csrc"],
         define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", "0x030b0000")],
         library_dirs=cpp_extension.library_paths(),
         libraries=["torch_cpu", "c10"],
-        extra_link_args=["-Wl,-s"],
+        extra_link_args=SANITIZER_FLAGS if sanitized else ["-Wl,-s"],
         py_limited_api=True,
         optional=not required,
         language="c++",
@@ -92,7 +107,10 @@ def extensions() -> list[Extension]:
     if sys.platform != "linux":
         return []
     found = []
-    for name, make in {"v1fast._C": ops_extension, "v1fast._probe": probe_extension}.items():
+    makers = {"v1fast._C": ops_extension, "v1fast._probe": probe_extension}
+    for name, make in makers.items():
+        if sanitized and make is probe_extension:
+            continue
         try:
             found.append(make())
         except ImportError as error:

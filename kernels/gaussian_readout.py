@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v1fast.ops import _checks
-from v1fast.ops.gaussian_readout import check
+from v1fast.ops.gaussian_readout import check, check_backward
 from v1fast.reference.gaussian_readout import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -55,8 +54,7 @@ def gaussian_readout_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::gaussian_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    check(*operands, image_offset, share_noise, align_corners)
-    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], mu.shape[0]))
+    check_backward(grad_output, *operands, image_offset, share_noise, align_corners, output_mask)
     want = Wanted(*(like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)))
     dtype = compute_dtype(*operands[:7])
     out = gradients(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from v1fast.ops import _checks
-from v1fast.ops.point_gather import check
+from v1fast.ops.point_gather import check, check_backward
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -39,9 +38,7 @@ def point_gather_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::point_gather_backward``: a gradient that is not asked for is ``empty(0)``."""
     operands = {"features": features, "mu": grid, "shift": shift}
-    check(features, grid, shift, align_corners)
-    batch, channels = features.shape[:2]
-    _checks.shape("grad_output", grad_output, "[B, N, C]", (batch, grid.shape[-2], channels))
+    check_backward(grad_output, features, grid, shift, align_corners, output_mask)
     want = Wanted(**{k: v for (k, v), wanted in zip(operands.items(), output_mask, strict=True) if wanted})
     dtype = compute_dtype(features, grid, shift)
     out = gradients(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v1fast.ops import _checks
-from v1fast.ops.pooled_readout import check_all
+from v1fast.ops.pooled_readout import check_all, check_backward
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -52,8 +51,7 @@ def pooled_readout_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::pooled_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
     operands = (features, grid, weight, bias, shift)
-    check_all(*operands, pooled, align_corners, pool_kernel, pool_steps)
-    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
+    check_backward(grad_output, *operands, pooled, align_corners, pool_kernel, pool_steps, output_mask)
     names = ("features", "mu", "weight", "bias", "shift")
     want = Wanted(**{k: v for k, v, wanted in zip(names, operands, output_mask, strict=True) if wanted})
     dtype = compute_dtype(*operands)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from v1fast.ops import rdm as contract
-from v1fast.reference.rdm import compute_dtype
+from v1fast.reference.rdm import compute_dtype, no_gradients
 
 from ._launch import OPTIONS, has_warpgroups, jit
 from .rdm_rows import BLOCK, Rows, mean_row, standardise
@@ -217,10 +217,12 @@ def rdm_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The op ``v1fast::rdm_backward``."""
-    contract.check_backward(grad, matrix, x, y, method, condensed, accuracy)
+    contract.check_backward(grad, matrix, x, y, method, condensed, accuracy, output_mask)
     none = x.new_empty(0)
     if x.numel() == 0:
-        return torch.zeros_like(x), none if y is None else torch.zeros_like(y)
+        return no_gradients(x, y, output_mask)
+    if not output_mask[0] and (y is None or not output_mask[1]):
+        return none, none
     dtype = compute_dtype(x, y, accuracy)
     grad, x, y = grad.detach(), x.detach(), None if y is None else y.detach()
     with torch.cuda.device_of(x):
@@ -247,10 +249,10 @@ def cross_rdm_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The op ``v1fast::cross_rdm_backward``."""
-    contract.check_cross_backward(grad, matrix, x, y, method, accuracy)
+    contract.check_cross_backward(grad, matrix, x, y, method, accuracy, output_mask)
     none = x.new_empty(0)
     if x.numel() == 0 or y.numel() == 0:
-        return torch.zeros_like(x), torch.zeros_like(y)
+        return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)
     grad, x, y = grad.detach(), x.detach(), y.detach()
     with torch.cuda.device_of(x):

@@ -424,7 +424,8 @@ def rdm_out(
 
     Args:
         responses: [..., S, N], as for ``rdm``.
-        out: what ``rdm`` would return, contiguous.
+        out: what ``rdm`` would return, contiguous, in memory of its own: not between the first and the last byte of
+            the responses. Autograd refuses to use what it held before.
         method: "correlation", "cosine" or "euclidean".
         condensed: as for ``rdm``.
         accuracy: as for ``rdm``.
@@ -449,7 +450,9 @@ def rdm_out(
     x, y, kernel = _dissimilarities.operands(responses, method, None, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
-    target = out.view(x.shape[0], *out.shape[responses.dim() - 2 :])
+    batched: tuple[int, ...] = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
+    _checks.shape("out", out, "rdm's shape", (*responses.shape[:-2], *batched[1:]))
+    target = out.view(batched)
     ops.rdm.check_out(x, y, kernel, condensed, accuracy, target)
     ops.rdm.rdm_out(x, y, kernel, condensed, accuracy, target)
     return out

@@ -1,8 +1,8 @@
 // Row sums of condensed matrices on the CPU. See v1fast/reference/condensed_row_sums.py for what they are.
+#include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -39,8 +39,10 @@ Tensor condensed_row_sums_op(const Tensor& x, int64_t S) {
                     "condensed_row_sums: want x [M, S (S - 1) / 2]");
     STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
                     "condensed_row_sums: want x float32 or float64");
-    const Tensor values = torch::stable::contiguous(x);
     const Tensor out = torch::stable::new_empty(x, {x.size(0), S}, ScalarType::Double);
+    if (out.numel() == 0)
+        return out;
+    const Tensor values = torch::stable::contiguous(x);
     double* sums = out.mutable_data_ptr<double>();
     x.scalar_type() == ScalarType::Float ? sum_rows<float>(values, S, sums) : sum_rows<double>(values, S, sums);
     return out;
@@ -48,6 +50,6 @@ Tensor condensed_row_sums_op(const Tensor& x, int64_t S) {
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("condensed_row_sums", TORCH_BOX(&condensed_row_sums_op)); }
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("condensed_row_sums", V1FAST_BOX(condensed_row_sums_op)); }
 
 } // namespace v1fast

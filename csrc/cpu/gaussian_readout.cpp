@@ -1,9 +1,8 @@
 // The Gaussian readout on the CPU. See v1fast/reference/gaussian_readout.py for what it computes.
 #include "../gaussian_readout.h"
+#include "../boxed.h"
 
 #include "readout.h"
-
-#include <torch/csrc/stable/library.h>
 
 namespace v1fast {
 namespace {
@@ -11,8 +10,8 @@ namespace {
 Tensor gaussian_readout(const Tensor& features, const Tensor& mu, OptionalTensor sigma, const Tensor& weight,
                         OptionalTensor bias, OptionalTensor shift, OptionalTensor noise, OptionalTensor seed,
                         OptionalTensor neuron_index, int64_t image_offset, bool share_noise, bool align_corners) {
-    const auto sizes =
-        check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index, share_noise);
+    const auto sizes = check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index,
+                                              image_offset, share_noise);
     const auto run = [&]<class T>(T) {
         OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
         owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
@@ -31,10 +30,10 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
                                      OptionalTensor shift, OptionalTensor noise, OptionalTensor seed,
                                      OptionalTensor neuron_index, int64_t image_offset, bool share_noise,
                                      bool align_corners, std::vector<bool> output_mask) {
-    const auto sizes =
-        check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index, share_noise);
-    check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
-    STD_TORCH_CHECK(output_mask.size() == 6, "gaussian_readout_backward: output_mask: want 6 entries");
+    const auto sizes = check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index,
+                                              image_offset, share_noise);
+    check_floats(grad_output, {sizes.B, sizes.N}, "grad_output");
+    check_mask(output_mask, 6);
     const Wanted want{.features = output_mask[0],
                       .mu = output_mask[1],
                       .sigma = output_mask[2] && sigma,
@@ -69,8 +68,8 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("gaussian_readout", TORCH_BOX(&gaussian_readout));
-    m.impl("gaussian_readout_backward", TORCH_BOX(&gaussian_readout_backward));
+    m.impl("gaussian_readout", V1FAST_BOX(gaussian_readout));
+    m.impl("gaussian_readout_backward", V1FAST_BOX(gaussian_readout_backward));
 }
 
 } // namespace v1fast

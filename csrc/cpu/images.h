@@ -62,7 +62,8 @@ class ImageReader {
 public:
     explicit ImageReader(const Tensor& features) : layout_(features), data_(features.const_data_ptr()) {
         const int64_t image_bytes = std::max<int64_t>(1, layout_.size() * static_cast<int64_t>(sizeof(T)));
-        chunk_ = layout_.direct ? layout_.B : std::clamp<int64_t>(kBufferBytes / image_bytes, 1, layout_.B);
+        chunk_ = layout_.direct ? layout_.B
+                                : std::clamp<int64_t>(kBufferBytes / image_bytes, 1, std::max<int64_t>(1, layout_.B));
         if (!layout_.direct)
             buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
     }

@@ -54,7 +54,8 @@ std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool ali
     const auto tile = [&](T position, int64_t size) {
         const PixelMap<T> map(size, align_corners);
         const T pixel = (position + 1) * map.scale + map.offset;
-        return pixel > 0 ? static_cast<int64_t>(std::min(pixel, T(size - 1))) / 4 : 0; // NaN: 0
+        // Compared as T and taken as an integer: T(size - 1) may be rounded up to size.
+        return !(pixel > 0) ? 0 : (pixel < T(size) ? static_cast<int64_t>(pixel) : size - 1) / 4; // NaN: 0
     };
     const int64_t columns = (s.W + 3) / 4;
     std::vector<int32_t> order(static_cast<size_t>(s.N)), tiles(static_cast<size_t>(s.N));

@@ -1,9 +1,9 @@
 // Null distributions of label permutations on the CPU. See v1fast/reference/permuted_products.py for what they are.
+#include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"
 #include "samples.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -72,9 +72,9 @@ Tensor permuted_products(const Tensor& a, const Tensor& b, const Tensor& permuta
     STD_TORCH_CHECK(a.scalar_type() == ScalarType::Float && b.scalar_type() == ScalarType::Float &&
                         permutations.scalar_type() == ScalarType::Int,
                     "permuted_products: want a, b float32 and permutations int32");
+    if (P == 0 || S == 0)
+        return torch::stable::new_zeros(a, {P}, ScalarType::Double);
     const Tensor out = torch::stable::new_empty(a, {P}, ScalarType::Double);
-    if (P == 0)
-        return out;
     static const PermutedKernel kernel = V1FAST_PICK_ISA(permuted_kernel());
     const int64_t stride = (S + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
     const Tensor kept = torch::stable::contiguous(permutations);
@@ -94,6 +94,6 @@ Tensor permuted_products(const Tensor& a, const Tensor& b, const Tensor& permuta
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("permuted_products", TORCH_BOX(&permuted_products)); }
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("permuted_products", V1FAST_BOX(permuted_products)); }
 
 } // namespace v1fast

@@ -1,25 +1,24 @@
 // The normals that the Gaussian readout draws, on the CPU. See v1fast/reference/philox.py.
+#include "../boxed.h"
 #include "row_kernels.h"
-
-#include <torch/csrc/stable/library.h>
 
 namespace v1fast {
 namespace {
 
 Tensor philox_normal_op(const Tensor& seed, int64_t images, int64_t neurons, OptionalTensor neuron_index,
                         int64_t image_offset) {
-    check_shape(seed, {1}, "seed");
-    STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long, "philox_normal: seed: want int64");
+    check_indices(seed, {1}, "seed");
     STD_TORCH_CHECK(images >= 0 && neurons >= 0, "philox_normal: images, neurons: want at least 0");
-    if (neuron_index) {
-        check_shape(*neuron_index, {neurons}, "neuron_index");
-        STD_TORCH_CHECK(neuron_index->scalar_type() == ScalarType::Long, "philox_normal: neuron_index: want int64");
+    check_indices(neuron_index, {neurons}, "neuron_index");
+    check_image_offset(image_offset, images);
+    Tensor out = torch::stable::new_empty(seed, {images, neurons, 2}, ScalarType::Float);
+    if (images == 0 || neurons == 0)
+        return out;
+    if (neuron_index)
         neuron_index = torch::stable::contiguous(*neuron_index);
-    }
     std::vector<uint32_t> index(static_cast<size_t>(neurons));
     for (int64_t n = 0; n < neurons; ++n)
         index[n] = static_cast<uint32_t>(neuron_index ? neuron_index->const_data_ptr<int64_t>()[n] : n);
-    Tensor out = torch::stable::new_empty(seed, {images, neurons, 2}, ScalarType::Float);
     float* data = out.mutable_data_ptr<float>();
     const uint64_t key = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
     const auto draw = draw_normals();
@@ -32,6 +31,6 @@ Tensor philox_normal_op(const Tensor& seed, int64_t images, int64_t neurons, Opt
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("philox_normal", TORCH_BOX(&philox_normal_op)); }
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("philox_normal", V1FAST_BOX(philox_normal_op)); }
 
 } // namespace v1fast

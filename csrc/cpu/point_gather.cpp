@@ -1,9 +1,8 @@
 // The features at given points on the CPU. See v1fast/reference/point_gather.py for what is computed.
+#include "../boxed.h"
 #include "../points.h"
 
 #include "readout.h"
-
-#include <torch/csrc/stable/library.h>
 
 namespace v1fast {
 namespace {
@@ -96,8 +95,8 @@ ThreeTensors point_gather_backward(const Tensor& grad_output, const Tensor& feat
                                    OptionalTensor shift, bool align_corners, std::vector<bool> output_mask) {
     const auto sizes = check_points(features, grid, shift);
     const auto [B, C, H, W, N] = sizes;
-    check_shape(grad_output, {B, N, C}, "grad_output");
-    STD_TORCH_CHECK(output_mask.size() == 3, "output_mask: want 3 entries");
+    check_floats(grad_output, {B, N, C}, "grad_output");
+    check_mask(output_mask, 3);
     const auto run = [&]<class T>(T) {
         const OwnedOperands<T> owned(sizes, grid, shift, align_corners);
         const Tensor upstream = torch::stable::contiguous(torch::stable::to(grad_output, kScalarType<T>));
@@ -124,8 +123,8 @@ ThreeTensors point_gather_backward(const Tensor& grad_output, const Tensor& feat
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("point_gather", TORCH_BOX(&point_gather));
-    m.impl("point_gather_backward", TORCH_BOX(&point_gather_backward));
+    m.impl("point_gather", V1FAST_BOX(point_gather));
+    m.impl("point_gather_backward", V1FAST_BOX(point_gather_backward));
 }
 
 } // namespace v1fast

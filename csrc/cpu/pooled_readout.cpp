@@ -1,10 +1,9 @@
 // The readout of given points in a map and its average poolings, on the CPU. See v1fast/reference/pooled_readout.py for
 // what it computes.
+#include "../boxed.h"
 #include "../points.h"
 
 #include "readout.h"
-
-#include <torch/csrc/stable/library.h>
 
 namespace v1fast {
 namespace {
@@ -22,14 +21,6 @@ Pyramid<T> pyramid_of(ReadoutSizes sizes, const Tensor& grid, const Tensor& weig
         sizes.W /= kernel;
     }
     return pyramid;
-}
-
-void check_poolings(const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
-    STD_TORCH_CHECK(kernel >= 1 && steps >= 0, "pool_kernel, pool_steps: want at least 1, 0");
-    int64_t least = std::min(sizes.H, sizes.W);
-    for (int64_t step = 0; step < steps; ++step)
-        least /= kernel;
-    STD_TORCH_CHECK(least >= 1, "pool_steps: a pooling would leave nothing of the features");
 }
 
 template <class T>
@@ -59,6 +50,7 @@ Tensor pool_all(const Tensor& features, const ReadoutSizes& sizes, int64_t kerne
 Tensor pooled_levels(const Tensor& features, int64_t kernel, int64_t steps, bool wide) {
     STD_TORCH_CHECK(features.dim() == 4, "pooled_levels: want features [B, C, H, W]");
     const ReadoutSizes sizes{features.size(0), features.size(1), features.size(2), features.size(3), 0};
+    check_maps(features, sizes);
     check_poolings(sizes, kernel, steps);
     return wide ? pool_all<double>(features, sizes, kernel, steps) : pool_all<float>(features, sizes, kernel, steps);
 }
@@ -71,15 +63,15 @@ const T* checked(const OptionalTensor& pooled, const ReadoutSizes& sizes, int64_
     int64_t size = 0, H = sizes.H, W = sizes.W;
     for (int64_t step = 0; step < steps; ++step)
         size += sizes.B * sizes.C * (H /= kernel) * (W /= kernel);
-    STD_TORCH_CHECK(pooled->numel() == size && pooled->is_contiguous() && pooled->scalar_type() == kScalarType<T>,
+    check_shape(*pooled, {size}, "pooled");
+    STD_TORCH_CHECK(pooled->is_contiguous() && pooled->scalar_type() == kScalarType<T>,
                     "pooled: want what pooled_levels returns");
     return pooled->const_data_ptr<T>();
 }
 
 Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& weight, OptionalTensor bias,
                       OptionalTensor shift, OptionalTensor pooled, bool align_corners, int64_t kernel, int64_t steps) {
-    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
-    check_poolings(sizes, kernel, steps);
+    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, kernel, steps);
     const auto run = [&]<class T>(T) {
         return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners)
             .forward(features, checked<T>(pooled, sizes, kernel, steps));
@@ -94,10 +86,9 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
                                     const Tensor& weight, OptionalTensor bias, OptionalTensor shift,
                                     OptionalTensor pooled, bool align_corners, int64_t kernel, int64_t steps,
                                     std::vector<bool> output_mask) {
-    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, steps + 1);
-    check_poolings(sizes, kernel, steps);
-    check_shape(grad_output, {sizes.B, sizes.N}, "grad_output");
-    STD_TORCH_CHECK(output_mask.size() == 5, "output_mask: want 5 entries");
+    const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, kernel, steps);
+    check_floats(grad_output, {sizes.B, sizes.N}, "grad_output");
+    check_mask(output_mask, 5);
     const bool for_each_image = grid.dim() == 3;
     const Wanted want{.features = output_mask[0],
                       .mu = output_mask[1] && !for_each_image,
@@ -126,9 +117,9 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("pooled_levels", TORCH_BOX(&pooled_levels));
-    m.impl("pooled_readout", TORCH_BOX(&pooled_readout));
-    m.impl("pooled_readout_backward", TORCH_BOX(&pooled_readout_backward));
+    m.impl("pooled_levels", V1FAST_BOX(pooled_levels));
+    m.impl("pooled_readout", V1FAST_BOX(pooled_readout));
+    m.impl("pooled_readout_backward", V1FAST_BOX(pooled_readout_backward));
 }
 
 } // namespace v1fast

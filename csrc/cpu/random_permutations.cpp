@@ -1,7 +1,7 @@
 // Random permutations on the CPU. See v1fast/reference/random_permutations.py for which ones.
+#include "../boxed.h"
 #include "../philox.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -37,6 +37,8 @@ Tensor random_permutations(const Tensor& seed, int64_t count, int64_t size) {
     STD_TORCH_CHECK(count >= 0 && size >= 0 && count < (int64_t(1) << 32) && size < (int64_t(1) << 31),
                     "random_permutations: count, size: want at least 0, and less than 2^32 and 2^31");
     const Tensor out = torch::stable::new_empty(seed, {count, size}, ScalarType::Int);
+    if (count == 0 || size == 0)
+        return out;
     const uint64_t key = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
     int32_t* data = out.mutable_data_ptr<int32_t>();
     torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
@@ -49,6 +51,6 @@ Tensor random_permutations(const Tensor& seed, int64_t count, int64_t size) {
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("random_permutations", TORCH_BOX(&random_permutations)); }
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("random_permutations", V1FAST_BOX(random_permutations)); }
 
 } // namespace v1fast

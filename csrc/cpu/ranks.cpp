@@ -3,9 +3,9 @@
 // Values become integers of the same order, of which the bits that differ are sorted digit by digit: passes that read
 // in order, and write in order within each of a few hundred places. No pass writes all over its memory: for 8 million
 // ranks that would take as long as all the rest.
+#include "../boxed.h"
 #include "large_memory.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -242,8 +242,8 @@ Tensor rank_sums(const Tensor& a, const Tensor& b) {
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("average_ranks", TORCH_BOX(&average_ranks));
-    m.impl("rank_sums", TORCH_BOX(&rank_sums));
+    m.impl("average_ranks", V1FAST_BOX(average_ranks));
+    m.impl("rank_sums", V1FAST_BOX(rank_sums));
 }
 
 } // namespace v1fast

@@ -5,10 +5,9 @@
 // additions is kDepth products long; their sums are added in a fixed order, whatever the tiles and threads. What has
 // been summed becomes dissimilarities while it is still in the cache, and is written once, with its mirror image.
 #include "../rdm.h"
+#include "../boxed.h"
 
 #include "rdm_rows.h"
-
-#include <torch/csrc/stable/library.h>
 
 namespace v1fast {
 namespace {
@@ -334,9 +333,8 @@ void fill(const Tensor& x, const OptionalTensor& y, Form form, const std::string
 }
 
 Tensor rdm(const Tensor& x, OptionalTensor y, std::string method, bool condensed, std::string accuracy) {
-    const RdmSizes s = check_rdm(x, y, method);
-    STD_TORCH_CHECK(s.S == s.T, "rdm: want x and y with the same number of rows");
-    const Tensor out = condensed ? torch::stable::new_empty(x, {s.B, s.S * (s.S - 1) / 2}, rdm_type(x, y))
+    const RdmSizes s = check_paired(x, y, method, accuracy);
+    const Tensor out = condensed ? torch::stable::new_empty(x, {s.B, pairs_of(s.S)}, rdm_type(x, y))
                                  : torch::stable::new_empty(x, {s.B, s.S, s.S}, rdm_type(x, y));
     fill(x, y, {method_of(method), true, condensed, false, s.S, s.S}, accuracy, out);
     return out;
@@ -344,16 +342,20 @@ Tensor rdm(const Tensor& x, OptionalTensor y, std::string method, bool condensed
 
 void rdm_out(const Tensor& x, OptionalTensor y, std::string method, bool condensed, std::string accuracy,
              const Tensor& out) {
-    const RdmSizes s = check_rdm(x, y, method);
-    const int64_t size = condensed ? s.S * (s.S - 1) / 2 : s.S * s.S;
-    STD_TORCH_CHECK(s.S == s.T && out.is_contiguous() && out.numel() == s.B * size && out.dim() >= 1 &&
-                        out.size(0) == s.B && out.scalar_type() == rdm_type(x, y),
-                    "rdm_out: want out contiguous, of the shape and dtype that rdm returns");
+    const RdmSizes s = check_paired(x, y, method, accuracy);
+    if (condensed)
+        check_shape(out, {s.B, pairs_of(s.S)}, "out");
+    else
+        check_shape(out, {s.B, s.S, s.S}, "out");
+    STD_TORCH_CHECK(out.is_contiguous() && out.scalar_type() == rdm_type(x, y),
+                    "out: want it contiguous, of the dtype that rdm returns");
+    check_apart(out, x, "x");
+    check_apart(out, y, "y");
     fill(x, y, {method_of(method), true, condensed, false, s.S, s.S}, accuracy, out);
 }
 
 Tensor cross_rdm(const Tensor& x, const Tensor& y, std::string method, std::string accuracy) {
-    const RdmSizes s = check_rdm(x, y, method);
+    const RdmSizes s = check_rdm(x, y, method, accuracy);
     const Tensor out = torch::stable::new_empty(x, {s.B, s.S, s.T}, rdm_type(x, y));
     fill(x, y, {method_of(method), false, false, false, s.S, s.T}, accuracy, out);
     return out;
@@ -362,9 +364,9 @@ Tensor cross_rdm(const Tensor& x, const Tensor& y, std::string method, std::stri
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("rdm", TORCH_BOX(&rdm));
-    m.impl("rdm_out", TORCH_BOX(&rdm_out));
-    m.impl("cross_rdm", TORCH_BOX(&cross_rdm));
+    m.impl("rdm", V1FAST_BOX(rdm));
+    m.impl("rdm_out", V1FAST_BOX(rdm_out));
+    m.impl("cross_rdm", V1FAST_BOX(cross_rdm));
 }
 
 } // namespace v1fast

@@ -4,11 +4,10 @@
 // one product of a matrix of pairs with rows, by the tiles of the forward pass. Rows are standardised as they are
 // packed, here with columns side by side; what the pairs get is read from the gradient of the matrix, by strips of 32
 // MiB.
+#include "../boxed.h"
 #include "../rdm.h"
 
 #include "rdm_rows.h"
-
-#include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
@@ -269,7 +268,8 @@ void paired(RowSets<T>& rows, bool two_sets, const MatrixGradient<G, Pairs>& giv
     Rows<T>&x = rows.x, &y = rows.y();
     const double columns = static_cast<double>(x.source.columns);
     if (!two_sets) {
-        RowGradients(x, x, Side::others, given, 2 / (columns * x.scale), out.d_x, b).run();
+        if (out.d_x.numel())
+            RowGradients(x, x, Side::others, given, 2 / (columns * x.scale), out.d_x, b).run();
         return;
     }
     if (out.d_x.numel())
@@ -327,21 +327,22 @@ void all_members(const Given& given, const Gradients& out) {
     });
 }
 
-Tensor gradient_of(const Tensor& x, bool wanted) {
-    if (!wanted)
-        return torch::stable::new_empty(x, {0});
+Tensor gradient_of(const Tensor& x) {
     return x.is_contiguous() ? uninitialised_like(x, true).tensor : torch::stable::new_empty(x, x.sizes());
 }
 
 std::tuple<Tensor, Tensor> gradients(Given given, const std::string& accuracy, const std::vector<bool>& output_mask) {
-    STD_TORCH_CHECK(output_mask.size() == 2, "output_mask: want 2 entries");
-    const Gradients out{gradient_of(given.x, output_mask[0]),
-                        gradient_of(given.y ? *given.y : given.x, output_mask[1] && given.y)};
+    check_mask(output_mask, 2);
+    const Tensor none = torch::stable::new_empty(given.x, {0});
+    const Gradients out{output_mask[0] ? gradient_of(given.x) : none,
+                        output_mask[1] && given.y ? gradient_of(*given.y) : none};
     if (given.sizes.B == 0 || given.sizes.S == 0 || given.sizes.T == 0) {
         for (Tensor gradient : {out.d_x, out.d_y})
             torch::stable::zero_(gradient);
         return {out.d_x, out.d_y};
     }
+    if (out.d_x.numel() == 0 && out.d_y.numel() == 0)
+        return {out.d_x, out.d_y};
     given.grad = torch::stable::contiguous(given.grad);
     if (given.matrix)
         given.matrix = torch::stable::contiguous(*given.matrix);
@@ -357,25 +358,27 @@ std::tuple<Tensor, Tensor> gradients(Given given, const std::string& accuracy, c
 std::tuple<Tensor, Tensor> rdm_backward(const Tensor& grad, OptionalTensor matrix, const Tensor& x, OptionalTensor y,
                                         std::string method, bool condensed, std::string accuracy,
                                         std::vector<bool> output_mask) {
-    const RdmSizes s = check_rdm(x, y, method);
-    STD_TORCH_CHECK(s.S == s.T, "rdm_backward: want x and y with the same number of rows");
-    check_matrix(grad, matrix, x, y, method, s.B * (condensed ? s.S * (s.S - 1) / 2 : s.S * s.S));
+    const RdmSizes s = check_paired(x, y, method, accuracy);
+    if (condensed)
+        check_matrix(grad, matrix, x, y, method, {s.B, pairs_of(s.S)});
+    else
+        check_matrix(grad, matrix, x, y, method, {s.B, s.S, s.S});
     return gradients({grad, matrix, x, y, method_of(method), true, condensed, s}, accuracy, output_mask);
 }
 
 std::tuple<Tensor, Tensor> cross_rdm_backward(const Tensor& grad, OptionalTensor matrix, const Tensor& x,
                                               const Tensor& y, std::string method, std::string accuracy,
                                               std::vector<bool> output_mask) {
-    const RdmSizes s = check_rdm(x, y, method);
-    check_matrix(grad, matrix, x, y, method, s.B * s.S * s.T);
+    const RdmSizes s = check_rdm(x, y, method, accuracy);
+    check_matrix(grad, matrix, x, y, method, {s.B, s.S, s.T});
     return gradients({grad, matrix, x, y, method_of(method), false, false, s}, accuracy, output_mask);
 }
 
 } // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) {
-    m.impl("rdm_backward", TORCH_BOX(&rdm_backward));
-    m.impl("cross_rdm_backward", TORCH_BOX(&cross_rdm_backward));
+    m.impl("rdm_backward", V1FAST_BOX(rdm_backward));
+    m.impl("cross_rdm_backward", V1FAST_BOX(cross_rdm_backward));
 }
 
 } // namespace v1fast

@@ -14,8 +14,6 @@
 
 namespace v1fast {
 
-using OptionalTensor = std::optional<Tensor>;
-
 enum class Method { correlation, cosine, distance };
 
 inline Method method_of(const std::string& name) {

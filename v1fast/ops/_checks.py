@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The floating dtypes that the kernels read and write, as in csrc/dispatch.h."""
+
+
+MOST = 2**31 - 1
+"""The kernels count neurons, and pixels of a map with a border of one, in 32 bits."""
+
+MOST_POOLINGS = 1024
+"""With a kernel of 1, any number of poolings would leave something of a map."""
 
 
 def shape(name: str, tensor: Tensor, axes: str, want: Sequence[int]) -> None:
@@ -22,6 +30,12 @@ def floating(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOATING:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING)
         raise ValueError(f"{name}: want one of {wanted}, got {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def dims(name: str, tensor: Tensor, axes: str, dim: int) -> None:
+    """Raise ValueError unless ``tensor`` has so many axes, named by ``axes``."""
+    if tensor.dim() != dim:
+        raise ValueError(f"{name}: want {axes}, got {tuple(tensor.shape)}")
 
 
 def int64(name: str, tensor: Tensor) -> None:
@@ -38,10 +52,40 @@ def device(name: str, tensor: Tensor, features: Tensor) -> None:
 
 def feature_map(name: str, tensor: Tensor) -> None:
     """Raise ValueError unless ``tensor`` is [B, C, H, W] and its images are not empty."""
-    if tensor.dim() != 4:
-        raise ValueError(f"{name}: want [B, C, H, W], got {tuple(tensor.shape)}")
+    dims(name, tensor, "[B, C, H, W]", 4)
     if min(tensor.shape[1:]) < 1:
         raise ValueError(f"{name}: want [B, C, H, W] with C, H, W >= 1, got {tuple(tensor.shape)}")
+    if (tensor.shape[2] + 1) * (tensor.shape[3] + 1) >= MOST:
+        raise ValueError(f"{name}: want [B, C, H, W] with (H + 1) (W + 1) < 2^31 - 1, got {tuple(tensor.shape)}")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte of what the tensor may read, and the one after the last; nothing where it has no memory."""
+    try:
+        begin = 0 if isinstance(tensor, FakeTensor) or tensor.numel() == 0 else tensor.data_ptr()
+    except RuntimeError:  # of a function transform, or of another kind without memory
+        begin = 0
+    if not begin:
+        return 0, 0
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
+def apart(name: str, tensor: Tensor, others: Mapping[str, Tensor | None]) -> None:
+    """Raise ValueError if ``tensor``, which is to be written, lies between the first and the last byte of another."""
+    if torch.compiler.is_compiling():  # the op itself is called, and asks, when what is compiled runs
+        return
+    begin, end = _span(tensor)
+    for other, operand in others.items():
+        first, last = (0, 0) if operand is None else _span(operand)
+        if first < end and begin < last:
+            raise ValueError(f"{name}: want memory of its own, got some of that of {other}")
+
+
+def at_most(name: str, what: str, value: int, most: int = MOST) -> None:
+    """Raise ValueError if ``value``, which is called ``what``, is more than ``most``."""
+    if value > most:
+        raise ValueError(f"{name}: want {what} of at most {most}, got {value}")
 
 
 def levels(tensors: Sequence[Tensor]) -> None:
@@ -60,6 +104,7 @@ def points(grid: Tensor, shift: Tensor | None, features: Tensor) -> None:
     if grid.dim() not in (2, 3):
         raise ValueError(f"grid: want [N, 2] or [B, N, 2], got {tuple(grid.shape)}")
     batch, neurons = features.shape[0], grid.shape[-2]
+    at_most("grid", "N", neurons)
     axes, want = ("[N, 2]", (neurons, 2)) if grid.dim() == 2 else ("[B, N, 2]", (batch, neurons, 2))
     shape("grid", grid, axes, want)
     if shift is not None:
@@ -75,11 +120,31 @@ def floats(operands: Mapping[str, Tensor | None], features: Tensor) -> None:
             device(name, tensor, features)
 
 
+def grad_output(tensor: Tensor, axes: str, want: Sequence[int], features: Tensor) -> None:
+    """Raise ValueError unless ``tensor`` can be the gradient of an output of the sizes ``want``."""
+    shape("grad_output", tensor, axes, want)
+    floats({"grad_output": tensor}, features)
+
+
+def output_mask(mask: Sequence[bool], want: int) -> None:
+    """Raise ValueError unless ``mask`` has an entry for each gradient."""
+    if len(mask) != want:
+        raise ValueError(f"output_mask: want {want} entries, got {len(mask)}")
+
+
+def image_offset(value: int, images: int) -> None:
+    """Raise ValueError unless the images from number ``value`` on have numbers of 64 bits."""
+    if value < 0:
+        raise ValueError(f"image_offset: want at least 0, got {value}")
+    at_most("image_offset", "image_offset + B", value + images, 2**63 - 1)
+
+
 def poolings(features: Tensor, kernel: int, stride: int, steps: int) -> None:
     """Raise ValueError unless so many poolings of [B, C, H, W] leave something of it."""
     for name, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("steps", steps, 0)):
         if value < least:
             raise ValueError(f"{name}: want at least {least}, got {value}")
+    at_most("steps", "a number", steps, MOST_POOLINGS)
     height, width = features.shape[2:]
     for step in range(steps):
         if height < kernel or width < kernel:

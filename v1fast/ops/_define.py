@@ -1,12 +1,15 @@
 """The rules of registration, once for all ops.
 
-An op means its reference. ``define`` registers the reference as the kernel of last resort on every device, the fake
-for ``torch.compile``, the derivative, and what happens under function transforms:
+An op means its reference. ``define`` registers the reference, behind the op's check, as the kernel of last resort on
+every device, the fake for ``torch.compile``, the derivative, and what happens under function transforms:
 
 - ``vmap`` runs the op once for each member of the batch and stacks the results;
 - ``func.grad``, ``jacrev``, ``jvp``, ``hessian`` and forward-mode duals differentiate the reference itself. A custom op
   would refuse the first and give a silent zero tangent for the second;
 - ``torch.onnx.export`` (``dynamo=True``) gets the reference, as ops that ONNX knows.
+
+An op that writes into an argument, ``Tensor(a!)`` in its schema, has no derivative, refuses operands that require grad,
+and tells autograd that the argument has changed, whichever kernel wrote it.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ def _is_exported_to_onnx(arguments: tuple[Any, ...]) -> bool:
 
 library = torch.library.Library("v1fast", "DEF")
 
+references: dict[str, Callable[..., Any]] = {}
+"""Name of each op -> its reference, behind the op's check: what every kernel of it is held against."""
+
 
 def _autograd_kernel(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
@@ -64,26 +70,55 @@ def _autograd_kernel(
         def backward(ctx: Any, *grads: Any) -> Any:
             return (None, *backward(ctx, *grads))
 
+    written = _written(op)
+
     Recorded.__name__ = Recorded.__qualname__ = f"{op.name().replace('::', '_')}_recorded"
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
         if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
             return reference(*arguments)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            if written:
+                raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
             return Recorded.apply(keyset, *arguments)
         return below(keyset, arguments)
 
     return kernel
 
 
-def _one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
+def _written(op: Any) -> list[int]:
+    """Which arguments the op writes into."""
+    aliases = (argument.alias_info for argument in op._schema.arguments)
+    return [i for i, alias in enumerate(aliases) if alias is not None and alias.is_write]
+
+
+def _writing_kernel(op: Any) -> Callable[..., Any]:
+    """What runs under the ADInplaceOrView key: autograd must not use what an operand that is written held before."""
+    written = _written(op)
+
+    def kernel(keyset: Any, *arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            result = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *arguments)
+        torch.autograd.graph.increment_version([arguments[i] for i in written])
+        return result
+
+    return kernel
+
+
+def _one_by_one(op: Any) -> Callable[..., Any]:
     """The vmap rule of any op: run it for each member, stack what comes."""
+    written = _written(op)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        if any(in_dims[i] is None for i in written):
+            raise ValueError(f"{op.name()}: want a batched operand to write into beside batched operands")
+
         def member(i: int) -> Any:
             return op(*(a if d is None else a.select(d, i) for a, d in zip(arguments, in_dims, strict=True)))
 
         members = [member(i) for i in range(info.batch_size)]
+        if written:
+            return None, None
         if isinstance(members[0], Tensor):
             return torch.stack(members), 0
         return tuple(torch.stack(outputs) for outputs in zip(*members, strict=True)), (0,) * len(members[0])
@@ -99,9 +134,18 @@ def _no_derivative(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError("this op of v1fast has no derivative")
 
 
+def _behind(check: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(*arguments: Any) -> Any:
+        check(*arguments)
+        return function(*arguments)
+
+    return checked
+
+
 def define(
     schema: str,
     *,
+    check: Callable[..., None],
     reference: Callable[..., Any],
     fake: Callable[..., Any],
     setup_context: Callable[..., None] = _save_nothing,
@@ -111,8 +155,10 @@ def define(
 
     Args:
         schema: name, arguments and returns; no argument has a default.
+        check: raises ValueError unless the arguments are legal. Runs before the reference and before the fake; a faster
+            kernel refuses the same ones by itself.
         reference: the computation in plain torch, out of place, so that it can be differentiated itself.
-        fake: outputs of the right shape, dtype and strides, without values; checks the arguments.
+        fake: outputs of the right shape, dtype and strides, without values.
         setup_context: called with the autograd context, the arguments and the output.
         backward: called with the context, in which ``needs_input_grad[0]`` is not an argument, and the gradients of the
             outputs; one gradient or None for each argument.
@@ -121,10 +167,13 @@ def define(
     qualname = f"v1fast::{name}"
     library.define(schema)
     op = getattr(torch.ops.v1fast, name).default
-    library.impl(name, reference, "CompositeExplicitAutograd")
-    kernel = _autograd_kernel(op, reference, setup_context, backward)
+    references[name] = _behind(check, reference)
+    library.impl(name, references[name], "CompositeExplicitAutograd")
+    kernel = _autograd_kernel(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
-    torch.library.register_fake(qualname, fake, lib=library)
+    if _written(op):
+        library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
+    torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
     return op
 
@@ -189,6 +238,8 @@ def define_with_backward(
     schema: str,
     *,
     gradients: int,
+    check: Callable[..., None],
+    check_backward: Callable[..., None],
     reference: Callable[..., Any],
     reference_backward: Callable[..., Any],
     fake: Callable[..., Any],
@@ -203,6 +254,8 @@ def define_with_backward(
     Args:
         schema: as in :func:`define`, the tensors first.
         gradients: number of leading arguments that have a gradient.
+        check: raises ValueError unless the arguments are legal.
+        check_backward: the same for those of the backward op.
         reference: computes the op in plain torch.
         reference_backward: computes the backward op in plain torch.
         fake: the output without values.
@@ -218,10 +271,13 @@ def define_with_backward(
         wanted = (g if m else None for g, m in zip(found, mask, strict=True))
         return (*wanted, *(None,) * (len(kinds) - gradients))
 
-    op = define(schema, reference=reference, fake=fake, setup_context=save_tensors(tensors), backward=backward)
+    op = define(
+        schema, check=check, reference=reference, fake=fake, setup_context=save_tensors(tensors), backward=backward
+    )
     backward_op = define(
         f"{name}_backward(Tensor grad_output, {arguments}, bool[{gradients}] output_mask)"
         f" -> ({', '.join(['Tensor'] * gradients)})",
+        check=check_backward,
         reference=reference_backward,
         fake=fake_backward,
         setup_context=save_tensors(1 + tensors),

@@ -12,14 +12,19 @@ from v1fast.reference.condensed_row_sums import condensed_row_sums as _reference
 
 def check(x: Tensor, stimuli: int) -> None:
     """Raise ValueError unless ``x`` has the pairs of so many stimuli, in float32 or float64."""
+    if stimuli < 0:
+        raise ValueError(f"stimuli: want at least 0, got {stimuli}")
+    _checks.at_most("stimuli", "a number", stimuli)
+    _checks.dims("x", x, "[M, S (S - 1) / 2]", 2)
     _checks.shape("x", x, "[M, S (S - 1) / 2]", (x.shape[0], stimuli * (stimuli - 1) // 2))
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x: want float32 or float64, got {str(x.dtype).removeprefix('torch.')}")
 
 
 def _fake(x: Tensor, stimuli: int) -> Tensor:
-    check(x, stimuli)
     return x.new_empty((x.shape[0], stimuli), dtype=torch.float64)
 
 
-condensed_row_sums = define("condensed_row_sums(Tensor x, SymInt stimuli) -> Tensor", reference=_reference, fake=_fake)
+condensed_row_sums = define(
+    "condensed_row_sums(Tensor x, SymInt stimuli) -> Tensor", check=check, reference=_reference, fake=_fake
+)

@@ -43,8 +43,7 @@ def _check_noise(
     if neuron_index is not None:
         _checks.shape("neuron_index", neuron_index, "[N]", (neurons,))
         _checks.int64("neuron_index", neuron_index)
-    if image_offset < 0:
-        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    _checks.image_offset(image_offset, batch)
 
 
 def check(
@@ -64,9 +63,9 @@ def check(
     """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
     _checks.feature_map("features", features)
     batch, channels = features.shape[:2]
-    if mu.dim() != 2:
-        raise ValueError(f"mu: want [N, 2], got {tuple(mu.shape)}")
+    _checks.dims("mu", mu, "[N, 2]", 2)
     neurons = mu.shape[0]
+    _checks.at_most("mu", "N", neurons)
     _checks.shape("mu", mu, "[N, 2]", (neurons, 2))
     _checks.shape("weight", weight, "[N, C]", (neurons, channels))
     if sigma is not None:
@@ -83,8 +82,15 @@ def check(
             _checks.device(name, tensor, features)
 
 
+def check_backward(grad_output: Tensor, features: Tensor, mu: Tensor, *rest: Any) -> None:
+    """As ``check``, for the arguments of the backward op."""
+    *operands, output_mask = rest
+    check(features, mu, *operands)
+    _checks.grad_output(grad_output, "[B, N]", (features.shape[0], mu.shape[0]), features)
+    _checks.output_mask(output_mask, 6)
+
+
 def _fake(features: Tensor, mu: Tensor, sigma: Tensor | None, weight: Tensor, *rest: Any) -> Tensor:
-    check(features, mu, sigma, weight, *rest)
     dtype = torch.promote_types(features.dtype, weight.dtype)
     return features.new_empty((features.shape[0], mu.shape[0]), dtype=dtype)
 
@@ -99,8 +105,6 @@ def _fake_backward(
     shift: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
-    check(features, mu, sigma, weight, bias, shift, *rest[:-1])
-    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], mu.shape[0]))
     operands = (features, mu, sigma, weight, bias, shift)
     return fake_gradients(operands, (features, mu, mu, weight, mu, mu), rest[-1], laid_out=(0, 3))
 
@@ -110,6 +114,8 @@ gaussian_readout, gaussian_readout_backward = define_with_backward(
     "Tensor? noise, Tensor? seed, Tensor? neuron_index, SymInt image_offset, bool share_noise, bool align_corners)"
     " -> Tensor",
     gradients=6,
+    check=check,
+    check_backward=check_backward,
     reference=reference.gaussian_readout,
     reference_backward=reference.gaussian_readout_backward,
     fake=_fake,

@@ -18,20 +18,21 @@ def check(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, 
         raise ValueError(f"images: want at least 0, got {images}")
     if neurons < 0:
         raise ValueError(f"neurons: want at least 0, got {neurons}")
-    if image_offset < 0:
-        raise ValueError(f"image_offset: want at least 0, got {image_offset}")
+    _checks.image_offset(image_offset, images)
     if neuron_index is not None:
         _checks.shape("neuron_index", neuron_index, "[N]", (neurons,))
         _checks.int64("neuron_index", neuron_index)
+        if neuron_index.device != seed.device:
+            raise ValueError(f"neuron_index: want device {seed.device}, that of seed, got {neuron_index.device}")
 
 
 def _fake(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> Tensor:
-    check(seed, images, neurons, neuron_index, image_offset)
     return seed.new_empty((images, neurons, 2), dtype=torch.float32)
 
 
 philox_normal = define(
     "philox_normal(Tensor seed, SymInt images, SymInt neurons, Tensor? neuron_index, SymInt image_offset) -> Tensor",
+    check=check,
     reference=philox.philox_normal,
     fake=_fake,
 )

@@ -24,8 +24,22 @@ def check_levels(levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None) -
     _checks.points(grid, shift, levels[0])
 
 
-def _fake(features: Tensor, grid: Tensor, shift: Tensor | None, align_corners: bool) -> Tensor:
+def check_backward(
+    grad_output: Tensor,
+    features: Tensor,
+    grid: Tensor,
+    shift: Tensor | None,
+    align_corners: bool,
+    output_mask: Sequence[bool],
+) -> None:
+    """As ``check``, for the arguments of the backward op."""
     check(features, grid, shift, align_corners)
+    batch, channels = features.shape[:2]
+    _checks.grad_output(grad_output, "[B, N, C]", (batch, grid.shape[-2], channels), features)
+    _checks.output_mask(output_mask, 3)
+
+
+def _fake(features: Tensor, grid: Tensor, shift: Tensor | None, align_corners: bool) -> Tensor:
     batch, channels = features.shape[:2]
     return features.new_empty((batch, grid.shape[-2], channels))
 
@@ -38,15 +52,14 @@ def _fake_backward(
     align_corners: bool,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
-    check(features, grid, shift, align_corners)
-    batch, channels = features.shape[:2]
-    _checks.shape("grad_output", grad_output, "[B, N, C]", (batch, grid.shape[-2], channels))
     return fake_gradients((features, grid, shift), (features, grid, grid), output_mask, laid_out=(0,))
 
 
 point_gather, point_gather_backward = define_with_backward(
     "point_gather(Tensor features, Tensor grid, Tensor? shift, bool align_corners) -> Tensor",
     gradients=3,
+    check=check,
+    check_backward=check_backward,
     reference=reference.point_gather,
     reference_backward=reference.point_gather_backward,
     fake=_fake,

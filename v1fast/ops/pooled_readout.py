@@ -35,9 +35,7 @@ def check(
     pool_steps: int,
 ) -> None:
     """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
-    _checks.feature_map("features", features)
-    _checks.floating("features", features)
-    _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
+    check_pooling(features, pool_kernel, pool_steps, False)
     _check_neurons(features, (pool_steps + 1) * features.shape[1], grid, weight, bias, shift)
 
 
@@ -71,14 +69,20 @@ def _check_pooled(pooled: Tensor | None, operands: Sequence[Tensor | None], pool
     assert features is not None
     dtype = torch.float64 if is_wide(*operands) else torch.float32
     _checks.shape("pooled", pooled, "that of pooled_levels", (pooled_size(features, pool_kernel, pool_steps),))
-    if pooled.dtype != dtype:
-        raise ValueError(f"pooled: want {dtype}, got {pooled.dtype}")
+    if pooled.dtype != dtype or not pooled.is_contiguous():
+        layout = "contiguous" if pooled.is_contiguous() else "strided"
+        raise ValueError(f"pooled: want contiguous {dtype}, got {layout} {pooled.dtype}")
     _checks.device("pooled", pooled, features)
 
 
-def _fake_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
+def check_pooling(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> None:
+    """Raise ValueError, naming the operand, unless so many poolings of the features leave something of them."""
     _checks.feature_map("features", features)
+    _checks.floating("features", features)
     _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
+
+
+def _fake_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
     dtype = torch.float64 if wide else torch.float32
     return features.new_empty(pooled_size(features, pool_kernel, pool_steps), dtype=dtype)
 
@@ -99,8 +103,15 @@ def check_all(
     _check_pooled(pooled, (features, grid, weight, bias, shift), pool_kernel, pool_steps)
 
 
+def check_backward(grad_output: Tensor, features: Tensor, grid: Tensor, *rest: Any) -> None:
+    """As ``check_all``, for the arguments of the backward op."""
+    *operands, output_mask = rest
+    check_all(features, grid, *operands)
+    _checks.grad_output(grad_output, "[B, N]", (features.shape[0], grid.shape[-2]), features)
+    _checks.output_mask(output_mask, 5)
+
+
 def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    check_all(features, grid, weight, *rest)
     dtype = torch.promote_types(features.dtype, weight.dtype)
     return features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
 
@@ -108,16 +119,15 @@ def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 def _fake_backward(
     grad_output: Tensor, features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
-    *options, output_mask = rest
-    check_all(features, grid, weight, bias, *options)
-    _checks.shape("grad_output", grad_output, "[B, N]", (features.shape[0], grid.shape[-2]))
-    operands = (features, grid, weight, bias, options[0])
+    shift, *_, output_mask = rest
+    operands = (features, grid, weight, bias, shift)
     return fake_gradients(operands, (features, grid, weight, grid, grid), output_mask, laid_out=(0, 2))
 
 
 # For the op below, whose derivative is that of the features through it: it has none of its own.
 pooled_levels = define(
     "pooled_levels(Tensor features, int pool_kernel, int pool_steps, bool wide) -> Tensor",
+    check=check_pooling,
     reference=reference.pooled_levels,
     fake=_fake_levels,
 )
@@ -126,6 +136,8 @@ pooled_readout, pooled_readout_backward = define_with_backward(
     "pooled_readout(Tensor features, Tensor grid, Tensor weight, Tensor? bias, Tensor? shift, Tensor? pooled, "
     "bool align_corners, int pool_kernel, int pool_steps) -> Tensor",
     gradients=5,
+    check=check_all,
+    check_backward=check_backward,
     reference=reference.pooled_readout,
     reference_backward=reference.pooled_readout_backward,
     fake=_fake,

@@ -17,13 +17,17 @@ def check(seed: Tensor, count: int, size: int) -> None:
     for name, value in (("count", count), ("size", size)):
         if value < 0:
             raise ValueError(f"{name}: want at least 0, got {value}")
+    _checks.at_most("count", "a number", count, 2**32 - 1)
+    _checks.at_most("size", "a number", size)
 
 
 def _fake(seed: Tensor, count: int, size: int) -> Tensor:
-    check(seed, count, size)
     return seed.new_empty((count, size), dtype=torch.int32)
 
 
 random_permutations = define(
-    "random_permutations(Tensor seed, SymInt count, SymInt size) -> Tensor", reference=_reference, fake=_fake
+    "random_permutations(Tensor seed, SymInt count, SymInt size) -> Tensor",
+    check=check,
+    reference=_reference,
+    fake=_fake,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ def _check_rows(name: str, x: Tensor) -> None:
     _checks.floating(name, x)
     if x.dim() != 3 or x.shape[-1] < 1:
         raise ValueError(f"{name}: want [batch, rows, columns >= 1], got {tuple(x.shape)}")
+    _checks.at_most(name, "a number of rows", x.shape[1])
 
 
 def check(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> None:
@@ -42,7 +44,6 @@ def output_shape(batch: int, rows: int, condensed: bool) -> tuple[int, ...]:
 
 
 def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> Tensor:
-    check(x, y, method, condensed, accuracy)
     return x.new_empty(output_shape(x.shape[0], x.shape[1], condensed), dtype=reference.output_dtype(x, y))
 
 
@@ -52,14 +53,25 @@ def _save_matrix(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(None if "distance" in ctx.options else output, x, y)
 
 
-def _check_matrix(grad: Tensor, matrix: Tensor | None, x: Tensor, method: str, shape: tuple[int, ...]) -> None:
-    _checks.shape("grad", grad, "the matrix's shape", shape)
-    if matrix is None:
-        if method != "distance":
-            raise ValueError(f"matrix: want what the forward pass returned beside method {method!r}, got None")
-        return
-    _checks.shape("matrix", matrix, "the matrix's shape", shape)
-    _checks.device("matrix", matrix, x)
+def _check_matrix(
+    grad: Tensor,
+    matrix: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    method: str,
+    shape: tuple[int, ...],
+    output_mask: Sequence[bool],
+) -> None:
+    if matrix is None and method != "distance":
+        raise ValueError(f"matrix: want what the forward pass returned beside method {method!r}, got None")
+    dtype = reference.output_dtype(x, y)
+    for name, tensor in {"grad": grad, "matrix": matrix}.items():
+        if tensor is None:
+            continue
+        _checks.shape(name, tensor, "the matrix's shape", shape)
+        if tensor.dtype != dtype or tensor.device != x.device:
+            raise ValueError(f"{name}: want {dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
+    _checks.output_mask(output_mask, 2)
 
 
 def _empty_gradients(x: Tensor, y: Tensor | None, mask: list[bool]) -> tuple[Tensor, Tensor]:
@@ -69,19 +81,24 @@ def _empty_gradients(x: Tensor, y: Tensor | None, mask: list[bool]) -> tuple[Ten
 
 
 def check_backward(
-    grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str
+    grad: Tensor,
+    matrix: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    method: str,
+    condensed: bool,
+    accuracy: str,
+    output_mask: Sequence[bool],
 ) -> None:
     """Raise ValueError unless the operands fit each other, and the gradient and the matrix rdm's output."""
     check(x, y, method, condensed, accuracy)
-    _check_matrix(grad, matrix, x, method, output_shape(x.shape[0], x.shape[1], condensed))
+    _check_matrix(grad, matrix, x, y, method, output_shape(x.shape[0], x.shape[1], condensed), output_mask)
 
 
 def _fake_backward(
     grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    *options, mask = rest
-    check_backward(grad, matrix, x, y, *options)
-    return _empty_gradients(x, y, mask)
+    return _empty_gradients(x, y, rest[-1])
 
 
 def _gradients(op: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -96,6 +113,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 rdm = define(
     "rdm(Tensor x, Tensor? y, str method, bool condensed, str accuracy) -> Tensor",
+    check=check,
     reference=reference.rdm,
     fake=_fake,
     setup_context=_save_matrix,
@@ -105,6 +123,7 @@ rdm = define(
 rdm_backward = define(
     "rdm_backward(Tensor grad, Tensor? matrix, Tensor x, Tensor? y, str method, bool condensed, str accuracy,"
     " bool[2] output_mask) -> (Tensor, Tensor)",
+    check=check_backward,
     reference=reference.rdm_backward,
     fake=_fake_backward,
     setup_context=save_tensors(4),
@@ -113,7 +132,7 @@ rdm_backward = define(
 
 
 def check_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
-    """Raise ValueError unless ``out`` can take what rdm returns."""
+    """Raise ValueError unless ``out`` can take what rdm returns, and has no memory in common with x and y."""
     check(x, y, method, condensed, accuracy)
     _checks.shape("out", out, "rdm's shape", output_shape(x.shape[0], x.shape[1], condensed))
     dtype = reference.output_dtype(x, y)
@@ -121,6 +140,7 @@ def check_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accurac
         layout = "contiguous" if out.is_contiguous() else "strided"
         raise ValueError(f"out: want contiguous {dtype}, got {layout} {out.dtype}")
     _checks.device("out", out, x)
+    _checks.apart("out", out, {"x": x, "y": y})
 
 
 def _write_reference(
@@ -129,10 +149,15 @@ def _write_reference(
     out.copy_(reference.rdm(x, y, method, condensed, accuracy))
 
 
+def _write_nothing(*arguments: Any) -> None:
+    pass
+
+
 rdm_out = define(
     "rdm_out(Tensor x, Tensor? y, str method, bool condensed, str accuracy, Tensor(a!) out) -> ()",
+    check=check_out,
     reference=_write_reference,
-    fake=check_out,
+    fake=_write_nothing,
 )
 
 
@@ -146,20 +171,26 @@ def check_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> None:
 
 
 def _fake_cross(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:
-    check_cross(x, y, method, accuracy)
     return x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=reference.output_dtype(x, y))
 
 
-def check_cross_backward(grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str) -> None:
+def check_cross_backward(
+    grad: Tensor,
+    matrix: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    method: str,
+    accuracy: str,
+    output_mask: Sequence[bool],
+) -> None:
     """Raise ValueError unless the operands fit each other, and the gradient and the matrix cross_rdm's output."""
     check_cross(x, y, method, accuracy)
-    _check_matrix(grad, matrix, x, method, (x.shape[0], x.shape[1], y.shape[1]))
+    _check_matrix(grad, matrix, x, y, method, (x.shape[0], x.shape[1], y.shape[1]), output_mask)
 
 
 def _fake_cross_backward(
     grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str, mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    check_cross_backward(grad, matrix, x, y, method, accuracy)
     return _empty_gradients(x, y, mask)
 
 
@@ -169,6 +200,7 @@ def _cross_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 cross_rdm = define(
     "cross_rdm(Tensor x, Tensor y, str method, str accuracy) -> Tensor",
+    check=check_cross,
     reference=reference.cross_rdm,
     fake=_fake_cross,
     setup_context=_save_matrix,
@@ -178,6 +210,7 @@ cross_rdm = define(
 cross_rdm_backward = define(
     "cross_rdm_backward(Tensor grad, Tensor? matrix, Tensor x, Tensor y, str method, str accuracy,"
     " bool[2] output_mask) -> (Tensor, Tensor)",
+    check=check_cross_backward,
     reference=reference.cross_rdm_backward,
     fake=_fake_cross_backward,
     setup_context=save_tensors(4),

@@ -45,6 +45,8 @@ def philox_normal(
     One Philox block serves two images: words 0 and 1 the even one, 2 and 3 the odd one.
     """
     device = seed.device
+    if images == 0 or neurons == 0:
+        return torch.empty((images, neurons, 2), device=device)
     neuron = torch.arange(neurons, device=device) if neuron_index is None else neuron_index
     image = (image_offset + torch.arange(images, device=device))[:, None]
     zero = torch.zeros_like(image)

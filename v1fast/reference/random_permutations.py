@@ -15,6 +15,8 @@ def random_permutations(seed: Tensor, count: int, size: int) -> Tensor:  # [1] i
     of the Philox4x32-10 blocks with key = seed and counter = (block, k, 0, 1).
     """
     device = seed.device
+    if count == 0 or size == 0:
+        return torch.empty((count, size), dtype=torch.int32, device=device)
     block = torch.arange(max(0, size + 2) // 4, device=device)
     number = torch.arange(count, device=device)[:, None]
     zero = torch.zeros_like(number)

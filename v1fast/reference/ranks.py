@@ -9,6 +9,8 @@ from torch import Tensor
 def average_ranks(x: Tensor) -> Tensor:  # [M, L], without NaN -> [M, L] float64
     """The op ``v1fast::average_ranks``: in each row."""
     ranks = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+    if x.numel() == 0:
+        return ranks
     for row, out in zip(x, ranks, strict=True):
         _, inverse, counts = row.unique(return_inverse=True, return_counts=True)
         last = counts.cumsum(0)

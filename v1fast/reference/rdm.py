@@ -87,9 +87,9 @@ def _pairs(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return i, j
 
 
-def _finish(values: Tensor, valid: Tensor | None, condensed: bool, dtype: torch.dtype) -> Tensor:
+def _finish(values: Tensor, valid: Tensor, condensed: bool, dtype: torch.dtype) -> Tensor:
     """Of [B, S, S] above its diagonal: NaN where a row is invalid, and the form that is asked for."""
-    matrix = _mirror(values) if valid is None else torch.where(valid, _mirror(values), torch.nan)
+    matrix = torch.where(valid, _mirror(values), torch.nan)
     if condensed:
         i, j = _pairs(matrix.shape[-1], matrix.device)
         matrix = matrix[:, i, j]
@@ -105,7 +105,9 @@ def rdm(
 ) -> Tensor:  # [B, S, S] or [B, S (S - 1) / 2], the upper triangle row by row
     """The op ``v1fast::rdm``."""
     if x.numel() == 0:
-        return _finish(x.new_zeros((x.shape[0], x.shape[1], x.shape[1])), None, condensed, output_dtype(x, y))
+        batch, rows = x.shape[:2]
+        shape = (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
+        return x.new_empty(shape, dtype=output_dtype(x, y))  # of no elements
     dtype = compute_dtype(x, y, accuracy)
     if method == "distance":
         a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
@@ -164,6 +166,15 @@ def _similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
     return 1 - torch.where(valid, matrix, 1).to(dtype)
 
 
+def no_gradients(x: Tensor, y: Tensor | None, output_mask: list[bool]) -> tuple[Tensor, Tensor]:
+    """Of operands without elements: zeros of their shapes, ``empty(0)`` of the dtype of x where one is not wanted."""
+    d_x, d_y = (
+        torch.zeros_like(t, memory_format=torch.contiguous_format) if wanted and t is not None else x.new_empty(0)
+        for t, wanted in zip((x, y), output_mask, strict=True)
+    )
+    return d_x, d_y
+
+
 def rdm_backward(
     grad: Tensor,  # as the output of rdm
     matrix: Tensor | None,  # that output; for method "distance", which can do without, None
@@ -185,8 +196,11 @@ def rdm_backward(
     Clipping to the range that exact arithmetic cannot leave is not differentiated.
     """
     none = x.new_empty(0)
+    want_x, want_y = output_mask[0], output_mask[1] and y is not None
     if x.numel() == 0:
-        return torch.zeros_like(x), none if y is None else torch.zeros_like(y)
+        return no_gradients(x, y, output_mask)
+    if not want_x and not want_y:
+        return none, none
     dtype = compute_dtype(x, y, accuracy)
     if method != "distance":
         assert matrix is not None
@@ -204,7 +218,7 @@ def rdm_backward(
         return (d_x.double() / scale).to(x.dtype), none
     d_x = (total * b - 2 * product(upper, b)).double() / other_scale
     d_y = (total * a - 2 * product(upper.mT, a)).double() / scale
-    return d_x.to(x.dtype) if output_mask[0] else none, d_y.to(y.dtype) if output_mask[1] else none
+    return d_x.to(x.dtype) if want_x else none, d_y.to(y.dtype) if want_y else none
 
 
 def cross_rdm_backward(
@@ -212,7 +226,7 @@ def cross_rdm_backward(
 ) -> tuple[Tensor, Tensor]:
     """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as ``rdm_backward`` has them."""
     if x.numel() == 0 or y.numel() == 0:
-        return torch.zeros_like(x), torch.zeros_like(y)
+        return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)
     if method != "distance":
         assert matrix is not None

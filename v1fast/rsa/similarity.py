@@ -275,9 +275,11 @@ def _tau(kind: str) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
 
 
 def _untied(values: NDArray[Any]) -> float:
-    """The share of pairs of entries that differ."""
+    """The share of pairs of entries that differ; NaN where there is no pair."""
     _, counts = np.unique(values, return_counts=True)
     size = float(len(values))
+    if size < 2:
+        return np.nan
     return 1 - float((counts.astype(np.float64) * (counts - 1)).sum()) / (size * (size - 1))
 
 

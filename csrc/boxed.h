@@ -1,0 +1,33 @@
+// How an op's kernel is handed to torch.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+namespace v1fast {
+
+// The kernel, whose want of memory is an error like that of torch's own ops: a RuntimeError in Python.
+template <auto kKernel>
+struct Boxed;
+
+template <class Result, class... Arguments, Result (*kKernel)(Arguments...)>
+struct Boxed<kKernel> {
+    static Result call(Arguments... arguments) {
+        try {
+            return kKernel(std::forward<Arguments>(arguments)...);
+        } catch (const std::bad_alloc&) {
+            STD_TORCH_CHECK(false, "not enough memory");
+        } catch (const std::length_error&) {
+            STD_TORCH_CHECK(false, "not enough memory: no array is so long");
+        }
+        std::terminate(); // STD_TORCH_CHECK has thrown
+    }
+};
+
+} // namespace v1fast
+
+#define V1FAST_BOX(kernel) TORCH_BOX((&v1fast::Boxed<&kernel>::call))

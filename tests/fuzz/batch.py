@@ -1,0 +1,80 @@
+"""Batches of calls, each in a process of its own."""
+
+import contextlib
+import faulthandler
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import torch
+
+from . import public, raw
+
+GROUPS = {"raw": raw, "public": public}
+SECONDS = 60  # for one call; sanitized and on a busy machine
+MOST_MEMORY = 8 << 30
+
+
+class Died(AssertionError):
+    """The process ended with a call."""
+
+
+def sanitized():
+    return "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def make_calls(group, name, examples, seed, journal):
+    """In this process."""
+    if not sanitized():  # its shadow memory takes up all addresses
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fresh memory is NaN: what is not written shows
+    module = GROUPS[group]
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(module.calls(name, huge=not sanitized()))
+    def run(call):
+        with open(journal, "w") as file:
+            file.write(repr(call))
+        if os.environ.get("V1FAST_FUZZ_DIES"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        try:
+            module.check(call)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    run()
+
+
+def run(group, name, examples, seed, folder):
+    """In a process of its own, which may die: AssertionError with the call that did it, and what was said."""
+    journal = Path(folder) / f"{group}-{name}-{seed}"
+    arguments = [group, name, str(examples), str(seed), str(journal)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *_path()])}
+    found = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-m", "fuzz", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if found.returncode == 0:
+        return
+    with contextlib.suppress(OSError):
+        if "Falsifying example" not in found.stderr:  # hypothesis had no chance to make it smaller
+            raise Died(f"exit {found.returncode} in {journal.read_text()}\n{found.stderr[-6000:]}")
+    raise AssertionError(found.stderr[-6000:])
+
+
+def _path():
+    given = os.environ.get("PYTHONPATH")
+    return [given] if given else []
