@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast.ops import _checks
-from v1fast.reference.rdm import product
+from v1fast.reference.rdm import power_of_two, product
 
 METHODS = ("correlation", "cosine", "euclidean", "mahalanobis", "crossnobis", "poisson")
 SYMMETRIC_METHODS = {"correlation": "correlation", "cosine": "cosine", "euclidean": "distance"}
@@ -58,14 +58,21 @@ def _times_precision(x: Tensor, noise: Tensor) -> Tensor:
     noise = noise.to(x.dtype)
     if noise.dim() == 1:
         return x * noise
-    once = product(x, noise)
-    # Looking costs less than a second product, but it is a look at the values.
-    return once if torch.equal(noise, noise.mT) else (once + product(x, noise.mT)) / 2
+    return product(x, (noise + noise.mT) / 2)
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Without the mean row, which is in no difference of rows."""
-    return x - x.double().mean(-2, keepdim=True).to(x.dtype)
+    """Less about the mean row, which is in no difference of rows: a constant for autograd.
+
+    It is rounded to a power of two that is as large as the spread of its column, or twice that, so that whole numbers
+    stay whole: see the rule of ties in ``reference.rdm``.
+    """
+    wide = x.detach().double()
+    mean = wide.mean(-2, keepdim=True)
+    spread = (wide - mean).square().mean(-2, keepdim=True).sqrt()
+    fraction = power_of_two(torch.where(spread > 0, spread, 1))
+    rounded = torch.where(spread > 0, (mean * fraction).round() / fraction, mean)
+    return x - rounded.to(x.dtype)
 
 
 def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
