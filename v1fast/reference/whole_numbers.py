@@ -45,14 +45,14 @@ def _each(values: Tensor) -> Tensor:
     return values[:, None, None]
 
 
-def _sample(x: Tensor) -> Tensor:  # [B, S, K] -> [B, at most SAMPLE], from all over the matrix
+def sample(x: Tensor, count: int = SAMPLE) -> Tensor:  # [B, S, K] -> [B, at most count], from all over the matrix
     rows, columns = x.shape[1:]
-    count = min(SAMPLE, rows * columns)
+    count = min(count, rows * columns)
     at = torch.arange(count, device=x.device) * (rows * columns) // count
     return x[:, at // columns, at % columns].double()
 
 
-def _levels(low: Tensor, high: Tensor, places: int) -> Tensor:
+def levels(low: Tensor, high: Tensor, places: int) -> Tensor:
     """A power of two of which there are at most ``places`` between two values."""
     exponent = torch.frexp(high - low).exponent - (places.bit_length() - 1)
     return torch.exp2(exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).double())
@@ -67,13 +67,13 @@ def most_exact(dtype: torch.dtype) -> int:
     return 1 << (20 if dtype == torch.float64 else 11)
 
 
-def _fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+def fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     return n * columns <= 2.0**26 if dtype == torch.float64 else n * n * columns <= 2.0**24
 
 
 def _rounded(sets: list[Tensor], low: Tensor, high: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest n for which all values are near their places, and whether there is one; rule 1."""
-    seen = torch.cat([_sample(x) for x in sets], -1)
+    seen = torch.cat([sample(x) for x in sets], -1)
     seen = torch.where(seen.isfinite(), seen, low[:, None])
     n = torch.ones_like(low)
     left = high - low >= CLEARANCE * tolerance
@@ -107,12 +107,12 @@ def _off(values: Tensor, low: Tensor, step: Tensor, tolerance: Tensor) -> Tensor
 
 def _is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
     """Whether a sample alone shows that no member of the batch has few values."""
-    seen = torch.cat([_sample(x) for x in sets], -1)
+    seen = torch.cat([sample(x) for x in sets], -1)
     seen = torch.where(seen.isfinite(), seen, 0)
     low, high = (torch.zeros_like(seen[:, 0]), seen.abs().amax(-1)) if from_zero else (seen.amin(-1), seen.amax(-1))
     distinct = (seen.sort(-1).values.diff(dim=-1) != 0).sum(-1) + 1
     most = 2 * MOST_ROUNDED + 1 if from_zero else MOST_ROUNDED + 1
-    exact = _are_whole((seen - low[:, None]) / _levels(low, high, places)[:, None])
+    exact = _are_whole((seen - low[:, None]) / levels(low, high, places)[:, None])
     return not bool(((distinct <= most) | exact).any())
 
 
@@ -132,13 +132,13 @@ def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Pla
     low, high, largest = (torch.where(usable, t, d) for t, d in ((low, 0.0), (high, 1.0), (largest, 1.0)))
     tolerance = TOLERANCE * max(torch.finfo(x.dtype).eps for x in sets) * largest
     n, rounded = _rounded(sets, low, high, tolerance)
-    unit = _levels(low, high, places)
+    unit = levels(low, high, places)
     z = [(x - _each(low)) / _each(unit) for x in wide]
     exact = torch.stack([_are_whole(v) for v in z]).all(0)
     lowest = torch.stack([_lowest_bit(v) for v in z]).amin(0)
     step = torch.where(rounded, (high - low) / n, unit * lowest)
     n = ((high - low) / step).round()
-    found = usable & (rounded | exact) & _fits(n, columns, dtype)
+    found = usable & (rounded | exact) & fits(n, columns, dtype)
     found &= (step >= 2.0**-LARGEST_EXPONENT) & (step <= 2.0**LARGEST_EXPONENT)
     step = torch.where(found, step, 1)
     offset = low / step
