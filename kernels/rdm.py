@@ -345,9 +345,7 @@ def whole_kernel(
         columns = tl.full([], 0.0, tl.float64) + N
         sums = tl.load(factors + b * S + i, mask=has, other=0)
         others = tl.load(other_factors + b * M + j, mask=has_other, other=0)
-        norm, norm_rest = _inverse_norm(
-            tl.load(norms + b * S + i, mask=has, other=1), sums, columns, offset, CENTRED
-        )
+        norm, norm_rest = _inverse_norm(tl.load(norms + b * S + i, mask=has, other=1), sums, columns, offset, CENTRED)
         other, other_rest = _inverse_norm(
             tl.load(other_norms + b * M + j, mask=has_other, other=1), others, columns, offset, CENTRED
         )
@@ -497,7 +495,20 @@ def _refine(out: Tensor, x: Rows, y: Rows, steps: Tensor, form: str) -> None:
     others, side = y.planes.shape[2], 8
     tiles = _count(rows, others, side, form)
     near_kernel[(batch * tiles,)](
-        out, x.planes, y.planes, steps, rows, others, columns, tiles, NEAR, FORM=form, SIDE=side, BK=32, num_warps=4, **OPTIONS
+        out,
+        x.planes,
+        y.planes,
+        steps,
+        rows,
+        others,
+        columns,
+        tiles,
+        NEAR,
+        FORM=form,
+        SIDE=side,
+        BK=32,
+        num_warps=4,
+        **OPTIONS,
     )
 
 

@@ -65,14 +65,15 @@ def _centred(x: Tensor) -> Tensor:
     """Less about the mean row, which is in no difference of rows: a constant for autograd.
 
     It is rounded to a power of two that is as large as the spread of its column, or twice that, so that whole numbers
-    stay whole: see the rule of ties in ``reference.rdm``.
+    stay whole: see the rule of ties in ``reference.rdm``. Values that are not finite are left out of it.
     """
     wide = x.detach().double()
-    mean = wide.mean(-2, keepdim=True)
-    spread = (wide - mean).square().mean(-2, keepdim=True).sqrt()
-    fraction = power_of_two(torch.where(spread > 0, spread, 1))
-    rounded = torch.where(spread > 0, (mean * fraction).round() / fraction, mean)
-    return x - rounded.to(x.dtype)
+    finite = wide.isfinite()
+    count = finite.sum(-2, keepdim=True).clamp(min=1)
+    mean = torch.where(finite, wide, 0).sum(-2, keepdim=True) / count
+    spread = torch.where(finite, wide - mean, 0).abs().sum(-2, keepdim=True) / count
+    step = 1 / power_of_two(torch.where(spread > 0, spread, 1))
+    return x - torch.where(spread > 0, (mean / step).round() * step, mean).to(x.dtype)
 
 
 def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:

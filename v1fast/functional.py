@@ -306,13 +306,16 @@ def rdm(
 
     The result is symmetric in every bit and 0 on its diagonal; correlation and cosine are clipped to [0, 2]. A row
     without a direction (correlation: all its values are equal; cosine: all are 0) or with a value that is not finite is
-    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero.
+    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero. Of responses of few values,
+    such as one-hot codes, ratings and counts, dissimilarities that are equal in exact arithmetic are equal in every bit
+    (``v1fast.reference.rdm`` states the rule), but for poisson.
 
     Args:
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
             call. A tensor, or an array of numpy; integers are taken as float32.
         method: one of the above.
-        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis.
+        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis. Of
+            one that is not symmetric the symmetric part counts. It may be differentiated.
         folds: [R], for crossnobis: the fold of each row of responses [..., R, N]. The k-th row of each fold is
             stimulus k, so that S is R over the number of folds.
         prior_lambda: mean of the prior on the rates, for poisson.

@@ -55,7 +55,7 @@ struct Rows {
     std::vector<T> own;             // [whole panels]
     const double* centre = nullptr; // [columns], null: none
     double scale = 1;               // of method distance, for all rows
-    Steps steps;                  // found: the rows are whole numbers
+    Steps steps;                    // found: the rows are whole numbers
     std::vector<double> sums;       // [whole panels], of whole numbers
 
     explicit Rows(const RowSource<T>& rows)

@@ -46,6 +46,7 @@ def _each(values: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, count: int = SAMPLE) -> Tensor:  # [B, S, K] -> [B, at most count], from all over the matrix
+    """Values to look at first."""
     rows, columns = x.shape[1:]
     count = min(count, rows * columns)
     at = torch.arange(count, device=x.device) * (rows * columns) // count
@@ -68,6 +69,7 @@ def most_exact(dtype: torch.dtype) -> int:
 
 
 def fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    """Whether all sums of products are exact."""
     return n * columns <= 2.0**26 if dtype == torch.float64 else n * n * columns <= 2.0**24
 
 
