@@ -221,7 +221,6 @@ def _small_of_rdm() -> list[Specialisation]:
     return [
         _specialisation("rdm centre", rdm_rows.centre_kernel, centre, warps),
         _specialisation("rdm pairs", rdm_rows.pairs_kernel, pairs, warps),
-        _specialisation("rdm range", whole_numbers.range_kernel, {"ranges": "*fp64", **seen}, warps),
         _specialisation("rdm places", whole_numbers.places_kernel, {"found": "*fp64", "steps": "*fp64", **seen}, warps),
         _specialisation("rdm whole", rdm.whole_kernel, whole, warps),
         _specialisation("rdm near", rdm.near_kernel, near, warps),

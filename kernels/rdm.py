@@ -512,8 +512,12 @@ def _refine(out: Tensor, x: Rows, y: Rows, steps: Tensor, form: str) -> None:
     )
 
 
-def _steps(x: Tensor, y: Tensor | None, compute: torch.dtype, accuracy: str, paired: bool) -> tuple[Tensor, Tensor]:
-    """Of x and of y: where their values lie; each on its own where they are paired."""
+def _steps(x: Tensor, y: Tensor | None, accuracy: str, paired: bool) -> tuple[Tensor, Tensor]:
+    """Of x and of y: where their values lie; each on its own where they are paired.
+
+    The output holds the products for a while: so its dtype, not that of the products, says how large they may be.
+    """
+    compute = output_dtype(x, y)
     most = 256 if accuracy == "bfloat16" else whole_reference.most_exact(compute)
     if not paired:
         found = whole_numbers.find([x] if y is None else [x, y], compute, most)
@@ -528,9 +532,8 @@ def _operands(
     x: Tensor, y: Tensor | None, method: str, accuracy: str, paired: bool
 ) -> tuple[Rows, Rows, Tensor | None, Tensor]:
     """Rows of x and of y, or of x twice, for distances their units, and their steps."""
-    compute = compute_dtype(x, y, accuracy)
-    dtype = plane_dtype(compute, accuracy)
-    steps, other_steps = _steps(x, y, compute, accuracy, paired)
+    dtype = plane_dtype(compute_dtype(x, y, accuracy), accuracy)
+    steps, other_steps = _steps(x, y, accuracy, paired)
     centre = mean_row(x) if method == "distance" and not paired else None
     rows = standardise(x, method, dtype, centre, steps=steps)
     others = rows if y is None else standardise(y, method, dtype, centre, steps=other_steps)

@@ -306,9 +306,9 @@ def rdm(
 
     The result is symmetric in every bit and 0 on its diagonal; correlation and cosine are clipped to [0, 2]. A row
     without a direction (correlation: all its values are equal; cosine: all are 0) or with a value that is not finite is
-    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero. Of responses of few values,
-    such as one-hot codes, ratings and counts, dissimilarities that are equal in exact arithmetic are equal in every bit
-    (``v1fast.reference.rdm`` states the rule), but for poisson.
+    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero. Of responses of few
+    values, such as one-hot codes, ratings and counts, dissimilarities that are equal in exact arithmetic are equal in
+    every bit (``v1fast.reference.rdm`` states the rule), but for poisson.
 
     Args:
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
