@@ -7,10 +7,9 @@ n). The first of these that holds is taken:
    and ``step`` is at least 64 times as much: multiples of 0.1, say, or thirds, as floating point has them.
 2. ``step`` is a power of two, each value at its place exactly, n <= 2^11, or 2^20 where products are float64.
 
-With K columns, n^2 K <= 2^24 for float32 products, and n K <= 2^26 for float64 (for a
-float64 result, on a GPU), so that every sum is exact. Values that
-are not finite do not count. An origin that is as near to a multiple of the step as values are to their places is that
-multiple.
+With K columns, n^2 K <= 2^24 for float32 products, and n K <= 2^26 for float64 (for a float64 result, on a GPU), so
+that every sum is exact. Values that are not finite do not count. An origin that is as near to a multiple of the step as
+values are to their places is that multiple.
 """
 
 from __future__ import annotations
