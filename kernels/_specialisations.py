@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
-from . import _backward, _features, _forward, _sums, philox_normal, rdm, rdm_backward, rdm_rows
+from . import _backward, _features, _forward, _sums, philox_normal, rdm, rdm_backward, rdm_rows, whole_numbers
 from ._launch import OPTIONS, SCALARS, UNALIGNED, Config, backward_configs, forward_configs
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
@@ -168,6 +168,7 @@ def _rows(x: str, planes: str | None, method: str, backward: bool = False) -> Sp
     double |= {"centre": "*fp64"} if method == "distance" and planes else {}
     double |= {"inverses": "*fp64"} if backward and method != "distance" else {}
     arguments = {"planes": planes and f"*{planes}", "x": f"*{x}", "stride_column": 1, "lift": "fp32", "unlift": "fp32"}
+    arguments |= {"steps": "*fp64"} if planes and not backward else {}
     arguments |= {"METHOD": _Text(method), "SCALED": planes is not None, "BLOCK": rdm_rows.BLOCK, **double}
     name = f"rdm rows {x} {'valid' if planes is None else f'{method} to {planes}'}"
     return _specialisation(name, rdm_rows.rows_kernel, arguments, {"num_warps": 4})
@@ -183,7 +184,7 @@ def _tiles(
     shape = rdm.tile_shape(rows, dtype, warpgroups)
     sums = "*fp64" if planes == "fp64" else "*fp32"
     arguments = {"planes": f"*{planes}", "others": f"*{planes}", "CLIP": True, "FORM": _Text(form)}
-    arguments |= {"slabs": sums} if split else {"out": sums, **_ENDS, **({"units": "*fp64"} if units else {})}
+    arguments |= {"slabs": sums} if split else {"out": sums, **_ENDS, "units" if units else "steps": "*fp64"}
     options = shape.options()
     sizes = {key: options.pop(key) for key in ("SIDE", "BK", "PROMOTED")}
     what = "sums" if split else f"{form} {'distances' if units else 'angles'}"
@@ -192,6 +193,7 @@ def _tiles(
 
 def _slabs(side: int, form: str) -> Specialisation:
     arguments = {"out": "*fp32", "slabs": "*fp32", "CLIP": True, "FORM": _Text(form), "SIDE": side, "BR": 16, **_ENDS}
+    arguments |= {"steps": "*fp64"}
     return _specialisation(f"rdm slabs {side} {form}", rdm.slabs_kernel, arguments, {"num_warps": 4})
 
 
@@ -211,12 +213,16 @@ def _small_of_rdm() -> list[Specialisation]:
     warps = {"num_warps": 4}
     centre = {"centre": "*fp64", "norms": "*fp64", "x": "*fp32", "stride_column": 1, "BS": 32, "BN": 32}
     pairs = {"norms": "*fp64", "other_norms": "*fp64", "planes": "*fp16", "others": "*fp16", "BLOCK": rdm_rows.BLOCK}
-    near: dict[str, Any] = {"out": "*fp32", "planes": "*fp64", "others": "*fp64", "near": "fp32"}
+    near: dict[str, Any] = {"out": "*fp32", "planes": "*fp64", "others": "*fp64", "steps": "*fp64", "near": "fp32"}
     near |= {"FORM": _Text("square"), "SIDE": 8, "BK": 32}
+    whole = {"out": "*fp32", **_ENDS, "steps": "*fp64", "CENTRED": True, "FORM": _Text("square"), "SIDE": 32}
+    seen = {"x": "*fp32", "stride_column": 1, "BLOCK": whole_numbers.BLOCK}
     angles = {"d_x": "*fp32", "mixed": "*fp32", "units": "*fp32", "inverses": "*fp64", "BLOCK": rdm_rows.BLOCK}
     return [
         _specialisation("rdm centre", rdm_rows.centre_kernel, centre, warps),
         _specialisation("rdm pairs", rdm_rows.pairs_kernel, pairs, warps),
+        _specialisation("rdm places", whole_numbers.places_kernel, {"found": "*fp64", "steps": "*fp64", **seen}, warps),
+        _specialisation("rdm whole", rdm.whole_kernel, whole, warps),
         _specialisation("rdm near", rdm.near_kernel, near, warps),
         _specialisation("rdm angles", rdm_backward.angles_kernel, angles, warps),
     ]

@@ -17,10 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from v1fast.ops import rdm as contract
+from v1fast.reference import whole_numbers as whole_reference
 from v1fast.reference.rdm import compute_dtype, output_dtype
 
+from . import whole_numbers
 from ._launch import OPTIONS, has_warpgroups, jit
-from .rdm_rows import Rows, in_common_units, mean_row, multiply_pairs, plane_dtype, standardise
+from .rdm_rows import FIELDS, Rows, in_common_units, mean_row, multiply_pairs, plane_dtype, standardise
 
 PROGRAMS = 132
 """Tiles are split until there are as many programs: an H100's multiprocessors, and the same number on each GPU, so that
@@ -35,6 +37,8 @@ PROMOTED = 256
 NEAR = 1e-4
 """Dissimilarity below which "high" accuracy takes the difference, as the CPU kernel does."""
 
+
+_LEAST = tl.constexpr(2.0**-90)  # as in the reference
 
 # Tiles -----------------------------------------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ def _mirror(out, b, i0, j0, r0, rows, S, SIDE: tl.constexpr, HEIGHT: tl.constexp
 
 @triton.jit
 def _finish(
-    out, total, norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M,
+    out, total, norms, other_norms, factors, other_factors, units, steps, b, i0, j0, r, c, B, S, M,
     CLIP: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """Sums of products become dissimilarities and go to their places; b is the member of the batch."""
@@ -142,6 +146,9 @@ def _finish(
     d = _dissimilarity(total * factor_i * factor_j, norm_i, norm_j, units is None, CLIP)
     if units is not None:
         d = d * tl.load(units + b).to(dtype) * tl.load(units + B + b).to(dtype)
+    if steps is not None:  # products of whole numbers are left for whole_kernel
+        offset = tl.load(steps + b * FIELDS + 3)
+        d = tl.where(offset == offset, total, d)
     size = S.to(tl.int64) * (S - 1) // 2 if FORM == "condensed" else S.to(tl.int64) * M
     _store(out + b * size, d, tl.where(norm_i == norm_i, 0.0, norm_i), i0, j0, r, c, S, M, FORM)
 
@@ -157,6 +164,7 @@ def tiles_kernel(
     factors,  # [B, S] float64
     other_factors,  # [B, M] float64
     units,  # [2, B] float64: see in_common_units; None for angles
+    steps,  # [B, FIELDS] float64, for angles: see whole_numbers.py; or None
     B,
     S,
     M,
@@ -209,7 +217,7 @@ def tiles_kernel(
         for half in tl.static_range(2):
             r = half * HALF + tl.arange(0, HALF)[:, None]
             _finish(
-                out, halves[half], norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M,
+                out, halves[half], norms, other_norms, factors, other_factors, units, steps, b, i0, j0, r, c, B, S, M,
                 CLIP, FORM,
             )  # fmt: skip
         if FORM == "square":
@@ -227,6 +235,7 @@ def slabs_kernel(
     factors,  # [B, S] float64
     other_factors,  # [B, M] float64
     units,  # [2, B] float64, or None
+    steps,  # [B, FIELDS] float64, or None
     B,
     S,
     M,
@@ -248,9 +257,111 @@ def slabs_kernel(
     for _ in range(splits):
         total += tl.load(at)
         at += SIDE * SIDE
-    _finish(out, total, norms, other_norms, factors, other_factors, units, b, i0, j0, r, c, B, S, M, CLIP, FORM)
+    _finish(
+        out, total, norms, other_norms, factors, other_factors, units, steps, b, i0, j0, r, c, B, S, M, CLIP, FORM
+    )  # fmt: skip
     if FORM == "square":
         _mirror(out, b, i0, j0, strip * BR, BR, S, SIDE, BR)
+
+
+@triton.jit
+def _pairs_of(out, b, i, j, S, M, FORM: tl.constexpr):
+    """Where the dissimilarities of rows i and j are, those of a symmetric matrix once, and which there are."""
+    inside = (i < S) & (j < M)
+    wide = S.to(tl.int64)
+    if FORM == "condensed":
+        inside = inside & (i < j)
+        at = out + b * (wide * (wide - 1) // 2) + i.to(tl.int64) * (2 * wide - i - 1) // 2 - i - 1 + j
+    else:
+        inside = inside & (i < j) if FORM == "square" else inside
+        at = out + (b * wide + i) * M + j
+    return at, inside
+
+
+@triton.jit
+def _two_product(a, b):
+    product = a * b
+    return product, tl.fma(a, b, -product)
+
+
+@triton.jit
+def _two_sum(a, b):
+    total = a + b
+    t = total - a
+    return total, (a - (total - t)) + (b - t)
+
+
+@triton.jit
+def _whole_product(gram, sums, others, N, offset, CENTRED: tl.constexpr):
+    """K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij, in twice the digits; see the reference."""
+    if CENTRED:
+        total, rest = gram * N - sums * others, gram * 0
+    else:
+        square, square_rest = _two_product(offset, offset)
+        first, first_rest = _two_product(square, N)
+        second, second_rest = _two_product(offset, sums + others)
+        total, rest = _two_sum(first, second)
+        total, more = _two_sum(total, gram)
+        rest = rest + more + ((first_rest + N * square_rest) + second_rest)
+        total, rest = _two_sum(total, rest)
+    return total, rest
+
+
+@triton.jit
+def _inverse_norm(squares, sums, N, offset, CENTRED: tl.constexpr):
+    """1 / the norm of whole rows, in two parts; NaN for a row of zeros."""
+    high, low = _whole_product(squares, sums, sums, N, offset, CENTRED)
+    high = tl.where(high > 0, high, float("nan"))
+    y = 1 / tl.sqrt(high)
+    p, p_rest = _two_product(y, y)
+    q, q_rest = _two_product(high, p)
+    return y, y * (0.5 * (((1 - q) - q_rest) - (high * p_rest + low * p)))
+
+
+@jit
+def whole_kernel(
+    out,  # [B, S, M], or [B, S (S - 1) / 2]: products of whole rows become dissimilarities
+    norms,  # [B, S] float64: squares of the rows
+    other_norms,  # [B, M] float64
+    factors,  # [B, S] float64: their sums
+    other_factors,  # [B, M] float64
+    steps,  # [B, FIELDS] float64
+    S,
+    M,
+    N,
+    tiles,
+    CENTRED: tl.constexpr,
+    FORM: tl.constexpr,
+    SIDE: tl.constexpr,
+):
+    """A tile, in twice the digits of float64, where the rows are whole numbers; rounded once."""
+    tile, b = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
+    offset = tl.load(steps + b * FIELDS + 3)
+    if offset == offset:
+        i0, j0 = _place(tile, M, SIDE, FORM)
+        i, j = i0 + tl.arange(0, SIDE)[:, None], j0 + tl.arange(0, SIDE)[None, :]
+        at, inside = _pairs_of(out, b, i, j, S, M, FORM)
+        has, has_other = i < S, j < M
+        columns = tl.full([], 0.0, tl.float64) + N
+        sums = tl.load(factors + b * S + i, mask=has, other=0)
+        others = tl.load(other_factors + b * M + j, mask=has_other, other=0)
+        norm, norm_rest = _inverse_norm(tl.load(norms + b * S + i, mask=has, other=1), sums, columns, offset, CENTRED)
+        other, other_rest = _inverse_norm(
+            tl.load(other_norms + b * M + j, mask=has_other, other=1), others, columns, offset, CENTRED
+        )
+        gram = tl.load(at, mask=inside, other=0).to(tl.float64)
+        product, product_rest = _whole_product(gram, sums, others, columns, offset, CENTRED)
+        w, w_rest = _two_product(norm, other)
+        w_rest += norm * other_rest + norm_rest * other
+        r, r_rest = _two_product(product, w)
+        r_rest += product * w_rest + product_rest * w
+        difference = 1 - r
+        t = difference - 1
+        d = difference + (((1 - (difference - t)) + (-r - t)) - r_rest)
+        d = tl.where(d < _LEAST, 0.0, tl.where(d > 2, 2.0, d)).to(out.dtype.element_ty)
+        tl.store(at, d, mask=inside)
+        if FORM == "square":
+            tl.store(out + (b * S + j) * M + i, d, mask=inside)
 
 
 @jit
@@ -258,6 +369,7 @@ def near_kernel(
     out,  # [B, S, M], or [B, S (S - 1) / 2]
     planes,  # [1, B, S, columns] float64
     others,  # [1, B, M, columns]
+    steps,  # [B, FIELDS] float64: whole numbers have no need of it
     S,
     M,
     columns,
@@ -272,14 +384,10 @@ def near_kernel(
     i0, j0 = _place(tile, M, SIDE, FORM)
     r, c = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     i, j = i0 + r, j0 + c
-    inside = (i < S) & (j < M)
+    at, inside = _pairs_of(out, b, i, j, S, M, FORM)
     wide = S.to(tl.int64)
-    if FORM == "condensed":
-        inside = inside & (i < j)
-        at = out + b * (wide * (wide - 1) // 2) + i.to(tl.int64) * (2 * wide - i - 1) // 2 - i - 1 + j
-    else:
-        inside = inside & (i < j) if FORM == "square" else inside
-        at = out + (b * wide + i) * M + j
+    offset = tl.load(steps + b * FIELDS + 3)
+    near = tl.where(offset == offset, 0.0, near)
     close = inside & (tl.load(at, mask=inside, other=1) < near)
     if tl.max(tl.max(close.to(tl.int32), 1), 0) > 0:
         k = tl.arange(0, BK)[None, :]
@@ -339,14 +447,16 @@ def _count(rows: int, others: int, side: int, form: str) -> int:
     return down * across if form == "cross" else down * (down + 1) // 2
 
 
-def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, neurons: int, clip: bool, form: str) -> None:
+def _launch(
+    out: Tensor, x: Rows, y: Rows, units: Tensor | None, steps: Tensor | None, neurons: int, clip: bool, form: str
+) -> None:
     """Write ``out``: the dissimilarities of rows x and y, which for "square" and "condensed" may be the same."""
     _, batch, rows, columns = x.planes.shape
     others = y.planes.shape[2]
     shape = tile_shape(max(rows, others), x.planes.dtype, has_warpgroups())
     tiles, blocks = _count(rows, others, shape.side, form), triton.cdiv(neurons, shape.block)
     splits, per_split = split_columns(batch * tiles, blocks, PROMOTED // shape.block)
-    ends = (x.norms, y.norms, x.factors, y.factors, units)
+    ends = (x.norms, y.norms, x.factors, y.factors, units, steps)
     sizes = (batch, rows, others, tiles, splits)
     grid = (batch * tiles * splits,)
     what = {"CLIP": clip, "FORM": form}
@@ -360,7 +470,7 @@ def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, neurons: int, c
     # What only sums is the same for all methods and forms of a symmetric matrix.
     same = {"CLIP": True, "FORM": "cross" if form == "cross" else "square"}
     tiles_kernel[grid](
-        None, slabs, x.planes, y.planes, *(None,) * 5, *sizes, columns, blocks, per_split, **same, **shape.options()
+        None, slabs, x.planes, y.planes, *(None,) * 6, *sizes, columns, blocks, per_split, **same, **shape.options()
     )
     height = 16
     slabs_kernel[(batch * tiles * (shape.side // height),)](
@@ -368,29 +478,70 @@ def _launch(out: Tensor, x: Rows, y: Rows, units: Tensor | None, neurons: int, c
     )
 
 
-def _refine(out: Tensor, x: Rows, y: Rows, form: str) -> None:
+def _finish_whole(out: Tensor, x: Rows, y: Rows, steps: Tensor, neurons: int, centred: bool, form: str) -> None:
+    """Where the rows are whole numbers, ``out`` holds their products."""
+    _, batch, rows, _ = x.planes.shape
+    others, side = y.planes.shape[2], 32
+    tiles = _count(rows, others, side, form)
+    ends = (x.norms, y.norms, x.factors, y.factors, steps)
+    whole_kernel[(batch * tiles,)](
+        out, *ends, rows, others, neurons, tiles, CENTRED=centred, FORM=form, SIDE=side, num_warps=4, **OPTIONS
+    )
+
+
+def _refine(out: Tensor, x: Rows, y: Rows, steps: Tensor, form: str) -> None:
     """The pairs of ``out`` that hardly differ, from their difference."""
     _, batch, rows, columns = x.planes.shape
     others, side = y.planes.shape[2], 8
     tiles = _count(rows, others, side, form)
     near_kernel[(batch * tiles,)](
-        out, x.planes, y.planes, rows, others, columns, tiles, NEAR, FORM=form, SIDE=side, BK=32, num_warps=4, **OPTIONS
+        out,
+        x.planes,
+        y.planes,
+        steps,
+        rows,
+        others,
+        columns,
+        tiles,
+        NEAR,
+        FORM=form,
+        SIDE=side,
+        BK=32,
+        num_warps=4,
+        **OPTIONS,
     )
+
+
+def _steps(x: Tensor, y: Tensor | None, accuracy: str, paired: bool) -> tuple[Tensor, Tensor]:
+    """Of x and of y: where their values lie; each on its own where they are paired.
+
+    The output holds the products for a while: so its dtype, not that of the products, says how large they may be.
+    """
+    compute = output_dtype(x, y)
+    most = 256 if accuracy == "bfloat16" else whole_reference.most_exact(compute)
+    if not paired:
+        found = whole_numbers.find([x] if y is None else [x, y], compute, most)
+        return found, found
+    assert y is not None
+    one, other = (whole_numbers.find([t], compute, most, from_zero=True) for t in (x, y))
+    both = one[:, 3:] + other[:, 3:]  # NaN unless both are found
+    return torch.cat((one[:, :3], both), -1), torch.cat((other[:, :3], both), -1)
 
 
 def _operands(
     x: Tensor, y: Tensor | None, method: str, accuracy: str, paired: bool
-) -> tuple[Rows, Rows, Tensor | None]:
-    """Rows of x and of y, or of x twice, and for distances their units."""
+) -> tuple[Rows, Rows, Tensor | None, Tensor]:
+    """Rows of x and of y, or of x twice, for distances their units, and their steps."""
     dtype = plane_dtype(compute_dtype(x, y, accuracy), accuracy)
+    steps, other_steps = _steps(x, y, accuracy, paired)
     centre = mean_row(x) if method == "distance" and not paired else None
-    rows = standardise(x, method, dtype, centre)
-    others = rows if y is None else standardise(y, method, dtype, centre)
+    rows = standardise(x, method, dtype, centre, steps=steps)
+    others = rows if y is None else standardise(y, method, dtype, centre, steps=other_steps)
     if paired:
         multiply_pairs(rows, others)
     if method != "distance":
-        return rows, others, None
-    return in_common_units(rows, others, x.shape[-1], paired)
+        return rows, others, None, steps
+    return *in_common_units(rows, others, x.shape[-1], paired), steps
 
 
 def _write(x: Tensor, y: Tensor | None, method: str, accuracy: str, form: str, out: Tensor) -> None:
@@ -398,10 +549,14 @@ def _write(x: Tensor, y: Tensor | None, method: str, accuracy: str, form: str, o
         return
     with torch.cuda.device_of(out):
         paired = y is not None and form != "cross"
-        rows, others, units = _operands(x.detach(), None if y is None else y.detach(), method, accuracy, paired)
-        _launch(out, rows, others, units, x.shape[-1], not paired, form)
-        if units is None and accuracy == "high":
-            _refine(out, rows, others, form)
+        x, y, neurons = x.detach(), None if y is None else y.detach(), x.shape[-1]
+        rows, others, units, steps = _operands(x, y, method, accuracy, paired)
+        angles = method != "distance"
+        _launch(out, rows, others, units, steps if angles else None, neurons, not paired, form)
+        if angles:
+            _finish_whole(out, rows, others, steps, neurons, method == "correlation", form)
+        if angles and accuracy == "high":
+            _refine(out, rows, others, steps, form)
 
 
 def rdm_out(

@@ -17,13 +17,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import whole_numbers
 from ._launch import OPTIONS, jit
+from .whole_numbers import round_to_whole
 
 PADDING = 128
 """Columns of a plane are a multiple of this: 16-byte reads and whole blocks of columns, without masks."""
 
 BLOCK = 1024  # columns that a program standardises at a time
 _EXPONENT_BITS = tl.constexpr(0x7FF)
+FIELDS = tl.constexpr(whole_numbers.FIELDS)
 _LARGEST_EXPONENT = tl.constexpr(1000)  # of a scale, as in the reference
 
 
@@ -47,12 +50,12 @@ def _exponent(value):
 
 
 @triton.jit
-def _values(x, centre, k, N, stride_column, before, fill):
-    """A block of a row in float64, times `before`, less the centre; `fill` beyond its end."""
+def _values(x, centre, k, N, stride_column, before, centre_scale, fill):
+    """A block of a row in float64, times `before`, less the centre times its scale; `fill` beyond its end."""
     has = k < N
     value = tl.load(x + k.to(tl.int64) * stride_column, mask=has, other=fill).to(tl.float64) * before
     if centre is not None:
-        value -= tl.load(centre + k, mask=has, other=0) * before
+        value -= tl.load(centre + k, mask=has, other=0) * centre_scale
     return value
 
 
@@ -61,7 +64,7 @@ def _scale_of_range(x, N, stride_column, BLOCK: tl.constexpr):
     """A power of two that makes the largest magnitude of a row one of [1/2, 1)."""
     largest = tl.zeros([BLOCK], tl.float64)
     for k0 in range(0, N, BLOCK):
-        value = tl.abs(_values(x, None, k0 + tl.arange(0, BLOCK), N, stride_column, 1.0, 0.0))
+        value = tl.abs(_values(x, None, k0 + tl.arange(0, BLOCK), N, stride_column, 1.0, 1.0, 0.0))
         largest = tl.where(value > largest, value, largest)
     return _power_of_two(-_exponent(tl.max(largest, 0)))
 
@@ -74,7 +77,7 @@ def _statistics(x, centre, N, stride_column, before, shift, fill, BLOCK: tl.cons
     low, high = tl.full([BLOCK], float("inf"), tl.float64), tl.full([BLOCK], float("-inf"), tl.float64)
     spoilt = tl.zeros([BLOCK], tl.int32)
     for k0 in range(0, N, BLOCK):
-        value = _values(x, centre, k0 + tl.arange(0, BLOCK), N, stride_column, before, fill)
+        value = _values(x, centre, k0 + tl.arange(0, BLOCK), N, stride_column, before, before, fill)
         spoilt |= tl.where(value - value == 0, 0, 1)
         low, high = tl.minimum(low, value), tl.maximum(high, value)
         value -= shift
@@ -98,6 +101,7 @@ def rows_kernel(
     inverses,  # [B, S] float64: 1 / norm, 0 where invalid; or None
     x,  # [B, S, N] by the strides
     centre,  # [B, N] float64, or None
+    steps,  # [B, FIELDS] float64: where the rows are whole numbers, see whole_numbers.py; or None
     B,
     S,
     N,
@@ -140,6 +144,14 @@ def rows_kernel(
             tl.store(inverses + row, inverse * before)
     elif SCALED:
         scale = _power_of_two(-_exponent(tl.sqrt(tl.where(valid, squares, 1.0) / N)))
+    whole = False
+    centre_scale = before
+    if steps is not None:
+        steps += b * FIELDS
+        offset = tl.load(steps + 3)
+        whole = offset == offset
+        mean, scale = tl.where(whole, tl.load(steps), mean), tl.where(whole, tl.load(steps + 1), scale)
+        before, centre_scale = tl.where(whole, 1.0, before), tl.where(whole, 0.0, before)
     scale = tl.where(valid, scale, 0.0)
     nan = float("nan")
     if planes is None:
@@ -147,10 +159,15 @@ def rows_kernel(
     else:
         plane = B.to(tl.int64) * S * columns
         own = tl.zeros([BLOCK], tl.float64)
+        sums = own
         for k0 in range(0, columns, BLOCK):
             k = k0 + tl.arange(0, BLOCK)
-            value = (_values(x, centre, k, N, stride_column, before, fill) - mean) * scale
+            value = _values(x, centre, k, N, stride_column, before, centre_scale, fill)
+            value = (value - mean) * scale
             value = tl.where(valid & (k < N), value, 0.0)
+            if steps is not None:
+                value = tl.where(whole, round_to_whole(value), value)
+                sums += value
             at = planes + row * columns + k
             if planes.dtype.element_ty == tl.float16:
                 single = value.to(tl.float32)
@@ -170,8 +187,15 @@ def rows_kernel(
         if ANGLES:
             factor = unlift.to(tl.float64)
             norm = 1 - 1 / tl.sqrt(tl.where(valid, product * (factor * factor), 1.0))
+            if steps is not None:
+                total = tl.sum(sums, 0)
+                factor, norm = tl.where(whole, total, factor), tl.where(whole, product, norm)
+                if CENTRED:  # constant but for rounding
+                    valid = valid & ((whole & (product * N == total * total)) == 0)
         else:
             factor = tl.where(valid, 1 / (scale * before), 0.0)
+            if steps is not None:
+                factor = tl.where(valid & whole, tl.load(steps + 2), factor)
             norm = product
         tl.store(norms + row, tl.where(valid, norm, nan))
         tl.store(factors + row, factor)
@@ -247,6 +271,7 @@ class Rows(NamedTuple):
     planes: Tensor  # [1 or 2, B, S, columns]
     norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; distance: squares of the planes; NaN: not valid
     factors: Tensor  # [B, S]: what undoes the scale of the planes
+    # Angles between rows of whole numbers: squares, and sums, of the planes.
     inverses: Tensor | None  # [B, S]: 1 / norm of the given rows, for the backward pass of angles
 
     @property
@@ -263,7 +288,14 @@ def plane_dtype(compute: torch.dtype, accuracy: str) -> torch.dtype:
 
 
 def _launch_rows(
-    x: Tensor, method: str, centre: Tensor | None, out: Rows, planes: Tensor | None, lift: float, scaled: bool
+    x: Tensor,
+    method: str,
+    centre: Tensor | None,
+    steps: Tensor | None,
+    out: Rows,
+    planes: Tensor | None,
+    lift: float,
+    scaled: bool,
 ) -> None:
     batch, rows, neurons = x.shape
     rows_kernel[(batch * rows,)](
@@ -273,6 +305,7 @@ def _launch_rows(
         out.inverses,
         x,
         centre,
+        steps,
         batch,
         rows,
         neurons,
@@ -300,7 +333,7 @@ def mean_row(x: Tensor) -> Tensor:  # [B, S, N] -> [B, N] float64
     """The mean of the valid rows: subtracted from all of them, it changes no distance."""
     batch, rows, neurons = x.shape
     out = _buffers(x[..., :0], torch.float64, inverses=False)
-    _launch_rows(x, "distance", None, out, None, 1.0, scaled=False)
+    _launch_rows(x, "distance", None, None, out, None, 1.0, scaled=False)
     centre = x.new_empty((batch, neurons), dtype=torch.float64)
     centre_kernel[(triton.cdiv(neurons, 32) * batch,)](
         centre, out.norms, x, rows, neurons, *x.stride(), BS=32, BN=32, num_warps=4, **OPTIONS
@@ -314,6 +347,7 @@ def standardise(
     dtype: torch.dtype,
     centre: Tensor | None = None,  # [B, N] float64
     backward: bool = False,
+    steps: Tensor | None = None,  # [B, FIELDS] float64: of rows that may be whole numbers
 ) -> Rows:
     """The planes of dtype, what undoes their scale and the rows' norms.
 
@@ -322,7 +356,7 @@ def standardise(
     out = _buffers(x, dtype, inverses=backward and method != "distance")
     # Values of the order of 1, far from both ends of float16's range.
     lift = 1.0 if backward or dtype == torch.float64 else 2.0 ** (x.shape[-1].bit_length() // 2)
-    _launch_rows(x, method, centre, out, out.planes, lift, scaled=method != "distance" or not backward)
+    _launch_rows(x, method, centre, steps, out, out.planes, lift, scaled=method != "distance" or not backward)
     return out
 
 

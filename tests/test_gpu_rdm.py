@@ -19,6 +19,7 @@ from v1fast.reference import rdm as reference
 pytest.importorskip("triton")
 
 import test_rdm as op_tests
+import test_ties as ties
 import triton
 import triton.language as tl
 from emulated import assert_launches, assert_no_host_reads, gpu
@@ -228,6 +229,31 @@ def test_distances_of_all_scales():
     spoilt[[2, 5]] = True
     assert got.isnan().equal(spoilt | spoilt.T)
     assert got.diagonal()[[0, 1, 3]].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "name", "change"),
+    [
+        ("correlation", f32, "ratings", "as they are"), ("correlation", f64, "one-hot", "thirds"),
+        ("correlation", f32, "sparse and wide", "as they are"), ("cosine", f32, "ratings", "tenths, shifted"),
+        ("cosine", f64, "counts", "shifted"), ("euclidean", f32, "ratings", "tenths"),
+        ("euclidean", f32, "one-hot", "as they are"), ("euclidean", f64, "binary", "negative"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_equal_dissimilarities_come_out_equal(on_gpu, method, dtype, name, change):
+    with assert_launches():
+        ties.check_ties(name, change, dtype, method)
+
+
+def test_ties_of_a_batch_and_of_a_noise(on_gpu):
+    with assert_launches():
+        ties.test_mahalanobis_of_a_diagonal_noise(f32, "ratings", "as they are")
+        ties.test_crossnobis_of_ratings(f64, 3)
+        x = torch.stack([torch.randn(12, 40), ties._codes(12, 4).repeat(1, 10).float()])
+        got = functional.rdm(x, accuracy="high")
+        assert len(got[1].unique()) == 2
+        torch.testing.assert_close(got[0], functional.rdm(x[0], accuracy="high"), rtol=0, atol=0)
 
 
 REUSED = [

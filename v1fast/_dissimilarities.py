@@ -9,7 +9,7 @@ from torch import Tensor
 
 from v1fast import _arrays
 from v1fast.ops import _checks
-from v1fast.reference.rdm import product
+from v1fast.reference.rdm import power_of_two, product
 
 METHODS = ("correlation", "cosine", "euclidean", "mahalanobis", "crossnobis", "poisson")
 SYMMETRIC_METHODS = {"correlation": "correlation", "cosine": "cosine", "euclidean": "distance"}
@@ -50,18 +50,22 @@ def _times_precision(x: Tensor, noise: Tensor) -> Tensor:
     noise = noise.to(x.dtype)
     if noise.dim() == 1:
         return x * noise
-    once = product(x, noise)
-    # Looking costs less than a second product, but it is a look at the values.
-    return once if torch.equal(noise, noise.mT) else (once + product(x, noise.mT)) / 2
+    return product(x, (noise + noise.mT) / 2)
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Without the mean row, which is in no difference of rows; a row that is not finite is in no mean."""
-    # By its sum, which is one pass: where that overflows, a finite row is left out too, which moves the mean a little.
-    valid = x.sum(-1, keepdim=True).isfinite()
-    kept = torch.where(valid, x, 0).sum(-2, keepdim=True, dtype=torch.float64)
-    mean = kept / valid.sum(-2, keepdim=True).clamp(min=1)
-    return x - mean.to(x.dtype)
+    """Less about the mean row, which is in no difference of rows: a constant for autograd.
+
+    It is rounded to a power of two that is as large as the spread of its column, or twice that, so that whole numbers
+    stay whole: see the rule of ties in ``reference.rdm``. Values that are not finite are left out of it.
+    """
+    wide = x.detach().double()
+    finite = wide.isfinite()
+    count = finite.sum(-2, keepdim=True).clamp(min=1)
+    mean = torch.where(finite, wide, 0).sum(-2, keepdim=True) / count
+    spread = torch.where(finite, wide - mean, 0).abs().sum(-2, keepdim=True) / count
+    step = 1 / power_of_two(torch.where(spread > 0, spread, 1))
+    return x - torch.where(spread > 0, (mean / step).round() * step, mean).to(x.dtype)
 
 
 def mahalanobis(x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:

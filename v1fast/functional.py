@@ -346,7 +346,9 @@ def rdm(
 
     The result is symmetric in every bit and 0 on its diagonal; correlation and cosine are clipped to [0, 2]. A row
     without a direction (correlation: all its values are equal; cosine: all are 0) or with a value that is not finite is
-    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero.
+    NaN in its row and column, the diagonal included, and nowhere else; its gradient is zero. Of responses of few
+    values, such as one-hot codes, ratings and counts, dissimilarities that are equal in exact arithmetic are equal in
+    every bit (``v1fast.reference.rdm`` states the rule), but for poisson.
 
     Args:
         responses: [..., S, N], of any strides: S stimuli, N neurons, and leading dimensions for many matrices in one
@@ -354,10 +356,11 @@ def rdm(
             float32; those beyond 2^24, which it does not hold, are an error. Lists, data frames, datasets of h5py and
             the like are read; a masked array is refused, since a mask has no meaning here but NaN.
         method: one of the above.
-        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis; it
-            is symmetric, or its mean with its transpose is taken. For crossnobis also [F, N, N], the precision of the
-            mean rows of each of F folds, in the order of their labels: two folds are then compared with the inverse
-            of the mean of their covariances, and the result is the mean over pairs of folds.
+        noise: precision matrix of the neurons [N, N], or [N] where it is diagonal, for mahalanobis and crossnobis. Of
+            one that is not symmetric the symmetric part counts. It may be differentiated. For crossnobis also
+            [F, N, N], the precision of the mean rows of each of F folds, in the order of their labels: two folds are
+            then compared with the inverse of the mean of their covariances, and the result is the mean over pairs of
+            folds.
         folds: [R], for crossnobis: the fold of each row of responses [..., R, N]; a tensor, or labels of any kind in an
             array or a list. The k-th row of each fold is stimulus k, so that S is R over the number of folds; or
             ``stimuli`` says which it is.

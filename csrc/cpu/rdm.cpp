@@ -63,13 +63,21 @@ template <class T, class Out>
 class Finish {
 public:
     Finish(const Form& form, const Rows<T>& x, const Rows<T>& y, double factor, Out* out)
-        : form_(form), x_(x), y_(y), factor_(factor), out_(out), shortfall_(y.own.size()), own_(y.own.size()) {}
+        : form_(form), x_(x), y_(y), factor_(factor), out_(out), shortfall_(y.own.size()), own_(y.own.size()),
+          angles_(whole_angles(form.method == Method::correlation, x.source.columns, x.steps.offset)) {
+        if (x.steps.found && form.method != Method::distance)
+            norms_.resize(y.own.size()), rests_.resize(y.own.size());
+    }
 
     // Once the products of rows with themselves are known.
     void prepare() {
         for (size_t j = 0; j < y_.own.size(); ++j) {
             shortfall_[j] = static_cast<T>(shortfall(y_, static_cast<int64_t>(j)));
             own_[j] = y_.maps[j].valid ? static_cast<double>(y_.own[j]) : kNaN;
+        }
+        for (size_t j = 0; j < norms_.size(); ++j) {
+            const Twice norm = inverse_norm(angles_, own_[j], y_.sums[j]);
+            norms_[j] = norm.high, rests_[j] = norm.rest;
         }
     }
 
@@ -99,6 +107,8 @@ private:
 
     void row(T* values, int64_t i, int64_t j, int64_t count) const {
         const RdmKernels<T>& kernels = rdm_kernels<T>();
+        if (x_.steps.found)
+            return whole_row(values, i, j, count);
         if (form_.method == Method::distance) {
             const double own = x_.maps[i].valid ? static_cast<double>(x_.own[i]) : kNaN;
             kernels.row_of_distances(values, count, own, own_.data() + j, factor_, !form_.symmetric || &x_ == &y_);
@@ -109,6 +119,20 @@ private:
             for (int64_t k = 0; k < count; ++k)
                 if (values[k] < kNear && !(form_.symmetric && j + k <= i) && j + k >= y_.absent)
                     values[k] = static_cast<T>(difference(i, j + k) / 2);
+    }
+
+    void whole_row(T* values, int64_t i, int64_t j, int64_t count) const {
+        const RdmKernels<T>& kernels = rdm_kernels<T>();
+        const double own = x_.maps[i].valid ? static_cast<double>(x_.own[i]) : kNaN;
+        if (form_.method == Method::distance) {
+            const double steps[2] = {x_.steps.step, y_.steps.step};
+            kernels.row_of_whole_distances(values, count, own, own_.data() + j, steps, angles_.columns);
+            return;
+        }
+        const Twice norm = inverse_norm(angles_, own, x_.sums[i]);
+        const double parts[3] = {norm.high, norm.rest, x_.sums[i]};
+        const double* others[3] = {norms_.data() + j, rests_.data() + j, y_.sums.data() + j};
+        kernels.row_of_whole_angles(values, count, angles_, parts, others);
     }
 
     double difference(int64_t i, int64_t j) const {
@@ -153,6 +177,8 @@ private:
     Out* out_;
     std::vector<T> shortfall_;
     std::vector<double> own_;
+    WholeAngles angles_;
+    std::vector<double> norms_, rests_; // 1 / norm of whole rows, in two parts
 };
 struct Tile {
     int64_t i, j; // in tiles of the matrix
@@ -303,7 +329,7 @@ void Product<T, Out>::multiply(const Tile& tile, const Packed<T>& a, const Packe
 
 template <class T, class Out>
 void compute(const Tensor& x, const OptionalTensor& y, const Form& form, int64_t b, Out* out) {
-    RowSets<T> rows(x, y, form.method, form.symmetric, b);
+    RowSets<T> rows(x, y, form.method, form.symmetric, b, true);
     const double factor = 1 / (rows.x.scale * rows.y().scale * static_cast<double>(x.size(2)));
     Product<T, Out>(form, rows.x, rows.y(), factor, out).run();
 }

@@ -305,7 +305,7 @@ struct Given {
 
 template <class T, class G>
 void member(const Given& g, const Gradients& out, int64_t b) {
-    RowSets<T> rows(g.x, g.y, g.method, g.symmetric, b);
+    RowSets<T> rows(g.x, g.y, g.method, g.symmetric, b, false);
     const int64_t size = g.grad.numel() / g.sizes.B;
     const G* grad = g.grad.const_data_ptr<G>() + b * size;
     const G* matrix = g.method == Method::distance ? nullptr : g.matrix->const_data_ptr<G>() + b * size;

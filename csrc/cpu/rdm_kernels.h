@@ -17,8 +17,18 @@ struct RowMoments {
     double sum = 0, squares = 0;
 };
 
-// How the values of a panel are made: in double, with or without a centre, or, for float alone, in float.
-enum class Packing { wide, centred, plain };
+// How the values of a panel are made: in double, with or without a centre or rounded to whole numbers, or, for float
+// alone, in float.
+enum class Packing { wide, centred, whole, plain };
+
+// Added and taken away, it rounds what is below 2^51.
+constexpr double kRounding = 0x1.8p52;
+
+// Of rows of whole numbers; see whole_numbers.h. constant: columns * offset^2, the rest of it what float64 cuts off.
+struct WholeAngles {
+    bool centred;
+    double columns, offset, constant, constant_rest;
+};
 
 // Panels a and b, of which one tile is the product, and those that come next; see multiply_tile.
 template <class T>
@@ -49,6 +59,15 @@ struct RdmKernels {
     void (*transpose_to_double)(const T* tile, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
                                 double* out, int64_t out_stride);
     double (*squared_difference)(const T* a, const T* b, const RowMap&, const RowMap&, int64_t count);
+    void (*finite_range)(const T* row, int64_t count, T& low, T& high);
+    int64_t (*first_off)(const T* row, int64_t count, double origin, double inverse, double tolerance);
+    bool (*add_bits)(const T* row, int64_t count, double origin, double inverse, uint64_t& bits);
+    void (*add_whole)(const T* row, int64_t count, const RowMap&, double& sum, double& squares);
+    void (*whole_product)(const WholeAngles&, double gram, double sum, double other, double& high, double& rest);
+    void (*row_of_whole_angles)(T* row, int64_t count, const WholeAngles&, const double* own,
+                                const double* const* others);
+    void (*row_of_whole_distances)(T* row, int64_t count, double own, const double* others, const double* steps,
+                                   double columns);
 };
 
 template <class T>

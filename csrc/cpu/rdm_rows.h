@@ -3,6 +3,7 @@
 
 #include "rdm_kernels.h"
 #include "samples.h"
+#include "whole_numbers.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -52,13 +53,17 @@ struct Rows {
     std::vector<T> own;             // [whole panels]
     const double* centre = nullptr; // [columns], null: none
     double scale = 1;               // of method distance, for all rows
+    Steps steps;                    // found: the rows are whole numbers
+    std::vector<double> sums;       // [whole panels], of whole numbers
 
     explicit Rows(const RowSource<T>& rows)
         : source(rows), panel(rdm_kernels<T>().panel), absent(round_up(rows.rows, panel) - rows.rows),
           maps(static_cast<size_t>(absent + rows.rows)), own(maps.size()) {}
     int64_t count() const { return static_cast<int64_t>(maps.size()); }
     int64_t panels() const { return count() / panel; }
-    Packing packing(bool plain) const { return centre ? Packing::centred : plain ? Packing::plain : Packing::wide; }
+    Packing packing(bool plain) const {
+        return steps.found ? Packing::whole : centre ? Packing::centred : plain ? Packing::plain : Packing::wide;
+    }
 };
 
 // In float, a value is standardised as it is where neither it nor the result comes near the ends of the range.
@@ -137,6 +142,28 @@ void measure(Rows<T>& x, Method method) {
     set_scale(x, power_of_two(*std::max_element(largest.begin(), largest.end())));
 }
 
+// Rows of few values are measured anew, as whole numbers.
+template <class T>
+void set_steps(Rows<T>& x, const Steps& steps, Method method) {
+    const double columns = static_cast<double>(x.source.columns);
+    x.steps = steps;
+    x.sums.assign(x.maps.size(), 0);
+    torch::stable::parallel_for(0, x.source.rows, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            RowMap& map = x.maps[x.absent + row];
+            if (!map.valid)
+                continue;
+            map = {1, steps.origin, 1 / steps.step, true, false};
+            double squares = 0, &sum = x.sums[x.absent + row];
+            x.source.for_each_part(row, row + 1, [&](int64_t, int64_t, int64_t count, const T* values) {
+                rdm_kernels<T>().add_whole(values, count, map, sum, squares);
+            });
+            if (method == Method::correlation && columns * squares == sum * sum) // constant but for rounding
+                map = {};
+        }
+    });
+}
+
 // The mean of the valid rows, as their maps see it before they scale.
 template <class T>
 std::vector<double> mean_row(const Rows<T>& x) {
@@ -182,7 +209,8 @@ public:
     Rows<T> x;
     Rows<T>& y() { return second_ ? *second_ : x; }
 
-    RowSets(const Tensor& x_, const OptionalTensor& y_, Method method, bool paired, int64_t b)
+    // whole: rows of few values become whole numbers, for the dissimilarities themselves and not for their gradient.
+    RowSets(const Tensor& x_, const OptionalTensor& y_, Method method, bool paired, int64_t b, bool whole)
         : x(RowSource<T>(x_, b)) {
         measure(x, method);
         if (y_) {
@@ -193,12 +221,32 @@ public:
             for (size_t i = 0; i < x.maps.size(); ++i)
                 if (!x.maps[i].valid || !second_->maps[i].valid)
                     x.maps[i] = second_->maps[i] = RowMap{};
-        if (method == Method::distance && !(second_ && paired))
+        if (whole && find_steps(x_, y_, paired)) {
+            set_steps(x, x.steps, method);
+            if (second_)
+                set_steps(*second_, second_->steps, method);
+        } else if (method == Method::distance && !(second_ && paired)) {
             subtract_mean();
+        }
     }
     RowSets(const RowSets&) = delete;
 
 private:
+    bool find_steps(const Tensor& x_, const OptionalTensor& y_, bool paired) {
+        const double epsilon = epsilon_of(x_.scalar_type()), other = y_ ? epsilon_of(y_->scalar_type()) : epsilon;
+        if (!second_) {
+            x.steps = StepSearch<T>({&x.source}, false, epsilon).find();
+        } else if (paired) {
+            x.steps = StepSearch<T>({&x.source}, true, epsilon).find();
+            if (x.steps.found)
+                second_->steps = StepSearch<T>({&second_->source}, true, other).find();
+            x.steps.found = second_->steps.found;
+        } else {
+            x.steps = StepSearch<T>({&x.source, &second_->source}, false, std::max(epsilon, other)).find();
+            second_->steps = x.steps;
+        }
+        return x.steps.found;
+    }
     void subtract_mean() {
         if (second_) // one scale, and one centre, for both
             set_scale(*second_, std::min(x.scale, second_->scale)), set_scale(x, second_->scale);

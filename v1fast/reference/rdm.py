@@ -9,12 +9,21 @@ equal; cosine: all are zero) or with a value that is not finite is NaN in its ro
 touches nothing else; its gradient is zero.
 
 Means, norms and scales are float64. Products are float32, or float64 where an operand is or the accuracy is "high".
+
+The rule of ties: where the responses have few values, as one-hot codes, ratings and counts do, dissimilarities that are
+equal in exact arithmetic are equal in every bit. Which responses these are is said in ``whole_numbers``, by which they
+are computed: in whole numbers, without rounding up to the end. That takes values of the responses as equal that are
+within 4 eps of the largest magnitude, and no others; of dissimilarities none are made equal, nor are they rounded to
+any grid. The dissimilarities of other responses differ by rounding.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from v1fast.reference import whole_numbers
+from v1fast.reference.whole_numbers import Angles, Places
 
 METHODS = ("correlation", "cosine", "distance")
 ACCURACIES = ("float32", "high", "bfloat16")
@@ -96,6 +105,43 @@ def _finish(values: Tensor, valid: Tensor, condensed: bool, dtype: torch.dtype) 
     return matrix.to(dtype)
 
 
+def _is_differentiated(*operands: Tensor | None) -> bool:
+    """By autograd through this very code, or by a transform: whole numbers would have no derivative."""
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    return recorded or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _whole(
+    sets: list[Tensor], places: list[Places], method: str, dtype: torch.dtype, paired: bool
+) -> Tensor:  # one or two sets [B, S, K] -> [B, S, T], right where places were found
+    """The dissimilarities from whole numbers: exact, and rounded once."""
+    columns = sets[0].shape[-1]
+    m = [p.of(x) for p, x in zip(places, sets, strict=True)]
+    gram = product(m[0].to(dtype), m[-1].to(dtype).mT).double()
+    squares = [gram.diagonal(dim1=-2, dim2=-1)] * 2 if paired else [t.square().sum(-1) for t in m]
+    if method == "distance":
+        counts = squares[0].unsqueeze(-1) + squares[-1].unsqueeze(-2) - 2 * gram
+        return counts * places[0].step[:, None, None] * places[-1].step[:, None, None] / columns
+    sums = [t.sum(-1) for t in m]
+    angles = Angles(method == "correlation", columns, places[0].offset[:, None, None])
+    return whole_numbers.dissimilarities(angles, gram, (squares[0], sums[0]), (squares[-1], sums[-1]))
+
+
+def _with_whole(values: Tensor, x: Tensor, y: Tensor | None, method: str, accuracy: str, paired: bool) -> Tensor:
+    """``values`` [B, S, T], but for members of the batch that have few values those from whole numbers."""
+    if _is_differentiated(x, y):
+        return values
+    dtype = compute_dtype(x, y, accuracy)
+    sets = [x] if y is None else [x, y]
+    each = [[t] for t in sets] if paired else [sets]  # sets that share their places
+    found = [whole_numbers.find(some, dtype, from_zero=paired) for some in each]
+    places = [p for p in found for _ in range(len(sets) // len(found)) if p is not None]
+    if len(places) < len(sets):
+        return values
+    few = places[0].found & places[-1].found
+    return torch.where(few[:, None, None], _whole(sets, places, method, dtype, y is None or paired), values)
+
+
 def rdm(
     x: Tensor,  # [B, S, K]
     y: Tensor | None,  # [B, S, K], for method "distance"
@@ -123,6 +169,9 @@ def rdm(
         gram = product(u, u.mT).double()
         norm = torch.where(valid, gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1), 1).sqrt()
         values = (1 - gram / (norm * norm.mT)).clamp(0, 2)
+    values = _with_whole(values, x, y, method, accuracy, y is not None)
+    # A row that is constant but for rounding has no direction in whole numbers.
+    valid = valid & ~values.diagonal(dim1=-2, dim2=-1).isnan().unsqueeze(-1)
     return _finish(values, valid & valid.mT, condensed, output_dtype(x, y))
 
 
@@ -143,6 +192,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
         u, _, valid = _directions(x, method, dtype)
         v, _, other_valid = _directions(y, method, dtype)
         values = (1 - product(u, v.mT).double()).clamp(0, 2)
+    values = _with_whole(values, x, y, method, accuracy, paired=False)
     return torch.where(valid & other_valid.mT, values, torch.nan).to(output_dtype(x, y))
 
 

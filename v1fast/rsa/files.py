@@ -51,7 +51,8 @@ def rdm_to_file(
 
     Correlation and cosine are the same numbers as those of ``functional.rdm``, to the bit by the compiled kernels and
     to rounding otherwise. For euclidean each tile is centred at its own mean, so that they agree to float32's
-    rounding of the largest dissimilarity.
+    rounding of the largest dissimilarity. Responses of few values, by the rule of ties in ``reference.rdm``, give the
+    same bits for any method, where each tile's values tell the same steps as all of them.
 
     Args:
         responses: [S, N]: S stimuli, N neurons; tensor or array, of any strides. An array that is mapped from a file is

@@ -1,0 +1,234 @@
+"""Responses of few values as whole numbers, of which sums and products are exact: one-hot codes, ratings, counts.
+
+All values of a matrix are ``origin + step * m`` with whole numbers m from 0 to n (``from_zero``: origin 0, m from -n to
+n). The first of these that holds is taken:
+
+1. n <= 256, the smallest one; each value is within 2 eps of the largest magnitude of its place, eps that of its dtype,
+   and ``step`` is at least 64 times as much: multiples of 0.1, say, or thirds, as floating point has them.
+2. ``step`` is a power of two, each value at its place exactly, n <= 2^11, or 2^20 where products are float64.
+
+With K columns, n^2 K <= 2^24 for float32 products, and n K <= 2^26 for float64 (for a float64 result, on a GPU), so
+that every sum is exact. Values that are not finite do not count. An origin that is as near to a multiple of the step as
+values are to their places is that multiple.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MOST_ROUNDED = 256  # n of values that are rounded to their places
+SAMPLE = 512  # values that are looked at first: those of a continuous variable are told at a glance
+TOLERANCE = 2  # eps of the largest magnitude that a value may be off its place
+CLEARANCE = 64  # tolerances from a place to the next, at least
+LARGEST_EXPONENT = 1000  # of a step, which has an inverse
+LEAST = 2.0**-90  # a smaller dissimilarity of directions is 0 that was rounded
+
+
+class Places(NamedTuple):
+    """What makes whole numbers of responses, for each member of a batch."""
+
+    origin: Tensor  # [B] float64
+    step: Tensor  # [B] float64
+    offset: Tensor  # [B] float64: origin / step
+    found: Tensor  # [B] bool
+
+    def of(self, x: Tensor) -> Tensor:  # [B, S, K] -> [B, S, K] float64
+        """m; 0 where nothing was found, or a value is not finite."""
+        m = ((x.double() - _each(self.origin)) * _each(1 / self.step)).round()
+        return torch.where(_each(self.found) & m.isfinite(), m, 0)
+
+
+def _each(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+def sample(x: Tensor, count: int = SAMPLE) -> Tensor:  # [B, S, K] -> [B, at most count], from all over the matrix
+    """Values to look at first."""
+    rows, columns = x.shape[1:]
+    count = min(count, rows * columns)
+    at = torch.arange(count, device=x.device) * (rows * columns) // count
+    return x[:, at // columns, at % columns].double()
+
+
+def levels(low: Tensor, high: Tensor, places: int) -> Tensor:
+    """A power of two of which there are at most ``places`` between two values."""
+    exponent = torch.frexp(high - low).exponent - (places.bit_length() - 1)
+    return torch.exp2(exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).double())
+
+
+def _are_whole(z: Tensor) -> Tensor:
+    return ((z == z.round()) | ~z.isfinite()).flatten(1).all(-1)
+
+
+def most_exact(dtype: torch.dtype) -> int:
+    """n of values at their places exactly, by the dtype of the products."""
+    return 1 << (20 if dtype == torch.float64 else 11)
+
+
+def fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    """Whether all sums of products are exact."""
+    return n * columns <= 2.0**26 if dtype == torch.float64 else n * n * columns <= 2.0**24
+
+
+def _rounded(sets: list[Tensor], low: Tensor, high: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest n for which all values are near their places, and whether there is one; rule 1."""
+    seen = torch.cat([sample(x) for x in sets], -1)
+    seen = torch.where(seen.isfinite(), seen, low[:, None])
+    n = torch.ones_like(low)
+    left = high - low >= CLEARANCE * tolerance
+    found = torch.zeros_like(left)
+    while left.any():
+        # The smallest n for the values seen so far ...
+        while (off := _off(seen, low, (high - low) / n, tolerance).amax(-1) > tolerance).logical_and(left).any():
+            n = torch.where(off & left, n + 1, n)
+            left = left & (n <= MOST_ROUNDED) & ((high - low) / n >= CLEARANCE * tolerance)
+        # ... and the value of all that is farthest from its place.
+        step = (high - low) / n
+        worst, distance = low, torch.zeros_like(low)
+        for x in sets:
+            away = _off(x.double().flatten(1), low, step, tolerance)
+            farthest = away.argmax(-1, keepdim=True)
+            farther = away.gather(-1, farthest).squeeze(-1) > distance
+            value = x.flatten(1).gather(-1, farthest).squeeze(-1).double()
+            worst = torch.where(farther, value, worst)
+            distance = torch.where(farther, away.gather(-1, farthest).squeeze(-1), distance)
+        found = found | (left & (distance <= tolerance))
+        left = left & ~found
+        seen = torch.cat([seen, worst[:, None]], -1)
+    return n, found
+
+
+def _off(values: Tensor, low: Tensor, step: Tensor, tolerance: Tensor) -> Tensor:
+    """How far values [B, L] are from their places; 0 for those that are not finite."""
+    z = (values - low[:, None]) / step[:, None]
+    return torch.where(values.isfinite(), (z - z.round()).abs() * step[:, None], 0)
+
+
+def _is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
+    """Whether a sample alone shows that no member of the batch has few values."""
+    seen = torch.cat([sample(x) for x in sets], -1)
+    seen = torch.where(seen.isfinite(), seen, 0)
+    low, high = (torch.zeros_like(seen[:, 0]), seen.abs().amax(-1)) if from_zero else (seen.amin(-1), seen.amax(-1))
+    distinct = (seen.sort(-1).values.diff(dim=-1) != 0).sum(-1) + 1
+    most = 2 * MOST_ROUNDED + 1 if from_zero else MOST_ROUNDED + 1
+    exact = _are_whole((seen - low[:, None]) / levels(low, high, places)[:, None])
+    return not bool(((distinct <= most) | exact).any())
+
+
+def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Places | None:
+    """For sets [B, S, K] that share their places, and products of ``dtype``; None where no member has any."""
+    columns, places = sets[0].shape[-1], most_exact(dtype)
+    if _is_continuous(sets, from_zero, places):
+        return None
+    infinity = torch.tensor(torch.inf, dtype=torch.float64, device=sets[0].device)
+    wide = [x.double() for x in sets]
+    low = torch.stack([torch.where(x.isfinite(), x, infinity).amin((-2, -1)) for x in wide]).amin(0)
+    high = torch.stack([torch.where(x.isfinite(), x, -infinity).amax((-2, -1)) for x in wide]).amax(0)
+    largest = torch.maximum(low.abs(), high.abs())
+    if from_zero:
+        low, high = torch.zeros_like(low), largest
+    usable = (high > low) & (high - low).isfinite()
+    low, high, largest = (torch.where(usable, t, d) for t, d in ((low, 0.0), (high, 1.0), (largest, 1.0)))
+    tolerance = TOLERANCE * max(torch.finfo(x.dtype).eps for x in sets) * largest
+    n, rounded = _rounded(sets, low, high, tolerance)
+    unit = levels(low, high, places)
+    z = [(x - _each(low)) / _each(unit) for x in wide]
+    exact = torch.stack([_are_whole(v) for v in z]).all(0)
+    lowest = torch.stack([_lowest_bit(v) for v in z]).amin(0)
+    step = torch.where(rounded, (high - low) / n, unit * lowest)
+    n = ((high - low) / step).round()
+    found = usable & (rounded | exact) & fits(n, columns, dtype)
+    found &= (step >= 2.0**-LARGEST_EXPONENT) & (step <= 2.0**LARGEST_EXPONENT)
+    step = torch.where(found, step, 1)
+    offset = low / step
+    near = rounded & ((offset - offset.round()).abs() * step <= tolerance)
+    return Places(low, step, torch.where(near, offset.round(), offset), found) if bool(found.any()) else None
+
+
+def _lowest_bit(z: Tensor) -> Tensor:  # [B, S, K] -> [B], the power of two that divides all whole numbers
+    whole = torch.where(z.isfinite() & (z.abs() < 2.0**31), z, 0).long()
+    bit = whole & -whole
+    return torch.where(bit == 0, 1 << 31, bit).amin((-2, -1)).double()
+
+
+# Twice the digits of float64: a number is the sum of two, the second at most half a unit in the last place of the first
+# (Dekker, Numerische Mathematik 18, 1971).
+
+
+def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
+    high = a * 134217729.0
+    high = high - (high - a)
+    return high, a - high
+
+
+def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a b, and what was rounded away."""
+    p = a * b
+    (a1, a2), (b1, b2) = _halves(a), _halves(b)
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a + b, and what was rounded away."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def inverse_root(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sqrt(high + low), by one step of Newton."""
+    y = 1 / high.sqrt()
+    p, p_rest = two_product(y, y)
+    q, q_rest = two_product(high, p)
+    return y, y * (0.5 * (((1 - q) - q_rest) - (high * p_rest + low * p)))
+
+
+class Angles(NamedTuple):
+    """What turns the products of whole rows into those of the responses, less their means where these are taken off."""
+
+    centred: bool
+    columns: int
+    offset: Tensor  # [B, 1, 1]: origin / step
+
+    def products(self, gram: Tensor, sums: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """In units of the step, squared: K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij."""
+        if self.centred:
+            found = self.columns * gram - sums * others
+            return found, torch.zeros_like(found)
+        square, square_rest = two_product(self.offset, self.offset)
+        first, first_rest = two_product(square, torch.full_like(square, self.columns))
+        second, second_rest = two_product(self.offset, sums + others)
+        total, rest = two_sum(first, second)
+        total, more = two_sum(total, gram)
+        rest = rest + more + ((first_rest + self.columns * square_rest) + second_rest)
+        return two_sum(total, rest)
+
+
+def dissimilarities(
+    angles: Angles, gram: Tensor, own: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]
+) -> Tensor:  # [B, S, T]
+    """1 - the cosine of rows [B, S] and rows [B, T], given their products, (squares, sums); NaN where a row is zero.
+
+    In twice the digits of float64 and rounded once: what is equal in exact arithmetic is equal, whatever its parts.
+    """
+    (squares, sums), (other_squares, other_sums) = own, others
+    sums, other_sums = sums.unsqueeze(-1), other_sums.unsqueeze(-2)
+    norms = _norms(angles, squares.unsqueeze(-1), sums)
+    other_norms = _norms(angles, other_squares.unsqueeze(-2), other_sums)
+    t, t_rest = angles.products(gram, sums, other_sums)
+    w, w_rest = two_product(norms[0], other_norms[0])
+    w_rest = w_rest + (norms[0] * other_norms[1] + norms[1] * other_norms[0])
+    r, r_rest = two_product(t, w)
+    r_rest = r_rest + (t * w_rest + t_rest * w)
+    d, d_rest = two_sum(torch.ones_like(r), -r)
+    d = d + (d_rest - r_rest)
+    return torch.where(d < LEAST, 0, torch.where(d > 2, 2, d))
+
+
+def _norms(angles: Angles, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / the norms of rows; NaN for a row of zeros."""
+    high, low = angles.products(squares, sums, sums)
+    return inverse_root(torch.where(high > 0, high, torch.nan), low)
