@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from v1fast.metrics._sums import Images, Measure
 
-Reference = tuple[Tensor, Tensor]
+RESPONSES, PAIRS = ("x", "xx"), ("x", "y", "xx", "yy", "xy")
 
 
 def correlation(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
@@ -29,55 +30,38 @@ def _variation(n: Tensor, x: Tensor, xx: Tensor) -> Tensor:
     return torch.where(about_mean > 1e-14 * xx, about_mean, torch.where(about_mean.isnan(), about_mean, 0.0))
 
 
-def pair_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
-    """r, p, r r, p p and r p, about the reference."""
-    x, y = r - reference[0], p - reference[1]
-    return x, y, x * x, y * y, x * y
-
-
-def response_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
-    """r and r r, about the reference."""
-    x = r - reference[0]
-    return x, x * x
-
-
-def error_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
-    """r and r r about the reference, and the squared error."""
-    return (*response_terms(r, p, reference), (r - p).square())
-
-
 def _within(n: Tensor, x: Tensor, xx: Tensor) -> Tensor:
     """Variance over the repeats of an image, by n - 1."""
     return _variation(n, x, xx) / (n - 1)
 
 
-SINGLE_TRIAL = Measure(pair_terms, lambda images: (images.n, *images.sums), lambda s: correlation(*s))
+def _pairs(images: Images) -> Sequence[Tensor]:
+    return images.n, *(images.sums[name] for name in PAIRS)
+
+
+SINGLE_TRIAL = Measure(PAIRS, _pairs, lambda s: correlation(*s))
 
 
 def _averages(images: Images) -> Sequence[Tensor]:
-    a, b = images.sums[0] / images.n, images.sums[1] / images.n
+    a, b = images.sums["x"] / images.n, images.sums["y"] / images.n
     return torch.ones_like(images.n), a, b, a * a, b * b, a * b
 
 
-def _mean_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
-    return r - reference[0], p - reference[1]
-
-
-TO_AVERAGE = Measure(_mean_terms, _averages, lambda s: correlation(*s))
+TO_AVERAGE = Measure(("x", "y"), _averages, lambda s: correlation(*s))
 
 
 def _jackknife(images: Images) -> Sequence[Tensor]:
     """Trial against mean of the image's other trials, o = (sum - r) / (n - 1); sums of o, o o and r o in closed form."""
-    n, (x, xx) = images.n, images.sums
+    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
     oo = ((n - 2) * x * x + xx) / (n - 1).square()
     return n, x, x, xx, oo, (x * x - xx) / (n - 1)
 
 
-JACKKNIFE = Measure(response_terms, _jackknife, lambda s: correlation(*s), repeats=True)
+JACKKNIFE = Measure(RESPONSES, _jackknife, lambda s: correlation(*s), repeats=True)
 
 
 def _conservative(images: Images) -> Sequence[Tensor]:
-    n, (x, xx) = images.n, images.sums
+    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
     a = x / n
     return torch.ones_like(n), _variation(n, x, xx) / n, a, a * a
 
@@ -88,13 +72,18 @@ def _conservative_value(s: Sequence[Tensor]) -> Tensor:
     return torch.where(signal > 0, (signal / (signal + noise)).sqrt(), torch.nan)
 
 
-CONSERVATIVE = Measure(response_terms, _conservative, _conservative_value, repeats=True)
+CONSERVATIVE = Measure(RESPONSES, _conservative, _conservative_value, repeats=True)
+
+
+def _errors(images: Images, per: Tensor | float) -> Sequence[Tensor]:
+    """The squared error, if it is there."""
+    return [images.sums["error"] / per] if "error" in images.sums else []
 
 
 def _by_image(images: Images) -> Sequence[Tensor]:
     """Each image counts as one, however often it was shown."""
-    n, (x, xx, *error) = images.n, images.sums
-    return torch.ones_like(n), 1 / n, x / n, xx / n, _within(n, x, xx), *(e / n for e in error)
+    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
+    return torch.ones_like(n), 1 / n, x / n, xx / n, _within(n, x, xx), *_errors(images, n)
 
 
 def _image_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -105,8 +94,8 @@ def _image_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _by_trial(images: Images) -> Sequence[Tensor]:
     """Total and error over trials, noise over images, as neuralpredictors does."""
-    n, (x, xx, *error) = images.n, images.sums
-    return torch.ones_like(n), n, x, xx, _within(n, x, xx), *error
+    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
+    return torch.ones_like(n), n, x, xx, _within(n, x, xx), *_errors(images, 1.0)
 
 
 def _trial_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -124,20 +113,15 @@ def _feve_value(total: Tensor, noise: Tensor, error: Tensor) -> Tensor:
 
 
 FEV = {
-    "image": Measure(response_terms, _by_image, lambda s: fev_value(*_image_variances(s)), repeats=True),
-    "neuralpredictors": Measure(response_terms, _by_trial, lambda s: fev_value(*_trial_variances(s)), repeats=True),
+    "image": Measure(RESPONSES, _by_image, lambda s: fev_value(*_image_variances(s)), repeats=True),
+    "neuralpredictors": Measure(RESPONSES, _by_trial, lambda s: fev_value(*_trial_variances(s)), repeats=True),
 }
 FEVE = {
-    "image": Measure(error_terms, _by_image, lambda s: _feve_value(*_image_variances(s), s[5] / s[0]), repeats=True),
+    "image": Measure((*RESPONSES, "error"), _by_image, lambda s: _feve_value(*_image_variances(s), s[5] / s[0]), repeats=True),
     "neuralpredictors": Measure(
-        error_terms, _by_trial, lambda s: _feve_value(*_trial_variances(s), s[5] / s[1]), repeats=True
+        (*RESPONSES, "error"), _by_trial, lambda s: _feve_value(*_trial_variances(s), s[5] / s[1]), repeats=True
     ),
 }
-
-
-def _ccnorm_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
-    x, y = r - reference[0], p - reference[1]
-    return x, y, x * x
 
 
 def _ccnorm(images: Images) -> Sequence[Tensor]:
@@ -145,9 +129,9 @@ def _ccnorm(images: Images) -> Sequence[Tensor]:
 
     The paper takes the mean of each repeat off: in a residual x - a, with a the image's average, column by column.
     """
-    n, (x, _, xx), (image, column) = images.n, images.sums, images.columns.T
+    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
+    image, column = images.numbers.T
     _, a, b, aa, bb, ab = _averages(images)
-    assert images.trials is not None
     depth = int(n.max())
     residuals = x.new_zeros(depth, *x.shape)
     residuals[column, image] = images.trials - a[image]
@@ -188,7 +172,7 @@ def _ccnorm_value(s: Sequence[Tensor]) -> Tensor:
     return torch.where((power > 0) & (var > 0), cov / (power * var).sqrt(), torch.nan)
 
 
-CCNORM = Measure(_ccnorm_terms, _ccnorm, _ccnorm_value, repeats=True, keeps_trials=True)
+CCNORM = Measure(("x", "y", "xx"), _ccnorm, _ccnorm_value, repeats=True, keeps_trials=True)
 
 
 def poisson_divergence(y: Tensor, rate: Tensor) -> Tensor:
@@ -198,20 +182,20 @@ def poisson_divergence(y: Tensor, rate: Tensor) -> Tensor:
     return torch.where((y < 0) | (rate < 0), torch.nan, value)
 
 
-def deviance_terms(r: Tensor, p: Tensor, reference: Reference) -> Sequence[Tensor]:
+def deviance_terms(r: Tensor, p: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """Responses, divergence from the predictions, divergence from the reference rate."""
-    return r, poisson_divergence(r, p), poisson_divergence(r, reference[0])
+    return {"r": r, "model": poisson_divergence(r, p), "null": poisson_divergence(r, reference[0])}
 
 
-def mean_rate(r: Tensor, p: Tensor) -> Reference:
-    """The mean response in float64, as the reference rate of ``deviance_terms``."""
+def reference_rate(r: Tensor) -> Tensor:
+    """[2, n]: the mean response, or 1 where that is 0, from which a spike would be infinitely far."""
     mean = r.mean(0, dtype=torch.float64)
-    return mean, mean
+    return torch.where(mean == 0, 1.0, mean).expand(2, -1)
 
 
 def _deviance_features(images: Images) -> Sequence[Tensor]:
     """Number, responses, divergences from predictions and reference, and the reference, times the number."""
-    return images.n, *images.sums, images.n * images.reference[0]
+    return images.n, *(images.sums[name] for name in ("r", "model", "null")), images.n * images.reference[0]
 
 
 def null_divergence(n: Tensor, y: Tensor, from_reference: Tensor, reference: Tensor) -> Tensor:
@@ -223,7 +207,7 @@ def deviance_explained_value(s: Sequence[Tensor]) -> Tensor:
     """1 - deviance / null deviance; NaN where all responses are equal."""
     n, y, divergence, from_reference, reference = s
     null = null_divergence(n, y, from_reference, reference / n)
-    return torch.where(null > 1e-14 * from_reference, 1 - divergence / null, torch.nan)
+    return torch.where(null > 1e-14 * y, 1 - divergence / null, torch.nan)
 
 
 def information_gain_value(s: Sequence[Tensor]) -> Tensor:
@@ -233,5 +217,6 @@ def information_gain_value(s: Sequence[Tensor]) -> Tensor:
     return torch.where(y > 0, gain / (y * math.log(2)), torch.nan)
 
 
-DEVIANCE_EXPLAINED = Measure(deviance_terms, _deviance_features, deviance_explained_value, reference=mean_rate)
-INFORMATION_GAIN = Measure(deviance_terms, _deviance_features, information_gain_value, reference=mean_rate)
+_DEVIANCES: Any = {"terms": deviance_terms, "reference": reference_rate}
+DEVIANCE_EXPLAINED = Measure((), _deviance_features, deviance_explained_value, **_DEVIANCES)
+INFORMATION_GAIN = Measure((), _deviance_features, information_gain_value, **_DEVIANCES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -198,7 +198,7 @@ class Evaluation:
             return
         made, elements = [], 0
         for block in neuron_blocks(self.trials, self._features_a_neuron()):
-            features = [features_of(self.trials, measure, block) for measure in self.measures]
+            features = features_of(self.trials, self.measures, block)
             elements += sum(f.numel() for own in features for f in own)
             if elements <= KEPT_FEATURES:
                 made.append((block, features))

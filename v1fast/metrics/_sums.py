@@ -1,9 +1,9 @@
 """Sums over trials, image by image: what every metric is made of.
 
-A metric is given by three functions, each on blocks of trials x neurons or images x neurons:
+A metric is given by functions of blocks of neurons:
 
-    trials --terms--> [T, n], several --summed over the trials of an image--> [I, n]
-           --features--> [I, n], several, which add up over images --value--> [n], one number for each neuron
+    trials [T, n] --sums or terms--> sums over the trials of each image [I, n], several
+                  --features--> [I, n], several, which add up over images --value--> [n], one number for each neuron
 
 so that leaving images out, or drawing them several times over (bootstrap), is another weighted sum of the features. All
 sums are in float64. Nothing larger than a block is made: no tensor of trials x neurons besides the operands.
@@ -11,7 +11,7 @@ sums are in float64. Nothing larger than a block is made: no tensor of trials x 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from v1fast.ops.trial_sums import trial_sums, which
+
 Array = Tensor | NDArray[Any]
-TRIAL_BLOCK = 2**15  # elements of float64 that pass through the cache together
+TRIAL_BLOCK = 2**17  # elements of float64 that are made at a time where terms are summed
 FEATURE_BLOCK = 2**22  # elements of all features of one block of neurons: 32 MiB
 GPU_FACTOR = 2**6  # on a GPU few large blocks
 
@@ -31,37 +33,43 @@ class Images(NamedTuple):
 
     Attributes:
         n: [I, 1], number of trials.
-        sums: [I, n] each, one for each term.
-        trials: [T, n], the first term, trial by trial in the order of the images; None unless asked for.
-        columns: [T, 2], int64, image and number of the repeat of these trials.
-        reference: 2 x [n], the constants of each neuron that the terms were made with.
+        sums: [I, n] each, by name: "x", "y", "xx", "yy", "xy" and "error" of :mod:`v1fast.reference.trial_sums`, or
+            what a measure's terms are called.
+        reference: [2, n], constants of each neuron that the sums are about.
+        trials: [T, n], responses less the reference, in the order of the images; empty unless asked for.
+        numbers: [T, 2], int64, image and number of the repeat of these trials.
     """
 
     n: Tensor
-    sums: list[Tensor]
-    trials: Tensor | None
-    columns: Tensor
-    reference: tuple[Tensor, Tensor]
+    sums: Mapping[str, Tensor]
+    reference: Tensor
+    trials: Tensor
+    numbers: Tensor
+
+
+Terms = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Measure(NamedTuple):
     """A metric, see the module.
 
     Attributes:
-        terms: of responses [t, n], predictions [t, n] and reference (2 x [n]), all in float64.
+        sums: names of the sums that it needs, those of the op.
         features: of ``Images``: [I, n] or [I, 1] each.
         value: of the sums of the features over images, [..., n] or [..., 1] each: [..., n].
         repeats: whether an image needs at least two trials.
-        keeps_trials: whether ``features`` needs the first term trial by trial.
-        reference: of responses and predictions [T, n] (a block of neurons): the constants of each neuron.
+        keeps_trials: whether ``features`` needs the responses trial by trial.
+        terms: of responses and predictions [t, n] and reference [2, n], in float64: what else to sum, by name.
+        reference: of the responses [T, n], for ``terms``: [2, n]; else it is the first trial.
     """
 
-    terms: Callable[[Tensor, Tensor, tuple[Tensor, Tensor]], Sequence[Tensor]]
+    sums: tuple[str, ...]
     features: Callable[[Images], Sequence[Tensor]]
     value: Callable[[Sequence[Tensor]], Tensor]
     repeats: bool = False
     keeps_trials: bool = False
-    reference: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda r, p: (r[0].double(), p[0].double())
+    terms: Terms | None = None
+    reference: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +78,14 @@ class Trials:
 
     Attributes:
         responses, predictions: [T, N], as given.
-        order: [T'] the trials used, image after image, each image's in the order given; None: all, as they are.
+        order: [T'] the trials used, image after image, each image's in the order given.
         counts: [I], number of trials of each image, on the CPU.
         left_out: number of images left out because they have one trial.
     """
 
     responses: Tensor
     predictions: Tensor
-    order: Tensor | None
+    order: Tensor
     counts: Tensor
     left_out: int
 
@@ -100,7 +108,7 @@ class Trials:
         if p.device != r.device:
             raise ValueError(f"predictions: want them where the responses are, {r.device}, got {p.device}")
         if image_ids is None:
-            return cls(r, p, None, torch.tensor([len(r)]), 0)
+            return cls(r, p, torch.arange(len(r), device=r.device), torch.tensor([len(r)]), 0)
         return cls(r, p, *_by_image(image_ids, r, repeats))
 
     @property
@@ -115,23 +123,74 @@ class Trials:
         return torch.stack([image, torch.arange(len(image)) - first[image]], dim=1)
 
 
-def features_of(trials: Trials, measure: Measure, block: slice) -> list[Tensor]:
-    """The features of a block of neurons: [I, n] or [I, 1] each."""
-    r, p = trials.responses[:, block], trials.predictions[:, block]
-    reference = measure.reference(r, p)
-    kept: list[Tensor] = []
-    parts: list[list[Tensor]] = []
-    for start, stop, counts in _trial_blocks(trials, r.shape[1], r.device):
-        rows: Any = slice(start, stop) if trials.order is None else trials.order[start:stop]
-        terms = measure.terms(r[rows].double(), p[rows].double(), reference)
-        parts.append([_sum_segments(term, counts) for term in terms])
-        if measure.keeps_trials:
-            kept.append(terms[0])
-    join = _total if trials.order is None else torch.cat
-    sums = [join(part) for part in zip(*parts, strict=True)]
+def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> list[list[Tensor]]:
+    """The features of a block of neurons, [I, n] or [I, 1] each, for each measure; the trials are read once for all."""
+    r, p = _alike(trials.responses[:, block], trials.predictions[:, block])
+    center = r[trials.order[0]].double(), p[trials.order[0]].double()
+    sums = _summed(trials, r, p, torch.stack(center), tuple({name for each in measures for name in each.sums}))
+    made: dict[Any, Images] = {}  # measures of the same terms share them
+    for measure in measures:
+        if measure.terms not in made or measure.keeps_trials:
+            made[measure.terms] = _images(trials, measure, r, p, torch.stack(center), sums)
+    return [list(measure.features(made[measure.terms])) for measure in measures]
+
+
+def images_of(trials: Trials, measure: Measure, reference: Tensor | None) -> Images:
+    """The sums of one measure, of all neurons at once, about a given reference [2, N] or one of these trials."""
+    r, p = _alike(trials.responses, trials.predictions)
+    center = reference
+    if center is None:
+        center = torch.stack([r[trials.order[0]].double(), p[trials.order[0]].double()])
+    return _images(trials, measure, r, p, center, _summed(trials, r, p, center, measure.sums), reference)
+
+
+def _summed(trials: Trials, r: Tensor, p: Tensor, center: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    if not names:
+        return {}
+    mask, order = which(names)
+    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts, mask), strict=True))
+
+
+def _images(
+    trials: Trials,
+    measure: Measure,
+    r: Tensor,
+    p: Tensor,
+    center: Tensor,
+    found: Mapping[str, Tensor],
+    reference: Tensor | None = None,
+) -> Images:
     n = trials.counts.to(r.device, torch.float64)[:, None]
-    columns = trials.numbers().to(r.device) if measure.keeps_trials else trials.counts.new_empty(0, 2)
-    return list(measure.features(Images(n, sums, torch.cat(kept) if kept else None, columns, reference)))
+    about = center if measure.reference is None or reference is not None else measure.reference(r[trials.order])
+    if measure.terms is not None:
+        found = {**found, **summed_terms(trials, measure.terms, r, p, about)}
+    rows, numbers = r.new_empty(0, r.shape[1], dtype=torch.float64), trials.order.new_empty(0, 2)
+    if measure.keeps_trials:
+        rows, numbers = r[trials.order].double() - about[0], trials.numbers().to(r.device)
+    return Images(n, found, about, rows, numbers)
+
+
+def summed_terms(trials: Trials, terms: Terms, r: Tensor, p: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """[I, n] by name: the terms of the trials of each image, summed."""
+    image = trials.numbers()[:, 0].to(r.device)
+    rows = max(1, TRIAL_BLOCK * _scale(r.device) // max(1, r.shape[1]))
+    found: dict[str, Tensor] = {}
+    for chosen, images in zip(trials.order.split(rows), image.split(rows), strict=True):
+        for name, term in terms(r[chosen].double(), p[chosen].double(), reference).items():
+            if name not in found:
+                found[name] = term.new_zeros(len(trials.counts), term.shape[1])
+            if len(trials.counts) == 1:
+                found[name] += term.sum(0)
+            else:
+                found[name].index_add_(0, images, term)
+    return found
+
+
+def _alike(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """In one dtype that the op takes, without loss."""
+    small = all(t.dtype in (torch.float32, torch.float16, torch.bfloat16) for t in (r, p))
+    dtype = torch.float32 if small else torch.float64
+    return r.to(dtype), p.to(dtype)
 
 
 def neuron_blocks(trials: Trials, features: int) -> Iterator[slice]:
@@ -141,41 +200,8 @@ def neuron_blocks(trials: Trials, features: int) -> Iterator[slice]:
         yield slice(start, min(start + size, trials.neurons))
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum(0)
-
-
 def _scale(device: torch.device) -> int:
     return 1 if device.type == "cpu" else GPU_FACTOR
-
-
-def _trial_blocks(trials: Trials, neurons: int, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
-    """First and last trial of blocks of whole images, and the images' counts; with one group, of any trials."""
-    rows = max(1, TRIAL_BLOCK * _scale(device) // max(1, neurons))
-    if trials.order is None:
-        total = int(trials.counts[0])
-        for start in range(0, total, rows):
-            stop = min(start + rows, total)
-            yield start, stop, torch.tensor([stop - start])
-        return
-    ends = torch.cumsum(trials.counts, 0)
-    image = start = 0
-    while image < len(ends):
-        last = max(image + 1, int(torch.searchsorted(ends, start + rows, right=True)))
-        stop = int(ends[last - 1])
-        yield start, stop, trials.counts[image:last]
-        image, start = last, stop
-
-
-def _sum_segments(term: Tensor, counts: Tensor) -> Tensor:
-    """[I, n]: sums of [T, n] over consecutive segments of the given lengths."""
-    repeats = int(counts[0])
-    if len(counts) == 1:
-        return term.sum(0, keepdim=True)
-    if bool((counts == repeats).all()):
-        return term.view(len(counts), repeats, -1).sum(1)
-    index = torch.repeat_interleave(torch.arange(len(counts)), counts).to(term.device)
-    return term.new_zeros(len(counts), term.shape[1]).index_add_(0, index, term)
 
 
 def _matrix(values: Array, name: str) -> Tensor:

@@ -22,9 +22,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from v1fast.metrics import _measures, functional
 from v1fast.metrics._results import Bootstrap, Result
-from v1fast.metrics._sums import Images, Measure
-
-Operands = Sequence[Tensor]
+from v1fast.metrics._sums import Images, Measure, Trials, images_of
 
 
 class _NeuronMetric(Metric):
@@ -38,6 +36,7 @@ class _NeuronMetric(Metric):
     higher_is_better = True
     full_state_update = False
     _rows: ClassVar[tuple[str, ...]]
+    trial_id: list[Tensor]
     result: Any
 
     def __init__(self, per_neuron: bool = False, **kwargs: Any) -> None:
@@ -87,10 +86,15 @@ class _NeuronMetric(Metric):
 
 
 class _SumMetric(_NeuronMetric):
-    """A metric of trials alone: float64 sums about a reference, one list entry [1, S, N] for each part of the data."""
+    """A metric of trials alone: float64 sums about a reference, one list entry [1, 2 + S, N] for each part of the data.
+
+    The reference is of the first trials that came; sums about another one are moved to it before they are added.
+    """
 
     _rows = ("responses", "predictions")
     _measure: ClassVar[Measure]
+    _names: ClassVar[tuple[str, ...]]
+    sums: list[Tensor]
 
     def __init__(self, per_neuron: bool = False, **kwargs: Any) -> None:
         super().__init__(per_neuron, **kwargs)
@@ -106,53 +110,43 @@ class _SumMetric(_NeuronMetric):
         if trial_id is not None:
             self._keep({"responses": responses, "predictions": predictions}, trial_id)
         elif len(responses) > 0:
-            r, p = responses.detach().double(), predictions.detach().double()
-            reference = self.sums[0][0, :2] if len(self.sums) > 0 else self._reference(r, p)
-            added = torch.cat([reference, self._totals(r, p, reference)])[None]
-            self.sums = [self._merged([*self.sums, added])]
-
-    def _reference(self, r: Tensor, p: Tensor) -> Tensor:
-        """[2, N]: the constants that the sums are about, from the first trials."""
-        raise NotImplementedError
+            reference = self.sums[0][0, :2] if len(self.sums) > 0 else None
+            self.sums = [self._merged([*self.sums, self._totals(responses, predictions, reference)])]
 
     def _moved(self, totals: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        """The sums [F, N] about another reference."""
+        """The sums [S, N] about another reference [2, N]."""
         raise NotImplementedError
 
-    def _totals(self, r: Tensor, p: Tensor, reference: Tensor) -> Tensor:
-        """[1 + terms, N]: number of trials, and the sums of the terms."""
-        about = (reference[0], reference[1])
-        terms = [term.sum(0) for term in self._measure.terms(r, p, about)]
-        return torch.stack([torch.full_like(terms[0], len(r)), *terms])
+    def _totals(self, responses: Tensor, predictions: Tensor, reference: Tensor | None) -> Tensor:
+        """[1, 2 + S, N]: reference, number of trials, sums."""
+        trials = Trials.of(responses, predictions, None, repeats=False)
+        images = images_of(trials, self._measure, reference)
+        sums = [images.sums[name][0] for name in self._names]
+        return torch.cat([images.reference, torch.stack([images.n[0].expand_as(sums[0]), *sums])])[None]
 
     def _merged(self, parts: Sequence[Tensor]) -> Tensor:
-        """[1, S, N] of several [K, S, N]."""
+        """[1, 2 + S, N] of several [K, 2 + S, N]."""
         every = torch.cat(list(parts))
         reference = every[0, :2]
-        totals = sum(self._moved(part[2:], part[:2], reference) for part in every)
-        assert isinstance(totals, Tensor)
+        totals = torch.stack([self._moved(part[2:], part[:2], reference) for part in every]).sum(0)
         return torch.cat([reference, totals])[None]
 
     def _evaluate(self) -> Result:
         if len(self.trial_id) > 0:
             rows = self._trials()
-            r, p = rows["responses"].double(), rows["predictions"].double()
-            reference = self._reference(r, p)
-            totals = self._totals(r, p, reference)
+            sums = self._totals(rows["responses"], rows["predictions"], None)[0]
         else:
-            merged = self._merged([dim_zero_cat(self.sums)])[0]
-            reference, totals = merged[:2], merged[2:]
-        images = Images(totals[:1], [row[None] for row in totals[1:]], None, torch.empty(0, 2), tuple(reference))
-        return Result(self._measure.value([f.squeeze(0) for f in self._measure.features(images)]))
+            sums = self._merged([dim_zero_cat(self.sums)])[0]
+        named = {name: row[None] for name, row in zip(self._names, sums[3:], strict=True)}
+        nothing = sums.new_empty(0)
+        images = Images(sums[2:3], named, sums[:2], nothing, nothing)
+        return Result(self._measure.value([feature[0] for feature in self._measure.features(images)]))
 
 
 class SingleTrialCorrelation(_SumMetric):
     """See :func:`v1fast.metrics.single_trial_correlation`."""
 
-    _measure = _measures.SINGLE_TRIAL
-
-    def _reference(self, r: Tensor, p: Tensor) -> Tensor:
-        return torch.stack([r[0], p[0]])
+    _measure, _names = _measures.SINGLE_TRIAL, _measures.PAIRS
 
     def _moved(self, totals: Tensor, old: Tensor, new: Tensor) -> Tensor:
         n, x, y, xx, yy, xy = totals
@@ -162,9 +156,7 @@ class SingleTrialCorrelation(_SumMetric):
 
 
 class _DevianceMetric(_SumMetric):
-    def _reference(self, r: Tensor, p: Tensor) -> Tensor:
-        mean = r.mean(0)
-        return torch.where(mean == 0, 1.0, mean).expand(2, -1)  # from a rate of 0 every spike is infinitely far
+    _names = ("r", "model", "null")
 
     def _moved(self, totals: Tensor, old: Tensor, new: Tensor) -> Tensor:
         n, y, divergence, from_reference = totals
