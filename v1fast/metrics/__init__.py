@@ -3,6 +3,7 @@
 ``single_trial_correlation``   ``correlation_to_average``, ``oracle_correlation``, ``fraction_oracle``
 ``explainable_variance``       (``fev``), ``feve``, ``ccnorm``: with the noise taken into account
 ``poisson_deviance_explained`` and ``information_gain``: in likelihoods
+``evaluate``                   all of them, from one pass over the trials
 ``Bootstrap``                  asks for an interval over images
 ``neuron_table``               one row for each neuron, ``write_table`` to a file
 ``SingleTrialCorrelation``     and so on: the same as ``torchmetrics.Metric``, which the extra ``train`` brings
@@ -17,6 +18,7 @@ from v1fast.metrics.functional import (
     Result,
     ccnorm,
     correlation_to_average,
+    evaluate,
     explainable_variance,
     fev,
     feve,
@@ -87,6 +89,7 @@ __all__ = [
     "SingleTrialCorrelation",
     "ccnorm",
     "correlation_to_average",
+    "evaluate",
     "explainable_variance",
     "fev",
     "feve",

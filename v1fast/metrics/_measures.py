@@ -117,7 +117,9 @@ FEV = {
     "neuralpredictors": Measure(RESPONSES, _by_trial, lambda s: fev_value(*_trial_variances(s)), repeats=True),
 }
 FEVE = {
-    "image": Measure((*RESPONSES, "error"), _by_image, lambda s: _feve_value(*_image_variances(s), s[5] / s[0]), repeats=True),
+    "image": Measure(
+        (*RESPONSES, "error"), _by_image, lambda s: _feve_value(*_image_variances(s), s[5] / s[0]), repeats=True
+    ),
     "neuralpredictors": Measure(
         (*RESPONSES, "error"), _by_trial, lambda s: _feve_value(*_trial_variances(s), s[5] / s[1]), repeats=True
     ),

@@ -209,4 +209,4 @@ class Evaluation:
     def _features_a_neuron(self) -> int:
         """About how many there are for each image."""
         depth = int(self.trials.counts.max()) if any(measure.keeps_trials for measure in self.measures) else 0
-        return 8 * len(self.measures) + depth
+        return 8 + 2 * len(self.measures) + depth

@@ -24,7 +24,7 @@ from v1fast.ops.trial_sums import trial_sums, which
 
 Array = Tensor | NDArray[Any]
 TRIAL_BLOCK = 2**17  # elements of float64 that are made at a time where terms are summed
-FEATURE_BLOCK = 2**22  # elements of all features of one block of neurons: 32 MiB
+FEATURE_BLOCK = 2**23  # elements of all features of one block of neurons: 64 MiB
 GPU_FACTOR = 2**6  # on a GPU few large blocks
 
 
@@ -128,11 +128,15 @@ def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> li
     r, p = _alike(trials.responses[:, block], trials.predictions[:, block])
     center = r[trials.order[0]].double(), p[trials.order[0]].double()
     sums = _summed(trials, r, p, torch.stack(center), tuple({name for each in measures for name in each.sums}))
-    made: dict[Any, Images] = {}  # measures of the same terms share them
+    images: dict[Any, Images] = {}
+    features: dict[Any, list[Tensor]] = {}  # what measures have in common is made once
     for measure in measures:
-        if measure.terms not in made or measure.keeps_trials:
-            made[measure.terms] = _images(trials, measure, r, p, torch.stack(center), sums)
-    return [list(measure.features(made[measure.terms])) for measure in measures]
+        kind = measure.terms, measure.keeps_trials
+        if kind not in images:
+            images[kind] = _images(trials, measure, r, p, torch.stack(center), sums)
+        if measure.features not in features:
+            features[measure.features] = list(measure.features(images[kind]))
+    return [features[measure.features] for measure in measures]
 
 
 def images_of(trials: Trials, measure: Measure, reference: Tensor | None) -> Images:

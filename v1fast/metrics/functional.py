@@ -35,6 +35,7 @@ __all__ = [
     "Result",
     "ccnorm",
     "correlation_to_average",
+    "evaluate",
     "explainable_variance",
     "fev",
     "feve",
@@ -247,8 +248,7 @@ def feve(
     trials = Trials.of(responses, predictions, image_ids, repeats=True)
     evaluation = Evaluation(trials, (measure, _measures.FEV[weighting]))
     values, fraction = evaluation.values()
-    below = fraction < threshold if threshold is not None else torch.zeros_like(fraction, dtype=torch.bool)
-    return _result(evaluation, torch.where(below, torch.nan, values), bootstrap, int(below.sum()))
+    return _thresholded(Evaluation(trials, (measure,)), values, fraction, threshold, bootstrap)
 
 
 def ccnorm(responses: Array, predictions: Array, image_ids: Any, *, bootstrap: Bootstrap | None = None) -> Result:
@@ -314,6 +314,68 @@ def information_gain(
         ValueError: the operands do not fit together.
     """
     return _overall(_measures.INFORMATION_GAIN, responses, predictions, image_ids, bootstrap)
+
+
+def evaluate(
+    responses: Array,
+    predictions: Array,
+    image_ids: Any,
+    *,
+    threshold: float | None = FEV_THRESHOLD,
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Result]:
+    """All metrics of single neurons at once, by the names of their functions, from one pass over the trials.
+
+    ``oracle_correlation`` is the jackknife, ``oracle_correlation_conservative`` the other one. Metrics of repeats leave
+    out images with one trial; the others do not.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        threshold: of :func:`feve`.
+        bootstrap: how to draw intervals of the means.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    results: dict[str, Result] = {}
+    for repeats in (False, True):
+        named = {name: measure for name, measure in _EVALUATED.items() if measure.repeats == repeats}
+        trials = Trials.of(responses, predictions, image_ids, repeats)
+        values = dict(zip(named, Evaluation(trials, list(named.values())).values(), strict=True))
+        for name, measure in named.items():
+            limit = threshold if name == "feve" else None
+            results[name] = _thresholded(
+                Evaluation(trials, (measure,)), values[name], values.get("explainable_variance"), limit, bootstrap
+            )
+    return {name: results[name] for name in _EVALUATED}
+
+
+_EVALUATED = {
+    "single_trial_correlation": _measures.SINGLE_TRIAL,
+    "correlation_to_average": _measures.TO_AVERAGE,
+    "oracle_correlation": _measures.JACKKNIFE,
+    "oracle_correlation_conservative": _measures.CONSERVATIVE,
+    "explainable_variance": _measures.FEV["image"],
+    "feve": _measures.FEVE["image"],
+    "ccnorm": _measures.CCNORM,
+    "poisson_deviance_explained": _measures.DEVIANCE_EXPLAINED,
+    "information_gain": _measures.INFORMATION_GAIN,
+}
+
+
+def _thresholded(
+    evaluation: Evaluation,
+    values: Tensor,
+    fraction: Tensor | None,
+    threshold: float | None,
+    bootstrap: Bootstrap | None,
+) -> Result:
+    """NaN for neurons whose explainable variance is below the threshold, if there is one."""
+    if threshold is None or fraction is None:
+        return _result(evaluation, values, bootstrap)
+    below = fraction < threshold
+    return _result(evaluation, torch.where(below, torch.nan, values), bootstrap, int(below.sum()))
 
 
 def _overall(
