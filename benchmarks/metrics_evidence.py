@@ -1,4 +1,4 @@
-"""Are the metrics right? Each on models of known quality: does its interval hold the known value, and how far is it off.
+"""Are the metrics right? On models of known quality: does the interval hold the known value, and how large is the bias.
 
     python -m v1fast.benchmarks.metrics_evidence docs/metrics.md
 
@@ -220,7 +220,8 @@ def table(made: Setting, seeds: int) -> Iterator[str]:
         row = judge(name, made, "true rates" if model == "-" else model, seeds)
         bias = f"{row.mean - row.known:+.4f} ± {row.standard_error:.4f}"
         other = "" if row.peer is None else f"{row.peer:.4f}"
-        yield f"| `{name}` | {model} | {row.known:.4f} | {row.mean:.4f} | {bias} | {100 * row.held / seeds:.0f} | {other} |"
+        held = f"{100 * row.held / seeds:.0f}"
+        yield f"| `{name}` | {model} | {row.known:.4f} | {row.mean:.4f} | {bias} | {held} | {other} |"
         print(row, flush=True)
 
 

@@ -28,7 +28,7 @@ _SUPPORTS = {
 
 
 def check_responses(responses: Tensor, session: object = None, support: Support = "real") -> None:
-    """Refuse responses that a loss has no likelihood for. Reads all of them: for the loading of data, not for each step.
+    """Refuse responses that a loss has no likelihood for: when data are loaded or a fit begins, not in each step.
 
     Args:
         responses: of any shape.
@@ -50,7 +50,8 @@ def check_responses(responses: Tensor, session: object = None, support: Support 
     index = tuple(bad.nonzero()[0].tolist())
     where = "responses" if session is None else f"responses of session {session}"
     raise ValueError(
-        f"{where}: want {want}, got {count} of {responses.numel()} others, the first {responses[index].item()} at {index}"
+        f"{where}: want {want}, got {count} of {responses.numel()} others, "
+        f"the first at {index}: {responses[index].item()}"
     )
 
 

@@ -23,8 +23,8 @@ def correlation(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Ten
 def _variation(n: Tensor, x: Tensor, xx: Tensor) -> Tensor:
     """Sum of squares about the mean; 0 where it is no more than rounding.
 
-    The sums are about the first trial, so that a constant neuron's are exactly zero, and about any trial of T the sum of
-    squares is at most 2 T times that about the mean.
+    The sums are about the first trial, so that a constant neuron's are exactly zero, and about any trial of T the sum
+    of squares is at most 2 T times that about the mean.
     """
     about_mean = xx - x.square() / n
     return torch.where(about_mean > 1e-14 * xx, about_mean, torch.where(about_mean.isnan(), about_mean, 0.0))
@@ -51,7 +51,7 @@ TO_AVERAGE = Measure(("x", "y"), _averages, lambda s: correlation(*s))
 
 
 def _jackknife(images: Images) -> Sequence[Tensor]:
-    """Trial against mean of the image's other trials, o = (sum - r) / (n - 1); sums of o, o o and r o in closed form."""
+    """Trial against mean of the image's others, o = (sum - r) / (n - 1): sums of o, o o and r o in closed form."""
     n, x, xx = images.n, images.sums["x"], images.sums["xx"]
     oo = ((n - 2) * x * x + xx) / (n - 1).square()
     return n, x, x, xx, oo, (x * x - xx) / (n - 1)

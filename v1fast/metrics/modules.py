@@ -1,8 +1,8 @@
 """The metrics of :mod:`v1fast.metrics.functional` as ``torchmetrics.Metric``.
 
 ``update`` takes what the function takes, batch by batch and in the same order: responses, predictions, image_ids.
-``compute`` gives the mean over neurons, a float64 scalar, or with ``per_neuron=True`` the values [N]; ``result`` is then
-the function's whole result, with the numbers of what is undefined.
+``compute`` gives the mean over neurons, a float64 scalar, or with ``per_neuron=True`` the values [N]; ``result`` is
+then the function's whole result, with the numbers of what is undefined.
 
 Any split into batches, and into processes, gives the same. Samplers for several processes show some trials twice, to
 give each process as many: with ``trial_id`` in ``update``, a trial counts once. Metrics without repeats keep float64
@@ -179,7 +179,7 @@ class InformationGain(_DevianceMetric):
 class _RepeatsMetric(_NeuronMetric):
     """A metric of images and predictions: every trial is kept."""
 
-    _rows = ("responses", "predictions", "image_ids")
+    _rows: ClassVar[tuple[str, ...]] = ("responses", "predictions", "image_ids")
 
     def __init__(self, per_neuron: bool = False, bootstrap: Bootstrap | None = None, **kwargs: Any) -> None:
         super().__init__(per_neuron, **kwargs)
@@ -217,8 +217,8 @@ class FEVE(_RepeatsMetric):
         self.threshold, self.weighting = threshold, weighting
 
     def _evaluate(self) -> Result:
-        options: Any = {"threshold": self.threshold, "weighting": self.weighting, "bootstrap": self.bootstrap}
-        return functional.feve(**self._trials(), **options)
+        rows: dict[str, Any] = self._trials()
+        return functional.feve(**rows, threshold=self.threshold, weighting=self.weighting, bootstrap=self.bootstrap)
 
 
 class FractionOracle(_RepeatsMetric):
@@ -238,7 +238,7 @@ class FractionOracle(_RepeatsMetric):
 class _ResponsesMetric(_RepeatsMetric):
     """A metric of images and responses alone."""
 
-    _rows = ("responses", "image_ids")
+    _rows: ClassVar[tuple[str, ...]] = ("responses", "image_ids")
 
     def update(self, responses: Tensor, image_ids: Tensor, trial_id: Tensor | None = None) -> None:  # type: ignore[override]
         """Add trials: responses [B, N], image_ids and trial_id [B], integers."""

@@ -63,8 +63,8 @@ def neuron_table(
 def write_table(path: str | Path, table: Mapping[str, ArrayLike]) -> None:
     """Write a table as CSV or parquet, by the name's ending; the file is there whole or not at all.
 
-    CSV has a line of names, numbers that read back as they were, and ``nan`` for what is undefined. Parquet needs pandas
-    and pyarrow.
+    CSV has a line of names, numbers that read back as they were, and ``nan`` for what is undefined. Parquet needs
+    pandas and pyarrow.
 
     Raises:
         ValueError: another ending.

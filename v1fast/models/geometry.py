@@ -38,8 +38,8 @@ def input_grid(core: nn.Module) -> tuple[Axis, Axis]:
     """For x and for y: input pixel of the core's first output pixel, and input pixels from one to the next.
 
     The centre of what an output pixel sees, by kernel, padding, stride and dilation of each convolution or pooling in
-    ``core.features`` up to the layer whose map the core returns. A convolution without padding takes half its kernel off
-    each side: of the 64 pixels of a Sensorium image, the map's first and last of 56 look at pixels 4 and 59.
+    ``core.features`` up to the layer whose map the core returns. A convolution without padding takes half its kernel
+    off each side: of the 64 pixels of a Sensorium image, the map's first and last of 56 look at pixels 4 and 59.
 
     Args:
         core: with ``features``, a sequence of layers (``Stacked2dCore``, here and in neuralpredictors).
