@@ -106,9 +106,7 @@ def test_responses_that_are_not_finite_are_refused(name, value):
     responses = torch.full((4, 3), 0.5)
     getattr(losses, name)().check_responses(responses, "a")
     responses[2, 1] = responses[3, 0] = value
-    with pytest.raises(
-        ValueError, match=r"responses of session a: want .*, got 2 of 12 others, the first at \(2, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"responses of session a: want .*, got 2 of 12 others, the first at \(2, 1\)"):
         getattr(losses, name)().check_responses(responses, session="a")
 
 

@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import MetricCollection
 
 from v1fast import metrics
@@ -102,11 +101,10 @@ def test_in_a_collection():
     assert set(collection.compute()) == {"SingleTrialCorrelation", "CCNorm", "OracleCorrelation"}
 
 
-def _process(rank, world, file, results):
-    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=world)
+def process(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     data = trials()
-    index = torch.arange(T + 1) % T  # padded by one, as a sampler does
-    own = index[rank::world] if rank < world else index
+    own = (torch.arange(T + 2) % T)[rank::2]  # padded, as a sampler does
     found = {}
     for name, (_, arguments, options) in CASES.items():
         operands = [data[k][own] for k in arguments]
@@ -114,12 +112,14 @@ def _process(rank, world, file, results):
         found[name] = fed(metric, operands, 13, trial_id=own).compute()
     alone = fed(metrics.InformationGain(per_neuron=True), [data[k][rank * 40 : 40 + 80 * rank] for k in "rp"], 7)
     found["without ids"] = alone.compute()
-    torch.save(found, f"{results}.{rank}")
+    torch.save(found, f"{folder}/results.{rank}")
     dist.destroy_process_group()
 
 
 def test_two_processes_give_the_same(tmp_path):
-    mp.spawn(_process, (2, tmp_path / "rendezvous", tmp_path / "results"), nprocs=2)
+    folder = str(tmp_path)
+    ranks = [subprocess.Popen([sys.executable, __file__, rank, folder]) for rank in "01"]
+    assert [process.wait(120) for process in ranks] == [0, 0]
     data = trials()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"results.{rank}")
@@ -160,3 +160,7 @@ except ModuleNotFoundError as error:
     assert printed == 'v1fast.metrics.FEVE is a torchmetrics metric: pip install "v1fast[train]"\n'
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         metrics.Nothing  # noqa: B018
+
+
+if __name__ == "__main__":
+    process(int(sys.argv[1]), sys.argv[2])
