@@ -172,8 +172,8 @@ def _neuralpredictors(case: Case) -> MetricsStep:
     if os.path.abspath(folder) not in sys.path:
         sys.path.append(os.path.abspath(folder))
     collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]  # as up to Python 3.9
-    if importlib.util.find_spec("torchvision") is None:
-        sys.modules.setdefault("torchvision", types.ModuleType("torchvision"))
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
+        sys.modules["torchvision"] = types.ModuleType("torchvision")  # needed by what is not measured
     functions = importlib.import_module("neuralpredictors.measures.np_functions")
     return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, functions)))
 
