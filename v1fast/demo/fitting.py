@@ -139,6 +139,7 @@ def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
     tier = simulation.train
+    LOSS.check_responses(tier.responses, "train")
     torch.manual_seed(settings.seed)
     model = Encoder(settings, tier.responses[0].mean(0))
     steps = settings.epochs * -(-len(tier.images) // settings.batch)
