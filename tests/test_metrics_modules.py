@@ -23,6 +23,8 @@ CASES = {
     "ExplainableVariance": ("explainable_variance", "ri", {"weighting": "neuralpredictors"}),
 }
 
+WITHOUT_IDS = ("SingleTrialCorrelation", "PoissonDevianceExplained", "InformationGain")
+
 
 def trials(outlier=0.0):
     generator = torch.Generator().manual_seed(0)
@@ -110,8 +112,9 @@ def process(rank, folder):
         operands = [data[k][own] for k in arguments]
         metric = getattr(metrics, name)(**options, per_neuron=True)
         found[name] = fed(metric, operands, 13, trial_id=own).compute()
-    alone = fed(metrics.InformationGain(per_neuron=True), [data[k][rank * 40 : 40 + 80 * rank] for k in "rp"], 7)
-    found["without ids"] = alone.compute()
+    part = [data[k][rank * 40 : 40 + 80 * rank] for k in "rp"]
+    for name in WITHOUT_IDS:
+        found[f"{name}, sums"] = fed(getattr(metrics, name)(per_neuron=True), part, 7).compute()
     torch.save(found, f"{folder}/results.{rank}")
     dist.destroy_process_group()
 
@@ -126,8 +129,10 @@ def test_two_processes_give_the_same(tmp_path):
         for name, (function, arguments, options) in CASES.items():
             want = getattr(metrics, function)(*(data[k] for k in arguments), **options).per_neuron
             torch.testing.assert_close(found[name], want, rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
-        want = metrics.information_gain(data["r"], data["p"]).per_neuron
-        torch.testing.assert_close(found["without ids"], want, rtol=1e-12, atol=1e-12, equal_nan=True)
+        for name in WITHOUT_IDS:
+            want = getattr(metrics, CASES[name][0])(data["r"], data["p"]).per_neuron
+            got = found[f"{name}, sums"]
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize(
