@@ -20,7 +20,7 @@ demo: $(VENV)/.built
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
 	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py gaussian_variants.py factorized.py \
 	retina.py other_readouts.py layers.py every_layer.py ln.py multi_readout.py accelerate.py rsa.py rsa_ops.py raw_ops.py \
-	fuzz.py)
+	fuzz.py trial_sums.py metrics.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow" $(OP_TESTS)

@@ -15,7 +15,7 @@ import torch
 
 from v1fast import doctor
 
-from . import bench_gaussian_readout, bench_pooled_readout, bench_rdm, bench_rsa, picture, report, rows
+from . import bench_gaussian_readout, bench_metrics, bench_pooled_readout, bench_rdm, bench_rsa, picture, report, rows
 from .clocks import Clock, CpuClock, CudaClock, WallClock
 from .contract import Case
 from .harness import Contest, Effort
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 QUICK_CASES = ("tiny", "lurz")
-BENCHES = (bench_gaussian_readout, bench_pooled_readout, bench_rdm, bench_rsa)
+BENCHES = (bench_gaussian_readout, bench_pooled_readout, bench_rdm, bench_rsa, bench_metrics)
 BENCH_OF: dict[str, Any] = {case.name: bench for bench in BENCHES for case in bench.CASES}
 CASES: tuple[Case, ...] = tuple(case for bench in BENCHES for case in bench.CASES)
 CASE_NAMES = tuple(case.name for case in CASES)

@@ -15,7 +15,7 @@ import torch
 from v1fast import _files, demo, ops
 from v1fast.data import simulate
 from v1fast.demo import fitting
-from v1fast.demo.fitting import Encoder, Settings, correlation, evaluate, fit, poisson_loss
+from v1fast.demo.fitting import LOSS, Encoder, Settings, evaluate, fit
 from v1fast.demo.trained import EXPECTED, Comparison, MismatchError, check_trained_model, require_match
 from v1fast.models.pretrained import MOUSE_V1
 
@@ -151,7 +151,7 @@ def test_the_summary_is_about_the_model_that_was_kept(tiny, console):
     fitted = fit(tiny, TINY, console)
     summary, tensors = evaluate(fitted, tiny)
     best = fitted.history[fitted.best_epoch - 1]
-    loss = poisson_loss(fitted.model.predict(tiny.validation.images), tiny.validation.responses[0])
+    loss = LOSS(fitted.model.predict(tiny.validation.images), tiny.validation.responses[0])
     assert loss.item() == pytest.approx(best.validation_loss, rel=1e-5)
     assert summary["position_error_median_px"] == pytest.approx(best.position_error, rel=1e-5)
     observed = tiny.test.responses.mean(0)
@@ -173,13 +173,6 @@ def test_learned_centres_are_in_pixels_of_the_image(mu, pixels):
     for seen, centre, size in ((columns, pixels[0], 30), (rows, pixels[1], 24)):
         assert seen.min() == max(centre - 5, 0)
         assert seen.max() == min(centre + 5, size - 1)
-
-
-def test_correlation_is_pearsons():
-    a, b = torch.randn(2, 30, 4).double()
-    torch.testing.assert_close(correlation(a, b), torch.tensor([np.corrcoef(a[:, n], b[:, n])[0, 1] for n in range(4)]))
-    a[:, 1] = 7.0
-    assert correlation(a, b)[1] == 0
 
 
 def test_a_folder_that_is_not_there_is_left_out(tmp_path, console):

@@ -27,7 +27,7 @@ def results():
             torch.manual_seed(1)
             gradients = torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
             found[f"{case} {dtype}"] = (out.detach(), *gradients)
-    return found | pooled_results() | rdm_results() | rsa_results()
+    return found | pooled_results() | rdm_results() | rsa_results() | trial_results()
 
 
 def pooled_results():
@@ -63,6 +63,17 @@ def rsa_results():
     a, b = torch.randn(2, 99, 99, generator=generator) / 99
     sums = [ops.condensed_row_sums.condensed_row_sums(each / 99, 100) for each in (x, x.double())]
     return {"row sums": tuple(sums), "relabelled": (ops.permuted_products.permuted_products(a, b, orders).float(),)}
+
+
+def trial_results():
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, 60, 1037, generator=generator, dtype=torch.float64)
+    center = torch.zeros(2, 1037, dtype=torch.float64)
+    groups = torch.randperm(60, generator=generator), torch.tensor([7, 0, 30, 23])
+    return {
+        f"trial sums {dtype}": (ops.trial_sums.trial_sums(x.to(dtype), y.to(dtype), center, *groups, 63),)
+        for dtype in (torch.float32, torch.float64)
+    }
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])

@@ -149,12 +149,13 @@ def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: Arra
     Args:
         predicted: [T, N], expected spikes per image.
         observed: [T, N], mean over repeats.
-        correlation: [N], between the two.
+        correlation: [N], between the two; neurons whose correlation is NaN are left out.
         panels: number of neurons drawn, at even steps of the correlation's rank.
     """
     rates, means, r = np.asarray(predicted), np.asarray(observed), np.asarray(correlation)
     ranks = np.linspace(0.05, 0.95, panels)
-    chosen = np.argsort(r)[np.round(ranks * (len(r) - 1)).astype(int)]
+    defined = np.flatnonzero(~np.isnan(r))
+    chosen = defined[np.argsort(r[defined])][np.round(ranks * (len(defined) - 1)).astype(int)]
     columns = -(-panels // 2)
     figure, grid = _figure(2, columns, (3.4 * columns, 6.6))
     for axes, neuron in zip(np.ravel(grid), chosen, strict=False):
@@ -168,7 +169,7 @@ def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: Arra
     figure.supxlabel("predicted (spikes per image)")
     figure.supylabel("observed, mean of repeats (spikes per image)")
     figure.suptitle(
-        f"Held-out images are predicted with r = {np.median(r):.2f} (median over neurons)\n"
+        f"Held-out images are predicted with r = {np.nanmedian(r):.2f} (median over neurons)\n"
         f"{panels} neurons from the 5th to the 95th percentile of r; each dot is an image"
     )
     return figure

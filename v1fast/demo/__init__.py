@@ -13,9 +13,10 @@ import torch
 from v1fast import _files, ops, plots
 from v1fast._version import __version__
 from v1fast.data import Simulation, simulate
-from v1fast.demo.fitting import Fit, Settings, correlation, evaluate, fit, poisson_loss
+from v1fast.demo.fitting import LOSS, Fit, Settings, evaluate, fit
 from v1fast.demo.speed import Shape, time_readout
 from v1fast.demo.trained import Comparison, check_trained_model, require_match
+from v1fast.metrics import single_trial_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,8 +148,8 @@ def _fit_pictures(fitted: Fit, simulation: Simulation, tensors: dict[str, torch.
         validation_loss=[epoch.validation_loss for epoch in history],
         correlation=[epoch.correlation for epoch in history],
         position_error=[epoch.position_error for epoch in history],
-        loss_floor=poisson_loss(*truth).item(),
-        correlation_ceiling=correlation(*truth).quantile(0.5).item(),
+        loss_floor=LOSS(*truth).item(),
+        correlation_ceiling=single_trial_correlation(*truth).median,
     )
     return {
         "positions": plots.positions(tensors["true"], tensors["learned"], simulation.population.image_shape),

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v1fast.data import Simulation, Tier
-from v1fast.models.cores import Stacked2dCore
+from v1fast.losses import PoissonLoss
+from v1fast.metrics import single_trial_correlation
+from v1fast.models import Stacked2dCore, input_positions
 from v1fast.readouts import FullGaussian2d
 
 if TYPE_CHECKING:
@@ -121,26 +123,13 @@ class Encoder(nn.Module):
         return torch.cat([self(chunk) for chunk in images.split(100)])
 
     def centres(self) -> Tensor:
-        """Learned receptive-field centres [N, 2], x then y, in pixels of the image.
-
-        -1 and 1 are the centres of the map's outermost pixels, and a convolution without padding takes as many pixels
-        off one side of the image as off the other.
-        """
-        size, map_size = (torch.tensor(shape[-2:]).flip(0) for shape in (self.image_shape, self.map_shape))
-        mu = self.readout.mu.detach()[0, :, 0]
-        return (size - map_size) / 2 + (mu + 1) / 2 * (map_size - 1)
+        """Learned receptive-field centres [N, 2], x then y, in pixels of the image."""
+        found = input_positions(self.core, self.readout)
+        return torch.stack([found.x, found.y], dim=1).float()
 
 
-def poisson_loss(rates: Tensor, responses: Tensor) -> Tensor:
-    """Mean of rate - response * log(rate), in nats."""
-    return F.poisson_nll_loss(rates, responses, log_input=False)
-
-
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation over images, [N], of [T, N] and [T, N]; 0 for a neuron that is constant in either."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    norms = a.norm(dim=0) * b.norm(dim=0)
-    return (a * b).sum(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+# Rates of exactly 0, with spikes to follow, cost 18 nats.
+LOSS = PoissonLoss(bias=1e-8)
 
 
 def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
@@ -150,6 +139,7 @@ def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
     tier = simulation.train
+    LOSS.check_responses(tier.responses, "train")
     torch.manual_seed(settings.seed)
     model = Encoder(settings, tier.responses[0].mean(0))
     steps = settings.epochs * -(-len(tier.images) // settings.batch)
@@ -181,12 +171,13 @@ def evaluate(fitted: Fit, simulation: Simulation) -> tuple[dict[str, Any], dict[
     """Judge the fit on the test images and by the true positions.
 
     Returns:
-        A summary for JSON; and the tensors behind it: ``predicted``, ``observed`` [T, N], ``correlation`` [N], ``true``
+        A summary for JSON; and the tensors behind it: ``predicted``, ``observed`` [T, N], ``correlation`` [N] (NaN
+        for a neuron that is constant), ``true``
         and ``learned`` [N, 2].
     """
     tier, model = simulation.test, fitted.model
     predicted, observed = model.predict(tier.images), tier.responses.mean(0)
-    score, ceiling = correlation(predicted, observed), correlation(tier.rates, observed)
+    score, ceiling = (single_trial_correlation(observed, rates) for rates in (predicted, tier.rates))
     learned, true = model.centres(), simulation.population.position
     error = (learned - true).norm(dim=1)
     summary = {
@@ -194,17 +185,24 @@ def evaluate(fitted: Fit, simulation: Simulation) -> tuple[dict[str, Any], dict[
         "best_epoch": fitted.best_epoch,
         "interrupted": fitted.interrupted,
         "seconds": round(sum(epoch.seconds for epoch in fitted.history), 1),
-        "correlation_median": score.quantile(0.5).item(),
-        "correlation_mean": score.mean().item(),
-        "ceiling_median": ceiling.quantile(0.5).item(),
-        "ceiling_mean": ceiling.mean().item(),
+        "correlation_median": score.median,
+        "correlation_mean": score.mean,
+        "correlation_undefined": score.undefined,
+        "ceiling_median": ceiling.median,
+        "ceiling_mean": ceiling.mean,
         "position_error_median_px": error.quantile(0.5).item(),
         "position_error_mean_px": error.mean().item(),
         "within_1_px": (error <= 1).float().mean().item(),
         "within_2_px": (error <= 2).float().mean().item(),
         "history": [dataclasses.asdict(epoch) for epoch in fitted.history],
     }
-    tensors = {"predicted": predicted, "observed": observed, "correlation": score, "true": true, "learned": learned}
+    tensors = {
+        "predicted": predicted,
+        "observed": observed,
+        "correlation": score.per_neuron,
+        "true": true,
+        "learned": learned,
+    }
     return summary, tensors
 
 
@@ -238,7 +236,7 @@ def _epoch(
     model.train()
     images = tier.images.contiguous(memory_format=torch.channels_last)
     for chosen in torch.randperm(len(images)).split(batch):
-        loss = poisson_loss(model(images[chosen]), tier.responses[0, chosen])
+        loss = LOSS(model(images[chosen]), tier.responses[0, chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -252,8 +250,8 @@ def _assess(model: Encoder, simulation: Simulation, train_loss: float, start: fl
     predicted = model.predict(tier.images)
     return Epoch(
         train_loss=train_loss,
-        validation_loss=poisson_loss(predicted, tier.responses[0]).item(),
-        correlation=correlation(predicted, tier.responses[0]).quantile(0.5).item(),
+        validation_loss=LOSS(predicted, tier.responses[0]).item(),
+        correlation=single_trial_correlation(tier.responses[0], predicted).median,
         position_error=(model.centres() - simulation.population.position).norm(dim=1).quantile(0.5).item(),
         seconds=time.perf_counter() - start,
     )

@@ -14,6 +14,7 @@ from v1fast.ops import (
     random_permutations,
     ranks,
     rdm,
+    trial_sums,
 )
 from v1fast.ops._load import load_kernels
 
@@ -31,4 +32,5 @@ __all__ = [
     "random_permutations",
     "ranks",
     "rdm",
+    "trial_sums",
 ]

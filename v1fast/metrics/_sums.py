@@ -1,0 +1,229 @@
+"""Sums over trials, image by image: what every metric is made of.
+
+A metric is given by functions of blocks of neurons:
+
+    trials [T, n] --sums or terms--> sums over the trials of each image [I, n], several
+                  --features--> [I, n], several, which add up over images --value--> [n], one number for each neuron
+
+so that leaving images out, or drawing them several times over (bootstrap), is another weighted sum of the features. All
+sums are in float64. Nothing larger than a block is made: no tensor of trials x neurons besides the operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from v1fast.ops.trial_sums import trial_sums, which
+
+Array = Tensor | NDArray[Any]
+TRIAL_BLOCK = 2**17  # elements of float64 that are made at a time where terms are summed
+FEATURE_BLOCK = 2**23  # elements of all features of one block of neurons: 64 MiB
+GPU_FACTOR = 2**6  # on a GPU few large blocks
+
+
+class Images(NamedTuple):
+    """Sums over the trials of each image.
+
+    Attributes:
+        n: [I, 1], number of trials.
+        sums: [I, n] each, by name: "x", "y", "xx", "yy", "xy" and "error" of :mod:`v1fast.reference.trial_sums`, or
+            what a measure's terms are called.
+        reference: [2, n], constants of each neuron that the sums are about.
+        trials: [T, n], responses less the reference, in the order of the images; empty unless asked for.
+        numbers: [T, 2], int64, image and number of the repeat of these trials.
+    """
+
+    n: Tensor
+    sums: Mapping[str, Tensor]
+    reference: Tensor
+    trials: Tensor
+    numbers: Tensor
+
+
+Terms = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+
+
+class Measure(NamedTuple):
+    """A metric, see the module.
+
+    Attributes:
+        sums: names of the sums that it needs, those of the op.
+        features: of ``Images``: [I, n] or [I, 1] each.
+        value: of the sums of the features over images, [..., n] or [..., 1] each: [..., n].
+        repeats: whether an image needs at least two trials.
+        keeps_trials: whether ``features`` needs the responses trial by trial.
+        terms: of responses and predictions [t, n] and reference [2, n], in float64: what else to sum, by name.
+        reference: of the responses [T, n], for ``terms``: [2, n]; else it is the first trial.
+    """
+
+    sums: tuple[str, ...]
+    features: Callable[[Images], Sequence[Tensor]]
+    value: Callable[[Sequence[Tensor]], Tensor]
+    repeats: bool = False
+    keeps_trials: bool = False
+    terms: Terms | None = None
+    reference: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Checked operands, and which trials belong to which image.
+
+    Attributes:
+        responses, predictions: [T, N], as given.
+        order: [T'] the trials used, image after image, each image's in the order given.
+        counts: [I], number of trials of each image, on the CPU.
+        left_out: number of images left out because they have one trial.
+    """
+
+    responses: Tensor
+    predictions: Tensor
+    order: Tensor
+    counts: Tensor
+    left_out: int
+
+    @classmethod
+    def of(cls, responses: Array, predictions: Array | None, image_ids: Any, repeats: bool) -> Trials:
+        """Check the operands, and sort the trials by image.
+
+        Args:
+            responses, predictions: [T, N]; predictions None for a metric of the responses alone.
+            image_ids: [T], of any kind that sorts; None: all trials in one group.
+            repeats: whether to leave out images with one trial.
+
+        Raises:
+            ValueError: the operands do not fit together.
+        """
+        r = _matrix(responses, "responses")
+        p = r if predictions is None else _matrix(predictions, "predictions")
+        if p.shape != r.shape:
+            raise ValueError(f"predictions: want [T, N] = {tuple(r.shape)}, got {tuple(p.shape)}")
+        if p.device != r.device:
+            raise ValueError(f"predictions: want them where the responses are, {r.device}, got {p.device}")
+        if image_ids is None:
+            return cls(r, p, torch.arange(len(r), device=r.device), torch.tensor([len(r)]), 0)
+        return cls(r, p, *_by_image(image_ids, r, repeats))
+
+    @property
+    def neurons(self) -> int:
+        """N."""
+        return self.responses.shape[1]
+
+    def numbers(self) -> Tensor:
+        """[T', 2]: image, and number of the repeat, of each trial in order."""
+        image = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        first = torch.cumsum(self.counts, 0) - self.counts
+        return torch.stack([image, torch.arange(len(image)) - first[image]], dim=1)
+
+
+def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> list[list[Tensor]]:
+    """The features of a block of neurons, [I, n] or [I, 1] each, for each measure; the trials are read once for all."""
+    r, p = _alike(trials.responses[:, block], trials.predictions[:, block])
+    center = r[trials.order[0]].double(), p[trials.order[0]].double()
+    sums = _summed(trials, r, p, torch.stack(center), tuple({name for each in measures for name in each.sums}))
+    images: dict[Any, Images] = {}
+    features: dict[Any, list[Tensor]] = {}  # what measures have in common is made once
+    for measure in measures:
+        kind = measure.terms, measure.keeps_trials
+        if kind not in images:
+            images[kind] = _images(trials, measure, r, p, torch.stack(center), sums)
+        if measure.features not in features:
+            features[measure.features] = list(measure.features(images[kind]))
+    return [features[measure.features] for measure in measures]
+
+
+def images_of(trials: Trials, measure: Measure, reference: Tensor | None) -> Images:
+    """The sums of one measure, of all neurons at once, about a given reference [2, N] or one of these trials."""
+    r, p = _alike(trials.responses, trials.predictions)
+    center = reference
+    if center is None:
+        center = torch.stack([r[trials.order[0]].double(), p[trials.order[0]].double()])
+    return _images(trials, measure, r, p, center, _summed(trials, r, p, center, measure.sums), reference)
+
+
+def _summed(trials: Trials, r: Tensor, p: Tensor, center: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    if not names:
+        return {}
+    mask, order = which(names)
+    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts, mask), strict=True))
+
+
+def _images(
+    trials: Trials,
+    measure: Measure,
+    r: Tensor,
+    p: Tensor,
+    center: Tensor,
+    found: Mapping[str, Tensor],
+    reference: Tensor | None = None,
+) -> Images:
+    n = trials.counts.to(r.device, torch.float64)[:, None]
+    about = center if measure.reference is None or reference is not None else measure.reference(r[trials.order])
+    if measure.terms is not None:
+        found = {**found, **summed_terms(trials, measure.terms, r, p, about)}
+    rows, numbers = r.new_empty(0, r.shape[1], dtype=torch.float64), trials.order.new_empty(0, 2)
+    if measure.keeps_trials:
+        rows, numbers = r[trials.order].double() - about[0], trials.numbers().to(r.device)
+    return Images(n, found, about, rows, numbers)
+
+
+def summed_terms(trials: Trials, terms: Terms, r: Tensor, p: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """[I, n] by name: the terms of the trials of each image, summed."""
+    image = trials.numbers()[:, 0].to(r.device)
+    rows = max(1, TRIAL_BLOCK * _scale(r.device) // max(1, r.shape[1]))
+    found: dict[str, Tensor] = {}
+    for chosen, images in zip(trials.order.split(rows), image.split(rows), strict=True):
+        for name, term in terms(r[chosen].double(), p[chosen].double(), reference).items():
+            if name not in found:
+                found[name] = term.new_zeros(len(trials.counts), term.shape[1])
+            if len(trials.counts) == 1:
+                found[name] += term.sum(0)
+            else:
+                found[name].index_add_(0, images, term)
+    return found
+
+
+def _alike(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """In one dtype that the op takes, without loss."""
+    small = all(t.dtype in (torch.float32, torch.float16, torch.bfloat16) for t in (r, p))
+    dtype = torch.float32 if small else torch.float64
+    return r.to(dtype), p.to(dtype)
+
+
+def neuron_blocks(trials: Trials, features: int) -> Iterator[slice]:
+    """Blocks of neurons whose features fit."""
+    size = max(1, FEATURE_BLOCK * _scale(trials.responses.device) // max(1, features * len(trials.counts)))
+    for start in range(0, trials.neurons, size):
+        yield slice(start, min(start + size, trials.neurons))
+
+
+def _scale(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else GPU_FACTOR
+
+
+def _matrix(values: Array, name: str) -> Tensor:
+    tensor = torch.as_tensor(values).detach()
+    if tensor.dim() != 2 or len(tensor) == 0:
+        raise ValueError(f"{name}: want [T, N] with at least one trial, got {tuple(tensor.shape)}")
+    if tensor.is_complex():
+        raise ValueError(f"{name}: want real numbers, got {tensor.dtype}")
+    return tensor
+
+
+def _by_image(image_ids: Any, responses: Tensor, repeats: bool) -> tuple[Tensor, Tensor, int]:
+    """Order of the trials, trials of each image, images left out."""
+    ids = image_ids.detach().cpu().numpy() if isinstance(image_ids, Tensor) else np.asarray(image_ids)
+    if ids.shape != (len(responses),):
+        raise ValueError(f"image_ids: want [T] = ({len(responses)},), got {ids.shape}")
+    _, index, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    order = np.argsort(index, kind="stable")
+    used = counts >= 2 if repeats else counts >= 1
+    order = order[used[index[order]]]
+    return torch.from_numpy(order).to(responses.device), torch.from_numpy(counts[used]), int((~used).sum())

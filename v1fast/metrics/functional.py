@@ -1,0 +1,416 @@
+"""Metrics of predicted responses, neuron by neuron.
+
+Every function takes responses and, where they play a part, predictions, [T, N]: T trials of N neurons, as tensors on
+one device or as NumPy arrays, and where images play a part ``image_ids`` [T], which say what was shown (integers,
+strings, anything that sorts), in any order. Trials of one image are its repeats; images may have unequal numbers of
+them.
+
+Every function returns a :class:`Result`: one float64 value for each neuron, their mean, and how many are undefined.
+What is undefined (a neuron whose responses or predictions do not vary, a value that is not a number) is NaN and
+counted, and takes no part in the mean. Where no image has two trials, a metric of repeats is undefined for all neurons.
+Sums are in float64, neuron block by neuron block: no tensor of trials x neurons is made.
+
+With ``bootstrap=Bootstrap()`` the result has an interval of the mean over neurons: images are drawn with replacement,
+each with all its trials; the neurons stay the same.
+
+Below, r_it is a neuron's response to trial t of image i, p_it the prediction, n_i the number of trials, I that of
+images, a_i and b_i the averages over the trials of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from v1fast.metrics import _measures
+from v1fast.metrics._results import Bootstrap, Evaluation, Interval, Result, mean_over
+from v1fast.metrics._sums import Array, Measure, Trials
+
+__all__ = [
+    "Bootstrap",
+    "FractionOracleResult",
+    "Interval",
+    "Result",
+    "ccnorm",
+    "correlation_to_average",
+    "evaluate",
+    "explainable_variance",
+    "fev",
+    "feve",
+    "fraction_oracle",
+    "information_gain",
+    "oracle_correlation",
+    "poisson_deviance_explained",
+    "single_trial_correlation",
+]
+
+Weighting = Literal["image", "neuralpredictors"]
+FEV_THRESHOLD = 0.15
+
+
+def single_trial_correlation(
+    responses: Array, predictions: Array, image_ids: Any = None, *, bootstrap: Bootstrap | None = None
+) -> Result:
+    """Pearson correlation of responses and predictions over all trials.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together.
+
+    Example:
+        >>> import numpy as np
+        >>> responses = np.array([[0.0, 3], [2, 3], [4, 3]])
+        >>> print(single_trial_correlation(responses, responses + 1))
+        1.0000 (1 of 2 neurons undefined)
+    """
+    return _overall(_measures.SINGLE_TRIAL, responses, predictions, image_ids, bootstrap)
+
+
+def correlation_to_average(
+    responses: Array, predictions: Array, image_ids: Any, *, bootstrap: Bootstrap | None = None
+) -> Result:
+    """Pearson correlation of the average response to an image with the average prediction, over images.
+
+    corr_i(a_i, b_i), each image counting as one. Predictions that differ between the trials of an image (by behaviour
+    or gaze) are averaged first (Willeke et al., "The Sensorium competition on predicting large-scale mouse primary
+    visual cortex activity", arXiv:2206.08666).
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    return _by_image(_measures.TO_AVERAGE, responses, predictions, image_ids, bootstrap)
+
+
+def oracle_correlation(
+    responses: Array,
+    image_ids: Any,
+    *,
+    method: Literal["jackknife", "conservative"] = "jackknife",
+    bootstrap: Bootstrap | None = None,
+) -> Result:
+    """How well the responses to other repeats of an image predict a trial: a bound for single-trial correlation.
+
+    Both estimate sqrt(S / (S + V)), with S the variance of the mean response over images and V that over repeats: the
+    single-trial correlation of the true rates.
+
+    - "jackknife": corr_it(r_it, mean of the image's other trials); biased low, since that mean is noisy
+      (Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021).
+    - "conservative": sqrt(S / (S + V)) from the variance of the averages a_i and the mean over images of the variance
+      over repeats, both without correction for the number of repeats; biased high (oracle_corr_conservative of
+      neuralpredictors).
+
+    Images with one trial are left out and counted.
+
+    Args:
+        responses: [T, N].
+        image_ids: [T].
+        method: "jackknife" or "conservative".
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together; an unknown method.
+    """
+    measures = {"jackknife": _measures.JACKKNIFE, "conservative": _measures.CONSERVATIVE}
+    return _by_image(_chosen("method", method, measures), responses, None, image_ids, bootstrap)
+
+
+@dataclass(frozen=True)
+class FractionOracleResult:
+    """A population's fraction oracle.
+
+    Attributes:
+        value: the slope; NaN where no neuron has both correlations.
+        neurons: N.
+        undefined: number of neurons with either correlation NaN.
+        left_out: number of images left out because they have one trial.
+        interval: of ``value``, over images; None unless asked for.
+    """
+
+    value: float
+    neurons: int
+    undefined: int
+    left_out: int
+    interval: Interval | None = None
+
+
+def fraction_oracle(
+    responses: Array,
+    predictions: Array,
+    image_ids: Any,
+    *,
+    nan: Literal["omit", "zero"] = "omit",
+    bootstrap: Bootstrap | None = None,
+) -> FractionOracleResult:
+    """Slope, through the origin, of the single-trial correlation c on the jackknife oracle o, over neurons.
+
+    sum_n c_n o_n / sum_n o_n^2 (Lurz et al., ICLR 2021). Images with one trial are left out of both and counted.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        nan: "omit" leaves out neurons for which either is undefined; "zero" counts a NaN as 0, as the paper's code
+            does.
+        bootstrap: how to draw an interval.
+
+    Raises:
+        ValueError: the operands do not fit together; an unknown ``nan``.
+    """
+    _chosen("nan", nan, {"omit": 0, "zero": 0})
+    trials = Trials.of(responses, predictions, image_ids, repeats=True)
+    evaluation = Evaluation(trials, (_measures.SINGLE_TRIAL, _measures.JACKKNIFE))
+    values = evaluation.values()
+    defined = ~(values[0].isnan() | values[1].isnan())
+    counted = defined if nan == "omit" else torch.ones_like(defined)
+    above, below = _slope(values, counted)
+    interval = None if bootstrap is None else evaluation.interval(bootstrap, counted, _slope)
+    value = (above / below).item()
+    return FractionOracleResult(value, trials.neurons, int((~defined).sum()), trials.left_out, interval)
+
+
+def _slope(values: Sequence[Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
+    c, o = (torch.where(counted & ~v.isnan(), v, 0.0) for v in values)
+    return (c * o).sum(-1), (o * o).sum(-1)
+
+
+def explainable_variance(
+    responses: Array,
+    image_ids: Any,
+    *,
+    weighting: Weighting = "image",
+    bootstrap: Bootstrap | None = None,
+) -> Result:
+    """Fraction of the variance of single trials that the image explains: (total - noise) / total; also called FEV.
+
+    noise = mean_i sum_t (r_it - a_i)^2 / (n_i - 1); total = sum_it w_it (r_it - m)^2 / (1 - sum_it w_it^2), where m is
+    the weighted mean of the trials (Cadena et al. 2019, PLoS Comput. Biol. 15, e1006897).
+
+    - weighting "image": w_it = 1 / (I n_i): images count alike in every term. With equal repeats this is the same as
+      the other.
+    - weighting "neuralpredictors": w_it = 1 / T, as that package does: with unequal repeats the noise is then that of
+      other data than the total.
+
+    Images with one trial are left out of every term and counted. Below zero where the noise estimate is larger than the
+    variance.
+
+    Args:
+        responses: [T, N].
+        image_ids: [T].
+        weighting: "image" or "neuralpredictors".
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together; an unknown weighting.
+    """
+    return _by_image(_chosen("weighting", weighting, _measures.FEV), responses, None, image_ids, bootstrap)
+
+
+fev = explainable_variance
+
+
+def feve(
+    responses: Array,
+    predictions: Array,
+    image_ids: Any,
+    *,
+    threshold: float | None = FEV_THRESHOLD,
+    weighting: Weighting = "image",
+    bootstrap: Bootstrap | None = None,
+) -> Result:
+    """Fraction of explainable variance explained: 1 - (error - noise) / (total - noise).
+
+    error = mean_i mean_t (r_it - p_it)^2 (weighting "image"), or mean_it (r_it - p_it)^2 (weighting
+    "neuralpredictors"); noise and total as in :func:`explainable_variance` (Cadena et al. 2019, PLoS Comput. Biol. 15,
+    e1006897). 1 for the true rates, on average, whatever the numbers of repeats: only if error and noise weigh images
+    alike. Neuralpredictors' weighting pools errors over trials but noise over images, and with unequal repeats a
+    perfect model gets something else.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        threshold: neurons whose explainable variance is below are NaN, and counted apart, as in the Sensorium
+            competition; None: only those whose explainable variance is not positive are NaN.
+        weighting: "image" or "neuralpredictors".
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together; an unknown weighting.
+    """
+    measure = _chosen("weighting", weighting, _measures.FEVE)
+    trials = Trials.of(responses, predictions, image_ids, repeats=True)
+    evaluation = Evaluation(trials, (measure, _measures.FEV[weighting]))
+    values, fraction = evaluation.values()
+    return _thresholded(Evaluation(trials, (measure,)), values, fraction, threshold, bootstrap)
+
+
+def ccnorm(responses: Array, predictions: Array, image_ids: Any, *, bootstrap: Bootstrap | None = None) -> Result:
+    """Correlation to the average response, normalised by what the noise of the average allows.
+
+    CCnorm = cov(a, b) / sqrt(SP var(b)), where the signal power SP is the variance of the mean response over images
+    (Schoppe et al. 2016, Front. Comput. Neurosci. 10:10, after Sahani & Linden 2003). With the same number n of repeats
+    for all images, SP = (var_i(sum_t r_it) - sum_t var_i(r_it)) / (n (n - 1)), the paper's; cov and var by I - 1.
+
+    With unequal numbers, SP is the variance of the averages less the noise in them, mean_i s_i^2 / n_i with s_i^2 the
+    variance over repeats; what the means of the repeats (the first trials of all images, the second ...) explain of
+    that noise is taken off it, as the paper's formula does. The value is therefore not quite the same if an image's
+    trials are put in another order.
+
+    Not bounded by 1: SP is an estimate. NaN where it is not positive. Images with one trial are left out and counted.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    return _by_image(_measures.CCNORM, responses, predictions, image_ids, bootstrap)
+
+
+def poisson_deviance_explained(
+    responses: Array, predictions: Array, image_ids: Any = None, *, bootstrap: Bootstrap | None = None
+) -> Result:
+    """1 - D / D_null, with D = 2 sum (r log(r / p) - r + p) and D_null that of the mean of these responses.
+
+    McFadden's R^2 of a Poisson model against the saturated one (Cameron & Windmeijer 1996, J. Bus. Econ. Stat. 14,
+    209); scikit-learn's ``d2_tweedie_score(power=1)`` of each neuron. -inf where a prediction is 0 and the response is
+    not; NaN where either is negative, or the responses do not vary.
+
+    Args:
+        responses, predictions: [T, N], both >= 0.
+        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    return _overall(_measures.DEVIANCE_EXPLAINED, responses, predictions, image_ids, bootstrap)
+
+
+def information_gain(
+    responses: Array, predictions: Array, image_ids: Any = None, *, bootstrap: Bootstrap | None = None
+) -> Result:
+    """Poisson log-likelihood above that of the mean response, for each spike, in bits.
+
+    sum (r log2(p / m) - (p - m) / ln 2) / sum r, with m the mean of these responses (single-spike information, Brenner
+    et al. 2000, Neural Comput. 12, 1531; as a score of models, Pillow et al. 2008, Nature 454, 995). -inf where a
+    prediction is 0 and the response is not; NaN where either is negative, or there is no spike.
+
+    Args:
+        responses, predictions: [T, N], both >= 0.
+        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        bootstrap: how to draw an interval of the mean.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    return _overall(_measures.INFORMATION_GAIN, responses, predictions, image_ids, bootstrap)
+
+
+def evaluate(
+    responses: Array,
+    predictions: Array,
+    image_ids: Any,
+    *,
+    threshold: float | None = FEV_THRESHOLD,
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Result]:
+    """All metrics of single neurons at once, by the names of their functions, from one pass over the trials.
+
+    ``oracle_correlation`` is the jackknife, ``oracle_correlation_conservative`` the other one. Metrics of repeats leave
+    out images with one trial; the others do not.
+
+    Args:
+        responses, predictions: [T, N].
+        image_ids: [T].
+        threshold: of :func:`feve`.
+        bootstrap: how to draw intervals of the means.
+
+    Raises:
+        ValueError: the operands do not fit together.
+    """
+    results: dict[str, Result] = {}
+    for repeats in (False, True):
+        named = {name: measure for name, measure in _EVALUATED.items() if measure.repeats == repeats}
+        trials = Trials.of(responses, predictions, image_ids, repeats)
+        values = dict(zip(named, Evaluation(trials, list(named.values())).values(), strict=True))
+        for name, measure in named.items():
+            limit = threshold if name == "feve" else None
+            results[name] = _thresholded(
+                Evaluation(trials, (measure,)), values[name], values.get("explainable_variance"), limit, bootstrap
+            )
+    return {name: results[name] for name in _EVALUATED}
+
+
+_EVALUATED = {
+    "single_trial_correlation": _measures.SINGLE_TRIAL,
+    "correlation_to_average": _measures.TO_AVERAGE,
+    "oracle_correlation": _measures.JACKKNIFE,
+    "oracle_correlation_conservative": _measures.CONSERVATIVE,
+    "explainable_variance": _measures.FEV["image"],
+    "feve": _measures.FEVE["image"],
+    "ccnorm": _measures.CCNORM,
+    "poisson_deviance_explained": _measures.DEVIANCE_EXPLAINED,
+    "information_gain": _measures.INFORMATION_GAIN,
+}
+
+
+def _thresholded(
+    evaluation: Evaluation,
+    values: Tensor,
+    fraction: Tensor | None,
+    threshold: float | None,
+    bootstrap: Bootstrap | None,
+) -> Result:
+    """NaN for neurons whose explainable variance is below the threshold, if there is one."""
+    if threshold is None or fraction is None:
+        return _result(evaluation, values, bootstrap)
+    below = fraction < threshold
+    return _result(evaluation, torch.where(below, torch.nan, values), bootstrap, int(below.sum()))
+
+
+def _overall(
+    measure: Measure, responses: Array, predictions: Array, image_ids: Any, bootstrap: Bootstrap | None
+) -> Result:
+    """A metric that needs images for the bootstrap alone."""
+    if bootstrap is None:
+        if image_ids is not None:
+            Trials.of(responses, predictions, image_ids, repeats=False)  # refuse what does not fit
+        evaluation = Evaluation(Trials.of(responses, predictions, None, repeats=False), (measure,))
+        return Result(evaluation.values()[0])
+    ids = torch.arange(len(responses)) if image_ids is None else image_ids
+    return _by_image(measure, responses, predictions, ids, bootstrap)
+
+
+def _by_image(
+    measure: Measure, responses: Array, predictions: Array | None, image_ids: Any, bootstrap: Bootstrap | None
+) -> Result:
+    if image_ids is None:
+        raise ValueError("image_ids: want [T], got None")
+    evaluation = Evaluation(Trials.of(responses, predictions, image_ids, measure.repeats), (measure,))
+    return _result(evaluation, evaluation.values()[0], bootstrap)
+
+
+def _result(evaluation: Evaluation, values: Tensor, bootstrap: Bootstrap | None, below_threshold: int = 0) -> Result:
+    interval = None if bootstrap is None else evaluation.interval(bootstrap, ~values.isnan(), mean_over)
+    trials = evaluation.trials
+    return Result(values, len(trials.counts), trials.left_out, below_threshold, interval)
+
+
+def _chosen(argument: str, name: str, known: dict[str, Any]) -> Any:
+    if name not in known:
+        raise ValueError(f"{argument}: want {' or '.join(repr(key) for key in known)}, got {name!r}")
+    return known[name]

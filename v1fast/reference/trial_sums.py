@@ -1,0 +1,43 @@
+"""Sums over the trials of each image: what metrics of predicted responses are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BITS = {"x": 1, "y": 2, "xx": 4, "yy": 8, "xy": 16, "error": 32}
+"""Names of the sums, as bits of ``which``."""
+BLOCK = 2**18  # elements of float64 that are made at a time
+
+
+def trial_sums(
+    x: Tensor,  # [T, N], responses
+    y: Tensor,  # [T, N], predictions
+    center: Tensor,  # [2, N] float64, a constant of each neuron near x, and one near y
+    order: Tensor,  # [K] int64, trials, those of each image together
+    counts: Tensor,  # [I] int64, number of trials of each image, K in all
+    which: int,
+) -> Tensor:  # [S, I, N] float64
+    """The op ``v1fast::trial_sums``: of a = x - center[0], b = y - center[1], a a, b b, a b and (x - y)^2, those whose
+    bits are set, in this order. Without a center, squares of large numbers would lose what lies between them."""
+    image = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts.to(x.device))
+    sums = x.new_zeros(which.bit_count(), len(counts), x.shape[1], dtype=torch.float64)
+    rows = max(1, BLOCK // max(1, x.shape[1]))
+    for trials, images in zip(order.to(x.device).split(rows), image.split(rows), strict=True):
+        r, p = x[trials].double(), y[trials].double()
+        for total, term in zip(sums, _terms(r, p, center, which), strict=True):
+            total.index_add_(0, images, term)
+    return sums
+
+
+def _terms(r: Tensor, p: Tensor, center: Tensor, which: int) -> list[Tensor]:
+    a, b = r - center[0], p - center[1]
+    makers = {
+        "x": lambda: a,
+        "y": lambda: b,
+        "xx": lambda: a * a,
+        "yy": lambda: b * b,
+        "xy": lambda: a * b,
+        "error": lambda: (r - p).square(),
+    }
+    return [makers[name]() for name, bit in BITS.items() if which & bit]
