@@ -1,4 +1,5 @@
 // Sums over the trials of each image on the CPU. See v1fast/reference/trial_sums.py for what they are.
+#include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"
 
@@ -117,6 +118,6 @@ Tensor trial_sums(const Tensor& x, const Tensor& y, const Tensor& center, const 
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("trial_sums", TORCH_BOX(&trial_sums)); }
+STABLE_TORCH_LIBRARY_IMPL(v1fast, CPU, m) { m.impl("trial_sums", V1FAST_BOX(trial_sums)); }
 
 } // namespace v1fast

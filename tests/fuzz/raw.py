@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from v1fast.ops import _define
+from v1fast.ops.trial_sums import BITS, SETS
 
 from .operands import Make, another, made, tensors
 
@@ -182,6 +183,17 @@ def _two_lists(draw):
     return tuple(draw(tensors((length,), FILLS, dtype=dtype)) for _ in range(2))
 
 
+@st.composite
+def _trial_sums(draw):
+    trials, neurons, dtype = draw(SIZES), draw(NEURONS), draw(st.sampled_from(WIDE))
+    x, y = (draw(tensors((trials, neurons), dtype=dtype)) for _ in range(2))
+    counts = draw(st.lists(st.integers(0, 3), max_size=4)) if trials else []
+    order = draw(st.lists(st.integers(0, max(0, trials - 1)), min_size=sum(counts), max_size=sum(counts)))
+    which = sum(BITS[name] for name in draw(st.sampled_from(SETS)))
+    indices = (torch.tensor(each, dtype=torch.int64) for each in (order, counts))
+    return x, y, draw(tensors((2, neurons), dtype="float64")), *indices, which
+
+
 LEGAL = {
     "gaussian_readout": _gaussian(),
     "gaussian_readout_backward": _with_gradient(_gaussian(), 6, lambda a: (a[0].shape[0], a[1].shape[0])),
@@ -201,6 +213,7 @@ LEGAL = {
     "condensed_row_sums": _condensed(),
     "average_ranks": st.tuples(SIZES, NEURONS).flatmap(lambda s: st.tuples(tensors(s, FILLS, WIDE))),
     "rank_sums": _two_lists(),
+    "trial_sums": _trial_sums(),
 }
 """Op -> its legal calls. ``tests/test_fuzz.py`` sees to it that there is one for each op."""
 

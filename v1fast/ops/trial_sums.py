@@ -37,6 +37,8 @@ def check(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, w
     _checks.shape("center", center, "[2, N]", (2, x.shape[1]))
     if center.dtype != torch.float64:
         raise ValueError(f"center: want float64, got {center.dtype}")
+    for name, operand in (("y", y), ("center", center), ("order", order), ("counts", counts)):
+        _checks.device(name, operand, x)
     for name, indices in (("order", order), ("counts", counts)):
         _checks.int64(name, indices)
         if indices.dim() != 1:
@@ -46,12 +48,12 @@ def check(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, w
 
 
 def _fake(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, which: int) -> Tensor:
-    check(x, y, center, order, counts, which)
     return x.new_empty((which.bit_count(), counts.shape[0], x.shape[1]), dtype=torch.float64)
 
 
 trial_sums = define(
     "trial_sums(Tensor x, Tensor y, Tensor center, Tensor order, Tensor counts, int which) -> Tensor",
+    check=check,
     reference=_reference,
     fake=_fake,
 )

@@ -20,6 +20,10 @@ def trial_sums(
 ) -> Tensor:  # [S, I, N] float64
     """The op ``v1fast::trial_sums``: of a = x - center[0], b = y - center[1], a a, b b, a b and (x - y)^2, those whose
     bits are set, in this order. Without a center, squares of large numbers would lose what lies between them."""
+    if counts.sum() != len(order) or (counts < 0).any():
+        raise ValueError(f"counts: want at least 0 each, {len(order)} in all as order has, got {counts.tolist()}")
+    if len(order) and not (order.min() >= 0 and order.max() < len(x)):
+        raise ValueError(f"order: want trials from 0 to {len(x) - 1}, got {order.min()} to {order.max()}")
     image = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts.to(x.device))
     sums = x.new_zeros(which.bit_count(), len(counts), x.shape[1], dtype=torch.float64)
     rows = max(1, BLOCK // max(1, x.shape[1]))
