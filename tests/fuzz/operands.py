@@ -49,6 +49,8 @@ class Make:
                 return torch.randint(0, 7, self.shape, generator=generator)
             case "any integers":
                 return torch.randint(-(2**31), 2**31, self.shape, generator=generator)
+            case "ones":
+                return torch.ones(self.shape)
             case "symmetric" if values.dim() == 3 and values.shape[1] == values.shape[2]:
                 return values + values.mT
             case "permutations":

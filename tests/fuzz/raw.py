@@ -187,10 +187,8 @@ def _two_lists(draw):
 def _trial_sums(draw):
     trials, neurons, dtype = draw(SIZES), draw(NEURONS), draw(st.sampled_from(WIDE))
     x, y = (draw(tensors((trials, neurons), dtype=dtype)) for _ in range(2))
-    counts = draw(st.lists(st.integers(0, 3), max_size=4)) if trials else []
-    order = draw(st.lists(st.integers(0, max(0, trials - 1)), min_size=sum(counts), max_size=sum(counts)))
     which = sum(BITS[name] for name in draw(st.sampled_from(SETS)))
-    indices = (torch.tensor(each, dtype=torch.int64) for each in (order, counts))
+    indices = (draw(tensors((trials,), (fill,), dtype="int64")) for fill in ("permutations", "ones"))
     return x, y, draw(tensors((2, neurons), dtype="float64")), *indices, which
 
 
