@@ -402,6 +402,9 @@ def rdm(
         labels if labels is None or isinstance(labels, Tensor) else torch.from_numpy(_arrays.distinct(name, labels)[1])
         for name, labels in (("folds", folds), ("stimuli", stimuli))
     )
+    for name, labels in (("folds", folds), ("stimuli", stimuli)):
+        if labels is not None and labels.device not in (responses.device, torch.device("cpu")):
+            raise ValueError(f"{name}: want device cpu, or {responses.device}, that of responses, got {labels.device}")
     _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)

@@ -186,7 +186,7 @@ def _can_be_array(value):
 
 
 def check(call):
-    """A result, or a ValueError of one line; want of memory is an error of torch's."""
+    """A result, or a ValueError of one line; want of memory is an error of torch's or NumPy's."""
     called = FUNCTIONS[call.function]
     values = [*call.operands, *(v for _, v in call.options)]
     if called.arrays and not all(map(_can_be_array, values)):
@@ -196,6 +196,8 @@ def check(call):
     with np.errstate(all="ignore"):
         try:
             called.function(*operands, **options)
+            return
+        except MemoryError:
             return
         except (ValueError, RuntimeError) as error:
             found = error
