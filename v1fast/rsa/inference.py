@@ -76,8 +76,8 @@ def permutation_test(
     """
     method = RSATOOLBOX_NAMES.get(method, method)
     _dissimilarities.choice("method", method, PERMUTED)
-    if permutations < 1:
-        raise ValueError(f"permutations: want at least 1, got {permutations}")
+    if not 1 <= permutations < 2**32:
+        raise ValueError(f"permutations: want 1 to 2**32 - 1, got {permutations}")
     a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
     stimuli = stimuli_of(len(a))
     if is_undefined(a[None], method)[0] or is_undefined(b[None], method)[0]:
