@@ -64,7 +64,7 @@ def assert_same_bits(got, want, but=()):
 @pytest.mark.skipif(not NATIVE, reason="the bits are those of the compiled CPU kernel")
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_normals_have_the_bits_of_the_cpu_kernel(arch):
-    index = torch.tensor([0, 1, 5, 2**31, 2**32 - 1, 2**40 + 3]).repeat(12)
+    index = torch.tensor([0, 1, 5, 2**31, 2**32 - 1]).repeat(12)
     for seed, offset, neuron_index in ((0, 0, None), (-1, 3, index), (2**63 - 12345, 2**33 + 5, index)):
         call = (seed, 6, len(index))
         options = {"neuron_index": neuron_index, "image_offset": offset}

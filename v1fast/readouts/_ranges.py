@@ -40,7 +40,6 @@ def _save_all(*args: Any, **kwargs: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
     """``_straight_through``, whose result a compiled backward pass keeps.
 
