@@ -32,7 +32,7 @@ class Step(ABC):
     """One provider's call on one case, with its operands prepared.
 
     Attributes:
-        noise: the rows that its times belong to: "seed" includes ``draw`` in the forward pass, "given" does not; None for
+        noise: the rows that its times belong to: "seed" includes ``draw`` in the forward pass, "given" does not; None:
             a computation without noise.
         upstream: gradient of the output in the timed calls; None for a forward pass alone, without autograd.
     """
