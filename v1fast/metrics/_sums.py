@@ -34,9 +34,9 @@ class Images(NamedTuple):
     Attributes:
         n: [I, 1], number of trials.
         sums: [I, n] each, by name: "x", "y", "xx", "yy", "xy" and "error" of :mod:`v1fast.reference.trial_sums`, or
-            what a measure's terms are called.
-        reference: [2, n], constants of each neuron that the sums are about.
-        trials: [T, n], responses less the reference, in the order of the images; empty unless asked for.
+            the names of a measure's terms.
+        reference: [2, n], constants of each neuron that are subtracted before summing.
+        trials: [T, n], responses minus the reference, in the order of the images; empty if not requested.
         numbers: [T, 2], int64, image and number of the repeat of these trials.
     """
 
@@ -51,16 +51,16 @@ Terms = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Measure(NamedTuple):
-    """A metric, see the module.
+    """A metric; see the module's docstring.
 
     Attributes:
-        sums: names of the sums that it needs, those of the op.
-        features: of ``Images``: [I, n] or [I, 1] each.
-        value: of the sums of the features over images, [..., n] or [..., 1] each: [..., n].
+        sums: names of the sums of the op that it needs.
+        features: function of ``Images`` that returns [I, n] or [I, 1] each.
+        value: function of the features summed over images, [..., n] or [..., 1] each, that returns [..., n].
         repeats: whether an image needs at least two trials.
-        keeps_trials: whether ``features`` needs the responses trial by trial.
-        terms: of responses and predictions [t, n] and reference [2, n], in float64: what else to sum, by name.
-        reference: of the responses [T, n], for ``terms``: [2, n]; else it is the first trial.
+        keeps_trials: whether ``features`` needs the responses of single trials.
+        terms: function of responses and predictions [t, n] and reference [2, n], in float64: other sums, by name.
+        reference: function of the responses [T, n] that returns [2, n] for ``terms``; without it, the first trial.
     """
 
     sums: tuple[str, ...]
@@ -78,7 +78,7 @@ class Trials:
 
     Attributes:
         responses, predictions: [T, N], as given.
-        order: [T'] the trials used, image after image, each image's in the order given.
+        order: [T'], the trials that are used, grouped by image; within an image in the given order.
         counts: [I], number of trials of each image, on the CPU.
         left_out: number of images left out because they have one trial.
     """
@@ -94,8 +94,8 @@ class Trials:
         """Check the operands, and sort the trials by image.
 
         Args:
-            responses, predictions: [T, N]; predictions None for a metric of the responses alone.
-            image_ids: [T], of any kind that sorts; None: all trials in one group.
+            responses, predictions: [T, N]; predictions is None for a metric of responses only.
+            image_ids: [T], of any sortable kind; None: all trials form one group.
             repeats: whether to leave out images with one trial.
 
         Raises:
