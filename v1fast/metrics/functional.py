@@ -1,20 +1,20 @@
 """Metrics of predicted responses, neuron by neuron.
 
-Every function takes responses and, where they play a part, predictions, [T, N]: T trials of N neurons, as tensors on
-one device or as NumPy arrays, and where images play a part ``image_ids`` [T], which say what was shown (integers,
-strings, anything that sorts), in any order. Trials of one image are its repeats; images may have unequal numbers of
-them.
+Every function takes responses and, if it needs them, predictions: [T, N] for T trials of N neurons, as tensors on one
+device or as NumPy arrays. Metrics that depend on images also take ``image_ids`` [T], in any order, which say what was
+shown (integers, strings, anything sortable). Trials of one image are its repeats. Images may have unequal numbers of
+repeats.
 
-Every function returns a :class:`Result`: one float64 value for each neuron, their mean, and how many are undefined.
-What is undefined (a neuron whose responses or predictions do not vary, a value that is not a number) is NaN and
-counted, and takes no part in the mean. Where no image has two trials, a metric of repeats is undefined for all neurons.
-Sums are in float64, neuron block by neuron block: no tensor of trials x neurons is made.
+Every function returns a :class:`Result`: one float64 value per neuron, their mean, and how many are undefined. A value
+is undefined if a neuron's responses or predictions do not vary, or if one is not a number. It is then NaN and counted,
+and the mean leaves it out. If no image has two trials, a metric of repeats is undefined for all neurons. Sums are in
+float64, neuron block by neuron block: no tensor of trials x neurons is allocated.
 
-With ``bootstrap=Bootstrap()`` the result has an interval of the mean over neurons: images are drawn with replacement,
-each with all its trials; the neurons stay the same.
+With ``bootstrap=Bootstrap()`` the result has an interval of the mean over neurons. Images are drawn with replacement,
+each with all its trials. The neurons stay the same.
 
-Below, r_it is a neuron's response to trial t of image i, p_it the prediction, n_i the number of trials, I that of
-images, a_i and b_i the averages over the trials of an image.
+Below, r_it is a neuron's response to trial t of image i, and p_it the prediction. n_i is the number of trials of image
+i, and I the number of images. a_i and b_i are the averages over the trials of an image.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def single_trial_correlation(
 
     Args:
         responses, predictions: [T, N].
-        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        image_ids: [T]; only for the bootstrap. Without it, each trial counts as its own image.
         bootstrap: how to draw an interval of the mean.
 
     Raises:
@@ -79,7 +79,7 @@ def correlation_to_average(
 ) -> Result:
     """Pearson correlation of the average response to an image with the average prediction, over images.
 
-    corr_i(a_i, b_i), each image counting as one. Predictions that differ between the trials of an image (by behaviour
+    corr_i(a_i, b_i); all images have equal weight. Predictions that differ between the trials of an image (by behaviour
     or gaze) are averaged first (Willeke et al., "The Sensorium competition on predicting large-scale mouse primary
     visual cortex activity", arXiv:2206.08666).
 
@@ -154,7 +154,7 @@ def fraction_oracle(
     nan: Literal["omit", "zero"] = "omit",
     bootstrap: Bootstrap | None = None,
 ) -> FractionOracleResult:
-    """Slope, through the origin, of the single-trial correlation c on the jackknife oracle o, over neurons.
+    """Slope of the single-trial correlation c against the jackknife oracle o, over neurons, through the origin.
 
     sum_n c_n o_n / sum_n o_n^2 (Lurz et al., ICLR 2021). Images with one trial are left out of both and counted.
 

@@ -32,7 +32,7 @@ def neuron_table(
 
     Args:
         metrics: results by the names of their columns.
-        unit, area, layer: [N], identity, visual area and cortical layer of each neuron. Units are 0 to N - 1 by default;
+        unit, area, layer: [N], identity, visual area and cortical layer of each neuron. Default units: 0 to N - 1;
             the other columns are left out if not given.
         positions: where the neurons look, see :func:`v1fast.models.input_positions`.
 
