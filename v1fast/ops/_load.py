@@ -27,7 +27,7 @@ def _load_native() -> str:
     try:
         importlib.import_module("v1fast._C")
     except ModuleNotFoundError as error:
-        # Only if exactly this module is missing, the search goes on: a broken binary must not look like "not built".
+        # Loading goes on only if exactly this module is missing: a broken binary must not look like "not built".
         if error.name != "v1fast._C":
             raise
         return why_absent("v1fast._C")
