@@ -1,1 +1,1 @@
-"""What ``v1fast bench`` runs, imported as ``v1fast.benchmarks``: one harness, and a file ``bench_<op>`` for each op."""
+"""The code of ``v1fast bench``, imported as ``v1fast.benchmarks``: one harness, and a file ``bench_<op>`` per op."""

@@ -1,4 +1,4 @@
-"""The Gaussian readout: cases, and who computes them."""
+"""The Gaussian readout: cases and providers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .exact_gaussian_readout import Operands, ReadoutCase, ReadoutCheck, check, 
 from .peers import gaussian_readout as peers
 
 OP, TITLE = "gaussian_readout", "Gaussian readout"
-HEADLINE = "sensorium"  # the figures that are quoted come from here, so it gets more rounds
-ORDERS = ("chain", "einsum", "images")  # of v1fast._eager, in channels-last and NCHW features alike
+HEADLINE = "sensorium"  # quoted numbers come from this case, so it gets more rounds
+ORDERS = ("chain", "einsum", "images")  # of v1fast._eager, each with channels-last and with NCHW features
 BASELINES = tuple(
     f"{name}{layout}" for name in (*(f"eager-{order}" for order in ORDERS), *peers.NAMES) for layout in ("", "-nchw")
 )
@@ -28,11 +28,11 @@ NAMES = (*BASELINES, "compile", "v1fast-layer", "v1fast-nchw", "v1fast")
 
 
 def _case(name: str, sizes: tuple[int, int, int, int, int], **changes: Any) -> ReadoutCase:
-    """Work per image, neuron and channel: 10 and 28 operations, 5 and 15 numbers, forward and backward."""
+    """Make a case. Work per image, neuron and channel: 10 and 28 operations, 5 and 15 numbers (forward, backward)."""
     images, channels, _, _, neurons = sizes
     products, itemsize = images * neurons * channels, 2 if changes.get("dtype") == "bfloat16" else 4
     work = {"forward": Work(10 * products, 5 * itemsize * products)}
-    if "gradients" not in changes:  # the counts are for all of them
+    if "gradients" not in changes:  # the counts include all gradients
         work["backward"] = Work(28 * products, 15 * itemsize * products)
     noise = (None,) if changes.get("gradients") == () else ("seed", "given")
     return ReadoutCase(name, dict(zip("BCHWN", sizes, strict=True)), noise=noise, work=work, **changes)
@@ -52,7 +52,7 @@ CASES = (
 
 
 def plan(case: ReadoutCase, threads: int | None) -> tuple[str, ...]:
-    """Who takes part in a run of a few minutes: eager takes seconds for a step, in the stress case a minute."""
+    """Choose the providers of a run of a few minutes. A step of eager takes seconds, in the stress case a minute."""
     if threads is None:  # a GPU
         return NAMES
     if threads > 1:
@@ -63,7 +63,7 @@ def plan(case: ReadoutCase, threads: int | None) -> tuple[str, ...]:
 
 
 class ReadoutStep(Step):
-    """A call whose leaves are the case's operands, or copies in another layout."""
+    """A call whose leaves are the case's operands, or copies of them in another layout."""
 
     def __init__(self, case: ReadoutCase, device: str, leaves: dict[str, Tensor]) -> None:
         self.case, self.device, self.noise = case, device, case.noise
@@ -72,7 +72,7 @@ class ReadoutStep(Step):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        """What the provider returns."""
+        """The dtype that the provider returns."""
         return torch.float32
 
     def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class ReadoutStep(Step):
 
 
 class EagerStep(ReadoutStep):
-    """torch's own ops. 16-bit operands are widened, as autocast does it: a bfloat16 grid errs by a tenth of a pixel."""
+    """torch's own ops. 16-bit operands are widened as in autocast: a bfloat16 grid is off by a tenth of a pixel."""
 
     def __init__(self, case: ReadoutCase, device: str, order: str, channels_last: bool) -> None:
         given = operands(case, device)
@@ -116,13 +116,13 @@ class EagerStep(ReadoutStep):
 
 
 class CompiledStep(EagerStep):
-    """The same by ``torch.compile``; the noise stays outside, so that it is known and the error can be measured."""
+    """The same with ``torch.compile``. The noise is drawn outside, so it is known and the error can be measured."""
 
     def __init__(self, case: ReadoutCase, device: str) -> None:
         super().__init__(case, device, "chain", channels_last=False)
 
     def warm_up(self) -> None:
-        torch.compiler.reset()  # or the shapes of an earlier case would turn into symbols
+        torch.compiler.reset()  # otherwise the shapes of an earlier case would turn into symbols
         self.compute = torch.compile(_eager.gaussian_readout)
         try:
             with torch.set_grad_enabled(self.upstream is not None):
@@ -163,7 +163,7 @@ class FunctionStep(ReadoutStep):
 
 
 class LayerStep(ReadoutStep):
-    """A layer, which draws its own noise."""
+    """A layer that draws its own noise."""
 
     def __init__(self, case: ReadoutCase, device: str, features: Tensor, make: peers.MakeLayer) -> None:
         _, channels, height, width, neurons = case.sizes
@@ -211,7 +211,7 @@ class OwnLayerStep(LayerStep):
 
 
 def providers(case: ReadoutCase, device: str) -> Iterator[Provider]:
-    """All that can compute the case, by ``NAMES``; v1fast stands there once for each kind of noise."""
+    """Yield all that can compute the case, by ``NAMES``. v1fast appears once for each kind of noise."""
     for name in BASELINES:
         maker, channels_last = name.removesuffix("-nchw"), not name.endswith("-nchw")
         if maker in peers.NAMES:
@@ -232,7 +232,7 @@ def _leaves(given: Operands, features: Tensor, weight: Tensor) -> dict[str, Tens
 
 
 def _draw_seed(device: str) -> Tensor:
-    """As the layers draw it."""
+    """Draw a seed as the layers do."""
     return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
 
 
@@ -244,12 +244,12 @@ def _require_memory(case: ReadoutCase, device: str) -> None:
 
 
 def _populate_memory(case: ReadoutCase, device: str) -> None:
-    """So that the first call of a provider that takes much memory lasts no longer than the others."""
+    """Touch memory, so that the first call of a provider that needs much memory takes no longer than later ones."""
     if device == "cpu":
         memory.populate(_eager_bytes(case))
 
 
 def _eager_bytes(case: ReadoutCase) -> int:
-    """What an eager step takes at its peak, measured: three tensors [B, C, N]."""
+    """Return the peak memory of an eager step, as measured: three tensors [B, C, N]."""
     images, channels, _, _, neurons = case.sizes
     return 3 * 4 * images * channels * neurons

@@ -26,7 +26,7 @@ from .harness import Contest, Effort
 from .peers import published
 
 OP, TITLE = "layers", "Layers beside their peers"
-CHECKED = 2  # images or clips of which output and gradient of the features are compared, in the peer's float64
+CHECKED = 2  # images or clips whose output and feature gradient are compared with the peer in float64
 
 NEURALPREDICTORS = "neuralpredictors.layers.readouts"
 OPENRETINA = "openretina.modules.readout"
@@ -40,12 +40,12 @@ def _as_it_is(layer: nn.Module) -> Call:
 
 
 def _frames_as_images(layer: nn.Module) -> Call:
-    """How a peer for images reads videos."""
+    """Let a peer for images read videos."""
     return lambda x, **options: layer(x.transpose(1, 2).flatten(0, 1), **options).unflatten(0, (len(x), x.shape[2]))
 
 
 class FourFactors(nn.Module):
-    """What minimodel's readout computes, in one einsum, with the parameters of v1fast's layer."""
+    """The computation of minimodel's readout in one einsum, with the parameters of v1fast's layer."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ class LayerCase(Case):
     """A layer of v1fast and its peer.
 
     Attributes:
-        layer: name of the class, in v1fast and, unless ``peer_name``, in the module ``peer``.
+        layer: name of the class, in v1fast and, without ``peer_name``, in the module ``peer``.
         peer: module, or "" for an expression of torch's own operations in this file.
-        options: of both constructors, after ``in_shape`` and ``outdims``.
-        at_the_means: arguments of forward that keep a peer in evaluation from drawing.
-        prepare: what is done to both before they run, such as leaving a parameter untrained.
+        options: for both constructors, after ``in_shape`` and ``outdims``.
+        at_the_means: arguments of forward that stop a peer in evaluation mode from drawing.
+        prepare: applied to both layers before they run, such as freezing a parameter.
         call: how the peer is called.
         penalty: whether the peer's penalty works.
     """
@@ -85,7 +85,7 @@ class LayerCase(Case):
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """(C, H, W), or (C, T, H, W) where the layers ask for it."""
+        """(C, H, W), or (C, T, H, W) if the layers expect it."""
         return tuple(self.shape[axis] for axis in ("CTHW" if self.peer.startswith(OPENRETINA) else "CHW"))
 
 
@@ -179,7 +179,7 @@ def _make(case: LayerCase, kind: Callable[..., nn.Module]) -> nn.Module:
         layer = kind(case.in_shape, case.shape["N"], **case.options)
     for module in layer.modules():
         if isinstance(module, nn.Conv2d) and not isinstance(module.padding, str):
-            # neuralpredictors 0.3.0 pads by True and False, which torch no longer takes.
+            # neuralpredictors 0.3.0 pads by True and False, which torch no longer accepts.
             module.padding = (int(module.padding[0]), int(module.padding[1]))
     case.prepare(layer)
     return layer
@@ -187,21 +187,21 @@ def _make(case: LayerCase, kind: Callable[..., nn.Module]) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def _operands(case: LayerCase) -> tuple[Tensor, Tensor]:
-    """Features and the gradient of the output."""
+    """Return features and the gradient of the output."""
     torch.manual_seed(1)
     features = torch.randn([case.shape[axis] for axis in "BCTHW" if axis in case.shape])
     return features, torch.randn([case.shape[axis] for axis in "BTN" if axis in case.shape])
 
 
 class LayerCheck:
-    """The peer's layer in float64, for a few images, in evaluation: what is drawn in training differs."""
+    """The peer's layer in float64, for a few images, in evaluation mode: in training the random draws differ."""
 
     def __init__(self, step: LayerStep) -> None:
         self.step = step
         self.upstream = _operands(step.case)[1]
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of output and gradient of the features."""
+        """Return the relative errors of the output and of the gradient of the features."""
         layer, was_training = self.step.layer, self.step.layer.training
         got = _evaluated(self.step.case, layer.eval(), self.step.call, torch.float32)
         layer.train(was_training)
@@ -223,7 +223,7 @@ def _exact(case: LayerCase) -> tuple[Tensor, Tensor]:
 
 
 class LayerStep(Step):
-    """Forward, with the penalty where the peer has one that works, and backward to features and parameters."""
+    """Forward (with the penalty if the peer's works), and backward to features and parameters."""
 
     upstream: Tensor
 
@@ -264,7 +264,7 @@ def _peer_step(case: LayerCase, last: bool) -> LayerStep:
 
 
 def providers(case: LayerCase) -> Iterator[Provider]:
-    """The peer and v1fast, each with features in both layouts."""
+    """Yield the peer and v1fast, each with features in both layouts."""
     ours = getattr(readouts, case.layer)
     for layout, last in (("", False), (", channels-last", True)):
         yield Provider(f"peer{layout}", partial(_peer_step, case, last), baseline=True)
@@ -272,7 +272,7 @@ def providers(case: LayerCase) -> Iterator[Provider]:
 
 
 def main(out: Path, cases: Sequence[str], seconds: float) -> None:
-    """Measures with one thread, in CPU time, prints a table, and writes ``rows.jsonl`` after every case."""
+    """Measure with one thread, in CPU time, print a table, and write ``rows.jsonl`` after every case."""
     from rich.console import Console
 
     console, run = Console(highlight=False, width=report.TABLE_WIDTH), asdict(doctor.examine(True))
@@ -295,7 +295,7 @@ def main(out: Path, cases: Sequence[str], seconds: float) -> None:
 
 
 def _line(row: rows.Row) -> str:
-    """One provider's result."""
+    """Format one provider's result."""
     if not row.measured:
         return f"{row.case}: {row.provider}: {row.status}"
     step, extra = row.milliseconds["step"], row.memory.extra / 2**20 if row.memory else float("nan")

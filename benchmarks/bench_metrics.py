@@ -1,4 +1,4 @@
-"""Metrics of predicted responses: cases, and who computes them."""
+"""Metrics of predicted responses: cases and providers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OP, TITLE, HEADLINE = "metrics", "Metrics of predicted responses", "metrics-all"
 BASELINES = ("numpy", "neuralpredictors")
 NAMES = COMPARED = (*BASELINES, "v1fast")
 REPEATS = 10
-# 10^4 trials of 10^4 neurons take NumPy's definitions more than 3 GB.
+# NumPy's definitions need more than 3 GB for 10^4 trials of 10^4 neurons.
 CASES = tuple(
     Case(name, {"T": 4000, "N": 10_000, "R": REPEATS}, dtype="float64", error_bound=1e-6)
     for name in ("metrics-all", "metrics-correlation", "metrics-oracle", "metrics-feve")
@@ -37,13 +37,13 @@ Floats = NDArray[np.float64]
 
 
 def plan(case: Case, threads: int | None) -> tuple[str, ...]:
-    """One thread: NumPy uses no more."""
+    """Choose the providers. NumPy uses only one thread."""
     return ("numpy", "v1fast") if threads == 1 else ()
 
 
 @lru_cache(maxsize=1)
 def session(trials: int, neurons: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Responses, predictions [T, N] and images [T], in the order in which a recording shows them."""
+    """Return responses and predictions [T, N] and images [T], in the order of presentation."""
     draw = np.random.default_rng(1)
     ids = draw.permutation(np.repeat(np.arange(trials // REPEATS), REPEATS))
     rates = draw.gamma(2, 1, (trials // REPEATS, neurons))
@@ -80,7 +80,7 @@ class NumPy:
 
 
 def by_definition(case: Case, functions: Any) -> Floats:
-    """The values, one metric after another; trials are brought together image by image first, as Sensorium does."""
+    """Compute all metrics, one after another. Trials are first grouped by image, as Sensorium does."""
     r, p, ids = session(case.shape["T"], case.shape["N"])
     if case.name == "metrics-correlation":
         return np.asarray(functions.corr(r, p, axis=0))
@@ -114,7 +114,7 @@ ALL = (
 
 
 def by_sums(case: Case) -> Tensor:
-    """The same by v1fast."""
+    """Compute the same with v1fast."""
     r, p, ids = session(case.shape["T"], case.shape["N"])
     if case.name == "metrics-correlation":
         return metrics.single_trial_correlation(r, p).per_neuron
@@ -126,19 +126,19 @@ def by_sums(case: Case) -> Tensor:
 
 
 class MetricsCheck:
-    """By the definitions in float64."""
+    """Exact results from the definitions in float64."""
 
     def __init__(self, exact: Tensor) -> None:
         self.exact, self.upstream = exact, exact.new_empty(0)
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """The largest difference: values are of magnitude 1."""
+        """Return the largest difference. Values are of magnitude 1."""
         return {"output": (output - self.exact).abs().max().item()}
 
 
 @lru_cache(maxsize=1)
 def check(case: Case) -> MetricsCheck:
-    """Made once for all providers."""
+    """Return the exact results, computed once for all providers."""
     return MetricsCheck(torch.from_numpy(by_definition(case, NumPy)))
 
 
@@ -165,7 +165,7 @@ def _numpy(case: Case) -> MetricsStep:
 
 
 def _neuralpredictors(case: Case) -> MetricsStep:
-    """The package itself, from the folder V1FAST_PEERS."""
+    """Load the package itself from the folder V1FAST_PEERS."""
     folder = os.environ.get("V1FAST_PEERS")
     if not folder:
         raise Absent("not installed: V1FAST_PEERS names the folder of make .peers/.installed")
@@ -173,7 +173,7 @@ def _neuralpredictors(case: Case) -> MetricsStep:
         sys.path.append(os.path.abspath(folder))
     collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]  # as up to Python 3.9
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        sys.modules["torchvision"] = types.ModuleType("torchvision")  # needed by what is not measured
+        sys.modules["torchvision"] = types.ModuleType("torchvision")  # only imported, not used by what is measured
     functions = importlib.import_module("neuralpredictors.measures.np_functions")
     return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, functions)))
 
@@ -183,7 +183,7 @@ def _ours(case: Case) -> MetricsStep:
 
 
 def providers(case: Case, device: str) -> Iterator[Provider]:
-    """All that can compute the case, by ``NAMES``."""
+    """Yield all that can compute the case, by ``NAMES``."""
     for name, prepare in zip(NAMES, (_numpy, _neuralpredictors, _ours), strict=True):
         yield Provider(name, partial(_on_cpu, prepare, case, device), baseline=name in BASELINES)
 

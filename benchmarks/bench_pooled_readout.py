@@ -1,4 +1,4 @@
-"""The multi-scale pooled readout: cases, and who computes them."""
+"""The multi-scale pooled readout: cases and providers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BASELINES = tuple(
 COMPARED = (*BASELINES, "v1fast")
 NAMES = (*BASELINES, "compile", "v1fast-nchw", "v1fast")
 GRADIENTS = ("features", "grid", "weight", "bias")
-CHECKED = {"images": 4, "neurons": 400}  # of which the results are compared, in float64
-BORDER = 1e-4  # pixels: nearer to a border of two cells, two right results may differ by a whole gradient
+CHECKED = {"images": 4, "neurons": 400}  # how many are compared with float64
+BORDER = 1e-4  # pixels: closer to a cell border, two correct results may differ by a whole gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +37,14 @@ class PooledCase(Case):
 
     @property
     def pooling(self) -> dict[str, Any]:
-        """The options of the call."""
+        """Return the options of the call."""
         return {"pool_kernel": self.pool_kernel, "pool_steps": self.pool_steps}
 
 
 def _case(name: str, sizes: tuple[int, int, int, int, int], **changes: Any) -> PooledCase:
-    """Work per image, neuron, channel and level: 10 and 16 operations, forward and backward.
+    """Make a case. Work per image, neuron, channel and level: 10 and 16 operations (forward, backward).
 
-    Of the caches nothing is counted: neurons that read the same points of all images can share what they read.
+    Cache traffic is not counted: neurons that read the same points of all images can share what they read.
     """
     images, channels, _, _, neurons = sizes
     case = PooledCase(name, dict(zip("BCHWN", sizes, strict=True)), **changes)
@@ -60,13 +60,13 @@ CASES = (
 
 
 def plan(case: PooledCase, threads: int | None) -> tuple[str, ...]:
-    """Who takes part in a run of a few minutes."""
+    """Choose the providers of a run of a few minutes."""
     return NAMES if threads is None else COMPARED
 
 
 @dataclass(frozen=True)
 class Operands:
-    """Shared by the providers of one case; none may write to them."""
+    """Operands that the providers of one case share. No provider may write to them."""
 
     features: Tensor  # [B, C, H, W]
     grid: Tensor  # [N, 2]
@@ -76,18 +76,18 @@ class Operands:
 
     @cached_property
     def channels_last(self) -> Tensor:
-        """The features as a channels-last core returns them."""
+        """The features in the layout of a channels-last core."""
         return self.features.contiguous(memory_format=torch.channels_last)
 
     @cached_property
     def channel_major(self) -> Tensor:
-        """The weight as layers store it, channel after channel; eager reads it fastest."""
+        """The weight as layers store it, channel after channel. Eager reads this layout fastest."""
         return self.weight.t().contiguous().t()
 
 
 @lru_cache(maxsize=1)
 def operands(case: PooledCase, device: str) -> Operands:
-    """Positions all over the map; those at which rounding decides what the gradient is have none."""
+    """Make operands with positions all over the map, except where rounding decides the gradient."""
     images, channels, height, width, neurons = case.shape.values()
     draw = torch.Generator(device).manual_seed(1)
 
@@ -111,12 +111,12 @@ def operands(case: PooledCase, device: str) -> Operands:
 
 @lru_cache(maxsize=1)
 def check(case: PooledCase, device: str) -> PooledCheck:
-    """Made once for all providers."""
+    """Return the exact results, computed once for all providers."""
     return PooledCheck(case, device)
 
 
 class PooledCheck:
-    """Eager torch in float64, for some images (output, gradient of the features) and some neurons (the others)."""
+    """Eager torch in float64: output and feature gradient for some images, the other gradients for some neurons."""
 
     def __init__(self, case: PooledCase, device: str) -> None:
         given = operands(case, device)
@@ -133,14 +133,14 @@ class PooledCheck:
         self.exact |= dict(zip(GRADIENTS[1:], gradients, strict=True))
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of those images and neurons."""
+        """Return the relative errors for those images and neurons."""
         chosen = {name: self.images if name in ("output", "features") else self.neurons for name in self.exact}
         got = {"output": output, **gradients}
         return {name: relative_error(value[chosen[name]], self.exact[name]) for name, value in got.items()}
 
 
 class PooledStep(Step):
-    """A call of ``compute`` whose leaves are the case's operands, or copies in another layout."""
+    """A call of ``compute`` whose leaves are the case's operands, or copies of them in another layout."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class EagerStep(PooledStep):
 
 
 class CompiledStep(EagerStep):
-    """The same by ``torch.compile``."""
+    """The same with ``torch.compile``."""
 
     def warm_up(self) -> None:
         super().warm_up()
@@ -218,7 +218,7 @@ class PeerStep(EagerStep):
 
 
 def providers(case: PooledCase, device: str) -> Iterator[Provider]:
-    """All that can compute the case, by ``NAMES``."""
+    """Yield all that can compute the case, by ``NAMES``."""
     for name in BASELINES:
         maker, channels_last = name.removesuffix("-nchw"), not name.endswith("-nchw")
         if maker == PEER:

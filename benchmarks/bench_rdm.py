@@ -1,4 +1,4 @@
-"""Dissimilarity matrices: cases, and who computes them."""
+"""Dissimilarity matrices: cases and providers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ EXPRESSIONS = ("corrcoef", "z-score", "unit-rows")  # of torch's own operations
 BASELINES = (*EXPRESSIONS, "numpy", "numpy-unit-rows")
 COMPARED = (*BASELINES, "v1fast")
 NAMES = (*COMPARED, "scipy", "scikit-learn", "rsatoolbox")
-CHECKED = 64  # rows of the result that are compared, in float64
+CHECKED = 64  # rows of the result that are compared with float64
 
 
 @dataclass(frozen=True, eq=False)
 class RdmCase(Case):
-    """``gradient``: that of the responses is computed too."""
+    """A matrix. ``gradient``: the gradient of the responses is computed too."""
 
     gradient: bool = False
 
 
 def _case(name: str, stimuli: int, neurons: int, gradient: bool = False) -> RdmCase:
-    """Work: a multiplication and an addition for each neuron of each pair once, and for its gradient twice."""
+    """Make a case. Work: one multiplication and addition per neuron and pair, and two more for the gradient."""
     product = float(stimuli**2 * neurons)
     work = {"forward": Work(product, 0)}
     if gradient:
@@ -49,7 +49,7 @@ CASES = (
 
 
 def plan(case: RdmCase, threads: int | None) -> tuple[str, ...]:
-    """Who takes part in a run of a few minutes: the slow ones take a second for a matrix that others have in 50 ms."""
+    """Choose the providers of a run of a few minutes. Slow ones need a second where others need 50 ms."""
     if case.gradient:
         return (*EXPRESSIONS, "v1fast")
     return NAMES if case.name == "rdm-small" and threads == 1 else COMPARED
@@ -57,14 +57,14 @@ def plan(case: RdmCase, threads: int | None) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def responses(case: RdmCase, device: str) -> Tensor:
-    """[S, N], normal, the same for the same case; no provider may write to them."""
+    """Return normal responses [S, N], the same for equal cases. No provider may write to them."""
     draw = torch.Generator(device).manual_seed(1)
     return torch.randn(case.shape["S"], case.shape["N"], generator=draw, device=device)
 
 
 @lru_cache(maxsize=1)
 def check(case: RdmCase, device: str) -> RdmCheck:
-    """Made once for all providers."""
+    """Return the exact results, computed once for all providers."""
     return RdmCheck(case, device)
 
 
@@ -83,7 +83,7 @@ class RdmCheck:
         self.exact = (1 - z[:CHECKED] @ z.T).detach()
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of the first rows, and of the gradient."""
+        """Return the relative errors of the first rows and of the gradient."""
         found = {"output": relative_error(output[:CHECKED], self.exact)}
         if gradients:
             found["responses"] = relative_error(gradients["responses"], self.exact_gradient)
@@ -91,7 +91,7 @@ class RdmCheck:
 
 
 class RdmStep(Step):
-    """A call of ``compute`` on a tensor [S, N] that gives one [S, S]."""
+    """A call of ``compute`` that maps a tensor [S, N] to [S, S]."""
 
     def __init__(self, case: RdmCase, device: str, compute: Callable[[Tensor], Tensor]) -> None:
         self.case, self.device, self.compute = case, device, compute
@@ -109,18 +109,18 @@ class RdmStep(Step):
 
 
 def corrcoef(x: Tensor) -> Tensor:
-    """torch's own."""
+    """torch's own function."""
     return 1 - torch.corrcoef(x)
 
 
 def z_score(x: Tensor) -> Tensor:
-    """The formula as it stands."""
+    """The formula, written literally."""
     z = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
     return 1 - z @ z.T / x.shape[1]
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Without the division of every product."""
+    """The product of unit rows, so the result need not be divided."""
     u = x - x.mean(1, keepdim=True)
     u = u / u.norm(dim=1, keepdim=True)
     return 1 - u @ u.T
@@ -151,11 +151,11 @@ def _numpy(compute: Callable[[Any], Any], case: RdmCase, device: str) -> RdmStep
 
 
 def _one_blas_thread() -> None:
-    """NumPy's BLAS takes no notice of torch's threads."""
+    """Limit NumPy's BLAS to one thread. It ignores torch's setting."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        return  # CPU time counts all threads; a BLAS that spins looks slower than it is
+        return  # CPU time counts all threads, so a spinning BLAS looks slower than it is
     threadpool_limits(1, "blas")
 
 
@@ -183,7 +183,7 @@ def _rsatoolbox(case: RdmCase, device: str) -> RdmStep:
 
 
 def providers(case: RdmCase, device: str) -> Iterator[Provider]:
-    """All that can compute the case, by ``NAMES``."""
+    """Yield all that can compute the case, by ``NAMES``."""
     for name, compute in zip(EXPRESSIONS, (corrcoef, z_score, unit_rows), strict=True):
         yield Provider(name, partial(RdmStep, case, device, compute), baseline=True)
     yield Provider("numpy", partial(_numpy, _array_corrcoef, case, device), baseline=True)

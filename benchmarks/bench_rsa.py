@@ -1,4 +1,4 @@
-"""Comparison of dissimilarity matrices: cases, and who computes them."""
+"""Comparison of dissimilarity matrices: cases and providers."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ CASES = (
 
 
 def plan(case: Case, threads: int | None) -> tuple[str, ...]:
-    """One thread: nobody else uses more."""
+    """Choose the providers. Nobody uses more than one thread."""
     return NAMES if threads == 1 else ()
 
 
 @lru_cache(maxsize=1)
 def matrices(stimuli: int) -> NDArray[np.float32]:
-    """[2, S (S - 1) / 2]: around 1, as of unrelated responses, with a part in common."""
+    """Return two condensed matrices [2, S (S - 1) / 2] around 1, as of unrelated responses, with a common part."""
     draw = np.random.default_rng(1)
     noise = draw.normal(size=(3, stimuli * (stimuli - 1) // 2))
     return (1 + 0.05 * (noise[:2] + noise[2])).astype(np.float32)
 
 
 class SimilarityCheck:
-    """By float64 and the definition."""
+    """Exact similarity from the definition in float64."""
 
     def __init__(self, exact: Tensor) -> None:
         self.exact, self.upstream = exact, exact.new_empty(0)
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """The largest difference: similarities are of magnitude 1."""
+        """Return the largest difference. Similarities are of magnitude 1."""
         return {"output": (output.double() - self.exact).abs().max().item()}
 
 
 @lru_cache(maxsize=1)
 def check(case: Case) -> SimilarityCheck:
-    """Made once for all providers. Relabelling is checked by the tests: here everyone draws for themselves."""
+    """Return the exact results, computed once for all providers. The tests check permutations: here draws differ."""
     if case.name not in METHODS:
         return SimilarityCheck(torch.tensor(_pearson(*matrices(case.shape["S"]).astype(np.float64))))
     method = METHODS[case.name]
@@ -78,7 +78,7 @@ def _centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class RsaStep(Step):
-    """A call of ``compute`` that gives a number; of relabelling, the similarity as it is."""
+    """A call of ``compute`` that returns a number. For permutations, that is the similarity without permuting."""
 
     upstream = None
 
@@ -114,7 +114,7 @@ def _rsatoolbox(case: Case) -> RsaStep:
 
 
 def _loop(case: Case) -> RsaStep:
-    """Relabel, take the triangle, correlate: as it is written in scripts."""
+    """Permute, take the triangle, correlate: the usual code of scripts."""
     if case.name in METHODS:
         raise Absent("is for relabelling alone")
     a, b = matrices(case.shape["S"]).astype(np.float64)
@@ -131,7 +131,7 @@ def _loop(case: Case) -> RsaStep:
 
 
 def _numpy(case: Case) -> RsaStep:
-    """The fastest expressions of NumPy that were found."""
+    """Return the fastest NumPy expressions that were found."""
     a, b = matrices(case.shape["S"])
     if case.name in METHODS:
         compute = {"corr": _array_pearson, "spearman": _array_spearman, "cosine_cov": _array_whitened}
@@ -144,7 +144,7 @@ def _array_pearson(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _array_spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Ranks as if there were no ties: scipy.stats.rankdata takes three times as long."""
+    """Compute ranks as if there were no ties: scipy.stats.rankdata takes three times as long."""
     ranks = np.empty((2, len(a)), np.float32)
     for row, vector in zip(ranks, (a, b), strict=True):
         row[np.argsort(vector)] = np.arange(len(vector), dtype=np.float32)
@@ -152,7 +152,7 @@ def _array_spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _array_whitened(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """By sums, without a centred matrix: of symmetric matrices with a diagonal of 0."""
+    """Compute from sums, without a centred matrix, for symmetric matrices with a diagonal of 0."""
     means = [to_squares(vector[None])[0].mean(0, dtype=np.float64) for vector in (a, b)]
     size = len(means[0])
 
@@ -164,7 +164,7 @@ def _array_whitened(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _array_permutations(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Centre and scale once; then whole rows and columns, and the product of both triangles."""
+    """Centre and scale once, then permute whole rows and columns and multiply both triangles."""
     first, second = (to_squares((v / np.linalg.norm(v))[None])[0] for v in (a - a.mean(), b - b.mean()))
     draw = np.random.default_rng(0)
     for _ in range(PERMUTATIONS):
@@ -174,7 +174,7 @@ def _array_permutations(a: NDArray[np.float32], b: NDArray[np.float32]) -> float
 
 
 def providers(case: Case, device: str) -> Iterator[Provider]:
-    """All that can compute the case, by ``NAMES``."""
+    """Yield all that can compute the case, by ``NAMES``."""
     for name, prepare in zip(NAMES, (_rsatoolbox, _loop, _numpy, _ours), strict=True):
         yield Provider(name, partial(_on_cpu, prepare, case, device), baseline=name in BASELINES)
 

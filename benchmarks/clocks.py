@@ -1,4 +1,4 @@
-"""Clocks: a stamp costs as little as it can, and seconds are taken from two stamps afterwards."""
+"""Clocks. A stamp is as cheap as possible; seconds are computed from two stamps afterwards."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 
 class Clock(Protocol):
-    """What the harness times with."""
+    """The interface through which the harness measures time."""
 
     name: str
 
     def stamp(self) -> Any:
-        """Now."""
+        """Return the current time."""
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Between two stamps."""
+        """Return the seconds between two stamps."""
 
 
 class CpuClock:
-    """CPU time of the process, all threads: what other work on the machine takes away does not count."""
+    """CPU time of all threads of the process. Time that other processes take does not count."""
 
     name = "cpu"
 

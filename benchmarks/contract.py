@@ -1,4 +1,4 @@
-"""What an op's benchmark gives the harness: cases, providers, and the steps that they prepare."""
+"""What an op's benchmark provides for the harness: cases, providers, and the steps that they prepare."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 
 
 class Absent(Exception):
-    """A provider that does not run here, or not in this run; the message says why."""
+    """A provider that does not run here, or not in this run. The message gives the reason."""
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:
-    """Root mean square of the error over that of the exact values."""
+    """Return the root mean square of the error divided by that of the exact values."""
     return ((value.double() - exact).norm() / exact.norm()).item()
 
 
 class Check(Protocol):
-    """Exact results of one call, and the upstream gradient that they are for."""
+    """Exact results of one call, and the upstream gradient that they belong to."""
 
     upstream: Tensor
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Relative error of the output and of each gradient."""
+        """Return the relative error of the output and of each gradient."""
 
 
 class Step(ABC):
-    """One provider's call on one case, with its operands in place.
+    """One provider's call on one case, with its operands prepared.
 
     Attributes:
-        noise: the rows that its times are for: "seed" counts ``draw`` into the forward pass, "given" does not; None for
+        noise: the rows that its times belong to: "seed" includes ``draw`` in the forward pass, "given" does not; None:
             a computation without noise.
         upstream: gradient of the output in the timed calls; None for a forward pass alone, without autograd.
     """
@@ -41,46 +41,46 @@ class Step(ABC):
     upstream: Tensor | None
 
     def warm_up(self) -> None:  # noqa: B027 - most have nothing to compile
-        """Whatever is done once and not timed, such as compiling."""
+        """Do what is done once and not timed, such as compiling."""
 
     def draw(self) -> Any:
-        """What is drawn anew in every call, for ``forward``."""
+        """Draw what is new in every call, for ``forward``."""
         return None
 
     @abstractmethod
     def forward(self, drawn: Any) -> Tensor:
-        """The output."""
+        """Return the output."""
 
     @abstractmethod
     def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
-        """The gradients by the names of the operands."""
+        """Return the gradients by the names of the operands."""
 
     @abstractmethod
     def check(self) -> Check:
-        """The exact results of the next call; the harness seeds torch alike before this and before that call."""
+        """Return the exact results of the next call. The harness seeds torch equally before both."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The least that a phase can do: floating-point operations, and bytes between registers and cache."""
+    """The minimum that a phase must do: floating-point operations, and bytes between registers and cache."""
 
     flops: float
     bytes: float
 
     def seconds(self, ceiling: Mapping[str, Any]) -> float:
-        """By this machine's peak rate of multiply-adds and the bandwidth of reading from its second-level cache."""
+        """Return the time at this machine's peak rate of multiply-adds and its read bandwidth of L2."""
         seconds = self.flops / (1e9 * ceiling["fma_gflops"]["best"])
         if ceiling["L2"]:
             seconds = max(seconds, self.bytes / (1e9 * ceiling["L2"]["read_gbs"]["best"]))
         return seconds
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: operands are kept by case
+@dataclass(frozen=True, eq=False)  # compared by identity: operands are kept by case
 class Case:
-    """Shapes of one call; subclasses add what their op needs.
+    """Shapes of one call. Subclasses add what their op needs.
 
     Attributes:
-        name: what the rows call it.
+        name: its name in the rows.
         shape: the sizes, for the rows.
         dtype: of the large operands.
         noise: the kinds of rows, as in ``Step.noise``.
@@ -97,11 +97,11 @@ class Case:
 
 
 class Provider(NamedTuple):
-    """A way to compute.
+    """A way to compute a case.
 
     Attributes:
-        name: what the rows call it.
-        prepare: puts the operands in place; raises Absent where it cannot.
+        name: its name in the rows.
+        prepare: prepares the operands; raises Absent if it cannot.
         baseline: whether speed is quoted against it, or against a better baseline.
     """
 

@@ -13,8 +13,8 @@ from v1fast import _eager
 
 from .contract import Case, relative_error
 
-CHECKED = 4_000_000  # products in float64, for the images checked and again for the neurons checked
-BORDER = 1e-4  # pixels: nearer to a border of two cells, two right results may differ by a whole gradient
+CHECKED = 4_000_000  # products in float64, for the checked images and again for the checked neurons
+BORDER = 1e-4  # pixels: closer to a cell border, two correct results may differ by a whole gradient
 CLAMP = 1e-5  # likewise, in units of the positions
 
 
@@ -23,7 +23,7 @@ class ReadoutCase(Case):
     """A call of the Gaussian readout.
 
     Attributes:
-        gradients: the operands whose gradients are wanted; none: evaluation at the mean positions, without noise.
+        gradients: the operands whose gradients are computed; none: evaluation at the mean positions, without noise.
     """
 
     gradients: tuple[str, ...] = ("features", "mu", "sigma", "weight", "bias")
@@ -36,7 +36,7 @@ class ReadoutCase(Case):
 
 @dataclass(frozen=True)
 class Operands:
-    """Shared by the providers of one case; none may write to them."""
+    """Operands that the providers of one case share. No provider may write to them."""
 
     features: Tensor  # [B, C, H, W]
     mu: Tensor  # [N, 2]
@@ -47,18 +47,18 @@ class Operands:
 
     @cached_property
     def channels_last(self) -> Tensor:
-        """The features as a channels-last core returns them."""
+        """The features in the layout of a channels-last core."""
         return self.features.contiguous(memory_format=torch.channels_last)
 
     @cached_property
     def channel_major(self) -> Tensor:
-        """The weight [N, C], stored channel after channel, as other libraries store it and eager reads it fastest."""
+        """The weight [N, C] stored channel after channel, as in other libraries. Eager reads this layout fastest."""
         return self.weight.t().contiguous().t()
 
 
 @lru_cache(maxsize=1)
 def operands(case: ReadoutCase, device: str) -> Operands:
-    """The same for the same case: means all over the map, a spread as published models have it in the beginning."""
+    """Return equal operands for equal cases: means all over the map, with the initial spread of published models."""
     images, channels, height, width, neurons = case.sizes
     dtype = getattr(torch, case.dtype)
     draw = torch.Generator(device).manual_seed(1)
@@ -82,7 +82,7 @@ def _checks(case: ReadoutCase, device: str) -> list[tuple[Tensor | None, Readout
 
 
 def check(case: ReadoutCase, device: str, noise: Tensor | None) -> ReadoutCheck:
-    """Exact results for this noise [B, N, 2], made once for the providers that draw the same."""
+    """Return exact results for this noise [B, N, 2], computed once for the providers that draw the same."""
     known = _checks(case, device)
     for other, made in known:
         if noise is other or (noise is not None and other is not None and torch.equal(noise, other)):
@@ -92,7 +92,7 @@ def check(case: ReadoutCase, device: str, noise: Tensor | None) -> ReadoutCheck:
 
 
 class ReadoutCheck:
-    """Eager torch in float64, for some images (output, gradient of the features) and some neurons (the others)."""
+    """Eager torch in float64: output and feature gradient for some images, the other gradients for some neurons."""
 
     def __init__(self, case: ReadoutCase, device: str, noise: Tensor | None) -> None:
         given = operands(case, device)
@@ -125,20 +125,20 @@ class ReadoutCheck:
         return dict(zip(wanted, torch.autograd.grad(output, leaves, upstream), strict=True))
 
     def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of those images and neurons."""
+        """Return the relative errors for those images and neurons."""
         chosen = {name: self.images if name in ("output", "features") else self.neurons for name in self.exact}
         got = {"output": output, **gradients}
         return {name: relative_error(value[chosen[name]], self.exact[name]) for name, value in got.items()}
 
 
 def _spread(count: int, wanted: int, device: str) -> Tensor:
-    """Indices of at most ``wanted`` of ``count`` items, evenly spaced, the last always among them."""
+    """Return at most ``wanted`` of ``count`` indices, evenly spaced, always with the last one."""
     steps = min(count, max(1, wanted))
     return torch.linspace(count - 1, 0, steps, dtype=torch.float64, device=device).round().long()
 
 
 def _at_border(case: ReadoutCase, given: Operands, noise: Tensor | None) -> Tensor:
-    """[B, N] bool: positions at which rounding decides what the gradient is."""
+    """[B, N] bool: positions where rounding decides the gradient."""
     _, _, height, width, _ = case.sizes
     mu, sigma = given.mu.double(), given.sigma.double()
     free = _eager.unclamped_positions(mu, sigma, None if noise is None else noise.double())

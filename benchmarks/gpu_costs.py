@@ -1,4 +1,4 @@
-"""What the GPU kernels of the readouts have to do at least, and what that would take: predictions, not times.
+"""The least work of the readouts' GPU kernels, and the time that it would take: predictions, not measurements.
 
 ``python -m v1fast.benchmarks.gpu_costs`` prints the tables of docs/gpu.md.
 """
@@ -17,14 +17,14 @@ from .exact_gaussian_readout import ReadoutCase
 
 @dataclass(frozen=True)
 class Device:
-    """Rates a second. None of them was measured by this project."""
+    """Rates per second. None of them was measured by this project."""
 
     name: str
     dram_bytes: float
     cache_bytes: float  # second-level cache
     instructions: float  # of warps, at 70 % of what the schedulers can issue
     atomics: tuple[float, float]  # float32 additions to global memory, a cautious and a hopeful rate
-    launch: float  # seconds a kernel
+    launch: float  # seconds per kernel
 
 
 H100 = Device(
@@ -39,13 +39,13 @@ H100 = Device(
 
 @dataclass(frozen=True)
 class Counts:
-    """Warp instructions for each sample (an image and a neuron) of 64 channels in float32, counted in sm_90's SASS."""
+    """Warp instructions per sample (an image and a neuron) of 64 channels in float32, counted in sm_90's SASS."""
 
     forward: float
     backward: float  # without the gradient of the features
-    scatter: float  # with it, by atomics
-    gather: float = 0  # that gradient by itself, without atomics
-    later: float = 0  # forward, of a level after the first
+    scatter: float  # with that gradient, by atomics
+    gather: float = 0  # that gradient alone, without atomics
+    later: float = 0  # forward pass of a level after the first
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Cost:
     sorted: float = 0  # samples
 
     def bounds(self, device: Device) -> dict[str, tuple[float, float]]:
-        """Seconds that each resource needs: (hopeful, cautious)."""
+        """Return the seconds that each resource needs: (hopeful, cautious)."""
         cautious, hopeful = device.atomics
         same = {
             "arithmetic": self.instructions / device.instructions,
@@ -71,7 +71,7 @@ class Cost:
         return bounds | {"atomics": (self.atomics / hopeful, self.atomics / cautious)}
 
     def seconds(self, device: Device) -> tuple[float, float, str]:
-        """The least time (hopeful, cautious), and which resource it is. Atomics do not overlap with the reads."""
+        """Return the least time (hopeful, cautious) and its resource. Atomics do not overlap with reads."""
         bounds = self.bounds(device)
         atomics = bounds.pop("atomics")
         name = max(bounds, key=lambda key: bounds[key])
@@ -89,7 +89,7 @@ SORTED, SORT_START = 10e9, 40e-6
 
 
 def costs(case: ReadoutCase, counts: Counts) -> dict[str, Cost]:
-    """By pass: forward, backward without d_features (a frozen core), backward with atomics."""
+    """Return costs by pass: forward, backward without d_features (a frozen core), backward with atomics."""
     images, channels, height, width, neurons = case.sizes
     samples, itemsize = images * neurons, 2 if case.dtype == "bfloat16" else 4
     products = samples * channels
@@ -113,16 +113,16 @@ def costs(case: ReadoutCase, counts: Counts) -> dict[str, Cost]:
 
 
 def _maps(case: PooledCase) -> list[float]:
-    """Bytes of each level."""
+    """Return the bytes of each level."""
     images, channels, height, width, _ = case.shape.values()
     sides = [case.pool_kernel**step for step in range(case.pool_steps + 1)]
     return [4.0 * images * channels * (height // side) * (width // side) for side in sides]
 
 
 def pooled_costs(case: PooledCase, counts: Counts) -> dict[str, list[Cost]]:
-    """By pass, stage after stage: poolings, levels, and the gradient of each level added to that of the one before.
+    """Return costs by pass and stage: poolings, levels, and adding the gradient of each level to the level before.
 
-    A coarse level has so many neurons for each pixel that its gradient is gathered, as kernels/_features.py decides.
+    A coarse level has many neurons per pixel. So its gradient is gathered, as kernels/_features.py decides.
     """
     images, channels, _, _, neurons = case.shape.values()
     samples, scale = images * neurons, channels / 64
@@ -133,7 +133,7 @@ def pooled_costs(case: PooledCase, counts: Counts) -> dict[str, list[Cost]]:
         Cost(
             10 * products,
             16 * products,
-            size + weights + (12 if level else 4) * samples,  # what the levels before gave is read and written
+            size + weights + (12 if level else 4) * samples,  # the sum of the levels before is read and written
             0,
             (counts.later if level else counts.forward) * samples * scale,
         )
@@ -162,7 +162,7 @@ def pooled_costs(case: PooledCase, counts: Counts) -> dict[str, list[Cost]]:
 
 
 def eager(samples: int, channels: int) -> dict[str, tuple[float, float]]:
-    """Seconds of ``grid_sample``, product and sum on an H100, by bytes and scattered atomics: (hopeful, cautious)."""
+    """Return seconds of ``grid_sample``, product and sum on an H100, by bytes and atomics: (hopeful, cautious)."""
     products = samples * channels
     forward = (16 * products + 120 * samples) / H100.dram_bytes + 3 * products / (132 * 1.755e9)
     read = (20 * products + 150 * samples) / H100.dram_bytes
@@ -173,7 +173,7 @@ def eager(samples: int, channels: int) -> dict[str, tuple[float, float]]:
 
 
 def eager_pooled(case: PooledCase) -> dict[str, tuple[float, float]]:
-    """As ``eager``, of all levels, and by the bytes of their maps: pooled, zeroed, pooled back, added."""
+    """Like ``eager``, for all levels, by the bytes of their maps: pooled, zeroed, pooled back, added."""
     images, channels, _, _, neurons = case.shape.values()
     chain = eager(images * neurons, channels * (case.pool_steps + 1))
     maps = _maps(case)
@@ -202,7 +202,7 @@ def _row(case: str, name: str, stages: Sequence[Cost], chain: dict[str, tuple[fl
 def rows() -> Iterator[tuple[str, ...]]:
     """Case, pass, GFLOP, MiB from L2, MiB of memory, millions of atomics, prediction, what bounds it, eager."""
     for case in CASES:
-        if case.name == "tiny":  # nothing but the time of a launch
+        if case.name == "tiny":  # launch time only
             continue
         images, channels, _, _, neurons = case.sizes
         chain = eager(images * neurons, channels)
@@ -220,12 +220,12 @@ def rows() -> Iterator[tuple[str, ...]]:
 
 
 def span(low: float, high: float) -> str:
-    """Milliseconds."""
+    """Format milliseconds."""
     return f"{1e3 * low:.2g}" if high < 1.05 * low else f"{1e3 * low:.2g} - {1e3 * high:.2g}"
 
 
-# As compiled by Triton 3.9: instructions of the loop over images, times its warps, over the samples of one turn; of the
-# gather those of its loop over samples, each of which four pixels read.
+# As compiled by Triton 3.9: instructions of the loop over images, times its warps, divided by the samples of one
+# iteration. For the gather: instructions of its loop over samples. Four pixels read each sample.
 GAUSSIAN = Counts(forward=55, backward=81, scatter=106)
 POINTS = Counts(forward=37, backward=44, scatter=70, gather=33, later=40)
 

@@ -1,4 +1,4 @@
-"""What the GPU kernels of the dissimilarity matrices have to do at least, and what that would take: predictions.
+"""The least work of the dissimilarity matrices' GPU kernels, and the time that it would take: predictions.
 
 ``python -m v1fast.benchmarks.gpu_costs_rdm`` prints the table of docs/gpu.md.
 """
@@ -30,7 +30,7 @@ class Pass:
     programs: int
 
     def bounds(self) -> dict[str, float]:
-        """Seconds that each resource needs; a round of programs that leaves multiprocessors idle takes as long."""
+        """Return the seconds that each resource needs. An incomplete round of programs takes as long as a full one."""
         rounds = triton.cdiv(self.programs, MULTIPROCESSORS) * MULTIPROCESSORS / self.programs
         filled = min(self.programs / MULTIPROCESSORS, 1)
         return {
@@ -40,20 +40,20 @@ class Pass:
         }
 
     def seconds(self) -> tuple[float, str]:
-        """The least time, and which resource it is."""
+        """Return the least time and the resource that sets it."""
         bounds = self.bounds()
         name = max(bounds, key=lambda key: bounds[key])
         return bounds[name] + H100.launch, name
 
 
 def standardise(rows: int, columns: int) -> Pass:
-    """A row is read twice, the second time from the cache, and written in two planes of 16 bits."""
+    """A row is read twice, the second time from the cache, and written as two planes of 16 bits."""
     values = rows * columns
     return Pass(0, 12 * values, 8 * values, rows)
 
 
 def multiply(rows: int, columns: int) -> Pass:
-    """Three products of tiles on and above the diagonal, what programs that share one leave, and the whole matrix."""
+    """Three products of tiles on and above the diagonal, slabs of shared tiles, and the whole matrix."""
     shape = rdm.tile_shape(rows, torch.float16, True)
     down = triton.cdiv(rows, shape.side)
     tiles = down * (down + 1) // 2
@@ -65,7 +65,7 @@ def multiply(rows: int, columns: int) -> Pass:
 
 
 def mix(rows: int, columns: int) -> Pass:
-    """Three products of tf32: the gradient, read as it lies and mirrored, with all rows."""
+    """Three products of tf32: the gradient, read as stored and mirrored, times all rows."""
     (height, width, _), _ = rdm_backward.block_shape(torch.float32, True)
     programs = triton.cdiv(rows, height) * triton.cdiv(columns, width)
     read = programs * rows * 4 * (2 * height + width)
@@ -73,13 +73,13 @@ def mix(rows: int, columns: int) -> Pass:
 
 
 def project(rows: int, columns: int) -> Pass:
-    """The gradient of unit rows becomes that of rows: both are read twice, once from memory."""
+    """The gradient of unit rows becomes that of rows. Both are read twice, once from memory."""
     values = rows * columns
     return Pass(0, 20 * values, 12 * values, rows)
 
 
 def eager(rows: int, columns: int) -> float:
-    """Seconds of ``torch.corrcoef``: a full product in float32, its passes over the responses and over the matrix."""
+    """Return seconds of ``torch.corrcoef``: a full product in float32, and passes over responses and matrix."""
     return 2 * rows**2 * columns / FLOAT32_FLOPS + (16 * rows * columns + 32 * rows**2) / H100.dram_bytes
 
 

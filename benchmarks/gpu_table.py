@@ -30,10 +30,10 @@ from v1fast.kernels._specialisations import Specialisation, specialisations  # t
 
 @dataclass(frozen=True)
 class Architecture:
-    """What one block may have."""
+    """The limits of one block on an architecture."""
 
     backend: str
-    name: str | int  # as Triton's targets have it
+    name: str | int  # as in Triton's targets
     warp: int
     shared_bytes: int
 
@@ -53,11 +53,11 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What one form of a kernel takes on one architecture."""
+    """The resources that one form of a kernel uses on one architecture."""
 
-    registers: int  # of a thread
-    shared: int  # bytes of a block
-    spilled: int  # bytes of a thread's local memory
+    registers: int  # per thread
+    shared: int  # bytes per block
+    spilled: int  # bytes of local memory per thread
 
     def __str__(self) -> str:
         return f"{self.registers} / {self.shared} / {self.spilled}"
@@ -67,7 +67,7 @@ Table = dict[str, dict[str, Usage]]  # form -> architecture -> usage
 
 
 def _forms(architecture: Architecture) -> dict[str, Specialisation]:
-    """The forms that a launcher on this architecture asks for: the number of warps follows torch's build."""
+    """Return the forms that a launcher requests on this architecture. The number of warps follows torch's build."""
     with mock.patch.object(torch.version, "hip", "ahead of time" if architecture.backend == "hip" else None):
         return {form.name: form for form in specialisations(has_warpgroups(architecture.target))}
 
@@ -84,7 +84,7 @@ def _nvidia(cubin: bytes, shared: int) -> Usage:
 
 def _amd(assembly: str, shared: int) -> Usage:
     found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", assembly)}
-    # A scalar register may be spilled to a lane of a vector register, which takes no memory: no less a spill.
+    # A scalar register may be spilled to a lane of a vector register. This needs no memory, but counts as a spill.
     registers = found["vgpr_spill_count"] + found["sgpr_spill_count"]
     return Usage(found["vgpr_count"], shared, max(found["private_segment_fixed_size"], 4 * registers))
 
@@ -105,7 +105,7 @@ def _use_cache(folder: str) -> None:
 
 
 def compile_table(architectures: Iterable[str] = ARCHITECTURES) -> Table:
-    """Every form that ships, compiled for the architectures on all cores: 0.3 to 3 s each."""
+    """Compile every form for the architectures, on all cores: 0.3 to 3 s each."""
     names = [form.name for form in specialisations()]
     calls = list(product(names, architectures))
     cores = len(os.sched_getaffinity(0))
@@ -121,7 +121,7 @@ def compile_table(architectures: Iterable[str] = ARCHITECTURES) -> Table:
 
 
 def faults(table: Table) -> list[str]:
-    """What does not fit: spilled registers, more shared memory than a block has."""
+    """List what does not fit: spilled registers, more shared memory than a block has."""
     found = []
     for name, columns in table.items():
         for architecture, taken in columns.items():
@@ -146,7 +146,7 @@ the same version of Triton the numbers have to be these.
 
 
 def write(table: Table) -> str:
-    """The file's text."""
+    """Return the text of the file."""
     columns = list(next(iter(table.values())))
     limits = ", ".join(f"{name} {ARCHITECTURES[name].shared_bytes}" for name in columns)
     lines = [TITLE, "", NOTE.format(version=triton.__version__), f"Shared memory that a block may have: {limits}.", ""]
@@ -156,7 +156,7 @@ def write(table: Table) -> str:
 
 
 def read(text: str) -> tuple[str, Table]:
-    """The version of Triton and the table of a file."""
+    """Return the version of Triton and the table of a file."""
     version = re.search(r"by Triton (\S+),", text)
     if version is None:
         raise ValueError("the table names no version of Triton")
@@ -167,7 +167,7 @@ def read(text: str) -> tuple[str, Table]:
 
 
 def main(path: str) -> None:
-    """Write the table to a file; fail where a kernel does not fit."""
+    """Write the table to a file. Fail if a kernel does not fit."""
     table = compile_table()
     Path(path).write_text(write(table))
     if wrong := faults(table):

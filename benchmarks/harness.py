@@ -1,7 +1,7 @@
 """Error first, then time: the providers of one computation take turns on one case.
 
-A provider is measured only where its error is within the case's bound. In round r the turns start with provider r mod
-P, so that a machine which speeds up or slows down treats all alike.
+A provider is timed only if its error is within the case's bound. In round r the turns start with provider r mod P. So a
+machine whose speed changes treats all providers alike.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .contract import Absent, Case, Provider, Step, Work
 from .memory import peak_of
 from .rows import MEASURED, Memory, Quartiles, Row, Speedup
 
-FINEST_OBSERVATION = 2e-3  # seconds: shorter calls are timed several at once, or the clock itself would show
-MOST_OBSERVATIONS = 8  # of one provider in one turn
-BEATEN = 1.5  # a baseline that takes so many times the fastest one's time, in every phase, takes no further turns
+FINEST_OBSERVATION = 2e-3  # seconds: shorter calls are timed in groups, so the clock's resolution does not matter
+MOST_OBSERVATIONS = 8  # per provider and turn
+BEATEN = 1.5  # a baseline slower than the fastest by this factor in every phase takes no further turns
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Effort:
 
     Attributes:
         rounds: at most; there is always one.
-        seconds: of turns; no further round begins that would probably end later. Preparing is not counted.
+        seconds: for all turns; no round begins that would probably end later. Preparation is not counted.
         turn: seconds of one provider's turn, which ends after the first observation beyond them.
-        lasting: a call of this many seconds needs no warming up: where the first is one it counts as an observation,
-            where the last was none a turn begins with a call that is not counted.
+        lasting: a call of at least this many seconds needs no warm-up. If the first call is that long, it counts as an
+            observation. If the last call was shorter, a turn begins with a call that is not counted.
     """
 
     rounds: int = 50
@@ -66,7 +66,7 @@ class _Entrant:
 
 
 class Contest:
-    """Providers on one case, with one number of threads. ``rows`` may be asked for at any time, also after Ctrl-C."""
+    """Providers on one case, with one number of threads. ``rows`` may be called at any time, also after Ctrl-C."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Contest:
         self.preparing = 0.0  # seconds
 
     def run(self) -> None:
-        """Measures."""
+        """Measure."""
         with _torch_threads(self.threads):
             start = begun = self._spent()
             while self.rounds == 0 or self._worth_another(start, begun):
@@ -104,7 +104,7 @@ class Contest:
                     return
 
     def _retire_slow_baselines(self) -> None:
-        """Speed is quoted against the fastest one, in forward pass and step apart; the others need no better median."""
+        """Drop slow baselines. Speed is quoted against the fastest one per phase; others need no better median."""
         baselines = [e for e in self.entrants if e.provider.baseline and e.status == MEASURED and e.times]
         found = {id(e): (_median(e, "forward"), _median(e, "step")) for e in baselines}
         fastest = [min(times) for times in zip(*found.values(), strict=True)]
@@ -130,7 +130,7 @@ class Contest:
         step, spent = entrant.step, 0.0
         assert step is not None
         if self.rounds > 0 and sum(entrant.times[-1]) < self.effort.lasting:
-            _call(step, self.clock, step.upstream)  # others have had the caches and the memory since
+            _call(step, self.clock, step.upstream)  # others have used the caches and the memory since
         for _ in range(MOST_OBSERVATIONS):
             calls = [_call(step, self.clock, step.upstream)[0] for _ in range(entrant.calls)]
             mean = Times(*(sum(phase) / len(calls) for phase in zip(*calls, strict=True)))
@@ -140,7 +140,7 @@ class Contest:
                 return
 
     def _enter(self, entrant: _Entrant) -> None:
-        """The first call, which gives error and memory; a long one is an observation too."""
+        """Make the first call, which gives error and memory. If it is long, it also counts as an observation."""
         try:
             step = entrant.provider.prepare()
             step.warm_up()
@@ -166,7 +166,7 @@ class Contest:
             entrant.times.append(times)
 
     def rows(self, run: Mapping[str, Any]) -> list[Row]:
-        """What was measured so far; ``run`` is a ``v1fast.doctor.Report`` as a dict."""
+        """Return what was measured so far. ``run`` is a ``v1fast.doctor.Report`` as a dict."""
         found = []
         for entrant in self.entrants:
             if entrant.status != MEASURED:
@@ -225,7 +225,7 @@ def _badness(error: float) -> float:
 
 
 def _median(entrant: _Entrant, phase: str) -> float:
-    """Seconds of the forward pass, or of all of a step."""
+    """Return the median seconds of the forward pass, or of a whole step."""
     return statistics.median(sum(times[: 2 if phase == "forward" else 3]) for times in entrant.times)
 
 

@@ -1,7 +1,7 @@
 """``python -m v1fast.benchmarks.large_rdm``: a dissimilarity matrix larger than memory, written to a file.
 
-By default 100,000 stimuli and 1,000 neurons: 20 GB, minutes. What it takes is put beside the two things that it cannot
-take less than: the products, at the rate of a matrix that fits, and writing as many bytes.
+By default 100,000 stimuli and 1,000 neurons: 20 GB, minutes. Its time is compared with two lower bounds: the products
+at the rate of a matrix that fits into memory, and writing as many bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from v1fast import functional
 from v1fast.rsa import rdm_to_file
 
-WRITTEN = 1 << 30  # bytes of the file that the disk's rate is measured with
-FITTING = 4000  # stimuli of the matrix that the rate of products is measured with
+WRITTEN = 1 << 30  # bytes that are written to measure the disk's rate
+FITTING = 4000  # stimuli of the matrix that measures the rate of products
 
 
 def main() -> None:
-    """Measures, prints, and removes the file."""
+    """Measure, print, and remove the file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the file is written")
     parser.add_argument("--stimuli", type=int, default=100_000)
@@ -68,7 +68,7 @@ def _bytes_per_second(folder: Path) -> float:
 
 
 class _AnonymousMemory:
-    """The most above what there was, looked up every few milliseconds while in the context; Linux."""
+    """The peak of memory above the start, polled every few milliseconds inside the context. Linux only."""
 
     def __init__(self) -> None:
         self.before, self.most, self._done = self._now(), 0, threading.Event()

@@ -1,4 +1,4 @@
-"""The most memory that a call takes beyond what was held before it."""
+"""The peak memory of a call, beyond what was held before it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def peak_of(call: Callable[[], T], device: str) -> tuple[T, int | None]:
 
 
 def populate(count: int) -> None:
-    """Touches this many bytes: a virtual machine's memory comes from its host at the first touch, for milliseconds."""
+    """Touch this many bytes. A virtual machine gets memory from its host at the first touch, in milliseconds."""
     torch.ones(count // 4)
 
 
 def available() -> int | None:
-    """Bytes of memory that this machine can still give to a process, None where unknown."""
+    """Return the bytes that this machine can still give to a process, None where unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -53,7 +53,7 @@ def _reset_high_water_mark() -> bool:
     if sys.platform != "linux":
         return False
     try:
-        # Freed memory that the allocator keeps, or v1fast, would be taken again unseen.
+        # Memory that the allocator or v1fast keeps would be reused unnoticed.
         release_memory()
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # a C library without it
@@ -66,7 +66,7 @@ def _reset_high_water_mark() -> bool:
 
 
 def _status(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
+    """Return a field of /proc/self/status in bytes."""
     for line in (_PROCESS / "status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

@@ -1,9 +1,9 @@
-"""Are the metrics right? On models of known quality: does the interval hold the known value, and how large is the bias.
+"""Evidence for the metrics on models of known quality: the bias, and whether the interval covers the known value.
 
     python -m v1fast.benchmarks.metrics_evidence docs/metrics.md
 
-replaces the tables between the markers of that page (minutes). What is drawn: images with rates that neurons share in
-part, and Poisson responses to repeats of them. The known values are those of endlessly many such images.
+replaces the tables between the markers of that page (minutes). Drawn are images, with rates that neurons partly share,
+and Poisson responses to repeats of them. The known values are the limits for infinitely many such images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 NEURONS, IMAGES, SHARED = 20, 200, 8
 LOG_SPREAD = 0.7  # of lognormal rates
 MEAN_COUNTS = (2.0, 6.0)
-POPULATION = 200_000  # images that stand for endlessly many
+POPULATION = 200_000  # images that stand for infinitely many
 MODELS: dict[str, str] = {
     "true rates": "the rates that the responses are drawn from",
     "shifted": "plus half the mean rate",
@@ -39,14 +39,14 @@ MODELS: dict[str, str] = {
 START, END = "<!-- evidence -->", "<!-- end of evidence -->"
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: known values are kept by setting
+@dataclass(frozen=True, eq=False)  # compared by identity: known values are kept by setting
 class Setting:
     """What all seeds have in common.
 
     Attributes:
-        mixing: [SHARED, N], how the shared causes make up each neuron's drive; of norm 1.
+        mixing: [SHARED, N], weights of the shared causes in each neuron's drive; norm 1.
         mean: [N], mean rates.
-        repeats: fewest and most repeats of an image.
+        repeats: smallest and largest number of repeats of an image.
         heavy: lognormal rates rather than uniform ones.
     """
 
@@ -72,7 +72,7 @@ class Setting:
 
 
 def setting(repeats: tuple[int, int], heavy: bool = False) -> Setting:
-    """The same neurons for every seed."""
+    """Return the setting, with the same neurons for every seed."""
     draw = np.random.default_rng(2024)
     mixing = draw.normal(size=(SHARED, NEURONS))
     mixing /= np.linalg.norm(mixing, axis=0)
@@ -80,7 +80,7 @@ def setting(repeats: tuple[int, int], heavy: bool = False) -> Setting:
 
 
 def session(made: Setting, model: str, seed: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Responses and predictions [T, N], image of each trial [T]."""
+    """Return responses and predictions [T, N] and the image of each trial [T]."""
     draw = np.random.default_rng(seed)
     rates = made.rates(IMAGES, draw)
     counts = draw.integers(made.repeats[0], made.repeats[1] + 1, IMAGES)
@@ -91,7 +91,7 @@ def session(made: Setting, model: str, seed: int) -> tuple[Floats, Floats, NDArr
 
 @lru_cache
 def known(made: Setting, model: str) -> dict[str, float]:
-    """What each metric, a mean over neurons, comes to with endlessly many images and as many repeats of each."""
+    """Return the limit of each metric, averaged over neurons, for infinitely many images and these repeats."""
     draw = np.random.default_rng(7)
     rates = made.rates(POPULATION, draw)
     p = made.predictions(rates, model, draw)
@@ -101,7 +101,7 @@ def known(made: Setting, model: str) -> dict[str, float]:
     inverse, others = (1 / n).mean(), (n / (n - 1)).mean() / n.mean()
     single = cov / np.sqrt((signal + noise) * p.var(0))
     jackknife = signal / np.sqrt((signal + noise) * (signal + noise * others))
-    # Of a Poisson count, E[r log p] = rate log p; what D and its null have in common is drawn.
+    # For a Poisson count, E[r log p] = rate log p. The common part of D and its null is drawn.
     counts = draw.poisson(rates).astype(np.float64)
     saturated = (counts * np.log(np.maximum(counts, 1)) - counts).mean(0)
     model_likelihood, null = (rates * np.log(p) - p).mean(0), mean * np.log(mean) - mean
@@ -121,7 +121,7 @@ def known(made: Setting, model: str) -> dict[str, float]:
 
 
 def ideal_oracle(made: Setting) -> float:
-    """Single-trial correlation of the true rates: what the oracles estimate."""
+    """Return the single-trial correlation of the true rates, which the oracles estimate."""
     return known(made, "true rates")["single_trial_correlation"]
 
 
@@ -146,7 +146,7 @@ OF_RESPONSES: Mapping[str, Metric] = {
 
 
 def estimate(name: str, made: Setting, model: str, seed: int, resamples: int = 1000) -> tuple[float, metrics.Interval]:
-    """The metric and its interval in one session."""
+    """Return the metric and its interval in one session."""
     responses, predictions, ids = session(made, model, seed)
     options = {"bootstrap": metrics.Bootstrap(resamples=resamples, seed=seed)}
     if name in OF_RESPONSES:
@@ -159,9 +159,9 @@ def estimate(name: str, made: Setting, model: str, seed: int, resamples: int = 1
 
 
 def peer(name: str, made: Setting, model: str, seed: int) -> float | None:
-    """The same by the definition of neuralpredictors, where that is another: on unequal repeats, and in torch."""
+    """Return neuralpredictors' value where its definition differs: with unequal repeats, and in torch."""
     responses, predictions, ids = session(made, model, seed)
-    if name == "single_trial_correlation":  # its torch function divides by n - 1 in one place and n in the other
+    if name == "single_trial_correlation":  # its torch function divides by n - 1 in one expression and by n in another
         return metrics.single_trial_correlation(responses, predictions).mean * (len(ids) - 1) / len(ids)
     if name == "explainable_variance":
         return metrics.explainable_variance(responses, ids, weighting="neuralpredictors").mean
@@ -184,7 +184,7 @@ class Evidence:
 
 
 def judge(name: str, made: Setting, model: str, seeds: int) -> Evidence:
-    """Bias and coverage."""
+    """Measure bias and coverage."""
     truth = known(made, model)[name]
     found = [estimate(name, made, model, seed) for seed in range(seeds)]
     values = np.array([value for value, _ in found])
@@ -195,13 +195,13 @@ def judge(name: str, made: Setting, model: str, seeds: int) -> Evidence:
 
 
 def cases(made: Setting) -> Iterator[tuple[str, str]]:
-    """Metric and model; of heavy tails, which are there as a warning, fewer."""
+    """Yield metric and model. Heavy tails serve as a warning and have fewer cases."""
     models = ("true rates", "scaled") if made.heavy else tuple(MODELS)
     for name in OF_RESPONSES:
         yield name, "-"
     for name in OF_MODELS:
         for model in models:
-            # A shift or a factor changes no correlation.
+            # A shift or a factor does not change a correlation.
             if model not in ("shifted", "scaled") or name not in INVARIANT:
                 yield name, model
 
@@ -214,7 +214,7 @@ SETTINGS = {
 
 
 def table(made: Setting, seeds: int) -> Iterator[str]:
-    """Lines of one table."""
+    """Yield the lines of one table."""
     yield "| metric | model | known | mean estimate | bias | held of 100 | neuralpredictors |"
     yield "|---|---|---|---|---|---|---|"
     for name, model in cases(made):

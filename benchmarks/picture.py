@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 LIGHT_BLUE = "#9ecae1"
 MARKERS = {"compile": "^", "neuralpredictors": "s", "openretina": "D"}
-UPPER, LOWER, THICK = -0.19, 0.19, 0.36  # the two bars of a case, in lines
+UPPER, LOWER, THICK = -0.19, 0.19, 0.36  # the two bars of a case, in units of lines
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Writes the picture as PNG."""
+    """Write the picture as PNG."""
     image = io.BytesIO()
     draw(rows).savefig(image, format="png")
     _files.replace(path, image.getvalue())
@@ -30,7 +30,7 @@ def save(rows: Sequence[Row], path: Path) -> None:
 
 @plots._styled
 def draw(rows: Sequence[Row]) -> Figure:
-    """Error, speed and fraction of the limit, by case: one thread or the GPU, noise drawn in each call."""
+    """Draw error, speed and fraction of the limit, by case: one thread or the GPU, noise drawn in each call."""
     from matplotlib.figure import Figure
 
     first = [row for row in rows if row.measured and row.threads in (1, None) and row.noise != "given"]

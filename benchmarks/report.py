@@ -10,12 +10,12 @@ from .rows import Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-TABLE_WIDTH = 132  # columns, where the output has no width of its own
+TABLE_WIDTH = 132  # columns, if the output has no width of its own
 OURS = "v1fast"
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
-    """One line for each provider of a case; of the baselines only the better one, given noise only for v1fast."""
+    """Make one line per provider and case. Only the better baseline is shown, and given noise only for v1fast."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -34,7 +34,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
 
 
 def footnotes(rows: Sequence[Row]) -> Iterator[str]:
-    """What the table does not say: the machine, how to read the columns, and who did not take part."""
+    """Yield what the table does not say: the machine, how to read the columns, and which providers are missing."""
     run = rows[0].run
     yield machine(run)
     yield (
@@ -55,7 +55,7 @@ def _lone_baselines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def machine(run: Mapping[str, Any]) -> str:
-    """The processor, its ceilings, and the kernels."""
+    """Describe the processor, its ceilings, and the kernels."""
     facts, versions = run["machine"], run["versions"]
     parts = [f"{facts['cpu']} ({facts['isa']})" if facts else run["system"]["architecture"]]
     for ceiling in run["ceilings"][:1]:
@@ -68,7 +68,7 @@ def machine(run: Mapping[str, Any]) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    """The cells of one case's lines."""
+    """Yield the cells of one case's lines."""
     first = [row for row in rows if row.measured and row.threads in (1, None)]
     second = {(row.provider, row.noise): row for row in rows if row.measured and row.threads == 2}
     chosen = [row for row in first if shown(row, first)]
@@ -80,7 +80,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 
 
 def shown(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a row is in the table, given all of its case: of the baselines the better one alone, and so on."""
+    """Whether a row is in the table, given all rows of its case. For example, only the better baseline is shown."""
     if row.noise == "given":
         return row.provider == OURS
     rivals = [_total(other) for other in rows if other.baseline and other.noise == row.noise]
@@ -96,7 +96,7 @@ def _label(row: Row) -> str:
 
 
 def shape(row: Row) -> str:
-    """The sizes, such as 3x8x5."""
+    """Format the sizes, such as 3x8x5."""
     return "x".join(str(size) for size in row.shape.values())
 
 

@@ -1,4 +1,4 @@
-"""The row format of all benchmarks: one line of JSON for each provider, case and number of threads."""
+"""The row format of all benchmarks: one line of JSON per provider, case and number of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURED = "measured"
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Median and quartiles of one phase's observations, milliseconds a call."""
+    """Median and quartiles of one phase's observations, in milliseconds per call."""
 
     q1: float
     median: float
@@ -25,13 +25,13 @@ class Quartiles:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Quartiles:
-        """Quartiles of observations in seconds."""
+        """Compute the quartiles of observations in seconds."""
         return cls(*(1e3 * float(value) for value in np.quantile(list(seconds), (0.25, 0.5, 0.75))))
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as the better baseline; below 1 where slower."""
+    """Speed relative to the better baseline; below 1 if slower."""
 
     times: float
     against: str
@@ -39,7 +39,7 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one call takes: its results (output and gradients), and the peak of all that comes and goes beside."""
+    """Memory of one call in bytes: its results (output and gradients), and the peak of temporary memory."""
 
     results: int
     extra: int
@@ -98,11 +98,11 @@ class Row:
         return self.status == MEASURED
 
     def to_json(self) -> str:
-        """The row as one line."""
+        """Return the row as one line."""
         return json.dumps(asdict(self), allow_nan=False)
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Replaces ``path`` at once by these rows, one a line."""
+    """Replace ``path`` atomically by these rows, one per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _files.replace(path, "".join(row.to_json() + "\n" for row in rows).encode())

@@ -40,10 +40,10 @@ def main(
     quick: bool = False,
     full: bool = False,
 ) -> list[rows.Row]:
-    """Measures, prints the table, and writes ``rows.jsonl`` and ``speed.png``; Ctrl-C keeps what was measured.
+    """Measure, print the table, and write ``rows.jsonl`` and ``speed.png``. Ctrl-C keeps what was measured.
 
     Args:
-        out: folder, made where missing; the files of an earlier run are replaced.
+        out: folder, created if missing; the files of an earlier run are replaced.
         cases: names from ``CASE_NAMES``; none: all, or a few with ``quick``.
         providers: names from ``PROVIDER_NAMES``, for every case; none: a choice that takes a few minutes.
         device: "cpu" or "cuda".
@@ -105,7 +105,7 @@ def _effort(case: Case, threads: int | None, quick: bool, full: bool) -> Effort:
 def _contests(
     case: Case, chosen: Sequence[str], device: str, quick: bool, full: bool, say: Callable[[str], None]
 ) -> Iterator[Contest]:
-    """On the CPU one with one thread, in CPU time, and one with two, in elapsed time."""
+    """Yield the contests. On the CPU: one thread in CPU time, and two threads in elapsed time."""
     on_cpu: list[tuple[Clock, int | None]] = [(CpuClock(), 1), (WallClock(), 2)]
     bench = BENCH_OF[case.name]
     settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(CudaClock(), None)]
@@ -140,7 +140,7 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def _progress(console: Console, cases: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """What to call with a text, and after each case."""
+    """Yield two functions: one to call with a text, one to call after each case."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,7 +1,7 @@
-"""Is the baseline as fast as the published layer? Not a part of the test suite: ``make bench-baselines``.
+"""Is the baseline as fast as the published layer? Not part of the test suite: ``make bench-baselines``.
 
-A ratio to a slow baseline says nothing. Of each readout the fastest expression of torch's own operations is held
-against neuralpredictors' class, in one run.
+A ratio to a slow baseline means nothing. For each readout, the fastest expression of torch's own operations is compared
+with neuralpredictors' class in one run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .clocks import CpuClock
 from .contract import Case
 from .harness import Contest, Effort
 
-SLOWER = 1.1  # times the published layer's time, for the noise of a shared machine
+SLOWER = 1.1  # largest ratio to the published layer's time, allowing for the noise of a shared machine
 CASES = [(bench_gaussian_readout, "lurz"), (bench_pooled_readout, "pooled"), (bench_pooled_readout, "macaque")]
 
 

@@ -1,4 +1,4 @@
-"""v1fast alone, by pytest-benchmark: to see what a change does, before and after.
+"""v1fast alone, with pytest-benchmark: compare times before and after a change.
 
 pytest benchmarks --benchmark-autosave      on the old code
 pytest benchmarks --benchmark-compare       on the new
@@ -14,7 +14,7 @@ import torch
 
 from v1fast._source_tree import import_package
 
-import_package("benchmarks")  # for a source tree that nothing has installed
+import_package("benchmarks")  # for a source tree that is not installed
 bench = importlib.import_module("v1fast.benchmarks.bench_gaussian_readout")
 
 

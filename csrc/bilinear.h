@@ -1,4 +1,4 @@
-// Bilinear interpolation in an image stored as [H, W, C] rows, with zeros outside: what all kernels agree on.
+// Bilinear interpolation in an image stored as [H, W, C] rows, with zeros outside: the conventions of all kernels.
 #pragma once
 
 #include "philox.h"
@@ -15,21 +15,21 @@ struct PixelMap {
         : scale(align_corners ? T(size - 1) / 2 : T(size) / 2), offset(align_corners ? T(0) : T(-0.5)) {}
 };
 
-// The cell of a pixel coordinate: its lower corner, or -2 where neither corner lies in [0, size), NaN and infinities
-// included. No conversion to an integer is made of a value that has none.
+// The cell of a pixel coordinate: its lower corner, or -2 where neither corner lies in [0, size). NaN and infinities
+// also give -2. Only values that fit an integer are converted to one.
 template <class T>
 V1FAST_HD int32_t lower_corner(T floor_of_pixel, int64_t size) {
     return floor_of_pixel >= T(-1) && floor_of_pixel < T(size) ? static_cast<int32_t>(floor_of_pixel) : -2;
 }
 
-// The four corners (y0 x0, y0 x1, y1 x0, y1 x1) of a cell as rows of C values. A corner outside the image is another
-// row, of zeros to read; it is never a product with zero: a NaN elsewhere in the map must not reach this sample.
+// The four corners (y0 x0, y0 x1, y1 x0, y1 x1) of a cell as rows of C values. A corner outside the image reads a
+// separate row of zeros. It is never a product with zero: a NaN elsewhere in the map must not reach this sample.
 template <class T>
 struct Corners {
     T* row[4];
     bool inside[4];
 
-    // A cell that lies inside as a whole, from its first corner.
+    // A cell that lies entirely inside, from its first corner.
     V1FAST_HD Corners(T* first, int64_t C, int64_t W)
         : row{first, first + C, first + W * C, first + W * C + C}, inside{true, true, true, true} {}
 

@@ -10,7 +10,7 @@
 
 namespace v1fast {
 
-// The kernel, whose want of memory is an error like that of torch's own ops: a RuntimeError in Python.
+// The kernel. If memory runs out, it throws as torch's own ops do: a RuntimeError in Python.
 template <auto kKernel>
 struct Boxed;
 

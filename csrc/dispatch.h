@@ -6,7 +6,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-// Runs the body with scalar_t as the C++ type of a floating dtype; any other dtype throws, naming `name`.
+// Runs the body with scalar_t as the C++ type of a floating dtype. Any other dtype throws an error that names `name`.
 #define V1FAST_DISPATCH_FLOATING(dtype, name, ...)                                                                     \
     THO_DISPATCH_SWITCH(dtype, name,                                                                                   \
                         THO_DISPATCH_CASE(torch::headeronly::ScalarType::Float, __VA_ARGS__)                           \

@@ -1,9 +1,9 @@
 // Standard normals from a counter: Philox4x32-10 (Salmon et al. 2011) and Box-Muller, for host and device code.
 //
-// The bits of the result are part of the library's contract: every kernel makes the same ones. So every sum below is
-// one fused multiply-add and no product feeds a plain addition, which leaves a compiler nothing to contract, and the
-// square root is the correctly rounded one. Largest error of a normal against exact arithmetic: 6.8e-7 in 10^8
-// draws, where the normals themselves reach 5.8.
+// The bits of the result are part of the library's contract: every kernel computes the same ones. So every sum below is
+// one fused multiply-add, and no product feeds a plain addition. There is nothing for a compiler to contract. The
+// square root is correctly rounded. Largest error of a normal against exact arithmetic: 6.8e-7 in 10^8 draws; the
+// normals themselves reach 5.8.
 #pragma once
 
 #include <cmath>
@@ -71,7 +71,8 @@ V1FAST_HD float box_muller_radius(uint32_t word) {
 }
 
 // Two independent standard normals from two words: r cos(2 pi u2) and r sin(2 pi u2), u2 = (second >> 8) / 2^24.
-// The angle is a quarter turn q plus t quarter turns, |t| <= 1/2: exact in integers, so no range reduction error.
+// The angle is a quarter turn q plus t quarter turns, |t| <= 1/2. This is exact in integers, so range reduction has no
+// error.
 V1FAST_HD void normal_pair(uint32_t first, uint32_t second, float& x, float& y) {
     const float radius = box_muller_radius(first);
     const int32_t k = static_cast<int32_t>(second >> 8);

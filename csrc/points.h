@@ -7,7 +7,7 @@
 
 namespace v1fast {
 
-// Positions [N, 2], or [B, N, 2] for each image.
+// Positions [N, 2], or [B, N, 2] with separate positions for each image.
 inline ReadoutSizes check_points(const Tensor& features, const Tensor& grid, const OptionalTensor& shift) {
     STD_TORCH_CHECK(features.dim() == 4 && (grid.dim() == 2 || grid.dim() == 3),
                     "want features [B, C, H, W] and grid [N, 2] or [B, N, 2]");
@@ -23,7 +23,7 @@ inline ReadoutSizes check_points(const Tensor& features, const Tensor& grid, con
 }
 
 inline void check_poolings(const ReadoutSizes& s, int64_t kernel, int64_t steps) {
-    constexpr int64_t kMost = 1024; // with a kernel of 1, any number would leave something
+    constexpr int64_t kMost = 1024; // a kernel of 1 never shrinks the map, so any number would pass
     STD_TORCH_CHECK(kernel >= 1 && steps >= 0 && steps <= kMost, "pool_kernel, pool_steps: want at least 1, 0 .. ",
                     kMost);
     int64_t least = std::min(s.H, s.W);

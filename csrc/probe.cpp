@@ -1,5 +1,5 @@
-// v1fast._probe: what this machine is, and how fast it can multiply, read and update. The rates are ceilings: a
-// kernel's own rate means little until it stands beside them.
+// v1fast._probe: what this machine is, and how fast it can multiply, read and update. The rates are ceilings. A
+// kernel's own rate only means something in comparison with them.
 
 #include <pybind11/pybind11.h>
 #include <sched.h>
@@ -35,17 +35,17 @@ struct Work {
 };
 
 #if defined(__aarch64__)
-constexpr int kChains = 24; // of 32 registers; some cores start 4 multiply-adds a clock, which last 4
+constexpr int kChains = 24; // of 32 registers; some cores start 4 multiply-adds per cycle, with a latency of 4
 #else
-constexpr int kChains = 12; // 2 multiply-adds a clock, which last 4 or 5; with the 2 constants in 16 registers
+constexpr int kChains = 12; // 2 multiply-adds per cycle, with a latency of 4 or 5; with the 2 constants in 16 registers
 #endif
-constexpr int kStreams = 8;            // 2 loads a clock, each into an addition that lasts 3 or 4
+constexpr int kStreams = 8;            // 2 loads per cycle, each into an addition with a latency of 3 or 4
 constexpr int64_t kBlock = 1024;       // floats; a multiple of every vector width times kStreams
 constexpr int64_t kHugePage = 2 << 20; // bytes
-// Volatile, or the loops would be simplified by what is known of their constants.
+// Volatile, because the compiler would otherwise simplify the loops from the constants' values.
 volatile float opaque_zero = 0, opaque_half = 0.5F;
 
-// The bodies are inlined into one function per instruction set, whose target attribute decides how a vector is held.
+// The bodies are inlined into one function per instruction set. Its target attribute decides how a vector is held.
 #define V1FAST_INLINE inline __attribute__((always_inline))
 
 template <int bytes>
@@ -53,13 +53,13 @@ struct Vector {
     typedef float type __attribute__((vector_size(bytes), may_alias));
 };
 
-/// The same pointer, of which the compiler knows nothing any more: so every pass loads and stores anew.
+/// Returns the same pointer, but hides it from the compiler. So every pass loads and stores again.
 V1FAST_INLINE float* forget(float* data) {
     asm volatile("" : "+r"(data));
     return data;
 }
 
-/// A use of the result that the compiler cannot see through: so what led to it is computed.
+/// Uses the result in a way that the compiler cannot see. So it has to be computed.
 V1FAST_INLINE void keep(float result) { asm volatile("" : : "m"(result)); }
 
 template <class V, int n>
@@ -78,7 +78,7 @@ V1FAST_INLINE void multiply_add(const Work& work) {
     const float factor = opaque_half, addend = opaque_half;
     V values[kChains];
     for (int i = 0; i < kChains; ++i)
-        values[i] = V{} + static_cast<float>(i); // all different, or the compiler would compute one chain for all
+        values[i] = V{} + static_cast<float>(i); // all different: the compiler would compute equal chains only once
     for (int64_t pass = 0; pass < work.passes; ++pass)
         for (int i = 0; i < kChains; ++i)
             values[i] = values[i] * factor + addend;
@@ -154,7 +154,7 @@ struct Cache {
 
 struct Machine {
     std::string cpu;
-    int cores; // logical ones that this process may use
+    int cores; // logical cores that this process may use
     Cache l1, l2, l3;
 };
 
@@ -173,8 +173,8 @@ int count_cores(const std::string& mask) {
     return std::max(cores, 1);
 }
 
-/// The data or unified cache of a level as Linux describes it, else as the C library does. Linux comes first: it gives
-/// the L3 of one core complex, where glibc on AMD gives the sum over all.
+/// The data or unified cache of a level, from Linux or else from the C library. Linux comes first: it gives the L3 of
+/// one core complex. On AMD, glibc gives the sum of all of them.
 Cache find_cache(int level, int sysconf_name) {
     for (int index = 0; index < 8; ++index) {
         const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
@@ -196,7 +196,7 @@ std::string cpu_name() {
     return "unknown";
 }
 
-/// Not hardware_concurrency, which forgets the process's affinity where glibc is older than 2.35.
+/// Not hardware_concurrency: it ignores the process's affinity where glibc is older than 2.35.
 int usable_cores() {
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
@@ -223,7 +223,8 @@ WorkingSets choose_working_sets(const Machine& machine, int threads) {
         sets.l1 = whole_blocks(l1 / 2);
     if (l2)
         sets.l2 = whole_blocks(l2 / 2);
-    // A quarter of the L3: a virtual machine's neighbours use it too. Below twice the L2 it would time the L2.
+    // A quarter of the L3, because other virtual machines may share it; but at least twice the L2, because a smaller
+    // set would measure the L2.
     if (l3 >= 2 * l2 && l3)
         sets.l3 = whole_blocks(std::max(2 * l2, l3 / 4));
     const int64_t beyond_caches = std::max(4 * std::max({l1, l2, l3}), (int64_t{64} << 20) / threads);
@@ -235,14 +236,14 @@ using Clock = std::chrono::steady_clock;
 
 struct Effort {
     int repeats;
-    double seconds; // that one repeat takes at least, on one thread
+    double seconds; // minimum for one repeat on one thread
 };
 
 struct Rate {
     double best, median;
 };
 
-/// Seconds from the first start to the last end of `work(thread)` on all threads at once; one figure per repeat.
+/// Seconds from the first start to the last end of `work(thread)` on all threads at once, one number per repeat.
 template <class Function>
 std::vector<double> time_together(int threads, int repeats, const Function& work) {
     std::vector<Clock::time_point> starts(size_t(threads) * repeats), ends(starts.size());
@@ -261,7 +262,7 @@ std::vector<double> time_together(int threads, int repeats, const Function& work
         try {
             for (int thread = 1; thread < threads; ++thread)
                 others.emplace_back(run, thread);
-        } catch (...) { // no more threads to be had: those that run must not wait for the missing ones for ever
+        } catch (...) { // no more threads available: the running ones must not wait forever for the others
             for (int missing = static_cast<int>(others.size()); missing < threads; ++missing)
                 together.arrive_and_drop();
             throw;
@@ -277,7 +278,7 @@ std::vector<double> time_together(int threads, int repeats, const Function& work
     return seconds;
 }
 
-/// 1e9 units per second of `work`, one of whose passes on one thread does `units`.
+/// 1e9 units per second of `work`. One pass of it on one thread does `units`.
 Rate measure(const Isa& isa, const std::vector<Work>& work, double units, Effort effort) {
     const auto run = [&](int64_t passes) {
         return [&, passes](int thread) {
@@ -297,13 +298,13 @@ Rate measure(const Isa& isa, const std::vector<Work>& work, double units, Effort
 
 using Buffer = std::unique_ptr<float[], decltype(&std::free)>;
 
-/// Memory in huge pages where the system gives them: small ones would add the cost of address translation.
+/// Memory in huge pages where the system provides them. Small pages would add the cost of address translation.
 Buffer allocate(int64_t bytes) {
     const int64_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     auto* data = static_cast<float*>(std::aligned_alloc(kHugePage, rounded));
     if (!data)
         throw std::bad_alloc();
-    madvise(data, rounded, MADV_HUGEPAGE); // advice: where it is refused, small pages do
+    madvise(data, rounded, MADV_HUGEPAGE); // only advice: if it is refused, small pages are used
     return {data, &std::free};
 }
 
@@ -324,7 +325,7 @@ Ceilings measure_all(const Machine& machine, int threads, Effort effort) {
     std::vector<Buffer> buffers;
     for (int thread = 0; thread < threads; ++thread)
         buffers.push_back(allocate(largest));
-    // Each thread writes its own first, so that the pages lie in its own node's memory.
+    // Each thread writes its own part first, so the pages lie in the memory of its own node.
     time_together(threads, 1, [&](int thread) { std::fill_n(buffers[thread].get(), largest / 4, 1.0F); });
 
     const auto rate = [&](Kind kind, int64_t bytes, double units) {

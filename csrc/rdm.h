@@ -1,5 +1,5 @@
-// What a kernel of the dissimilarity matrices may rely on. The meaning of the shapes is checked in v1fast/ops; this is
-// memory safety: whoever calls the op directly gets an error, not a read outside a tensor.
+// What a kernel of the dissimilarity matrices may rely on. v1fast/ops checks the meaning of the shapes. The checks here
+// are for memory safety: a direct call of the op gets an error, not a read outside a tensor.
 #pragma once
 
 #include "sizes.h"
@@ -19,7 +19,7 @@ inline RdmSizes check_rdm(const Tensor& x, const OptionalTensor& y, const std::s
     const RdmSizes s{x.size(0), x.size(1), y ? y->size(1) : x.size(1), x.size(2)};
     STD_TORCH_CHECK(s.K >= 1 && (!y || (y->size(0) == s.B && y->size(2) == s.K)),
                     "rdm: want x and y with the same batch and at least one column");
-    // Their product, the number of pairs, then is one of 64 bits.
+    // Then their product, the number of pairs, fits 64 bits.
     STD_TORCH_CHECK(s.S <= INT32_MAX && s.T <= INT32_MAX, "rdm: want less than 2^31 rows");
     check_floating(x, "x");
     if (y)
@@ -31,7 +31,7 @@ inline RdmSizes check_rdm(const Tensor& x, const OptionalTensor& y, const std::s
     return s;
 }
 
-// As check_rdm, for one set of rows or, for distances, two whose rows are paired.
+// Like check_rdm, for one set of rows or, for distances, for two paired sets.
 inline RdmSizes check_paired(const Tensor& x, const OptionalTensor& y, const std::string& method,
                              const std::string& accuracy) {
     const RdmSizes s = check_rdm(x, y, method, accuracy);
@@ -48,7 +48,7 @@ inline torch::headeronly::ScalarType rdm_type(const Tensor& x, const OptionalTen
     return wide ? ScalarType::Double : ScalarType::Float;
 }
 
-// The matrix and its gradient, of these sizes; method distance does without the matrix.
+// The matrix and its gradient, of these sizes. Method distance does not need the matrix.
 inline void check_matrix(const Tensor& grad, const OptionalTensor& matrix, const Tensor& x, const OptionalTensor& y,
                          const std::string& method, std::initializer_list<int64_t> sizes) {
     const auto check = [&](const Tensor& tensor, const char* name) {
@@ -61,7 +61,7 @@ inline void check_matrix(const Tensor& grad, const OptionalTensor& matrix, const
         check(*matrix, "matrix");
 }
 
-// `out`, which is contiguous, must not lie between the first and the last byte of what is read.
+// `out`, which is contiguous, must not overlap the range from the first to the last byte of an input.
 inline void check_apart(const Tensor& out, const OptionalTensor& read, const char* name) {
     if (!read || out.numel() == 0 || read->numel() == 0)
         return;

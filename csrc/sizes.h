@@ -1,5 +1,5 @@
-// Sizes of a readout's operands, and the check of one operand against them. The meaning of the shapes is checked in
-// v1fast/ops; this is memory safety: whoever calls an op directly gets an error, not a read outside a tensor.
+// Sizes of a readout's operands, and the check of one operand against them. v1fast/ops checks the meaning of the
+// shapes. The checks here are for memory safety: a direct call of an op gets an error, not a read outside a tensor.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -28,8 +28,8 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> wan
     STD_TORCH_CHECK(same, name, ": sizes do not fit the other operands");
 }
 
-// A tensor that repeats its elements may have any number of them: this many are more than any memory holds, and so few
-// that sizes of several such, in bytes, can be added.
+// A tensor with repeated elements may have any size. This limit is larger than any memory, and small enough that the
+// sizes in bytes of several such tensors can be added.
 inline constexpr int64_t kMostElements = int64_t(1) << 48;
 
 inline void check_count(std::initializer_list<int64_t> sizes, const char* name) {
@@ -53,7 +53,7 @@ inline void check_floating(const Tensor& tensor, const char* name) {
     STD_TORCH_CHECK(is_floating(tensor), name, ": want one of float64, float32, bfloat16, float16");
 }
 
-// Of these sizes, and of a dtype that the kernels read.
+// Checks for these sizes and for a dtype that the kernels read.
 inline void check_floats(const OptionalTensor& tensor, std::initializer_list<int64_t> want, const char* name) {
     if (!tensor)
         return;
@@ -77,7 +77,7 @@ inline void check_mask(const std::vector<bool>& output_mask, size_t gradients) {
     STD_TORCH_CHECK(output_mask.size() == gradients, "output_mask: want ", gradients, " entries");
 }
 
-// Pixels, with a border of one, and neurons are counted in 32 bits. Kernels divide by C.
+// Pixels (with a border of one) and neurons are counted in 32 bits. Kernels divide by C.
 inline void check_maps(const Tensor& features, const ReadoutSizes& s) {
     STD_TORCH_CHECK(s.C >= 1 && s.H >= 1 && s.W >= 1, "features: want [B, C, H, W] with C, H, W >= 1");
     STD_TORCH_CHECK(s.N <= INT32_MAX && s.H < INT32_MAX && s.W < INT32_MAX && (s.H + 1) * (s.W + 1) < INT32_MAX,

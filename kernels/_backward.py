@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The backward pass of every readout of points.
 
-A program holds the sums of some neurons, for some channels, and loops over images as the forward pass does. What it
-sums goes to slabs of partial sums, which a second kernel adds in a fixed order: no atomics, the same bits every time.
-Each level of a pyramid is a launch with slabs of its own; the sums are over all of them. Only d_features is scattered,
-with relaxed float32 atomics, unless ``_features`` gathers it.
+A program holds the sums of some neurons for some channels, and loops over images as the forward pass does. It writes
+its partial sums to slabs. A second kernel adds the slabs in a fixed order, so the bits are the same every time and no
+atomics are needed. Each level of a pyramid is a launch with its own slabs; the sums run over all levels. Only
+d_features is scattered, with relaxed float32 atomics, unless ``_features`` gathers it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def _quarters(tile, BN: tl.constexpr, BC: tl.constexpr):
 
 @triton.jit
 def _dot(corner, w, BN: tl.constexpr, BC: tl.constexpr):
-    """[BN, BC / 4]: sums over four channels, w in quarters; what is left of the sum waits until all images are read."""
+    """[BN, BC / 4]: sums over four channels, with w in quarters. The remaining sum waits until all images are read."""
     c0, c1, c2, c3 = _quarters(corner, BN, BC)
     return tl.fma(c3, w[3], tl.fma(c2, w[2], tl.fma(c1, w[1], c0 * w[0])))
 
 
 @triton.jit
 def _pixel_gradient(f00, f01, f10, f11, w, a_x, a_y, g, BN: tl.constexpr, BC: tl.constexpr):
-    """Gradients of the pixel coordinates (x, y), [BN, BC / 4]: shares of four channels each."""
+    """Gradients of the pixel coordinates (x, y), [BN, BC / 4]: each entry sums four channels."""
     d00, d01, d10, d11 = _dot(f00, w, BN, BC), _dot(f01, w, BN, BC), _dot(f10, w, BN, BC), _dot(f11, w, BN, BC)
     x = tl.fma(d11 - d10, (g * a_y)[:, None], (d01 - d00) * (g * (1 - a_y))[:, None])
     y = tl.fma(d11 - d01, (g * a_x)[:, None], (d10 - d00) * (g * (1 - a_x))[:, None])
@@ -75,14 +75,14 @@ def _scatter(near, w, gw00, gw01, gw10, gw11, bits, has_c, pixel, row):
 
 @triton.jit
 def _store_pair(pairs, at, x, y, mask):
-    """(x, y) to pairs ``at``."""
+    """Store (x, y) at ``pairs[at]``."""
     tl.store(pairs + at * 2, x.to(pairs.dtype.element_ty), mask=mask)
     tl.store(pairs + at * 2 + 1, y.to(pairs.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _store_covariance(d_sigma, at, xx, xy, yx, yy, mask, SIGMA: tl.constexpr):
-    """The gradients that sigma has columns for."""
+    """Store the gradients of those entries that sigma has columns for."""
     dtype: tl.constexpr = d_sigma.dtype.element_ty
     if SIGMA == 1:
         tl.store(d_sigma + at, (xx + yy).to(dtype), mask=mask)
@@ -96,12 +96,12 @@ def _store_covariance(d_sigma, at, xx, xy, yx, yy, mask, SIGMA: tl.constexpr):
 
 @jit
 def backward_kernel(
-    d_features,  # rows, added to; None: not wanted
-    d_weight,  # [splits, N, C], rows LEVELS * C apart; None: not wanted
-    d_mu,  # [splits * chunks, N, 2]; PER_IMAGE: [chunks, B, N, 2]; None: not wanted
-    d_sigma,  # [splits * chunks, N, SIGMA]; None: not wanted
-    d_shift,  # [blocks * chunks, B, 2]; None: not wanted
-    grad,  # [B, N]; None: weight has a row for each sample, [B, N, C], and nothing is summed over channels
+    d_features,  # rows, added to; None: not needed
+    d_weight,  # [splits, N, C], rows LEVELS * C apart; None: not needed
+    d_mu,  # [splits * chunks, N, 2]; PER_IMAGE: [chunks, B, N, 2]; None: not needed
+    d_sigma,  # [splits * chunks, N, SIGMA]; None: not needed
+    d_shift,  # [blocks * chunks, B, 2]; None: not needed
+    grad,  # [B, N]; None: weight has a row for each sample, [B, N, C], and channels are not summed
     features,  # rows
     weight,  # [N, C], rows LEVELS * C apart
     mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
@@ -115,11 +115,11 @@ def backward_kernel(
     H,
     W,
     image_pitch,
-    row_pitch,  # of both, features and d_features
+    row_pitch,  # of both features and d_features
     d_image_pitch,
     first_block,
     odd,
-    images,  # for each program
+    images,  # per program
     C: tl.constexpr,
     LEVELS: tl.constexpr,
     PIXEL: tl.constexpr,
@@ -134,7 +134,7 @@ def backward_kernel(
     BC: tl.constexpr,
     T: tl.constexpr,
 ):
-    """One block of neurons, one chunk of channels, some of the images."""
+    """Add up one block of neurons and one chunk of channels over some of the images."""
     dtype: tl.constexpr = mu.dtype.element_ty
     POSITION: tl.constexpr = d_mu is not None or d_sigma is not None or d_shift is not None
     chunk, chunks = tl.program_id(1), tl.num_programs(1)
@@ -239,7 +239,7 @@ partial sums of d_weight then take C / 32 times the memory of the readout's outp
 
 
 class Wanted(NamedTuple):
-    """The operands whose gradients are asked for; None: not asked for, or not there."""
+    """The operands that need a gradient. None: not needed, or no such operand."""
 
     features: Tensor | None = None
     mu: Tensor | None = None  # or the positions themselves
@@ -250,9 +250,9 @@ class Wanted(NamedTuple):
 
 
 def _scatter_target(o: Operands, features: Tensor) -> Rows:
-    """Zeroed rows to add to: those of ``empty_like(features)`` where they can be.
+    """Return zeroed rows to add to, laid out like ``empty_like(features)`` where possible.
 
-    They are as far apart as those that are read, which saves the kernel an address.
+    They have the same pitch as the rows that are read. This saves the kernel an address.
     """
     rows = None
     if features.dtype == o.dtype:
@@ -266,7 +266,7 @@ def _scatter_target(o: Operands, features: Tensor) -> Rows:
 
 
 class _Slabs:
-    """Partial sums of all levels, the ``count`` of each after those of the level before."""
+    """Partial sums of all levels. Each level's ``count`` slabs follow those of the level before."""
 
     def __init__(self, like: Tensor | None, levels: int, count: int, dtype: torch.dtype) -> None:
         self.like, self.count = like, count
@@ -281,12 +281,12 @@ class _Slabs:
 
 def neuron_pass(
     levels: list[Operands],
-    grad: Tensor | None,  # [B, N]; None: the weights are those of each sample, [B, N, C]
+    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
     want: Wanted,
-    scattered: list[bool],  # by level: whether the gradient of the map is made here
+    scattered: list[bool],  # by level: whether the gradient of the map is computed here
     config: Config,
 ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-    """The gradients of what the neurons have and of shift, those that are wanted; of the maps, those scattered."""
+    """Return the requested gradients of the neurons' operands and of shift, and those of the maps in ``scattered``."""
     o, count = levels[0], len(levels)
     batch, channels, _, _, neurons = o.sizes
     blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
@@ -340,7 +340,7 @@ def _gathered(o: Operands, grad: Tensor | None, like: Tensor, dtype: torch.dtype
 
 def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_kernel: int) -> dict[str, Tensor]:
     o, out = levels[0], {}
-    if want.sigma is not None and o.sigma is None:  # the mean positions do not depend on it
+    if want.sigma is not None and o.sigma is None:  # the mean positions do not depend on sigma
         out["sigma"] = want.sigma.new_zeros(want.sigma.shape)
         want = want._replace(sigma=None)
     if want.bias is not None and grad is not None:
@@ -356,7 +356,7 @@ def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_k
         out |= found
     if want.features is not None:
         likes = [want.features, *(level.rows.data for level in levels[1:])]
-        dtype = want.features.dtype if len(levels) == 1 else o.dtype  # added up before they are rounded
+        dtype = want.features.dtype if len(levels) == 1 else o.dtype  # added up before rounding
         whole = [
             _gathered(level, grad, like, dtype) if made is None else made
             for level, like, made in zip(levels, likes, maps, strict=True)
@@ -369,12 +369,12 @@ def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_k
 
 def gradients(
     levels: Callable[[], list[Operands]],
-    grad: Tensor | None,  # [B, N]; None: the weights are those of each sample, [B, N, C]
+    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
     want: Wanted,
     samples: int,
     pool_kernel: int = 1,
 ) -> dict[str, Tensor]:
-    """The gradients that are wanted, by name; nothing is made ready where there is none, or no sample."""
+    """Return the requested gradients by name. Nothing is prepared if none is requested or there is no sample."""
     wanted = {name: like for name, like in want._asdict().items() if like is not None}
     if not wanted:
         return {}

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""What the kernels share: the noise, where samples lie, the cell of a position, its four corners.
+"""What the kernels share: the noise, sample positions, the cell of a position, and its four corners.
 
-The functions work on blocks of any shape that broadcast, so that the same lines serve a tile of neurons x images and a
-list of samples. Positions and normals are sums of explicit fused multiply-adds in the order of csrc/: their bits are a
-contract, and a compiler that contracts products and sums finds nothing to contract in them.
+The functions work on blocks of any shapes that broadcast. So the same lines serve a tile of neurons x images and a list
+of samples. Positions and normals are sums of explicit fused multiply-adds in the order of csrc/. Their bits are a
+contract: no product feeds a plain addition, so there is nothing for a compiler to contract.
 """
 
 import triton
@@ -14,7 +14,7 @@ def _constants(*values):
     return tl.constexpr(tuple(float.fromhex(v) for v in values))
 
 
-# As in csrc/philox.h, which says what they approximate and how well.
+# As in csrc/philox.h, which says what they approximate and how accurate they are.
 _LOG = _constants(
     "-0x1.5d8646p-3", "0x1.243c02p-2", "-0x1.32bcb8p-2", "0x1.53846ep-2", "-0x1.98b290p-2",
     "0x1.00038cp-1", "-0x1.555796p-1", "0x1.fffffep-1", "-2.0",
@@ -33,7 +33,7 @@ CLAMP_Y = tl.constexpr(32)
 
 @triton.jit
 def _polynomial(x, COEFFICIENTS: tl.constexpr):
-    """Horner's scheme, highest power first."""
+    """Evaluate a polynomial by Horner's scheme, highest power first."""
     p = tl.fma(x, COEFFICIENTS[0], COEFFICIENTS[1])
     for i in tl.static_range(2, len(COEFFICIENTS)):
         p = tl.fma(p, x, COEFFICIENTS[i])
@@ -56,7 +56,7 @@ def _flip_sign(value, sign):
 
 @triton.jit
 def _normal_pair(first, second):
-    """Two independent standard normals from two words of Philox."""
+    """Return two independent standard normals from two words of Philox."""
     radius = _box_muller_radius(first)
     k = (second >> 8).to(tl.int32)
     q = (k + (1 << 21)) >> 22
@@ -72,22 +72,22 @@ def _normal_pair(first, second):
 
 @triton.jit
 def philox_normals(seed, neuron, block, odd):
-    """The normals (x, y) of a neuron for the even image of a Philox block, or the odd one after it."""
+    """Return the normals (x, y) of a neuron for the even image of a Philox block, or for the odd image after it."""
     w0, w1, w2, w3 = tl.philox(seed, neuron, block, 0, 0)
     return _normal_pair(tl.where(odd, w2, w0), tl.where(odd, w3, w1))
 
 
 @triton.jit
 def load_pair(pairs, at, has):
-    """(x, y) of pairs ``at``, which are int64."""
+    """Load (x, y) from ``pairs[at]``; ``at`` is int64."""
     return tl.load(pairs + at * 2, mask=has, other=0), tl.load(pairs + at * 2 + 1, mask=has, other=0)
 
 
 @triton.jit
 def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHARED: tl.constexpr, dtype: tl.constexpr):
-    """The noise (x, y) of neurons n for images b, given [B, N, 2] or drawn; SHARED: of one image for all.
+    """Return the noise (x, y) of neurons n for images b, given [B, N, 2] or drawn. SHARED: one noise for all images.
 
-    first_block and odd say which image of the population's count is the first of the batch: 2 * first_block + odd.
+    The first image of the batch has the number 2 * first_block + odd in the count of the population's images.
     """
     if seed is not None:
         neuron = n if neuron_index is None else tl.load(neuron_index + n, mask=has_n, other=0).to(tl.int32)
@@ -111,9 +111,9 @@ def draw(noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SHA
 
 @triton.jit
 def _load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
-    """Mean (x, y) and square root of the covariance (xx, xy, yx, yy) of neurons n.
+    """Load the mean (x, y) and the square root of the covariance (xx, xy, yx, yy) of neurons n.
 
-    SIGMA is the number of columns of sigma: 4, 2, 1, or 0 for none. Entries that it lacks are not to be used.
+    SIGMA is the number of columns of sigma: 4, 2, 1, or 0 for none. Entries that sigma lacks must not be used.
     """
     x, y = load_pair(mu, n.to(tl.int64), has_n)
     xx, xy, yx, yy = x, x, y, y
@@ -129,7 +129,7 @@ def _load_gaussian(mu, sigma, n, has_n, SIGMA: tl.constexpr):
 
 @triton.jit
 def _displace(gaussian, ex, ey, SIGMA: tl.constexpr):
-    """mu + A (ex, ey)."""
+    """Return mu + A (ex, ey)."""
     x, y, xx, xy, yx, yy = gaussian
     if SIGMA == 4:
         return tl.fma(xy, ey, tl.fma(xx, ex, x)), tl.fma(yy, ey, tl.fma(yx, ex, y))
@@ -138,9 +138,9 @@ def _displace(gaussian, ex, ey, SIGMA: tl.constexpr):
 
 @triton.jit
 def of_all_images(mu, sigma, noise, seed, neuron_index, n, has_n, N, SIGMA: tl.constexpr, SHARED: tl.constexpr):
-    """What neurons n have in every image: Gaussian, noise (x, y) and position before the clamp (x, y).
+    """Return what neurons n have in every image: Gaussian, noise (x, y) and position before the clamp (x, y).
 
-    What differs from image to image is left to ``of_images``, and is not to be used here.
+    Noise and positions that differ between images come from ``of_images``; their values here must not be used.
     """
     gaussian = _load_gaussian(mu, sigma, n, has_n, SIGMA)
     e_x, e_y, z_x, z_y = gaussian[0], gaussian[1], gaussian[0], gaussian[1]
@@ -155,7 +155,7 @@ def of_images(
     every, mu, noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd,
     SIGMA: tl.constexpr, SHARED: tl.constexpr, PER_IMAGE: tl.constexpr,
 ):  # fmt: skip
-    """Noise (x, y) and position before the clamp (x, y) of neurons n in images b; ``every`` is of ``of_all_images``."""
+    """Return noise (x, y) and position before the clamp (x, y); ``every`` is the result of ``of_all_images``."""
     gaussian, e_x, e_y, z_x, z_y = every
     if PER_IMAGE:
         z_x, z_y = load_pair(mu, b.to(tl.int64) * N + n, has_n & has_b)
@@ -168,15 +168,15 @@ def of_images(
 
 @triton.jit
 def pixels_per_unit(size, ALIGN_CORNERS: tl.constexpr, dtype: tl.constexpr):
-    """Pixels for each unit of the normalised coordinate."""
+    """Pixels per unit of the normalised coordinate."""
     return (size - 1).to(dtype) * 0.5 if ALIGN_CORNERS else size.to(dtype) * 0.5
 
 
 @triton.jit
 def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr, CLAMP: tl.constexpr):
-    """Lower corner of the cell, -2 where neither corner is in the map, and fraction: clamped, shifted, in pixels.
+    """Clamp, shift, convert to pixels: lower corner of the cell, -2 if no corner is in the map, and fraction.
 
-    A NaN stays one and lies nowhere. Only a value that has an integer is converted to one.
+    NaN stays NaN and lies in no cell. Only values that fit an integer are converted to one.
     """
     position = z
     if CLAMP:
@@ -191,7 +191,7 @@ def _locate_axis(z, shift, size, ALIGN_CORNERS: tl.constexpr, CLAMP: tl.constexp
 
 @triton.jit
 def locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS: tl.constexpr, CLAMP: tl.constexpr):
-    """Cells (x, y) and fractions (x, y) of positions before the clamp, in images b; shift is [B, 2] or None."""
+    """Return cells (x, y) and fractions (x, y) in images b, of positions before the clamp. shift is [B, 2] or None."""
     shift_x, shift_y = None, None
     if shift is not None:
         shift_x, shift_y = load_pair(shift, b.to(tl.int64), has_b)
@@ -202,9 +202,9 @@ def locate(z_x, z_y, shift, b, has_b, H, W, ALIGN_CORNERS: tl.constexpr, CLAMP: 
 
 @triton.jit
 def corner_bits(x, y, valid, H, W):
-    """Which corners (y0 x0, y0 x1, y1 x0, y1 x1) are in the map: bits 1, 2, 4, 8.
+    """Return which corners (y0 x0, y0 x1, y1 x0, y1 x1) are in the map, as bits 1, 2, 4, 8.
 
-    The far corner is tested without adding to the near one's coordinate, which may be the largest integer.
+    The test of the far corner does not add to the near corner's coordinate, which may be the largest integer.
     """
     row = tl.where(x >= 0, 1, 0) | tl.where((x >= -1) & (x < W - 1), 2, 0)
     near_y, far_y = valid & (y >= 0), valid & (y >= -1) & (y < H - 1)
@@ -213,14 +213,14 @@ def corner_bits(x, y, valid, H, W):
 
 @triton.jit
 def clamp_bits(z_x, z_y):
-    """CLAMP_X and CLAMP_Y where the clamp lets the gradient through: bounds included, NaN not."""
+    """CLAMP_X and CLAMP_Y where the clamp lets the gradient through: at the bounds too, but not for NaN."""
     pass_x, pass_y = (z_x >= -1) & (z_x <= 1), (z_y >= -1) & (z_y <= 1)
     return tl.where(pass_x, CLAMP_X, 0) | tl.where(pass_y, CLAMP_Y, 0)
 
 
 @triton.jit
 def corner_weights(ax, ay):
-    """Weights of the four corners at a fraction of the cell."""
+    """Return the weights of the four corners at a fraction of the cell."""
     return (1 - ay) * (1 - ax), (1 - ay) * ax, ay * (1 - ax), ay * ax
 
 
@@ -229,10 +229,10 @@ def corner_weights(ax, ay):
 
 @triton.jit
 def columns(tile, T: tl.constexpr):
-    """The T columns of [BN, T], or T times that of [BN, 1].
+    """Return the T columns of [BN, T], or the one column of [BN, 1] T times.
 
-    tl.split also keeps the compiler from computing the tile anew in the layout of each use, once for every lane of
-    channels: that would cost more than all the rest.
+    tl.split also stops the compiler from recomputing the tile in the layout of each use, once per lane of channels.
+    That would cost more than everything else.
     """
     BN: tl.constexpr = tile.shape[0]
     if tile.shape[1] == 1:
@@ -250,7 +250,7 @@ def columns(tile, T: tl.constexpr):
 
 @triton.jit
 def in_range(c, C: tl.constexpr, BC: tl.constexpr):
-    """Which of a chunk's channels exist: known when compiling where the chunks fit."""
+    """Which of a chunk's channels exist. This is known at compile time where the chunks fit."""
     return c < C if C % BC else tl.full(c.shape, True, tl.int1)
 
 
@@ -263,7 +263,7 @@ def load_corners(
     row,
     dtype: tl.constexpr,
 ):
-    """The four corners [BN, BC], zero where outside; pixel and row are the steps to the next of each."""
+    """Load the four corners [BN, BC], zero outside the map. pixel and row are the steps to the next pixel and row."""
     f00 = tl.load(first, mask=((bits & 1) != 0) & has_c, other=0).to(dtype)
     f01 = tl.load(first + pixel, mask=((bits & 2) != 0) & has_c, other=0).to(dtype)
     f10 = tl.load(first + row, mask=((bits & 4) != 0) & has_c, other=0).to(dtype)

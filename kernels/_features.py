@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""d_features without atomics: every pixel gathers what the samples around it give it.
+"""d_features without atomics: every pixel gathers the gradient from the samples around it.
 
-Samples are sorted by their cell, so that those that touch a pixel stand in two contiguous ranges, one for each row of
-cells beside it. A program owns a pixel, adds its ranges in their order and writes once: the same bits every time.
+Samples are sorted by their cell. So the samples that touch a pixel lie in two contiguous ranges, one for each row of
+cells beside it. A program owns a pixel, adds its ranges in order and writes once: the same bits every time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Derived, not measured: atomics cost the same for each sample, the sort and the r
 
 
 def is_gathered(o: Operands) -> bool:
-    """Whether d_features is gathered, pixel by pixel, or scattered with atomics."""
+    """Whether d_features is gathered pixel by pixel, rather than scattered with atomics."""
     _, _, height, width, neurons = o.sizes
     return torch.are_deterministic_algorithms_enabled() or neurons > NEURONS_PER_PIXEL * height * width
 
@@ -37,7 +37,7 @@ def _position(
     SIGMA: tl.constexpr, SHARED: tl.constexpr, PER_IMAGE: tl.constexpr, ALIGN_CORNERS: tl.constexpr,
     CLAMP: tl.constexpr,
 ):  # fmt: skip
-    """Cells and fractions (x, y) of neurons n in images b."""
+    """Return cells and fractions (x, y) of neurons n in images b."""
     every = of_all_images(mu, sigma, noise, seed, neuron_index, n, has_n, N, SIGMA, SHARED)
     _, _, z_x, z_y = of_images(
         every, mu, noise, seed, neuron_index, n, has_n, b, has_b, N, first_block, odd, SIGMA, SHARED, PER_IMAGE
@@ -47,7 +47,7 @@ def _position(
 
 @jit
 def cells_kernel(
-    cells,  # [last - first, N]: number of the sample's cell, the largest for none
+    cells,  # [last - first, N]: the number of the sample's cell; samples in no cell get the largest number
     mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
     sigma,  # [N, SIGMA] or None
     shift,  # [B, 2] or None
@@ -70,7 +70,7 @@ def cells_kernel(
     BN: tl.constexpr,
     T: tl.constexpr,
 ):
-    """The cells of a block of neurons in a few images."""
+    """Number the cells of a block of neurons in a few images."""
     out: tl.constexpr = cells.dtype.element_ty
     blocks = tl.cdiv(N, BN)
     n = (tl.program_id(0) % blocks * BN + tl.arange(0, BN))[:, None]
@@ -90,7 +90,7 @@ def pixels_kernel(
     d_features,  # [B, C, H, W] by the strides
     order,  # [records] int64: samples image * N + neuron, counted from the first image, sorted by cell
     starts,  # [cells + 1] int32: where each cell's samples begin in order
-    grad,  # [B, N]; None: weight has a row for each sample, [B, N, C], and nothing is summed over channels
+    grad,  # [B, N]; None: weight has a row for each sample, [B, N, C], and channels are not summed
     weight,  # [N, C], rows LEVELS * C apart
     mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
     sigma,  # [N, SIGMA] or None
@@ -119,13 +119,13 @@ def pixels_kernel(
     BS: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """One pixel, one chunk of channels."""
+    """Gather the gradient of one pixel for one chunk of channels."""
     dtype: tl.constexpr = mu.dtype.element_ty
     pixel, image = tl.program_id(0) % (H * W), tl.program_id(0) // (H * W)
     p_x, p_y = pixel % W, pixel // W
     b = first + image
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    # the cells up left and up right of the pixel stand side by side in order, and so do those below
+    # the cells up left and up right of the pixel are neighbours in order, and so are the two below
     upper = starts + (image.to(tl.int64) * (H + 1) + p_y) * (W + 1) + p_x
     lower = upper + W + 1
     upper_start, lower_start = tl.load(upper), tl.load(lower)
@@ -156,20 +156,20 @@ def pixels_kernel(
 
 
 def pixel_block(channels: int, double: bool) -> dict[str, int]:
-    """Samples and channels that a program takes at a time.
+    """Return how many samples and channels a program takes at a time.
 
-    32 samples are one warp's threads: with fewer, Triton computes their positions anew for every lane of channels.
+    32 samples fill the threads of one warp. With fewer, Triton recomputes their positions for every lane of channels.
     """
     return {"BS": 32, "BC": channel_chunk(channels, 32 if double else 64)}
 
 
 def images_per_sort(neurons: int, cells: int) -> int:
-    """How many images are sorted together."""
+    """Return how many images are sorted together."""
     return max(1, min(RECORDS // neurons, RECORDS // cells))
 
 
 def _sort(o: Operands, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Samples of images first .. last - 1 in the order of their cells, and where each cell's begin."""
+    """Sort the samples of images first .. last - 1 by cell. Return their order, and where each cell's samples begin."""
     _, _, height, width, neurons = o.sizes
     count = (last - first) * (height + 1) * (width + 1)
     dtype = torch.int32 if count < 2**31 else torch.int64
@@ -183,8 +183,8 @@ def _sort(o: Operands, first: int, last: int) -> tuple[Tensor, Tensor]:
 
 def gather(
     o: Operands,
-    grad: Tensor | None,  # [B, N]; None: the weights are those of each sample, [B, N, C]
-    out: Tensor,  # [B, C, H, W], of any strides
+    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
+    out: Tensor,  # [B, C, H, W], any strides
 ) -> None:
     """Write the gradient of the features, in chunks of images."""
     batch, channels, height, width, neurons = o.sizes

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The forward pass of every readout of points: positions, four reads of rows of channels, dot product, one store.
 
-A program holds the weights of some neurons and loops over images, a tile at a time, so that the arithmetic of the
+A program holds the weights of some neurons and loops over images, one tile at a time. So the arithmetic of the
 positions is spread over its threads. Image splits are the slowest grid axis: programs that run together read the same
-images. Each level of a pyramid is a launch that adds to what the levels before it gave: eight bytes a sample beside the
-four rows that are read for it.
+images. Each level of a pyramid is a launch that adds to the sum of the levels before it. This costs eight bytes per
+sample, in addition to the four rows that are read for it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ._launch import Config, Operands, forward_configs, images_per_program, jit,
 @jit
 def forward_kernel(
     out,  # [B, N]; weight is None: [B, N, C]
-    partial,  # [B, N], what the levels before give, or None
+    partial,  # [B, N], the sum of the levels before, or None
     features,  # rows of PIXEL elements, C of them in use
-    weight,  # [N, C], rows LEVELS * C apart; None: the channels are not summed
+    weight,  # [N, C], rows LEVELS * C apart; None: channels are not summed
     bias,  # [N] or None
     mu,  # [N, 2]; PER_IMAGE: [B, N, 2]
     sigma,  # [N, SIGMA] or None
@@ -39,7 +39,7 @@ def forward_kernel(
     row_pitch,  # pixels from a row to the next
     first_block,
     odd,  # the first image is image 2 * first_block + odd of the population's count
-    images,  # for each program
+    images,  # per program
     C: tl.constexpr,
     LEVELS: tl.constexpr,
     PIXEL: tl.constexpr,
@@ -53,7 +53,7 @@ def forward_kernel(
     BC: tl.constexpr,
     T: tl.constexpr,
 ):
-    """One block of neurons, some of the images."""
+    """Read one block of neurons in some of the images."""
     dtype: tl.constexpr = mu.dtype.element_ty
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     has_n = n < N
@@ -126,11 +126,11 @@ def _launch(o: Operands, out: Tensor, partial: Tensor | None, config: Config) ->
 
 
 def read(levels: list[Operands], out: Tensor) -> Tensor:
-    """Write what the points read, [B, N] or, of one level without weights, [B, N, C]: at least one sample."""
+    """Write what the points read: [B, N], or [B, N, C] for one level without weights. There is at least one sample."""
     o = levels[0]
 
     def run(config: Config) -> Tensor:
-        # all levels are added before they are rounded to less than the arithmetic has
+        # all levels are added before the sum is rounded to a narrower dtype
         sums = out if len(levels) == 1 or out.dtype == o.dtype else torch.empty_like(out, dtype=o.dtype)
         for i, level in enumerate(levels):
             _launch(level, sums if i + 1 < len(levels) else out, sums if i else None, config)

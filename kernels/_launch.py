@@ -1,4 +1,4 @@
-"""What the launchers share: operands as the kernels read them, and how much work one program takes.
+"""What the launchers share: operands in the form that the kernels read, and how much work one program takes.
 
 The choices by shape below follow counts of instructions and registers in the compiled kernels. They have not been
 measured on a GPU; ``V1FAST_AUTOTUNE=1`` times the alternatives on the machine at hand.
@@ -38,7 +38,7 @@ UNALIGNED = {
 
 
 def jit(function: Callable[..., None]) -> Any:
-    """``triton.jit``, specialised on no more than the kernels can use."""
+    """Apply ``triton.jit``, specialised only on what the kernels can use."""
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return triton.jit(
         function,
@@ -48,16 +48,16 @@ def jit(function: Callable[..., None]) -> Any:
 
 
 def has_warpgroups(target: Any = None) -> bool:
-    """Whether the tensor cores read their operands from shared memory, which leaves registers for larger tiles.
+    """Whether tensor cores read their operands from shared memory, which leaves registers for larger tiles.
 
-    Of Triton's target, by default that of the GPU at hand.
+    ``target`` is a Triton target; the default is that of the GPU at hand.
     """
     target = triton.runtime.driver.active.get_current_target() if target is None else target
     return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 
 class Rows(NamedTuple):
-    """Feature maps in which the channels of a pixel lie side by side."""
+    """Feature maps in which the channels of a pixel are contiguous."""
 
     data: Tensor  # [B, C, H, W]
     pixel: int  # elements from a pixel to the next
@@ -65,20 +65,20 @@ class Rows(NamedTuple):
     image: int  # pixels from an image to the next
 
     def arguments(self) -> dict[str, Any]:
-        """As the kernels' arguments."""
+        """Return the kernels' arguments."""
         return {"features": self.data, "image_pitch": self.image, "row_pitch": self.row, "PIXEL": self.pixel}
 
     @property
     def wide(self) -> bool:
-        """An offset in one image needs 64 bits."""
+        """Whether an offset in one image needs 64 bits."""
         return max(self.row, 1) * (self.data.shape[2] + 1) * self.pixel >= 2**31
 
 
 def rows_in_place(features: Tensor) -> Rows | None:
-    """The maps as they lie, or None where a pixel's channels are apart.
+    """Return the maps without a copy, or None where a pixel's channels are not contiguous.
 
-    Channels-last maps qualify, windows of them and slices of the batch. The steps are counted in pixels, so that the
-    compiler knows from C alone how far each address is aligned.
+    Channels-last maps qualify, and so do windows of them and slices of the batch. The steps are counted in pixels. So
+    the compiler knows the alignment of each address from C alone.
     """
     (batch, channels, height, width), (image, channel, row, step) = features.shape, features.stride()
     pixel = step if width > 1 else row if height > 1 else channels
@@ -89,10 +89,10 @@ def rows_in_place(features: Tensor) -> Rows | None:
 
 
 def as_rows(features: Tensor) -> Rows:
-    """The maps with channels side by side, copied where they are not.
+    """Return the maps with contiguous channels, copied if they are not.
 
-    Read where it lies, a channels-first map would cost a sector of 32 bytes for each value: more than the copy does
-    as soon as there is a sample for every few pixels.
+    Read without a copy, a channels-first map would cost a sector of 32 bytes per value. That is more than the copy
+    costs as soon as there is a sample for every few pixels.
     """
     rows = rows_in_place(features)
     if rows is None:
@@ -103,18 +103,18 @@ def as_rows(features: Tensor) -> Rows:
 
 
 def philox_block(image: int) -> tuple[int, int]:
-    """Number of an image's Philox block, its low 32 bits as a signed integer, and 1 for the odd image of the block."""
+    """Return the low 32 bits of an image's Philox block as a signed integer, and 1 for the odd image of the block."""
     block = (image >> 1) & 0xFFFFFFFF
     return block - (block >> 31 << 32), image & 1
 
 
 class Operands(NamedTuple):
-    """A map and what reads it, in the form that the kernels read: all but features and weight of the compute dtype."""
+    """A map and its readout's operands, as the kernels read them: in the compute dtype, except features and weight."""
 
     rows: Rows
-    mu: Tensor  # [N, 2], or [B, N, 2] where each image has positions of its own
-    sigma: Tensor | None  # [N, 2, 2], [N, 2] or [N, 1]; None where there is no noise
-    weight: Tensor | None  # [N, C], rows levels * C apart; None: the channels are not summed
+    mu: Tensor  # [N, 2], or [B, N, 2] where each image has its own positions
+    sigma: Tensor | None  # [N, 2, 2], [N, 2] or [N, 1]; None: no noise
+    weight: Tensor | None  # [N, C], rows levels * C apart; None: channels are not summed
     bias: Tensor | None  # [N]
     shift: Tensor | None  # [B, 2]
     noise: Tensor | None  # [B, N, 2] or [1, N, 2]
@@ -123,8 +123,8 @@ class Operands(NamedTuple):
     image_offset: int
     share_noise: bool
     align_corners: bool
-    clamp: bool  # positions, before the shift
-    levels: int = 1  # maps of C channels that a neuron has weights for
+    clamp: bool  # clamp the positions, before the shift
+    levels: int = 1  # number of maps of C channels that a neuron has weights for
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
@@ -134,17 +134,17 @@ class Operands(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the arithmetic is done in."""
+        """The dtype of the arithmetic."""
         return self.mu.dtype
 
     @property
     def per_image(self) -> bool:
-        """Each image has positions of its own."""
+        """Whether each image has its own positions."""
         return self.mu.dim() == 3
 
     @property
     def odd(self) -> int:
-        """1 where the first image is the second of its Philox block."""
+        """1 if the first image is the second of its Philox block."""
         return self.image_offset & 1
 
     def shape_class(self) -> tuple[Any, ...]:
@@ -155,7 +155,7 @@ class Operands(NamedTuple):
         return channels, batch.bit_length(), neurons.bit_length(), noise, self.clamp, self.per_image, *dtypes
 
     def positions(self) -> dict[str, Any]:
-        """The kernels' arguments that say where the samples lie."""
+        """Return the kernels' arguments that determine the sample positions."""
         batch, _, height, width, neurons = self.sizes
         first_block, odd = philox_block(self.image_offset)
         return {
@@ -195,12 +195,12 @@ def prepare(
     align_corners: bool,
     clamp: bool = True,
 ) -> Operands:
-    """The operands as the kernels read them; nothing is copied that is contiguous and of the compute dtype.
+    """Return the operands as the kernels read them. Contiguous operands in the compute dtype are not copied.
 
-    Weights that a layer keeps channel after channel, [C, N], are transposed here, once for each call. The kernels read
-    a neuron's weights again for every split of the images, and to gather d_features in the order of the samples: from
-    [C, N] that would be a sector of 32 bytes for each value. The copy moves 2 C N values, where the samples read
-    4 B C N of the features, and no further form of a kernel is compiled for it.
+    Layers keep weights as [C, N], channel after channel. They are transposed here, once per call. The kernels read the
+    weights of a neuron again for every split of the images, and in the order of the samples to gather d_features. From
+    [C, N], each value would cost a sector of 32 bytes. The copy moves 2 C N values; the samples read 4 B C N values of
+    the features. It also saves compiling another form of each kernel.
     """
 
     def plain(tensor: Tensor | None) -> Tensor | None:
@@ -233,13 +233,13 @@ def prepare_points(
     shift: Tensor | None,
     align_corners: bool,
 ) -> Operands:
-    """As ``prepare``, of positions that are given and not clamped: Gaussians without width."""
+    """Like ``prepare``, for given positions that are not clamped: Gaussians without width."""
     nothing = (None, None, None, 0, False)  # noise, seed, neuron_index, image_offset, share_noise
     return prepare(dtype, features, grid, None, weight, bias, shift, *nothing, align_corners, clamp=False)
 
 
 class Config(NamedTuple):
-    """How much one program takes on."""
+    """How much work one program takes."""
 
     neurons: int
     channels: int  # at a time
@@ -247,12 +247,12 @@ class Config(NamedTuple):
     warps: int
 
     def options(self) -> dict[str, Any]:
-        """As the kernels' arguments."""
+        """Return the kernels' arguments."""
         return {"BN": self.neurons, "BC": self.channels, "T": self.images, "num_warps": self.warps, **OPTIONS}
 
 
 def channel_chunk(channels: int, most: int) -> int:
-    """Channels at a time: up to ``most``, and as few beyond the last as may be (320 is 5 x 64, not 512)."""
+    """Return the channels per step: at most ``most``, with as little padding as possible (320 is 5 x 64, not 512)."""
     if channels < 32:
         return max(4, triton.next_power_of_2(channels))
     return min(
@@ -261,16 +261,16 @@ def channel_chunk(channels: int, most: int) -> int:
 
 
 def neuron_configs(channels: int, images: int, most: int, few: bool) -> list[Config]:
-    """Configurations of the kernels that hold neurons and loop over images; the first is the default.
+    """Return configurations of the kernels that hold neurons and loop over images. The first is the default.
 
-    Eight elements a thread, or four: two 16-byte reads of each corner under way, no spilled register, and room
-    for three blocks or more of 128 threads on a multiprocessor.
+    Each thread has eight elements, or four. So two 16-byte reads of each corner are in flight, no register is spilled,
+    and three or more blocks of 128 threads fit on a multiprocessor.
 
     Args:
         channels: C.
-        images: of a tile, 2 or 4.
-        most: channels at a time.
-        few: four elements a thread, as in float64; two on AMD, whose scalar registers hold the masks of the rows.
+        images: images per tile, 2 or 4.
+        most: largest number of channels at a time.
+        few: four elements per thread, as in float64; two on AMD, whose scalar registers hold the masks of the rows.
     """
     chunk = channel_chunk(channels, most)
     warps = 2 if torch.version.hip and not few else 4
@@ -281,35 +281,35 @@ def neuron_configs(channels: int, images: int, most: int, few: bool) -> list[Con
 
 
 def forward_configs(channels: int, dtype: torch.dtype) -> list[Config]:
-    """Configurations of the forward pass."""
+    """Return configurations of the forward pass."""
     return neuron_configs(channels, images=4, most=128, few=dtype == torch.float64)
 
 
 def backward_configs(channels: int, features: torch.dtype, dtype: torch.dtype, scattered: bool = False) -> list[Config]:
-    """Configurations of the backward pass, in which tiles of four images or 128 channels spill registers.
+    """Return configurations of the backward pass. Tiles of four images or 128 channels would spill registers.
 
-    Four elements a thread where more registers are needed: rows of 16 bits change their layout on the way to the
-    scatter; and where no noise is drawn between them, the atomics of both images are under way at once.
+    A thread has four elements where more registers are needed. Rows of 16 bits need them to change layout before the
+    scatter. Given positions need them too: no noise is drawn, so the atomics of both images are in flight at once.
 
     Args:
         channels: C.
         features: dtype of the first level.
-        dtype: of the arithmetic.
-        scattered: d_features is scattered to positions that are given.
+        dtype: dtype of the arithmetic.
+        scattered: d_features is scattered, and the positions are given.
     """
     few = dtype == torch.float64 or features.itemsize == 2 or scattered
     return neuron_configs(channels, images=2, most=64, few=few)
 
 
-PROGRAMS = 2048  # several waves on any GPU, and the same number on each: partial sums keep their order
+PROGRAMS = 2048  # several waves on any GPU, and the same number on each, so that partial sums keep their order
 LEAST_IMAGES = 16  # images that a program reads with one load of its weights
-MOST_SPLITS = 65535  # what the third axis of a grid may have
+MOST_SPLITS = 65535  # limit of the third axis of a grid
 
 
 def images_per_program(images: int, programs_per_image: int, tile: int, most: int | None = None) -> int:
-    """How many images one program takes in turn: a multiple of the tile that gives some PROGRAMS programs.
+    """Return how many images one program takes in turn: a multiple of the tile that gives about PROGRAMS programs.
 
-    More programs where one would take more than ``most`` images, a multiple of the tile.
+    There are more programs if one would take more than ``most`` images. ``most`` is a multiple of the tile.
     """
     splits = min(triton.cdiv(PROGRAMS, programs_per_image), triton.cdiv(images, LEAST_IMAGES))
     if most is not None:
@@ -323,10 +323,10 @@ _best: dict[tuple[Any, ...], Config] = {}
 def run_tuned(
     key: Iterable[Any], configs: list[Config], run: Callable[[Config], Result], device: torch.device
 ) -> Result:
-    """``run`` with the default configuration or, under V1FAST_AUTOTUNE=1, with the fastest for this class of shapes.
+    """Call ``run`` with the default configuration or, under V1FAST_AUTOTUNE=1, the fastest for this class of shapes.
 
-    ``run`` allocates what it writes, so that trying it twice adds nothing up twice. Nothing is timed while a CUDA graph
-    is captured.
+    ``run`` allocates its outputs, so trying it twice adds nothing up twice. Nothing is timed while a CUDA graph is
+    being captured.
     """
     key = (*key, device)
     if key not in _best:

@@ -13,21 +13,21 @@ from ._launch import Operands, Rows
 
 
 def _squares(features: Tensor, kernel: int) -> Tensor:
-    """View [B, h, kernel, w, kernel, C] of [B, C, H, W] without what is left over at the right and lower border."""
+    """View [B, C, H, W] as [B, h, kernel, w, kernel, C], without the remainder at the right and lower border."""
     height, width = features.shape[2] // kernel, features.shape[3] // kernel
     whole = features[:, :, : height * kernel, : width * kernel].permute(0, 2, 3, 1)
     return whole.unflatten(2, (width, kernel)).unflatten(1, (height, kernel))
 
 
 def _pool(rows: Rows, kernel: int, dtype: torch.dtype) -> Rows:
-    """The averages, in the dtype of the arithmetic: they are not rounded to that of the features."""
+    """Return the averages in the dtype of the arithmetic. They are not rounded to the dtype of the features."""
     pooled = _squares(rows.data, kernel).mean((2, 4), dtype=dtype)  # [B, h, w, C]
     _, height, width, channels = pooled.shape
     return Rows(pooled.permute(0, 3, 1, 2), channels, width, height * width)
 
 
 def _given(pooled: Tensor, finer: Tensor, kernel: int) -> tuple[Rows, Tensor]:
-    """The first of the poolings that pooled_levels has made, that of the map ``finer``, and the rest of them."""
+    """Split off the pooling of the map ``finer``, the first in ``pooled``. Return it and the rest."""
     batch, channels, height, width = finer.shape[0], finer.shape[1], finer.shape[2] // kernel, finer.shape[3] // kernel
     first, rest = pooled.tensor_split([batch * channels * height * width])
     data = first.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -35,7 +35,7 @@ def _given(pooled: Tensor, finer: Tensor, kernel: int) -> tuple[Rows, Tensor]:
 
 
 def pyramid(o: Operands, kernel: int, steps: int, pooled: Tensor | None) -> list[Operands]:
-    """The operands of each level; those of ``o`` have the features, and the weights of all levels side by side."""
+    """Return the operands of each level. ``o`` holds the features, and the weights of all levels side by side."""
     channels, levels = o.sizes[1], [o._replace(levels=steps + 1)]
     for step in range(steps):
         weight = None if o.weight is None else o.weight[:, (step + 1) * channels :]
@@ -48,7 +48,7 @@ def pyramid(o: Operands, kernel: int, steps: int, pooled: Tensor | None) -> list
 
 
 def spread_back(maps: list[Tensor], features: Tensor, kernel: int) -> Tensor:
-    """The gradient of the features, like them; ``maps``, the gradients of the levels, are used up."""
+    """Return the gradient of the features, in their layout. ``maps``, the gradients of the levels, are overwritten."""
     for fine, coarse in reversed(list(pairwise(maps))):
         _squares(fine, kernel).add_(coarse.permute(0, 2, 3, 1)[:, :, None, :, None], alpha=kernel**-2)
     return laid_out_like(maps[0], features)

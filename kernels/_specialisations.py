@@ -1,4 +1,4 @@
-"""The forms of the kernels that common calls compile, for a table of registers, shared memory and spills made ahead.
+"""The forms of the kernels that common calls compile, for an ahead-of-time table of registers and memory.
 
 Ahead of time means without a GPU: ``triton.compile(ASTSource(s.kernel, s.signature, s.constants, s.attributes),
 target=GPUTarget("cuda", 90, 32), options=s.options)``.
@@ -24,12 +24,12 @@ class Specialisation(NamedTuple):
     kernel: Any
     signature: dict[str, str]  # argument -> type
     constants: dict[tuple[int], Any]  # index of the argument -> value
-    attributes: dict[tuple[int], list[list[Any]]]  # index of the argument -> what is known of it
+    attributes: dict[tuple[int], list[list[Any]]]  # index of the argument -> known properties
     options: dict[str, Any]
 
 
 class _Text(str):
-    """A string that is a constant."""
+    """A string that is a constant, not a type."""
 
 
 def _is_type(value: Any) -> TypeGuard[str]:
@@ -41,7 +41,7 @@ PADDED = {"columns"}
 
 
 def _specialisation(name: str, kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Specialisation:
-    """A string among the arguments is a type, anything else a constant; integers need not be named."""
+    """Build one specialisation. A string argument is a type, anything else is a constant. Integers may be left out."""
     values = {n: arguments.get(n, "i32" if n in SCALARS | PADDED else None) for n in kernel.arg_names}
     signature: dict[str, str] = {n: v if _is_type(v) else "constexpr" for n, v in values.items()}
     constants = {(i,): str(v) if isinstance(v, str) else v for i, v in enumerate(values.values()) if not _is_type(v)}
@@ -53,11 +53,11 @@ def _specialisation(name: str, kernel: Any, arguments: dict[str, Any], options: 
 
 
 class Points(NamedTuple):
-    """Where samples lie, and what is read there."""
+    """How samples are located and what is read there."""
 
     name: str
     drawn: bool = False
-    given: bool = False  # positions that are not clamped, rather than those of a Gaussian
+    given: bool = False  # positions are given and not clamped; otherwise they come from a Gaussian
     per_image: bool = False
     weighted: bool = True  # the channels are summed
 
@@ -134,7 +134,7 @@ def _small() -> list[Specialisation]:
 
 
 def _gaussian() -> list[Specialisation]:
-    """float32, bfloat16 and float64 features, few and many channels, what training asks for."""
+    """Return the Gaussian readout for float32, bfloat16 and float64, few and many channels, as in training."""
     dtypes = (("fp32", "fp32"), ("bf16", "fp32"), ("fp64", "fp64"))
     forms = [_forward_form(*dtypes[0], c, points) for c, points in product((20, 64, 256), (DRAWN, MEANS))]
     forms += [_forward_form(*d, 64, DRAWN) for d in dtypes[1:]]
@@ -149,7 +149,7 @@ def _gaussian() -> list[Specialisation]:
 
 
 def _points() -> list[Specialisation]:
-    """float32, and bfloat16, of which the levels after the first are float32."""
+    """Return the readouts of points for float32 and bfloat16. With bfloat16, levels after the first are float32."""
     single, half = ("fp32", "fp32"), ("bf16", "fp32")
     forms = [_forward_form(*single, 64, points) for points in (GIVEN, PER_IMAGE, GATHERED)]
     forms += [_forward_form(*single, 64, GIVEN, partial=True), _forward_form(*half, 64, GIVEN)]
@@ -159,7 +159,7 @@ def _points() -> list[Specialisation]:
 
 
 def points_specialisations() -> list[Specialisation]:
-    """Of the readouts of points and the noise."""
+    """Return the specialisations of the readouts of points and of the noise."""
     return [*_gaussian(), *_points(), *_small()]
 
 
@@ -229,7 +229,7 @@ def _small_of_rdm() -> list[Specialisation]:
 
 
 def rdm_specialisations(warpgroups: bool) -> list[Specialisation]:
-    """Of the dissimilarity matrices, by what the GPU's tensor cores are like: see ``tile_shape``."""
+    """Return those of the dissimilarity matrices. They depend on the GPU's tensor cores: see ``tile_shape``."""
     few, many = 100, 1000
     forms = [_rows("fp32", planes, method) for planes, method in (("fp16", "correlation"), ("fp16", "distance"))]
     forms += [_rows("fp32", "bf16", "correlation"), _rows("fp32", None, "distance"), _rows("bf16", "fp16", "cosine")]
@@ -251,5 +251,5 @@ def rdm_specialisations(warpgroups: bool) -> list[Specialisation]:
 
 
 def specialisations(warpgroups: bool = False) -> list[Specialisation]:
-    """The forms that ship."""
+    """Return all specialisations of the table."""
     return points_specialisations() + rdm_specialisations(warpgroups)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Sums over what comes first, in a fixed order: of partial sums, and of the outputs' gradient for the bias."""
+"""Sums over the first axis in a fixed order: of partial sums, and of the outputs' gradient for the bias."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._launch import OPTIONS, jit
 
 @triton.jit
 def _add(total, error, value):
-    """The sum, and what all additions so far have rounded away (Knuth's two-sum): the order hardly matters then."""
+    """Add a value. Return the sum and all rounding errors so far (Knuth's two-sum), so that order hardly matters."""
     new = total + value
     rest = new - total
     return new, error + ((total - (new - rest)) + (value - rest))
@@ -21,7 +21,7 @@ def _add(total, error, value):
 
 @triton.jit
 def _corrected(total, error):
-    """The sum with what was rounded away; that is NaN where the sum is not finite."""
+    """Return the sum plus its rounding error. The error is NaN where the sum is not finite, and is left out there."""
     return tl.where(error == error, total + error, total)
 
 
@@ -31,11 +31,11 @@ def slabs_kernel(
     slabs,  # [S, M]
     S,
     M,
-    DOUBLE: tl.constexpr,  # the sums are float64, else float32
+    DOUBLE: tl.constexpr,  # the sums are float64; otherwise float32
     BS: tl.constexpr,
     BM: tl.constexpr,
 ):
-    """One block of sums over the first axis."""
+    """Compute one block of sums over the first axis."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     column = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[None, :]
     total = tl.zeros([BS, BM], dtype)
@@ -50,9 +50,9 @@ def slabs_kernel(
 
 
 def sum_first(values: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:  # [S, ...] -> [...]
-    """The sum over the first axis, made in ``dtype``, in that of ``like``."""
+    """Return the sum over the first axis, computed in ``dtype`` and returned in the dtype of ``like``."""
     out = values.new_empty(values.shape[1:], dtype=like.dtype)
-    many = values.shape[0] >= 32  # parts of few sums: spread over the threads too
+    many = values.shape[0] >= 32  # many parts, few sums: the parts are spread over the threads too
     slab_block, block = (64, 16) if many else (1, 512)
     slabs_kernel[(triton.cdiv(out.numel(), block),)](
         out,
@@ -69,10 +69,10 @@ def sum_first(values: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:  # [S
 
 
 def new_slabs(count: int, like: Tensor, dtype: torch.dtype) -> Tensor:  # [count, *like.shape]
-    """For so many partial sums; a single one is the sum, and has the dtype of ``like``."""
+    """Allocate ``count`` partial sums. A single one is the result itself, and has the dtype of ``like``."""
     return like.new_empty((count, *like.shape), dtype=like.dtype if count == 1 else dtype)
 
 
 def sum_slabs(slabs: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum of what ``new_slabs`` made room for."""
+    """Return the sum of the slabs from ``new_slabs``."""
     return slabs[0] if slabs.shape[0] == 1 else sum_first(slabs, like, dtype)

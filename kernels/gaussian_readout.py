@@ -52,7 +52,7 @@ def gaussian_readout_backward(
     align_corners: bool,
     output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
 ) -> tuple[Tensor, ...]:
-    """The op ``v1fast::gaussian_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
+    """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
     check_backward(grad_output, *operands, image_offset, share_noise, align_corners, output_mask)
     want = Wanted(*(like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)))

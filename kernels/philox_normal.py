@@ -26,7 +26,7 @@ def normal_kernel(
     BN: tl.constexpr,
     T: tl.constexpr,
 ):
-    """The normals of a block of neurons for a few images."""
+    """Draw the normals of a block of neurons for a few images."""
     blocks = tl.cdiv(N, BN)
     n = (tl.program_id(0) % blocks * BN + tl.arange(0, BN))[:, None]
     b = (tl.program_id(0) // blocks * T + tl.arange(0, T))[None, :]

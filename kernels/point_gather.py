@@ -1,4 +1,4 @@
-"""Launchers of the gather of points: the readout's kernels with nothing summed over the channels."""
+"""Launchers of the point gather: the readout's kernels without the sum over channels."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def point_gather_backward(
     align_corners: bool,
     output_mask: list[bool],  # features, grid, shift
 ) -> tuple[Tensor, ...]:
-    """The op ``v1fast::point_gather_backward``: a gradient that is not asked for is ``empty(0)``."""
+    """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = {"features": features, "mu": grid, "shift": shift}
     check_backward(grad_output, features, grid, shift, align_corners, output_mask)
     want = Wanted(**{k: v for (k, v), wanted in zip(operands.items(), output_mask, strict=True) if wanted})
     dtype = compute_dtype(features, grid, shift)
     out = gradients(
-        # the derivative of a gather is that of a readout whose weights are the gradient
+        # the derivative of a gather equals that of a readout whose weights are the gradient
         lambda: [prepare_points(dtype, features, grid, grad_output, None, shift, align_corners)],
         None,
         want,

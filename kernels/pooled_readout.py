@@ -20,7 +20,7 @@ def pooled_readout(
     weight: Tensor,  # [N, (pool_steps + 1) * C]
     bias: Tensor | None,  # [N]
     shift: Tensor | None,  # [B, 2]
-    pooled: Tensor | None,  # the poolings, as pooled_levels has them
+    pooled: Tensor | None,  # the poolings in the layout of pooled_levels
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,
@@ -49,7 +49,7 @@ def pooled_readout_backward(
     pool_steps: int,
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, ...]:
-    """The op ``v1fast::pooled_readout_backward``: a gradient that is not asked for is ``empty(0)``."""
+    """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, grid, weight, bias, shift)
     check_backward(grad_output, *operands, pooled, align_corners, pool_kernel, pool_steps, output_mask)
     names = ("features", "mu", "weight", "bias", "shift")

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Dissimilarity matrices: the product of rows with rows, of which only tiles on and above the diagonal are computed.
+"""Dissimilarity matrices: the product of rows with rows. Only tiles on and above the diagonal are computed.
 
-A tile is summed by the tensor cores, some hundred columns at a time: their sums are added in float32 registers of their
-own. It becomes dissimilarities there and is written once, with its mirror image. Where tiles are few and rows are long,
-several programs share a tile's columns, and a second kernel adds what they leave, in a fixed order. Float32 is made of
-three products of float16 planes (rdm_rows.py), "high" and float64 of one of float64.
+The tensor cores sum a tile, some hundred columns at a time. These partial sums are added in separate float32 registers.
+There they become dissimilarities, which are written once, with their mirror image. Where tiles are few and rows are
+long, several programs share a tile's columns. A second kernel then adds their sums in a fixed order. Float32 takes
+three products of float16 planes (rdm_rows.py); "high" accuracy and float64 take one product of float64.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _LEAST = tl.constexpr(2.0**-90)  # as in the reference
 
 @triton.jit
 def triangle(tile):
-    """Row and column of a tile among those on and above the diagonal, counted column after column.
+    """Return row and column of a tile among those on and above the diagonal, counted column after column.
 
-    The root is rounded, and put right in integers: exact for all tiles below 2^31.
+    The rounded square root is corrected in integers. The result is exact for all tiles below 2^31.
     """
     tile = tile.to(tl.int64)
     column = ((tl.sqrt(tile.to(tl.float32) * 8 + 1) - 1) * 0.5).to(tl.int64)
@@ -58,7 +58,7 @@ def triangle(tile):
 
 @triton.jit
 def _place(tile, M, SIDE: tl.constexpr, FORM: tl.constexpr):
-    """First row and first column of a tile."""
+    """Return the first row and first column of a tile."""
     if FORM == "cross":
         across = tl.cdiv(M, SIDE)
         i, j = tile // across, tile % across
@@ -69,7 +69,7 @@ def _place(tile, M, SIDE: tl.constexpr, FORM: tl.constexpr):
 
 @triton.jit
 def _accumulate(total, a, b, at_a, at_b, a_plane, b_plane, TWO: tl.constexpr):
-    """One block of columns, the small products first; at_a and at_b are the places of its values, in 32 bits."""
+    """Add one block of columns, small products first. at_a and at_b are 32-bit offsets of its values."""
     left, right = tl.load(a + at_a), tl.load(b + at_b)
     if TWO:
         left_low, right_low = tl.load(a + a_plane + at_a), tl.load(b + b_plane + at_b)
@@ -80,9 +80,9 @@ def _accumulate(total, a, b, at_a, at_b, a_plane, b_plane, TWO: tl.constexpr):
 
 @triton.jit
 def _dissimilarity(product, norm_i, norm_j, ANGLES: tl.constexpr, CLIP: tl.constexpr):
-    """Comparisons leave NaN, which a norm may be."""
+    """Turn products into dissimilarities. A norm may be NaN; the comparisons keep it."""
     if ANGLES:
-        # 1 - product / norms, with 1 / norm = 1 - shortfall: nothing is rounded but two additions
+        # 1 - product / norms, with 1 / norm = 1 - shortfall: only two additions round
         d = tl.fma(product, norm_i + tl.fma(-norm_i, norm_j, norm_j), 1 - product)
         d = tl.where(d > 2, 2.0, d)
     else:
@@ -94,9 +94,9 @@ def _dissimilarity(product, norm_i, norm_j, ANGLES: tl.constexpr, CLIP: tl.const
 
 @triton.jit
 def _store(out, d, diagonal, i0, j0, r, c, S, M, FORM: tl.constexpr):
-    """A tile's rows i0 + r and columns j0 + c, in whatever form; offsets inside it have 32 bits.
+    """Store a tile's rows i0 + r and columns j0 + c, in any form of matrix. Offsets inside the tile have 32 bits.
 
-    `diagonal` [rows, 1] is what stands there: 0 or NaN.
+    `diagonal` [rows, 1] holds the values for the diagonal: 0 or NaN.
     """
     d = d.to(out.dtype.element_ty)
     i, j = i0 + r, j0 + c
@@ -114,9 +114,9 @@ def _store(out, d, diagonal, i0, j0, r, c, S, M, FORM: tl.constexpr):
 
 @triton.jit
 def _mirror(out, b, i0, j0, r0, rows, S, SIDE: tl.constexpr, HEIGHT: tl.constexpr):
-    """Rows r0 .. r0 + rows of a square matrix's tile, that this program has stored, as columns.
+    """Copy rows r0 .. r0 + rows of a square matrix's tile, which this program has stored, to their mirror columns.
 
-    They are read back, a strip at a time: the registers have no room for a tile and its mirror image.
+    They are read back one strip at a time: the registers cannot hold both a tile and its mirror image.
     """
     tl.debug_barrier()
     out += b.to(tl.int64) * S * S
@@ -134,7 +134,7 @@ def _finish(
     out, total, norms, other_norms, factors, other_factors, units, steps, b, i0, j0, r, c, B, S, M,
     CLIP: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
-    """Sums of products become dissimilarities and go to their places; b is the member of the batch."""
+    """Turn sums of products into dissimilarities and store them. b is the member of the batch."""
     dtype: tl.constexpr = total.dtype
     b = b.to(tl.int64)
     at, other = b * S + i0 + r, b * M + j0 + c
@@ -146,7 +146,7 @@ def _finish(
     d = _dissimilarity(total * factor_i * factor_j, norm_i, norm_j, units is None, CLIP)
     if units is not None:
         d = d * tl.load(units + b).to(dtype) * tl.load(units + B + b).to(dtype)
-    if steps is not None:  # products of whole numbers are left for whole_kernel
+    if steps is not None:  # whole_kernel needs the products of whole numbers as they are
         offset = tl.load(steps + b * FIELDS + 3)
         d = tl.where(offset == offset, total, d)
     size = S.to(tl.int64) * (S - 1) // 2 if FORM == "condensed" else S.to(tl.int64) * M
@@ -155,7 +155,7 @@ def _finish(
 
 @jit
 def tiles_kernel(
-    out,  # [B, S, M], or [B, S (S - 1) / 2]; None: sums go to slabs
+    out,  # [B, S, M], or [B, S (S - 1) / 2]; None: the sums go to slabs
     slabs,  # [B, tiles, splits, SIDE, SIDE], or None
     planes,  # [PLANES, B, S, columns]
     others,  # [PLANES, B, M, columns]
@@ -171,22 +171,22 @@ def tiles_kernel(
     tiles,
     splits,
     columns,
-    blocks,  # of BK columns, those in use
+    blocks,  # of BK columns each, those in use
     per_split,  # blocks
     CLIP: tl.constexpr,
     FORM: tl.constexpr,  # "square", "condensed" or "cross"
     SIDE: tl.constexpr,
     BK: tl.constexpr,
-    PROMOTED: tl.constexpr,  # blocks that are summed before they are added to others
+    PROMOTED: tl.constexpr,  # blocks that are summed before they are added to the total
 ):
-    """One tile, some of its columns."""
+    """Compute one tile over some of its columns."""
     dtype: tl.constexpr = tl.float64 if planes.dtype.element_ty == tl.float64 else tl.float32
     TWO: tl.constexpr = planes.dtype.element_ty == tl.float16
     split = tl.program_id(0) % splits
     tile, b = tl.program_id(0) // splits % tiles, tl.program_id(0) // splits // tiles
     i0, j0 = _place(tile, M, SIDE, FORM)
     side, k = tl.arange(0, SIDE), tl.arange(0, BK)
-    # Beyond the last row the last one again: what it gives is not stored.
+    # Rows beyond the last repeat the last one. Their results are not stored.
     at_a = tl.minimum(side, S - 1 - i0)[:, None] * columns + k[None, :]
     at_b = tl.minimum(side, M - 1 - j0)[:, None] * columns + k[None, :]
     start = split * per_split
@@ -211,7 +211,7 @@ def tiles_kernel(
             total += part
     r, c = side[:, None], side[None, :]
     if slabs is None:
-        # In halves: the places of a whole tile would not fit into the registers beside it.
+        # In halves: the offsets of a whole tile would not fit into the registers together with the tile.
         HALF: tl.constexpr = SIDE // 2
         halves = tl.split(tl.permute(tl.reshape(total, [2, HALF, SIDE]), [1, 2, 0]))
         for half in tl.static_range(2):
@@ -246,7 +246,7 @@ def slabs_kernel(
     SIDE: tl.constexpr,
     BR: tl.constexpr,
 ):
-    """BR rows of one tile: sums over the splits, in float64 and in their order."""
+    """Sum BR rows of one tile over the splits, in float64 and in their order."""
     STRIPS: tl.constexpr = SIDE // BR
     strip = tl.program_id(0) % STRIPS
     tile, b = tl.program_id(0) // STRIPS % tiles, tl.program_id(0) // STRIPS // tiles
@@ -266,7 +266,7 @@ def slabs_kernel(
 
 @triton.jit
 def _pairs_of(out, b, i, j, S, M, FORM: tl.constexpr):
-    """Where the dissimilarities of rows i and j are, those of a symmetric matrix once, and which there are."""
+    """Return the addresses of the dissimilarities of rows i and j, once per pair if symmetric, and which exist."""
     inside = (i < S) & (j < M)
     wide = S.to(tl.int64)
     if FORM == "condensed":
@@ -293,7 +293,7 @@ def _two_sum(a, b):
 
 @triton.jit
 def _whole_product(gram, sums, others, N, offset, CENTRED: tl.constexpr):
-    """K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij, in twice the digits; see the reference."""
+    """Return K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij, in double-double arithmetic; see the reference."""
     if CENTRED:
         total, rest = gram * N - sums * others, gram * 0
     else:
@@ -309,7 +309,7 @@ def _whole_product(gram, sums, others, N, offset, CENTRED: tl.constexpr):
 
 @triton.jit
 def _inverse_norm(squares, sums, N, offset, CENTRED: tl.constexpr):
-    """1 / the norm of whole rows, in two parts; NaN for a row of zeros."""
+    """Return 1 / the norm of whole rows, in two parts. It is NaN for a row of zeros."""
     high, low = _whole_product(squares, sums, sums, N, offset, CENTRED)
     high = tl.where(high > 0, high, float("nan"))
     y = 1 / tl.sqrt(high)
@@ -320,10 +320,10 @@ def _inverse_norm(squares, sums, N, offset, CENTRED: tl.constexpr):
 
 @jit
 def whole_kernel(
-    out,  # [B, S, M], or [B, S (S - 1) / 2]: products of whole rows become dissimilarities
+    out,  # [B, S, M], or [B, S (S - 1) / 2]: holds products of whole rows, gets dissimilarities
     norms,  # [B, S] float64: squares of the rows
     other_norms,  # [B, M] float64
-    factors,  # [B, S] float64: their sums
+    factors,  # [B, S] float64: sums of the rows
     other_factors,  # [B, M] float64
     steps,  # [B, FIELDS] float64
     S,
@@ -334,7 +334,7 @@ def whole_kernel(
     FORM: tl.constexpr,
     SIDE: tl.constexpr,
 ):
-    """A tile, in twice the digits of float64, where the rows are whole numbers; rounded once."""
+    """Compute a tile in double-double arithmetic where the rows are whole numbers. The result is rounded once."""
     tile, b = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     offset = tl.load(steps + b * FIELDS + 3)
     if offset == offset:
@@ -369,7 +369,7 @@ def near_kernel(
     out,  # [B, S, M], or [B, S (S - 1) / 2]
     planes,  # [1, B, S, columns] float64
     others,  # [1, B, M, columns]
-    steps,  # [B, FIELDS] float64: whole numbers have no need of it
+    steps,  # [B, FIELDS] float64: whole numbers are skipped
     S,
     M,
     columns,
@@ -379,7 +379,7 @@ def near_kernel(
     SIDE: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Pairs of unit rows that are as good as equal: half the square of their difference, where 1 - product cancels."""
+    """Recompute pairs of nearly equal unit rows as half their squared difference, because 1 - product cancels."""
     tile, b = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     i0, j0 = _place(tile, M, SIDE, FORM)
     r, c = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
@@ -410,7 +410,7 @@ def near_kernel(
 
 
 class Shape(NamedTuple):
-    """How much one program of the product takes on."""
+    """How much work one program of the product takes."""
 
     side: int  # of a tile
     block: int  # columns at a time
@@ -418,14 +418,14 @@ class Shape(NamedTuple):
     stages: int
 
     def options(self) -> dict[str, Any]:
-        """As the kernel's arguments."""
+        """Return the kernel's arguments."""
         promoted = PROMOTED // self.block
         shape = {"SIDE": self.side, "BK": self.block, "PROMOTED": promoted}
         return {**OPTIONS, **shape, "num_warps": self.warps, "num_stages": self.stages}
 
 
 def tile_shape(rows: int, dtype: torch.dtype, warpgroups: bool) -> Shape:
-    """Tiles as large as there are registers for; small ones where larger ones would be filled by half."""
+    """Return the largest tiles that the registers hold, or small ones where large ones would stay half empty."""
     if dtype == torch.float64:
         return Shape(64, 16, 4, 3)
     if not warpgroups:
@@ -434,7 +434,7 @@ def tile_shape(rows: int, dtype: torch.dtype, warpgroups: bool) -> Shape:
 
 
 def split_columns(tiles: int, blocks: int, promoted: int) -> tuple[int, int]:
-    """How many programs share a tile, and how many blocks of columns each takes: whole multiples of ``promoted``."""
+    """Return how many programs share a tile, and the blocks of columns of each: a multiple of ``promoted``."""
     chains = triton.cdiv(blocks, promoted)
     wanted = min(max(PROGRAMS // tiles, 1), chains, MOST_SPLITS)
     per_split = triton.cdiv(chains, wanted) * promoted
@@ -442,7 +442,7 @@ def split_columns(tiles: int, blocks: int, promoted: int) -> tuple[int, int]:
 
 
 def _count(rows: int, others: int, side: int, form: str) -> int:
-    """Tiles of one matrix."""
+    """Return the number of tiles of one matrix."""
     down, across = triton.cdiv(rows, side), triton.cdiv(others, side)
     return down * across if form == "cross" else down * (down + 1) // 2
 
@@ -450,7 +450,7 @@ def _count(rows: int, others: int, side: int, form: str) -> int:
 def _launch(
     out: Tensor, x: Rows, y: Rows, units: Tensor | None, steps: Tensor | None, neurons: int, clip: bool, form: str
 ) -> None:
-    """Write ``out``: the dissimilarities of rows x and y, which for "square" and "condensed" may be the same."""
+    """Write the dissimilarities of rows x and y to ``out``. For "square" and "condensed", x and y may be the same."""
     _, batch, rows, columns = x.planes.shape
     others = y.planes.shape[2]
     shape = tile_shape(max(rows, others), x.planes.dtype, has_warpgroups())
@@ -467,7 +467,7 @@ def _launch(
         return
     dtype = torch.float64 if x.planes.dtype == torch.float64 else torch.float32
     slabs = out.new_empty((*grid, shape.side, shape.side), dtype=dtype)
-    # What only sums is the same for all methods and forms of a symmetric matrix.
+    # Programs that only sum do the same for all methods, and for both forms of a symmetric matrix.
     same = {"CLIP": True, "FORM": "cross" if form == "cross" else "square"}
     tiles_kernel[grid](
         None, slabs, x.planes, y.planes, *(None,) * 6, *sizes, columns, blocks, per_split, **same, **shape.options()
@@ -479,7 +479,7 @@ def _launch(
 
 
 def _finish_whole(out: Tensor, x: Rows, y: Rows, steps: Tensor, neurons: int, centred: bool, form: str) -> None:
-    """Where the rows are whole numbers, ``out`` holds their products."""
+    """Turn the products in ``out`` into dissimilarities where the rows are whole numbers."""
     _, batch, rows, _ = x.planes.shape
     others, side = y.planes.shape[2], 32
     tiles = _count(rows, others, side, form)
@@ -490,7 +490,7 @@ def _finish_whole(out: Tensor, x: Rows, y: Rows, steps: Tensor, neurons: int, ce
 
 
 def _refine(out: Tensor, x: Rows, y: Rows, steps: Tensor, form: str) -> None:
-    """The pairs of ``out`` that hardly differ, from their difference."""
+    """Recompute the pairs of ``out`` that hardly differ, from their difference."""
     _, batch, rows, columns = x.planes.shape
     others, side = y.planes.shape[2], 8
     tiles = _count(rows, others, side, form)
@@ -513,9 +513,9 @@ def _refine(out: Tensor, x: Rows, y: Rows, steps: Tensor, form: str) -> None:
 
 
 def _steps(x: Tensor, y: Tensor | None, accuracy: str, paired: bool) -> tuple[Tensor, Tensor]:
-    """Of x and of y: where their values lie; each on its own where they are paired.
+    """Find the whole-number steps of x and of y, together, or separately if their rows are paired.
 
-    The output holds the products for a while: so its dtype, not that of the products, says how large they may be.
+    The output holds the products for a while. So the largest product is set by the dtype of the output.
     """
     compute = output_dtype(x, y)
     most = 256 if accuracy == "bfloat16" else whole_reference.most_exact(compute)
@@ -531,7 +531,7 @@ def _steps(x: Tensor, y: Tensor | None, accuracy: str, paired: bool) -> tuple[Te
 def _operands(
     x: Tensor, y: Tensor | None, method: str, accuracy: str, paired: bool
 ) -> tuple[Rows, Rows, Tensor | None, Tensor]:
-    """Rows of x and of y, or of x twice, for distances their units, and their steps."""
+    """Return the rows of x and of y (or of x twice), the units of distances, and the whole-number steps."""
     dtype = plane_dtype(compute_dtype(x, y, accuracy), accuracy)
     steps, other_steps = _steps(x, y, accuracy, paired)
     centre = mean_row(x) if method == "distance" and not paired else None

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The backward passes of the dissimilarity matrices: one product of what the pairs get with the rows.
+"""The backward passes of the dissimilarity matrices: one product of the pairs' gradients with the rows.
 
-For distances the product's program writes the gradient itself. For angles it leaves the gradient of the unit rows, from
-which a second kernel takes what would only lengthen a row; nothing in it would shift one, as the means of unit rows are
-zero. The pairs' gradients are read from the matrix as they lie, both halves of it, or from its condensed form.
+For distances the product's program writes the gradient itself. For angles it leaves the gradient of the unit rows. A
+second kernel removes the part that would only lengthen a row. Unit rows have mean zero, so no part of it would shift a
+row. The pairs' gradients are read from both halves of the matrix, or from its condensed form, without a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _pairs(
     grad, i0, j0, r, c, has, S, stride_row, stride_column, dtype: tl.constexpr, PAIRS: tl.constexpr,
     CONDENSED: tl.constexpr,
 ):  # fmt: skip
-    """What the pairs of rows i0 + r with rows j0 + c get, 0 where there is none; offsets inside a tile have 32 bits."""
+    """Load the gradients of pairs of rows i0 + r and j0 + c, 0 for no pair. Offsets inside a tile have 32 bits."""
     first, last = i0.to(tl.int64), j0.to(tl.int64)
     i, j = i0 + r, j0 + c
     if PAIRS != "rows":
@@ -61,7 +61,7 @@ def mix_kernel(
     stride_batch,
     stride_row,
     stride_column,
-    PAIRS: tl.constexpr,  # "rows": as they are; "full": symmetric; "upper", "lower": of which others are after, before
+    PAIRS: tl.constexpr,  # "rows": as stored; "full": symmetric; "upper", "lower": others after, before the row
     CONDENSED: tl.constexpr,
     PRECISION: tl.constexpr,  # of float32 products
     BM: tl.constexpr,
@@ -69,7 +69,7 @@ def mix_kernel(
     BK: tl.constexpr,
     PROMOTED: tl.constexpr,  # rows
 ):
-    """A block of rows, a block of columns: sums over all other rows."""
+    """Sum a block of rows and a block of columns over all other rows."""
     dtype: tl.constexpr = others.dtype.element_ty
     down, across = tl.cdiv(S, BM), tl.cdiv(N, BN)
     b = (tl.program_id(0) // down // across).to(tl.int64)
@@ -94,7 +94,7 @@ def mix_kernel(
                 pairs = tl.where(j[None, :] > i0 + r, pairs, 0.0)
             elif PAIRS == "lower":
                 pairs = tl.where(j[None, :] < i0 + r, pairs, 0.0)
-            # Beyond the last row the last one again, which no pair has; beyond the last column those that pad it.
+            # Rows beyond the last repeat the last one, and have no pair. Columns beyond the last are padding.
             rows = tl.load(others + tl.minimum(j, M - 1).to(tl.int64)[:, None] * columns + n)
             if dtype == tl.float64:
                 part = tl.dot(pairs, rows, part, out_dtype=tl.float64)
@@ -114,14 +114,14 @@ def mix_kernel(
 @jit
 def angles_kernel(
     d_x,  # [rows, N]
-    mixed,  # [rows, N]: what mix_kernel left; may be d_x
+    mixed,  # [rows, N]: the result of mix_kernel; may be d_x
     units,  # [rows, columns]
     inverses,  # [rows] float64
     N,
     columns,
     BLOCK: tl.constexpr,
 ):
-    """One row: what is along it is taken away, the rest divided by its norm."""
+    """Remove the part of the gradient along one row, and divide the rest by the row's norm."""
     row = tl.program_id(0).to(tl.int64)
     along = tl.zeros([BLOCK], tl.float64)
     for k0 in range(0, N, BLOCK):
@@ -141,14 +141,14 @@ def angles_kernel(
 
 
 def block_shape(dtype: torch.dtype, warpgroups: bool) -> tuple[tuple[int, int, int], int]:
-    """Rows, columns and other rows of a program, and its warps: as many as there are registers for."""
+    """Return rows, columns and other rows of a program, as many as the registers hold, and its warps."""
     if dtype == torch.float64:
         return (32, 64, 16), 8
     return (64, 128 if warpgroups else 64, 16), 8
 
 
 def product_precision() -> str:
-    """Three products of tf32 are as good as one of float32; AMD's matrix cores have that one."""
+    """Return the precision of products: three of tf32, as accurate as float32; AMD's matrix cores have float32."""
     return "ieee" if torch.version.hip else "tf32x3"
 
 
@@ -160,7 +160,7 @@ def _mix(
     pairs: str,
     distances: bool,
 ) -> None:
-    """Write sums over the others, or for distances the gradient."""
+    """Write the sums over the other rows or, for distances, the gradient."""
     batch, rows, neurons = out.shape
     condensed = grad.dim() == 2
     strides = (grad.stride(0), 0, grad.stride(1)) if condensed else grad.stride()
@@ -188,7 +188,7 @@ def _mix(
 
 
 def _through_angles(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: str) -> Tensor:
-    """The gradient of x [B, S, N], whose unit rows are ``own``."""
+    """Return the gradient of x [B, S, N], whose unit rows are ``own``."""
     assert own.inverses is not None
     d_x = x.new_empty(x.shape)
     mixed = d_x if d_x.dtype == own.planes.dtype else d_x.new_empty(d_x.shape, dtype=own.planes.dtype)
@@ -200,7 +200,7 @@ def _through_angles(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: str
 
 
 def _through_distances(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: str) -> Tensor:
-    """The gradient of x [B, S, N]."""
+    """Return the gradient of x [B, S, N] for distances."""
     d_x = x.new_empty(x.shape)
     _mix(d_x, grad, own, others, pairs, distances=True)
     return d_x
@@ -208,7 +208,7 @@ def _through_distances(x: Tensor, grad: Tensor, own: Rows, others: Rows, pairs: 
 
 def rdm_backward(
     grad: Tensor,  # [B, S, S] or [B, S (S - 1) / 2]
-    matrix: Tensor | None,  # the matrix itself, which is not read: the share along each row is computed from the rows
+    matrix: Tensor | None,  # the matrix itself, which is not read: the part along each row is computed from the rows
     x: Tensor,  # [B, S, K]
     y: Tensor | None,  # [B, S, K]
     method: str,
@@ -232,7 +232,7 @@ def rdm_backward(
             through = _through_distances if method == "distance" else _through_angles
             return through(x, grad, rows, rows, "full"), none
         a, b = (standardise(t, method, dtype, backward=True) for t in (x, y))
-        # A pair's row of x goes with its row of y: where either is not valid, neither is the pair.
+        # A row of x is paired with a row of y. If either is not valid, the pair is not valid.
         norms = a.norms + b.norms
         a, b = a._replace(norms=norms), b._replace(norms=norms)
         d_x = _through_distances(x, grad, b, b, "upper") if output_mask[0] else none

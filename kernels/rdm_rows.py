@@ -1,11 +1,11 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The rows that dissimilarities are made of, as the product reads them: standardised, rounded to what the tensor cores
-take, and padded with zeros to whole blocks of columns.
+"""The rows that dissimilarities are computed from: standardised, rounded to the dtype of the tensor cores, and padded
+with zeros to whole blocks of columns.
 
-A program reads its row twice, the second time from the cache: first for its float64 statistics, then to write it. In
-two planes of float16, the second of which holds what the first rounds away, a row scaled to values of the order of 1
-keeps 22 bits. What scales it back, and the product of the row with itself as the planes have it, go beside them: with
-norms from the rounded rows, what rounding does to a row's large values cancels.
+A program reads its row twice, the second time from the cache: first for float64 statistics, then to write it. A row
+scaled to values of order 1 keeps 22 bits in two float16 planes; the second plane holds the rounding error of the first.
+The factor that undoes the scale is stored beside them, and so is the product of the rounded row with itself. The norms
+come from the rounded rows. So the rounding errors of a row's large values cancel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .whole_numbers import round_to_whole
 PADDING = 128
 """Columns of a plane are a multiple of this: 16-byte reads and whole blocks of columns, without masks."""
 
-BLOCK = 1024  # columns that a program standardises at a time
+BLOCK = 1024  # columns that a program standardises per step
 _EXPONENT_BITS = tl.constexpr(0x7FF)
 FIELDS = tl.constexpr(whole_numbers.FIELDS)
 _LARGEST_EXPONENT = tl.constexpr(1000)  # of a scale, as in the reference
@@ -35,14 +35,14 @@ _LARGEST_EXPONENT = tl.constexpr(1000)  # of a scale, as in the reference
 
 @triton.jit
 def _power_of_two(exponent):
-    """2^exponent, at most 2^1000 and at least 2^-1000."""
+    """Return 2^exponent, limited to 2^-1000 .. 2^1000."""
     exponent = tl.minimum(tl.maximum(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
     return ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def _exponent(value):
-    """Of a positive float64, such that value / 2^exponent is in [1/2, 1); of subnormals, the smallest there is."""
+    """Return the exponent of a positive float64: value / 2^exponent is in [1/2, 1). Subnormals get the smallest one."""
     return ((value.to(tl.int64, bitcast=True) >> 52) & _EXPONENT_BITS) - 1022
 
 
@@ -51,7 +51,7 @@ def _exponent(value):
 
 @triton.jit
 def _values(x, centre, k, N, stride_column, before, centre_scale, fill):
-    """A block of a row in float64, times `before`, less the centre times its scale; `fill` beyond its end."""
+    """Load a block of a row in float64, times `before`, minus the scaled centre. `fill` goes beyond the end."""
     has = k < N
     value = tl.load(x + k.to(tl.int64) * stride_column, mask=has, other=fill).to(tl.float64) * before
     if centre is not None:
@@ -61,7 +61,7 @@ def _values(x, centre, k, N, stride_column, before, centre_scale, fill):
 
 @triton.jit
 def _scale_of_range(x, N, stride_column, BLOCK: tl.constexpr):
-    """A power of two that makes the largest magnitude of a row one of [1/2, 1)."""
+    """Return a power of two that scales the largest magnitude of a row into [1/2, 1)."""
     largest = tl.zeros([BLOCK], tl.float64)
     for k0 in range(0, N, BLOCK):
         value = tl.abs(_values(x, None, k0 + tl.arange(0, BLOCK), N, stride_column, 1.0, 1.0, 0.0))
@@ -71,7 +71,7 @@ def _scale_of_range(x, N, stride_column, BLOCK: tl.constexpr):
 
 @triton.jit
 def _statistics(x, centre, N, stride_column, before, shift, fill, BLOCK: tl.constexpr):
-    """Sum and sum of squares of a row less `shift`, its range, and how many values are not finite."""
+    """Return sum and sum of squares of a row minus `shift`, its range, and the count of non-finite values."""
     total = tl.zeros([BLOCK], tl.float64)
     squares = total
     low, high = tl.full([BLOCK], float("inf"), tl.float64), tl.full([BLOCK], float("-inf"), tl.float64)
@@ -88,20 +88,20 @@ def _statistics(x, centre, N, stride_column, before, shift, fill, BLOCK: tl.cons
 
 @triton.jit
 def _with_itself(first, second):
-    """Squares of a row that is rounded to the sum of two planes, as the product has it: without the smallest term."""
+    """Return squares of the sum of two planes as the product computes them, without the smallest term."""
     high, low = first.to(tl.float64), second.to(tl.float64)
     return tl.fma(high, high, 2 * (high * low))
 
 
 @jit
 def rows_kernel(
-    planes,  # [PLANES, B, S, columns]; None: whether rows are valid is all that is asked for
+    planes,  # [PLANES, B, S, columns]; None: only check whether rows are valid
     norms,  # [B, S] float64: see Rows
     factors,  # [B, S] float64
     inverses,  # [B, S] float64: 1 / norm, 0 where invalid; or None
     x,  # [B, S, N] by the strides
     centre,  # [B, N] float64, or None
-    steps,  # [B, FIELDS] float64: where the rows are whole numbers, see whole_numbers.py; or None
+    steps,  # [B, FIELDS] float64: for rows of whole numbers, see whole_numbers.py; or None
     B,
     S,
     N,
@@ -112,10 +112,10 @@ def rows_kernel(
     lift,  # power of two: norm of the rows, for angles
     unlift,  # 1 / lift
     METHOD: tl.constexpr,
-    SCALED: tl.constexpr,  # distance: rows are scaled to values of the order of 1
+    SCALED: tl.constexpr,  # distance: rows are scaled to values of order 1
     BLOCK: tl.constexpr,
 ):
-    """One row."""
+    """Standardise one row."""
     ANGLES: tl.constexpr = METHOD != "distance"
     CENTRED: tl.constexpr = METHOD == "correlation"
     b, s = tl.program_id(0) // S, tl.program_id(0) % S
@@ -124,10 +124,10 @@ def rows_kernel(
     if centre is not None:
         centre += b.to(tl.int64) * N
     before = tl.full([], 1.0, tl.float64)
-    if x.dtype.element_ty == tl.float64 and SCALED:  # squares could leave the range
+    if x.dtype.element_ty == tl.float64 and SCALED:  # squares could overflow or underflow
         before = _scale_of_range(x, N, stride_column, BLOCK)
     fill = tl.load(x) if CENTRED else tl.full([], 0.0, x.dtype.element_ty)
-    # Less any one of the values, the sum of squares is near that about the mean.
+    # With any one of the values subtracted, the sum of squares is close to that about the mean.
     shift = fill.to(tl.float64) * before
     total, squares, low, high, spoilt = _statistics(x, centre, N, stride_column, before, shift, fill, BLOCK)
     valid = spoilt == 0
@@ -176,7 +176,7 @@ def rows_kernel(
                 tl.store(at + plane, second, mask=k < columns)
                 own += _with_itself(first, second)
             else:
-                # from float64 there is no instruction that rounds to bfloat16
+                # no instruction rounds from float64 to bfloat16
                 first = (value.to(tl.float32) if planes.dtype.element_ty == tl.bfloat16 else value).to(
                     planes.dtype.element_ty
                 )
@@ -190,7 +190,7 @@ def rows_kernel(
             if steps is not None:
                 total = tl.sum(sums, 0)
                 factor, norm = tl.where(whole, total, factor), tl.where(whole, product, norm)
-                if CENTRED:  # constant but for rounding
+                if CENTRED:  # constant except for rounding
                     valid = valid & ((whole & (product * N == total * total)) == 0)
         else:
             factor = tl.where(valid, 1 / (scale * before), 0.0)
@@ -214,7 +214,7 @@ def centre_kernel(
     BS: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """The mean over valid rows of a block of columns."""
+    """Compute the mean over the valid rows of a block of columns."""
     blocks = tl.cdiv(N, BN)
     b = (tl.program_id(0) // blocks).to(tl.int64)
     first = tl.program_id(0) % blocks * BN
@@ -244,7 +244,7 @@ def pairs_kernel(
     columns,
     BLOCK: tl.constexpr,
 ):
-    """The product of one row of x with that of y."""
+    """Compute the product of one row of x with its row of y."""
     row = tl.program_id(0).to(tl.int64)
     plane = rows.to(tl.int64) * columns
     total = tl.zeros([BLOCK], tl.float64)
@@ -266,22 +266,22 @@ def pairs_kernel(
 
 
 class Rows(NamedTuple):
-    """Rows as the product reads them."""
+    """Rows in the form that the product reads."""
 
     planes: Tensor  # [1 or 2, B, S, columns]
     norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; distance: squares of the planes; NaN: not valid
-    factors: Tensor  # [B, S]: what undoes the scale of the planes
-    # Angles between rows of whole numbers: squares, and sums, of the planes.
+    factors: Tensor  # [B, S]: the factors that undo the scale of the planes
+    # For angles between rows of whole numbers, norms are the squares and factors the sums of the planes.
     inverses: Tensor | None  # [B, S]: 1 / norm of the given rows, for the backward pass of angles
 
     @property
     def columns(self) -> int:
-        """With those that pad them."""
+        """The number of columns, padding included."""
         return self.planes.shape[-1]
 
 
 def plane_dtype(compute: torch.dtype, accuracy: str) -> torch.dtype:
-    """What the product is made of; float16 stands for two planes."""
+    """Return the dtype of the product's operands. float16 stands for two planes."""
     if compute == torch.float64:
         return compute
     return torch.bfloat16 if accuracy == "bfloat16" else torch.float16
@@ -330,7 +330,7 @@ def _buffers(x: Tensor, dtype: torch.dtype, inverses: bool) -> Rows:
 
 
 def mean_row(x: Tensor) -> Tensor:  # [B, S, N] -> [B, N] float64
-    """The mean of the valid rows: subtracted from all of them, it changes no distance."""
+    """Return the mean of the valid rows. Subtracting it from all rows changes no distance."""
     batch, rows, neurons = x.shape
     out = _buffers(x[..., :0], torch.float64, inverses=False)
     _launch_rows(x, "distance", None, None, out, None, 1.0, scaled=False)
@@ -347,21 +347,21 @@ def standardise(
     dtype: torch.dtype,
     centre: Tensor | None = None,  # [B, N] float64
     backward: bool = False,
-    steps: Tensor | None = None,  # [B, FIELDS] float64: of rows that may be whole numbers
+    steps: Tensor | None = None,  # [B, FIELDS] float64: for rows that may be whole numbers
 ) -> Rows:
-    """The planes of dtype, what undoes their scale and the rows' norms.
+    """Return the planes of dtype, the factors that undo their scale, and the rows' norms.
 
-    For the backward pass: unit rows, or for distances the rows less the centre, as they are; with 1 / norm.
+    For the backward pass, return unit rows (for distances, rows minus the centre), unrounded, and 1 / norm.
     """
     out = _buffers(x, dtype, inverses=backward and method != "distance")
-    # Values of the order of 1, far from both ends of float16's range.
+    # Values of order 1, far from both ends of float16's range.
     lift = 1.0 if backward or dtype == torch.float64 else 2.0 ** (x.shape[-1].bit_length() // 2)
     _launch_rows(x, method, centre, steps, out, out.planes, lift, scaled=method != "distance" or not backward)
     return out
 
 
 def multiply_pairs(x: Rows, y: Rows) -> None:
-    """Put the products of the rows of x with those of y where the norms of x are; NaN where either is not valid."""
+    """Replace the norms of x by the products of the rows of x with those of y. NaN where either is not valid."""
     pairs_kernel[(x.norms.numel(),)](
         x.norms,
         y.norms,
@@ -376,10 +376,10 @@ def multiply_pairs(x: Rows, y: Rows) -> None:
 
 
 def in_common_units(x: Rows, y: Rows, neurons: int, paired: bool) -> tuple[Rows, Rows, Tensor]:
-    """For distances: factors and norms relative to the largest row's, and the units [2, B] of the dissimilarities.
+    """For distances: return factors and norms relative to the largest row's, and units [2, B] of the dissimilarities.
 
-    So float32 has room for them, whatever the scale of the rows. In every product of paired rows one is of x and one of
-    y: each has a unit of its own.
+    So they fit float32, whatever the scale of the rows. Every product of paired rows has one row of x and one of y. So
+    x and y each have their own unit.
     """
     unit, other_unit = x.factors.amax(-1, keepdim=True), y.factors.amax(-1, keepdim=True)
     if not paired:

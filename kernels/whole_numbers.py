@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Responses of few values as whole numbers, found without a look from the host: see v1fast/reference/whole_numbers.py.
+"""Responses with few distinct values as whole numbers, found without host synchronisation.
 
-Rule 1 there asks for the fewest places. Here they are sought for a sample of the values, verified for all, and sought
-once more with the worst value among the sample; a matrix that still has values off their places counts as one of many
-values.
+See v1fast/reference/whole_numbers.py. Its rule 1 asks for the fewest places. Here they are searched for on a sample of
+the values and verified on all. If that fails, the search is repeated once with the worst value added to the sample. A
+matrix that still has values off their places counts as one with many distinct values.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from v1fast.reference import whole_numbers as reference
 
 from ._launch import OPTIONS, jit
 
-BLOCK = 1024  # columns that a program looks at at a time
-FIELDS = 4  # of a member: origin, 1 / step, step, and origin / step, which is NaN where nothing was found
+BLOCK = 1024  # columns that a program reads per step
+FIELDS = 4  # per member: origin, 1 / step, step, and origin / step, which is NaN where nothing was found
 _ROUNDING = tl.constexpr(6755399441055744.0)
 
 
 @triton.jit
 def round_to_whole(value):
-    """Of float64 below 2^51."""
+    """Round a float64 below 2^51 to a whole number."""
     return (value + _ROUNDING) - _ROUNDING
 
 
@@ -40,7 +40,7 @@ def range_kernel(
     stride_column,
     BLOCK: tl.constexpr,
 ):
-    """One row."""
+    """Find the range of one row."""
     row = tl.program_id(0)
     x += (row // S).to(tl.int64) * stride_batch + (row % S).to(tl.int64) * stride_row
     low, high = tl.full([BLOCK], float("inf"), tl.float64), tl.full([BLOCK], float("-inf"), tl.float64)
@@ -56,7 +56,7 @@ def range_kernel(
 
 @jit
 def places_kernel(
-    found,  # [4, B * S] float64: how far off a value is at most, that value, whether units are whole, their lowest bit
+    found,  # [4, B * S] float64: largest distance from a place, its value, whether units are whole, their lowest bit
     x,  # [B, S, N] by the strides
     steps,  # [3, B] float64: origin, step, unit
     B,
@@ -68,7 +68,7 @@ def places_kernel(
     stride_column,
     BLOCK: tl.constexpr,
 ):
-    """One row: how its values lie to places of rule 1, and to those of rule 2."""
+    """Check one row: how far its values are from the places of rule 1, and of rule 2."""
     row = tl.program_id(0)
     b = row // S
     x += b.to(tl.int64) * stride_batch + (row % S).to(tl.int64) * stride_row
@@ -123,7 +123,7 @@ def _places(x: Tensor, steps: Tensor) -> Tensor:  # [4, B, S]
 
 
 def _fewest(seen: Tensor, low: Tensor, high: Tensor, tolerance: Tensor) -> Tensor:
-    """[B]: the smallest n for which values [B, L] are near their places, or NaN."""
+    """[B]: the smallest n for which the values [B, L] are close to their places, or NaN."""
     n = torch.arange(1, reference.MOST_ROUNDED + 1, device=seen.device, dtype=torch.float64)
     step = ((high - low)[:, None] / n)[..., None]  # [B, n, 1]
     z = (seen - low[:, None])[:, None] / step
@@ -134,7 +134,7 @@ def _fewest(seen: Tensor, low: Tensor, high: Tensor, tolerance: Tensor) -> Tenso
 
 
 def find(sets: list[Tensor], dtype: torch.dtype, most: int, from_zero: bool = False) -> Tensor:
-    """[B, FIELDS] float64 for sets [B, S, N] that share their places; products of ``dtype``, n at most ``most``."""
+    """Find steps [B, FIELDS] float64 that all sets [B, S, N] share. Products have ``dtype``; n is at most ``most``."""
     batch, neurons = sets[0].shape[0], sets[0].shape[-1]
     ranges = torch.stack([_ranges(x) for x in sets])
     low, high = ranges[:, 0].amin(0), ranges[:, 1].amax(0)

@@ -1,8 +1,8 @@
-"""Numbers as others hold them, taken as NumPy arrays and tensors: one way for every entry point.
+"""Conversion of users' numbers to NumPy arrays and tensors: one way for every entry point.
 
-Nothing is guessed and nothing is lost on the way: what holds no plain real numbers, hides some of them behind a mask,
-or has integers that the arithmetic cannot hold, is an error that names the operand. What torch can see in place is not
-copied, be it read-only memory that is mapped from a file.
+Nothing is guessed or lost. It is an error that names the operand if the values are not plain real numbers, if a mask
+hides some of them, or if the arithmetic cannot hold their integers. Memory that torch can see is not copied, even if it
+is read-only and mapped from a file.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NARROW = (torch.bool, torch.int8, torch.uint8, torch.int16, torch.uint16)
-EXACT_FLOAT32, EXACT_FLOAT64 = 1 << 24, 1 << 53  # integers up to which each has all
+EXACT_FLOAT32, EXACT_FLOAT64 = 1 << 24, 1 << 53  # float32 and float64 represent all integers up to this
 
 
 def to_array(name: str, given: Any) -> NDArray[Any]:
-    """Real numbers as an array of bool, integers, float16, float32 or float64 in the machine's byte order.
+    """Return real numbers as an array of bool, integers, float16, float32 or float64 in native byte order.
 
     Args:
         name: of the operand, for errors.
-        given: array, tensor on any device (bfloat16 becomes float32), nested lists, data frame, or whatever NumPy makes
-            an array of: a dataset of h5py is read. An array, a mapped one too, and a tensor on the CPU are not copied,
+        given: array, tensor on any device (bfloat16 becomes float32), nested lists, data frame, or anything that NumPy
+            converts to an array. A dataset of h5py is read. Arrays (also mapped ones) and CPU tensors are not copied,
             unless their bytes are swapped or their values are objects or of extended precision.
 
     Raises:
-        ValueError: other values than real numbers, lists of unequal shapes, or an array that masks some.
+        ValueError: values that are not real numbers, lists of unequal shapes, or an array that masks some values.
     """
     if isinstance(given, Tensor):
         return _of_tensor(name, given)
@@ -42,7 +42,7 @@ def to_array(name: str, given: Any) -> NDArray[Any]:
         array = _unmasked(name, array)
     array = np.asarray(array)
     if array.dtype.kind == "O" and array.ndim:
-        # Numbers that came as objects; anything else comes as objects again, or as text.
+        # Converts numbers stored as objects. Anything else becomes objects again, or text.
         array = _of_list(name, array.tolist())
     if array.dtype.kind not in "fiub":
         what = f" ({type(given).__name__})" if array.dtype.kind == "O" else ""
@@ -80,7 +80,7 @@ def _of_list(name: str, given: list[Any] | tuple[Any, ...]) -> NDArray[Any]:
 
 
 def _unmasked(name: str, array: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
-    """Of an array that masks nothing; a mask is not dropped, and what it stands for is for its owner to say."""
+    """Return the data of an array that masks nothing. A mask is an error: its owner must say what it stands for."""
     masked = int(np.ma.count_masked(array))
     if masked:
         raise ValueError(
@@ -91,7 +91,7 @@ def _unmasked(name: str, array: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
 
 
 class _Writable:
-    """A read-only array, said to be writable: torch warns of any other. Whoever takes it has to leave it as it is."""
+    """A read-only array that claims to be writable: torch warns otherwise. Users of the tensor must not write to it."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array  # keeps its memory alive
@@ -99,9 +99,9 @@ class _Writable:
 
 
 def to_tensor(name: str, given: Any) -> Tensor:
-    """The same memory where torch can see it, which nobody may write to: it may be mapped read-only.
+    """Return a tensor of the same memory where possible. Do not write to it: it may be mapped read-only.
 
-    A copy of what ``to_array`` copies, and of negative, odd or unaligned strides.
+    It is a copy if ``to_array`` copies, or if the strides are negative, odd or unaligned.
     """
     if isinstance(given, Tensor):
         return given
@@ -115,10 +115,10 @@ def to_tensor(name: str, given: Any) -> Tensor:
 
 
 def floats(name: str, given: Any) -> NDArray[Any]:
-    """As ``to_array``, in float32 or float64: integers in float64, float16 in float32.
+    """Like ``to_array``, in float32 or float64: integers become float64, float16 becomes float32.
 
     Raises:
-        ValueError: as for ``to_array``, or there are integers beyond 2^53.
+        ValueError: as for ``to_array``, or integers beyond 2^53.
     """
     array = to_array(name, given)
     if array.dtype.kind == "f":
@@ -129,15 +129,15 @@ def floats(name: str, given: Any) -> NDArray[Any]:
 
 
 def check_exact(name: str, given: Tensor) -> None:
-    """Raise ValueError unless float32 holds the values of a tensor of integers.
+    """Raise ValueError unless float32 can represent all values of an integer tensor.
 
-    It looks at the values of those of 32 and 64 bits.
+    The values are only read for dtypes of 32 and 64 bits.
     """
     if given.dtype in NARROW or not given.numel():
         return
     if torch.compiler.is_compiling():
         raise ValueError(f"{name}: want floating values, or integers of 16 bits, in compiled code, got {given.dtype}")
-    signed = given.to(torch.int64)  # of uint64, those that do not fit are negative
+    signed = given.to(torch.int64)  # uint64 values that do not fit become negative
     low, high = (int(value) for value in torch.aminmax(signed))
     if given.dtype == torch.uint64 and low < 0:
         high = max(high, low + (1 << 64))
@@ -155,9 +155,9 @@ def _check_integers(name: str, low: int, high: int, most: int, dtype: str) -> No
 
 
 def distinct(name: str, given: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The different labels, in ascending order, and for each label given [T] its place among them.
+    """Return the distinct labels in ascending order, and the index among them of each given label [T].
 
-    Labels may be numbers, text, or objects; what cannot be ordered is in the order of its first occurrence.
+    Labels may be numbers, text, or objects. Labels that cannot be ordered are kept in the order of first occurrence.
 
     Raises:
         ValueError: not one axis, a mask, or a number that is NaN.

@@ -1,10 +1,10 @@
-"""Losses: negative log-likelihoods of responses, to train by.
+"""Losses for training: negative log-likelihoods of responses.
 
-All take ``(output, target)``, output being what the model predicts (a tensor, or a tuple of parameters of a
-distribution) and target the responses, [..., N] with neurons last. By name, options and reductions they are those of
-neuralpredictors' ``measures``: ``avg`` gives the mean rather than the sum, over everything or, with ``per_neuron``, for
-each neuron. What differs: a NaN is not looked for in every step, where that would make a GPU wait.
-:func:`check_responses` looks at the responses once, when they are loaded or a fit begins.
+All take ``(output, target)``. ``output`` is the model's prediction: a tensor, or a tuple of parameters of a
+distribution. ``target`` holds the responses [..., N], neurons last. Names, options and reductions are those of
+neuralpredictors' ``measures``: ``avg`` gives the mean instead of the sum, over everything or, with ``per_neuron``, for
+each neuron. One difference: NaN is not searched for in every step, because that would make a GPU wait.
+:func:`check_responses` checks the responses once, when they are loaded or a fit begins.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _SUPPORTS = {
 
 
 def check_responses(responses: Tensor, session: object = None, support: Support = "real") -> None:
-    """Refuse responses that a loss has no likelihood for: when data are loaded or a fit begins, not in each step.
+    """Raise ValueError for responses that have no likelihood under a loss. Call it once per data set, not per step.
 
     Args:
         responses: of any shape.
         session: named in the message.
         support: "real" (finite, for a Gaussian), "non-negative" (Poisson, zero-inflated gamma), "positive" (gamma) or
-            "unit" (from 0 to 1, Bernoulli). A loss knows its own: ``loss.check_responses``.
+            "unit" (from 0 to 1, Bernoulli). Each loss knows its own: ``loss.check_responses``.
 
     Raises:
-        ValueError: some are not; the message has the session, their number and the first one's index.
+        ValueError: some responses are outside the support; the message has the session, their number and the first
+            one's index.
     """
     if support not in _SUPPORTS:
         raise ValueError(f"support: want one of {', '.join(_SUPPORTS)}, got {support!r}")
@@ -56,10 +57,10 @@ def check_responses(responses: Tensor, session: object = None, support: Support 
 
 
 class Loss(nn.Module):
-    """Base class: from a value for each response to what a reduction makes of them.
+    """Base class. Reduces one loss value per response to a sum or a mean.
 
     Args:
-        per_neuron: one value for each neuron [N] rather than one in all.
+        per_neuron: return one value per neuron [N] rather than one for all.
         avg: mean rather than sum.
 
     Attributes:
@@ -73,18 +74,18 @@ class Loss(nn.Module):
         self.per_neuron, self.avg = per_neuron, avg
 
     def check_responses(self, responses: Tensor, session: object = None) -> None:
-        """See :func:`check_responses`, with the support of this loss."""
+        """Call :func:`check_responses` with the support of this loss."""
         check_responses(responses, session, self.support)
 
     def reduced(self, loss: Tensor) -> Tensor:
-        """Mean or sum of [..., N]: a scalar, or [N] with ``per_neuron``."""
+        """Return the mean or sum of [..., N]: a scalar, or [N] with ``per_neuron``."""
         if self.per_neuron:
             loss = loss.reshape(-1, loss.shape[-1])
             return loss.mean(0) if self.avg else loss.sum(0)
         return loss.mean() if self.avg else loss.sum()
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of the options."""
+        """Return the options that ``print`` shows."""
         return f"per_neuron={self.per_neuron}, avg={self.avg}"
 
 
@@ -92,11 +93,11 @@ class PoissonLoss(Loss):
     """rate - target log(rate + bias), in nats.
 
     Args:
-        bias: keeps the logarithm finite where the rate is 0: 1e-12 as in neuralpredictors 0.3.0; its main branch has
+        bias: keeps the logarithm finite where the rate is 0. 1e-12 as in neuralpredictors 0.3.0; its main branch has
             1e-8.
         per_neuron, avg: see :class:`Loss`.
-        full_loss: add log(target!) by Stirling's approximation for targets above 1, as ``torch.nn.PoissonNLLLoss``
-            does: for reports, it does not change the fit.
+        full_loss: add log(target!) by Stirling's approximation for targets above 1, like ``torch.nn.PoissonNLLLoss``.
+            This is for reports and does not change the fit.
     """
 
     support = "non-negative"
@@ -108,14 +109,14 @@ class PoissonLoss(Loss):
         self.bias, self.full_loss = bias, full_loss
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Rates >= 0 and responses, [..., N] both, to the loss: a scalar, or [N]."""
+        """Return the loss for rates >= 0 and responses, both [..., N]: a scalar, or [N]."""
         target = target.detach()
         loss = F.poisson_nll_loss(output, target, log_input=False, full=self.full_loss, eps=self.bias, reduction="none")
         return self.reduced(loss)
 
 
 class BernoulliLoss(Loss):
-    """-target log p - (1 - target) log(1 - p), in nats, logarithms from -100 on as in ``torch.nn.BCELoss``.
+    """-target log p - (1 - target) log(1 - p), in nats. Logarithms are at least -100, as in ``torch.nn.BCELoss``.
 
     Args:
         logits: output is log(p / (1 - p)) rather than p, which is exact for any p.
@@ -129,7 +130,7 @@ class BernoulliLoss(Loss):
         self.logits = logits
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Probabilities or logits, and spikes, [..., N] both, to the loss: a scalar, or [N]."""
+        """Return the loss for probabilities or logits, and spikes, both [..., N]: a scalar, or [N]."""
         of = F.binary_cross_entropy_with_logits if self.logits else F.binary_cross_entropy
         return self.reduced(of(output, target.detach().to(output.dtype), reduction="none"))
 
@@ -144,7 +145,7 @@ class GaussianLoss(Loss):
     support = "real"
 
     def forward(self, output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
-        """(mean, variance > 0) and responses, [..., N] each or broadcast to it, to the loss: a scalar, or [N]."""
+        """Return the loss for (mean, variance > 0) and responses, [..., N] each or broadcast: a scalar, or [N]."""
         mean, variance = output
         return self.reduced((target.detach() - mean).square() / (2 * variance) + (2 * math.pi * variance).log() / 2)
 
@@ -154,8 +155,8 @@ class GammaLoss(Loss):
 
     Args:
         per_neuron, avg: see :class:`Loss`.
-        eps_shift_targets: added to the targets. At 0 a gamma density has no finite likelihood: ``check_responses``
-            refuses such responses, the shift is neuralpredictors' and does nothing to others.
+        eps_shift_targets: added to the targets. A gamma density has no finite likelihood at 0, so ``check_responses``
+            refuses such responses. The shift is neuralpredictors'; it has no other effect.
     """
 
     support = "positive"
@@ -165,22 +166,22 @@ class GammaLoss(Loss):
         self.eps_shift_targets = eps_shift_targets
 
     def forward(self, output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
-        """(concentration, rate), both > 0, and responses, [..., N] each, to the loss: a scalar, or [N]."""
+        """Return the loss for (concentration, rate), both > 0, and responses, [..., N] each: a scalar, or [N]."""
         k, rate = output
         y = target.detach() + self.eps_shift_targets
         return self.reduced(torch.lgamma(k) - k * rate.log() - (k - 1) * y.log() + rate * y)
 
 
 class ZIGLoss(Loss):
-    """Zero-inflated gamma of deconvolved calcium traces: a uniform part up to loc, a gamma density above.
+    """Zero-inflated gamma for deconvolved calcium traces: a uniform part up to loc, and a gamma density above it.
 
-    -log of (1 - q) / loc where target <= loc, and of q Gamma(target - loc; k, theta), theta the scale, elsewhere (Wei
-    et al., "A zero-inflated gamma model for deconvolved calcium imaging traces", Neurons, Behavior, Data analysis, and
-    Theory 2020).
+    The loss is -log of (1 - q) / loc where target <= loc, and of q Gamma(target - loc; k, theta) elsewhere, with scale
+    theta (Wei et al., "A zero-inflated gamma model for deconvolved calcium imaging traces", Neurons, Behavior, Data
+    analysis, and Theory 2020).
 
     Args:
-        avg: as in neuralpredictors, where it is False by default: each part is averaged over the responses that it is
-            for, neuron by neuron, so that the rarer part weighs more than in the likelihood.
+        avg: as in neuralpredictors, where it is False by default. Each part is averaged over its own responses, per
+            neuron. So the rarer part has a larger weight than in the likelihood.
         per_neuron: see :class:`Loss`.
         return_logdet: also return the logarithm of the determinant of the responses' transformation, which is 0.
     """
@@ -192,10 +193,10 @@ class ZIGLoss(Loss):
         self.return_logdet = return_logdet
 
     def forward(self, output: Any, target: Any, **kwargs: Any) -> Any:
-        """(theta, k, loc, q) and responses, [B, N] each, to the loss: a scalar, or [N].
+        """Return the loss for (theta, k, loc, q) and responses, [B, N] each: a scalar, or [N].
 
-        Loc and q may be [1, N]. A loc that is trained is held between 0 and the neuron's largest response, and then
-        below the smallest one above it. The two arguments may come in neuralpredictors' order, target first.
+        loc and q may be [1, N]. A trained loc is clamped between 0 and the neuron's largest response, then below the
+        smallest response above it. The two arguments may also come in neuralpredictors' order, target first.
         """
         if isinstance(output, Tensor) and not isinstance(target, Tensor):
             output, target = target, output
@@ -208,7 +209,7 @@ class ZIGLoss(Loss):
         if loc.requires_grad:
             above = torch.where(slab, target, torch.inf).amin(0)
             loc = _held(loc, torch.zeros_like(loc), torch.where(above.isinf(), target.amax(0), above * 0.999))
-        # Where there is no gamma part, any positive number keeps its gradient finite.
+        # Without a gamma part, any positive number keeps the gradient finite.
         y = torch.where(slab, target - loc, 1.0)
         gamma = q.log() + (k - 1) * y.log() - y / theta - k * theta.log() - torch.lgamma(k)
         loss = -(self._part(spike, ~slab) + self._part(torch.where(slab, gamma, 0.0), slab))
@@ -216,10 +217,10 @@ class ZIGLoss(Loss):
         return (loss, 0) if self.return_logdet else loss
 
     def _part(self, values: Tensor, there: Tensor) -> Tensor:
-        """[N]: sum or mean over the responses that a part is for."""
+        """Return the sum or mean [N] over the responses of a part."""
         return values.sum(0) / there.sum(0).clamp_min(1) if self.avg else values.sum(0)
 
 
 def _held(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values within bounds; the gradient is that without them, so that they can come back."""
+    """Clamp values, but pass the gradient through, so that they can return from outside the bounds."""
     return values + (values.clamp(low, high) - values).detach()

@@ -1,4 +1,4 @@
-"""Layers of other libraries, where they are installed or V1FAST_PEERS names their folder."""
+"""Layers of other libraries, where they are installed or found in the folder V1FAST_PEERS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..contract import Absent
 
-# Imported beside the readouts, but not to compute them.
+# Imported together with the readouts, but not used by them.
 _STAND_INS = ("torchvision", "jaxtyping")
 
 
@@ -26,14 +26,14 @@ class _AnyType:
 
 
 def published(module: str, name: str) -> Any:
-    """What another library calls ``name`` in ``module``.
+    """Return what another library calls ``name`` in ``module``.
 
     Raises:
-        Absent: it is not installed, or does not import.
+        Absent: it is not installed, or cannot be imported.
     """
     folder = os.environ.get("V1FAST_PEERS")
     if folder and os.path.abspath(folder) not in sys.path:
-        sys.path.append(os.path.abspath(folder))  # last: nothing in it hides what is installed
+        sys.path.append(os.path.abspath(folder))  # last, so that it does not hide installed packages
     library = module.partition(".")[0]
     try:
         with importable():
@@ -48,8 +48,8 @@ def published(module: str, name: str) -> Any:
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """Stand-ins for absent packages, while a library is imported."""
-    # neuralpredictors 0.3.0 looks for it where Python 3.9 had it.
+    """Provide stand-ins for absent packages while a library is imported."""
+    # neuralpredictors 0.3.0 expects it where Python 3.9 had it.
     collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
     added = [name for name in _STAND_INS if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in added:

@@ -1,4 +1,4 @@
-"""Layers that hold a Gaussian readout: those of other libraries, where installed, and v1fast's own."""
+"""Layers with a Gaussian readout: those of other libraries, where installed, and v1fast's own."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def v1fast(channels: int, height: int, width: int, neurons: int) -> nn.Module:
 
 
 def load(name: str) -> MakeLayer:
-    """What makes the layer of a library.
+    """Return the constructor of a library's layer.
 
     Raises:
-        Absent: it is not installed, or does not import.
+        Absent: it is not installed, or cannot be imported.
     """
     layer = published(_MODULES[name], "FullGaussian2d")
     time = (1,) if name == "openretina" else ()
@@ -41,13 +41,13 @@ def load(name: str) -> MakeLayer:
 
 
 def by_operand(layer: nn.Module) -> dict[str, Tensor]:
-    """The parameters, which all these layers name and shape alike, by the operand that they are."""
+    """Return the parameters by operand. All these layers use the same names and shapes."""
     parameters = dict(layer.named_parameters())
     return {operand: parameters[name] for operand, name in _PARAMETERS.items()}
 
 
 def as_operand(operand: str, parameter: Tensor) -> Tensor:
-    """A parameter or its gradient as a view of the operand's shape."""
+    """Return a parameter or its gradient as a view with the operand's shape."""
     if operand == "mu":
         return parameter[0, :, 0]  # (1, N, 1, 2)
     if operand == "sigma":

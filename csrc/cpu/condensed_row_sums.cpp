@@ -1,4 +1,4 @@
-// Row sums of condensed matrices on the CPU. See v1fast/reference/condensed_row_sums.py for what they are.
+// Row sums of condensed matrices on the CPU. v1fast/reference/condensed_row_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"

@@ -1,6 +1,6 @@
 // Compiles the file V1FAST_ISA_FILE once for each instruction set, in the namespaces v1fast::avx512, v1fast::avx2 and
-// v1fast::baseline, with V1FAST_VECTOR_BYTES as the width of a vector. V1FAST_PICK_ISA(member) is that
-// member of the best of them on this machine. Include all other headers first.
+// v1fast::baseline. V1FAST_VECTOR_BYTES is the width of a vector. V1FAST_PICK_ISA(member) is that member of the best
+// instruction set of this machine. Include all other headers first.
 #if !defined(V1FAST_ISA_FILE)
 #error "define V1FAST_ISA_FILE before including foreach_isa.h"
 #endif

@@ -1,4 +1,4 @@
-// The Gaussian readout on the CPU. See v1fast/reference/gaussian_readout.py for what it computes.
+// The Gaussian readout on the CPU. v1fast/reference/gaussian_readout.py defines it.
 #include "../gaussian_readout.h"
 #include "../boxed.h"
 

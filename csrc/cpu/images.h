@@ -1,7 +1,7 @@
 // Feature maps of any dtype and strides, seen by the kernels as [H, W, C] images of the compute type T.
 //
-// Channels-last maps of type T are read and written where they are. Anything else goes through a bounded buffer, a few
-// images at a time, so that the row kernels exist once per compute type and no copy of the whole map is made.
+// Channels-last maps of type T are read and written in place. All others go through a bounded buffer, a few images at a
+// time. So the row kernels exist once per compute type, and the whole map is never copied.
 #pragma once
 
 #include "dispatch.h"
@@ -15,7 +15,7 @@
 
 namespace v1fast {
 
-inline constexpr int64_t kBufferBytes = 16 << 20; // stays in the outer caches; one image at least
+inline constexpr int64_t kBufferBytes = 16 << 20; // stays in the outer caches; holds at least one image
 
 template <class T>
 inline constexpr auto kScalarType =
@@ -43,7 +43,7 @@ struct ImageLayout {
     bool dense() const { return direct && (B == 1 || stride_b == size()); } // one block of T, channels last
     int64_t offset(int64_t c, int64_t w) const { return c * stride_c + w * stride_w; }
 
-    // Calls work(c, w) for all of one row, along the tensor's memory.
+    // Calls work(c, w) for all elements of one row, in the order of the tensor's memory.
     template <class Work>
     void for_each_in_row(const Work& work) const {
         if (stride_c == 1)
@@ -68,13 +68,13 @@ public:
             buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
     }
 
-    // Dense images that the caller keeps; `data` is where image 0 is or would be.
+    // Dense images that the caller owns. `data` is where image 0 is, or would be.
     ImageReader(const T* data, const ImageLayout<T>& dense) : layout_(dense), data_(data), chunk_(dense.B) {}
 
-    // At most so many images at a time.
+    // The largest number of images at a time.
     int64_t chunk() const { return chunk_; }
 
-    // Calls work(first, last) for consecutive ranges of images that image() can then give.
+    // Calls work(first, last) for consecutive ranges of images. image() is valid for the images of the current range.
     template <class Work>
     void for_each_chunk(const Work& work) {
         for (first_ = 0; first_ < layout_.B; first_ += chunk_) {
@@ -112,7 +112,7 @@ private:
     int64_t chunk_ = 0, first_ = 0;
 };
 
-// The gradient of feature maps: accumulated image by image in T, rounded once to the tensor's dtype.
+// The gradient of feature maps: accumulated image by image in T, and rounded once to the tensor's dtype.
 template <class T>
 class ImageWriter {
 public:
@@ -121,15 +121,15 @@ public:
 
     const Tensor& gradient() const { return gradient_; }
 
-    // Whether the memory that begin() gives holds zeros.
+    // Whether the memory from begin() holds zeros.
     bool zeros() const { return zeros_ && layout_.direct; }
 
-    // A buffer for the images of one thread; none where the tensor itself serves.
+    // A buffer for the images of one thread. There is none where the tensor itself is written.
     std::unique_ptr<T[]> buffer() const {
         return std::unique_ptr<T[]>(layout_.direct ? nullptr : new T[static_cast<size_t>(layout_.size())]);
     }
 
-    // Where to write image b, all of it.
+    // Where to write all of image b.
     T* begin(int64_t b, T* buffer) const {
         return layout_.direct ? static_cast<T*>(data_) + b * layout_.stride_b : buffer;
     }

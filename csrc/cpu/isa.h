@@ -1,4 +1,4 @@
-// The best instruction set of this machine that the kernels are compiled for.
+// The best instruction set of this machine, among those that the kernels are compiled for.
 #pragma once
 
 #include <cstdlib>
@@ -8,7 +8,7 @@ namespace v1fast {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// V1FAST_MAX_ISA=baseline or avx2 leaves out what is better: for tests, and to tell what a difference comes from.
+// V1FAST_MAX_ISA=baseline or avx2 excludes better ones: for tests, and to find the cause of a difference.
 inline Isa best_isa() {
     static const Isa best = [] {
         const char* most = std::getenv("V1FAST_MAX_ISA");

@@ -1,7 +1,7 @@
-// Memory for large results. Fresh from the system it comes page by page, each page cleared at the price of a fault: for
-// the gradient of a large feature map that costs more than its arithmetic. Allocators keep freed memory for the next
-// call, but glibc's returns blocks of 32 MiB and more to the system at once. So the last such block that was freed is
-// kept here for the next call. It is marked as free for the system to take, so that it is not missed elsewhere.
+// Memory for large results. Fresh memory from the system arrives page by page, and each page costs a fault and is
+// cleared. For the gradient of a large feature map, that costs more than the arithmetic. Allocators keep freed memory
+// for the next call, but glibc's returns blocks of 32 MiB and more to the system at once. So the last freed block of
+// that size is kept here for the next call. It is marked as free for the system to take, so other uses do not lack it.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -20,7 +20,7 @@ using torch::stable::Tensor;
 
 inline constexpr int64_t kLargeBytes = 32 << 20;
 
-// Huge pages make the faults a fifth as dear. Only advice: where it fails, nothing changes.
+// Huge pages make the faults five times cheaper. This is only advice: if it fails, nothing changes.
 inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
     constexpr uintptr_t kHugePage = 2 << 20;
@@ -33,7 +33,7 @@ inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int
 
 #if defined(__linux__) && defined(MADV_FREE)
 
-// A mapping of its own, which describes itself by the numbers beside it.
+// A separate mapping, which describes itself by the numbers beside it.
 struct LargeBlock {
     void* data;
     int64_t bytes;
@@ -55,12 +55,12 @@ struct LargeBlock {
     }
 };
 
-// The block that was freed last. No lock: a process that forks while one is held would hang.
+// The block that was freed last. There is no lock: a process that forks while a lock is held would hang.
 class KeptBlock {
     std::atomic<LargeBlock*> block_{nullptr};
 
 public:
-    // A block of at least `bytes`, not much larger; nullptr if the system gives none.
+    // A block of at least `bytes` that is not much larger. nullptr if the system gives none.
     LargeBlock* take(int64_t bytes) {
         LargeBlock* kept = block_.exchange(nullptr);
         if (kept && kept->bytes >= bytes && kept->bytes / 2 <= bytes)
@@ -91,10 +91,10 @@ inline void release_large_memory() {}
 
 struct Uninitialised {
     Tensor tensor;
-    bool zeros; // else, what it holds is unknown
+    bool zeros; // false: the contents are unknown
 };
 
-// As torch.empty_like. dense: the elements of `like` fill one block of memory.
+// Like torch.empty_like. dense: the elements of `like` fill one block of memory.
 inline Uninitialised uninitialised_like(const Tensor& like, bool dense) {
     const int64_t bytes = like.numel() * static_cast<int64_t>(like.element_size());
 #if defined(__linux__) && defined(MADV_FREE)

@@ -1,4 +1,4 @@
-// Operands of the readouts as the row kernels want them.
+// Operands of the readouts, as the row kernels take them.
 #pragma once
 
 #include "../bilinear.h"
@@ -14,14 +14,14 @@ namespace v1fast {
 
 using torch::headeronly::ScalarType;
 
-// All operands in the compute type. Neurons are worked through in the order of their places in the map, so that a block
-// reads but a part of it. Arrays of one number per neuron go on to a whole number of vectors, with zeros.
+// All operands in the compute type. Neurons are processed in the order of their positions in the map, so a block reads
+// only a part of it. Arrays of one number per neuron are padded with zeros to a whole number of vectors.
 template <class T>
 struct Operands {
     ReadoutSizes s;
     const int32_t* order;         // [N]: the k-th neuron to work on
     const T *mu_x, *mu_y;         // [N], in that order
-    const T* positions;           // [B, N, 2], in the neurons' own order, in place of mu; null: none
+    const T* positions;           // [B, N, 2], in the neurons' own order, instead of mu; null: none
     const T* sigma[4];            // xx, xy, yx, yy: [N] each, in that order; null: none
     bool sigma_is_full;           // else xy and yx are zero
     const uint32_t* neuron_index; // [N], in that order: the low words
@@ -33,20 +33,20 @@ struct Operands {
     const int64_t* seed;          // [1], null: none
     int64_t image_offset;
     bool share_noise, align_corners, reordered;
-    bool clamp; // positions before the shift, to [-1, 1]
-    bool add;   // to what the output holds
+    bool clamp; // clamp positions to [-1, 1], before the shift
+    bool add;   // add to the output instead of replacing it
 
     bool samples() const { return sigma[0] && (noise || seed); }
     bool same_for_all_images() const { return !shift && !positions && (share_noise || !samples()); }
-    // Worth ordering the neurons by cell once for all images.
+    // Whether it is worth ordering the neurons by cell once for all images.
     bool fixed() const { return s.B > 1 && s.N > 0 && same_for_all_images(); }
-    // The image whose draws image b of the batch takes.
+    // The image number whose draws are used for image b of the batch.
     int64_t noise_image(int64_t b) const { return share_noise ? 0 : image_offset + b; }
     Places places() const { return {static_cast<int32_t>(s.W), static_cast<int32_t>(s.H)}; }
 };
 
-// The neurons in the order of the tiles of 4 x 4 pixels that their means lie in; empty: in their own, where there is
-// too little work to gain from another.
+// The neurons, ordered by the tile of 4 x 4 pixels that their mean lies in. Empty: the neurons' own order, where there
+// is too little work to gain from another.
 template <class T>
 std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool align_corners) {
     if (!mu || s.N < 128 || s.B < 4)
@@ -54,7 +54,7 @@ std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool ali
     const auto tile = [&](T position, int64_t size) {
         const PixelMap<T> map(size, align_corners);
         const T pixel = (position + 1) * map.scale + map.offset;
-        // Compared as T and taken as an integer: T(size - 1) may be rounded up to size.
+        // The comparison is in T, but size - 1 is taken as an integer: T(size - 1) may be rounded up to size.
         return !(pixel > 0) ? 0 : (pixel < T(size) ? static_cast<int64_t>(pixel) : size - 1) / 4; // NaN: 0
     };
     const int64_t columns = (s.W + 3) / 4;
@@ -70,7 +70,7 @@ std::vector<int32_t> order_by_place(const ReadoutSizes& s, const T* mu, bool ali
     return order;
 }
 
-// The place of each neuron in the order in which they are worked through: the reverse of that order.
+// The position of each neuron in the working order: the inverse of that order.
 template <class T>
 std::vector<int32_t> places_of(const Operands<T>& o) {
     std::vector<int32_t> place(static_cast<size_t>(o.s.N));
@@ -79,12 +79,13 @@ std::vector<int32_t> places_of(const Operands<T>& o) {
     return place;
 }
 
-// Operands as the row kernels want them, and what had to be copied for it: of parameter size, never of the features'.
+// Operands as the row kernels take them, and the copies made for that. The copies have the size of parameters, never of
+// features.
 template <class T>
 class OwnedOperands {
 public:
     // mu: [N, 2], or [B, N, 2] for a position in each image. weight: [N, C or more], read from column `channel` on.
-    // clamp: positions to [-1, 1], before the shift.
+    // clamp: limit positions to [-1, 1], before the shift.
     OwnedOperands(const ReadoutSizes& s, const Tensor& mu, const Tensor& weight, int64_t channel,
                   const OptionalTensor& bias, const OptionalTensor& shift, bool align_corners, bool clamp)
         : neurons_(s.N), order_(order_by_place(s, mu.dim() == 2 ? values(mu) : nullptr, align_corners)),
@@ -105,7 +106,7 @@ public:
         operands.clamp = clamp;
     }
 
-    // Positions alone, in the neurons' own order: grid [N, 2] or [B, N, 2].
+    // Positions only, in the neurons' own order: grid [N, 2] or [B, N, 2].
     OwnedOperands(const ReadoutSizes& s, const Tensor& grid, const OptionalTensor& shift, bool align_corners)
         : neurons_(s.N), order_(static_cast<size_t>(s.N)), zeros_(static_cast<size_t>(s.C)), operands{} {
         operands.s = s;
@@ -129,7 +130,7 @@ public:
         operands.share_noise = share_noise;
     }
 
-    // A tensor in the compute type, contiguous; null for none.
+    // A contiguous tensor in the compute type; null for none.
     const T* values(const OptionalTensor& tensor) {
         return tensor ? keep(torch::stable::to(*tensor, kScalarType<T>)).template const_data_ptr<T>() : nullptr;
     }
@@ -155,7 +156,7 @@ private:
             operands.positions = values(grid);
         }
     }
-    // One column of a [N, columns] array, ordered.
+    // One column of a [N, columns] array, in the working order.
     const T* column(const T* data, int64_t columns, int64_t which) {
         T* out = copied_.emplace_back(padded(neurons_)).get();
         std::fill(out + neurons_, out + padded(neurons_), T(0));
@@ -163,7 +164,7 @@ private:
             out[k] = data[order_[k] * columns + which];
         return out;
     }
-    // The weights as rows, ordered.
+    // The weights as rows, in the working order.
     const T* rows(const Tensor& weight, const WeightColumns& columns) {
         if (!operands.reordered && columns.are_rows<T>())
             return static_cast<const T*>(kept_.emplace_back(weight).const_data_ptr()) + columns.offset(0, 0);
@@ -201,7 +202,7 @@ inline ScalarType promote(ScalarType a, ScalarType b) {
         return a;
     if (a == ScalarType::Double || b == ScalarType::Double)
         return ScalarType::Double;
-    return ScalarType::Float; // also for one bfloat16 and one half
+    return ScalarType::Float; // also for one bfloat16 and one float16 operand
 }
 
 } // namespace v1fast

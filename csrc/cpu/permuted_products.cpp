@@ -1,4 +1,4 @@
-// Null distributions of label permutations on the CPU. See v1fast/reference/permuted_products.py for what they are.
+// Null distributions of label permutations on the CPU. v1fast/reference/permuted_products.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"
@@ -20,14 +20,14 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 struct PermutedFactors {
-    int64_t S, stride;  // rows; columns with those that fill up a vector
-    const float* pairs; // of each group of rows from i on, the columns j > i of a, 0 where row >= column
+    int64_t S, stride;  // rows; columns, padded to whole vectors
+    const float* pairs; // for each group of rows from i on: the columns j > i of a, 0 where row >= column
     const float* b;     // [S, stride]
 };
 
-// What one instruction set provides. columns: room for [stride, lanes].
+// What one instruction set provides. columns: memory for [stride, lanes].
 struct PermutedKernel {
-    int64_t lanes; // rows of a group
+    int64_t lanes; // rows in a group
     double (*product)(const PermutedFactors&, const int32_t* permutation, float* columns);
 };
 

@@ -1,4 +1,4 @@
-// The normals that the Gaussian readout draws, on the CPU. See v1fast/reference/philox.py.
+// The normals that the Gaussian readout draws, on the CPU. v1fast/reference/philox.py defines them.
 #include "../boxed.h"
 #include "row_kernels.h"
 

@@ -1,4 +1,4 @@
-// The features at given points on the CPU. See v1fast/reference/point_gather.py for what is computed.
+// The features at given points on the CPU. v1fast/reference/point_gather.py defines the op.
 #include "../boxed.h"
 #include "../points.h"
 
@@ -7,7 +7,7 @@
 namespace v1fast {
 namespace {
 
-// Calls work(b, n0, n1, points) in parallel for each image, with all neurons or a part of them.
+// Calls work(b, n0, n1, points) in parallel for each image, with all neurons or some of them.
 template <class Work>
 void for_each_image(const ReadoutSizes& s, int64_t first, int64_t last, const Work& work) {
     for_each_group(first, last, 1, s.N, [&](int64_t b, int64_t, int64_t n0, int64_t n1) { work(b, n0, n1); });
@@ -63,7 +63,7 @@ std::vector<T> positions_gradient(const Tensor& features, const Operands<T>& o, 
     return out;
 }
 
-// A tensor of these sizes, whose element [i, axis] is the sum of positions[first(i) + k * step + axis] over k < count.
+// A tensor of these sizes. Its element [i, axis] is the sum of positions[first(i) + k * step + axis] over k < count.
 template <class T, class First>
 Tensor sums_of(const std::vector<T>& positions, const Tensor& like, std::vector<int64_t> sizes, const First& first,
                int64_t step, int64_t count) {

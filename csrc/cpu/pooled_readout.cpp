@@ -1,5 +1,5 @@
-// The readout of given points in a map and its average poolings, on the CPU. See v1fast/reference/pooled_readout.py for
-// what it computes.
+// The readout of given points in a map and its average poolings, on the CPU. v1fast/reference/pooled_readout.py defines
+// it.
 #include "../boxed.h"
 #include "../points.h"
 
@@ -8,7 +8,7 @@
 namespace v1fast {
 namespace {
 
-// A map and its successive poolings, which all neurons read at the same normalised positions.
+// A map and its successive poolings. All neurons read them at the same normalised positions.
 template <class T>
 Pyramid<T> pyramid_of(ReadoutSizes sizes, const Tensor& grid, const Tensor& weight, const OptionalTensor& bias,
                       const OptionalTensor& shift, int64_t kernel, int64_t steps, bool align_corners) {
@@ -26,7 +26,7 @@ Pyramid<T> pyramid_of(ReadoutSizes sizes, const Tensor& grid, const Tensor& weig
 template <class T>
 Tensor pool_all(const Tensor& features, const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
     std::vector<ReadoutSizes> from;
-    std::vector<int64_t> begin; // of each pooling
+    std::vector<int64_t> begin; // where each pooling begins
     int64_t total = 0;
     for (ReadoutSizes s = sizes; static_cast<int64_t>(from.size()) < steps; s.H /= kernel, s.W /= kernel) {
         from.push_back(s);
@@ -55,7 +55,7 @@ Tensor pooled_levels(const Tensor& features, int64_t kernel, int64_t steps, bool
     return wide ? pool_all<double>(features, sizes, kernel, steps) : pool_all<float>(features, sizes, kernel, steps);
 }
 
-// The poolings that are given, which have to be all; null where they are to be made.
+// The given poolings, which must be complete; null if they still have to be computed.
 template <class T>
 const T* checked(const OptionalTensor& pooled, const ReadoutSizes& sizes, int64_t kernel, int64_t steps) {
     if (!pooled)

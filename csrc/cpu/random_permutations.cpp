@@ -1,4 +1,4 @@
-// Random permutations on the CPU. See v1fast/reference/random_permutations.py for which ones.
+// Random permutations on the CPU. v1fast/reference/random_permutations.py defines which ones.
 #include "../boxed.h"
 #include "../philox.h"
 
@@ -16,7 +16,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// words: room for size - 1 of them, and three more.
+// words: memory for size - 1 of them and three more.
 void permute(uint64_t key, uint32_t number, int64_t size, uint32_t* words, int32_t* permutation) {
     const uint32_t key0 = static_cast<uint32_t>(key), key1 = static_cast<uint32_t>(key >> 32);
     for (int64_t block = 0; 4 * block < size - 1; ++block) {

@@ -1,8 +1,8 @@
-// Ranks on the CPU, ties averaged. See v1fast/reference/ranks.py for what they are.
+// Ranks on the CPU, ties averaged. v1fast/reference/ranks.py defines them.
 //
-// Values become integers of the same order, of which the bits that differ are sorted digit by digit: passes that read
-// in order, and write in order within each of a few hundred places. No pass writes all over its memory: for 8 million
-// ranks that would take as long as all the rest.
+// Values become integers of the same order. The bits that differ are sorted digit by digit. Each pass reads in order,
+// and writes in order to each of a few hundred regions. No pass writes to random addresses: for 8 million ranks, that
+// would take as long as everything else.
 #include "../boxed.h"
 #include "large_memory.h"
 
@@ -23,13 +23,13 @@ using torch::headeronly::ScalarType;
 
 constexpr int kMostDigitBits = 10;
 constexpr int kRegionBits = 15; // of indices whose ranks are written together: 256 KiB
-// Places in memory that are a power of two apart, and written in turn, would drive each other out of the cache.
+// A power of two between addresses that are written in turn would make them evict each other from the cache.
 constexpr size_t kRegionGap = 72, kRegionStride = (size_t(1) << kRegionBits) + kRegionGap;
 
 template <class T>
 using Key = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
-// In the order of the values; -0 and 0 are the same.
+// A key with the order of the values. -0 and 0 have the same key.
 template <class T>
 Key<T> key_of(T value) {
     const Key<T> bits = std::bit_cast<Key<T>>(value + T(0)), sign = Key<T>(1) << (8 * sizeof(T) - 1);
@@ -39,7 +39,7 @@ Key<T> key_of(T value) {
 template <class T>
 struct Item {
     Key<T> key;
-    Key<T> label; // what goes with it
+    Key<T> label; // the payload of the key
 };
 
 struct Rank {
@@ -60,15 +60,15 @@ public:
 
 size_t regions_of(size_t size) { return ((size - 1) >> kRegionBits) + 1; }
 
-// Of so many values, one set of them after another. size > 0.
+// Sorts sets of `size` values, one set after another. size > 0.
 template <class T>
 class Sorter {
 public:
     explicit Sorter(size_t size)
         : size_(size), items_(size + regions_of(size) * kRegionGap), others_(size + regions_of(size) * kRegionGap) {}
 
-    // The items (key, label(i)) in the order of their keys; item(i): value and label. `values` are those of all items,
-    // in any order.
+    // The items (key, label(i)) in the order of their keys. item(i) gives value and label. `values` are those of all
+    // items, in any order.
     template <class MakeItem>
     Item<T>* sort(const T* values, const MakeItem& item) {
         Key<T> least = ~Key<T>(0), most = 0;
@@ -111,10 +111,11 @@ public:
     void* room() const { return to_; }
 
 private:
-    // Where each digit's items begin, for each pass.
+    // Where the items of each digit begin, for each pass.
     std::vector<uint32_t> starts(const T* values, Key<T> least, int passes, int width) const {
         const size_t places = size_t(1) << width, all = passes * places;
-        // In several tables in turn: neighbours often share a digit, and would wait for each other's count.
+        // Counts go to several tables in turn. Neighbours often share a digit, and one table would wait for the
+        // previous count.
         constexpr size_t kTables = 4;
         std::vector<uint32_t> counts(kTables * all);
         for (size_t i = 0; i < size_; ++i) {
@@ -160,8 +161,8 @@ void rank(Sorter<T>& sorter, const T* values, size_t size, double* ranks) {
             ranks[found->index] = found->twice / 2.0;
 }
 
-// Sorted by a, with b as labels, ranks of a stand in order; sorted by b, with these as labels, both do. So no rank has
-// to be written where its value came from.
+// Sorting by a with the values of b as labels puts the ranks of a in order. Sorting by b with these ranks as labels
+// puts both in order. So no rank has to be written back to the index of its value.
 template <class T>
 void sum_ranks(const T* a, const T* b, size_t size, double* sums) {
     Sorter<T> sorter(size);
@@ -172,7 +173,7 @@ void sum_ranks(const T* a, const T* b, size_t size, double* sums) {
     sorter.for_each_run(by_a, [&](size_t begin, size_t end) {
         const size_t twice = begin + end + 1;
         squares_a += static_cast<double>(end - begin) * from_mean(twice) * from_mean(twice);
-        // Over keys that are read no more: the run that comes next is not this one's.
+        // The keys of this run can be overwritten. They are not read again: the next run has other items.
         for (size_t i = begin; i < end; ++i)
             by_a[i].key = static_cast<Key<T>>(twice);
     });

@@ -1,9 +1,10 @@
-// Dissimilarity matrices on the CPU. See v1fast/reference/rdm.py for what they are.
+// Dissimilarity matrices on the CPU. v1fast/reference/rdm.py defines them.
 //
-// One product of rows with rows, of which the tiles on and above the diagonal are computed alone. Rows are standardised
-// as they are packed, a group of tiles and a block of columns at a time: there is no copy of the responses. A chain of
-// additions is kDepth products long; their sums are added in a fixed order, whatever the tiles and threads. What has
-// been summed becomes dissimilarities while it is still in the cache, and is written once, with its mirror image.
+// One product of rows with rows; only the tiles on and above the diagonal are computed. Rows are standardised as they
+// are packed, for one group of tiles and one block of columns at a time. So the responses are not copied. A chain of
+// additions is kDepth products long. The sums of the chains are added in a fixed order, whatever the tiles and threads.
+// Finished sums become dissimilarities while they are still in the cache. They are written once, with their mirror
+// image.
 #include "../rdm.h"
 #include "../boxed.h"
 
@@ -15,10 +16,10 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr int64_t kTile = 288;            // rows and columns of a tile: it stays in L2 with its factors
-constexpr int64_t kBlock = 896;           // columns whose sums are made before they are added to others
-constexpr int64_t kPackedBytes = 6 << 20; // that several threads pack at a time; one block at least
+constexpr int64_t kBlock = 896;           // columns whose products are summed before they are added to the total
+constexpr int64_t kPackedBytes = 6 << 20; // packed by several threads at a time; at least one block
 static_assert(kBlock % kDepth == 0);
-constexpr double kNear = 1e-4; // dissimilarity below which "high" accuracy takes the difference
+constexpr double kNear = 1e-4; // dissimilarity below which "high" accuracy uses the difference of the rows
 template <class T>
 constexpr int64_t kGroup = sizeof(T) == 4 ? 6 : 4; // tiles in each direction that are summed at the same time: 12 MiB
 template <class T>
@@ -58,7 +59,7 @@ struct Form {
     int64_t S, T; // rows and columns of the matrix
 };
 
-// Sums of products become dissimilarities, in a tile, and go to their places in the matrix.
+// Turns the sums of products in a tile into dissimilarities and stores them in the matrix.
 template <class T, class Out>
 class Finish {
 public:
@@ -69,7 +70,7 @@ public:
             norms_.resize(y.own.size()), rests_.resize(y.own.size());
     }
 
-    // Once the products of rows with themselves are known.
+    // Call this when the products of rows with themselves are known.
     void prepare() {
         for (size_t j = 0; j < y_.own.size(); ++j) {
             shortfall_[j] = static_cast<T>(shortfall(y_, static_cast<int64_t>(j)));
@@ -81,7 +82,7 @@ public:
         }
     }
 
-    // A tile of the products of rows i0 .. i1 - 1 with rows j0 .. j1 - 1, which stand at its beginning.
+    // A tile c that begins with the products of rows i0 .. i1 - 1 with rows j0 .. j1 - 1.
     void tile(T* c, int64_t stride, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
         const bool diagonal = form_.symmetric && i0 == j0;
         const int64_t i_begin = std::max(x_.absent - i0, int64_t{0}), j_begin = std::max(y_.absent - j0, int64_t{0});
@@ -184,7 +185,7 @@ struct Tile {
     int64_t i, j; // in tiles of the matrix
 };
 
-// The product of rows x with rows y, by groups of tiles; y may be x.
+// The product of rows x with rows y, by groups of tiles. y may be x.
 template <class T, class Out>
 class Product {
 public:
@@ -200,7 +201,7 @@ public:
             for (int64_t i = 0; i < row_groups; ++i)
                 for (int64_t j = 0; j < column_groups; ++j)
                     group(i, j);
-        else // those on the diagonal first: they give the products of rows with themselves
+        else // diagonal groups first: they give the products of rows with themselves
             for (int64_t offset = 0; offset < row_groups; ++offset)
                 for (int64_t i = 0; i + offset < row_groups; ++i)
                     group(i, i + offset);
@@ -214,8 +215,8 @@ private:
     }
     int64_t groups(int64_t rows) const { return (rows + kGroup<T> * side_ - 1) / (kGroup<T> * side_); }
 
-    // How many columns of so many panels are packed at a time: a block or, as threads wait for each other after it,
-    // more.
+    // How many columns of these panels are packed at a time: one block, or more with several threads, because threads
+    // wait for each other after each packing.
     int64_t columns_packed(int64_t panels) const {
         const int64_t bytes = panels * panel_ * kBlock * static_cast<int64_t>(sizeof(T));
         const int64_t blocks = torch::stable::get_num_threads() > 1 ? std::max<int64_t>(kPackedBytes / bytes, 1) : 1;
@@ -232,7 +233,7 @@ private:
     Rows<T>&x_, &y_;
     int64_t panel_, side_;
     Finish<T, Out> finish_;
-    std::vector<bool> known_x_, known_y_; // groups whose rows' products with themselves are known
+    std::vector<bool> known_x_, known_y_; // groups of rows whose products with themselves are known
 };
 
 template <class T, class Out>
@@ -283,7 +284,8 @@ void Product<T, Out>::group(int64_t gi, int64_t gj) {
 template <class T, class Out>
 void Product<T, Out>::pack(const Packed<T>& a, const Packed<T>& b, int64_t begin, int64_t end, bool own_x, bool own_y) {
     const bool paired = form_.symmetric && &x_ != &y_;
-    // One task for a panel of x and its like of y, which paired rows are multiplied with.
+    // One task per panel. For paired rows, a task has a panel of x and the same panel of y, because they are
+    // multiplied.
     const int64_t tasks = a.data == b.data ? a.count : paired ? std::max(a.count, b.count) : a.count + b.count;
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
         for (int64_t task = first; task < last; ++task) {
@@ -334,7 +336,7 @@ void compute(const Tensor& x, const OptionalTensor& y, const Form& form, int64_t
     Product<T, Out>(form, rows.x, rows.y(), factor, out).run();
 }
 
-// All members of a batch; where there are enough of them, a thread takes each as a whole.
+// All members of a batch. Where there are enough of them, one thread takes a whole member.
 template <class T, class Out>
 void compute_all(const Tensor& x, const OptionalTensor& y, const Form& form, Out* out, int64_t size) {
     const int64_t batch = x.size(0), threads = torch::stable::get_num_threads();

@@ -1,9 +1,9 @@
-// Gradients of the dissimilarity matrices on the CPU. See v1fast/reference/rdm.py for the formulas.
+// Gradients of the dissimilarity matrices on the CPU. v1fast/reference/rdm.py has the formulas.
 //
-// The gradient of a row is a sum of the other rows, each times what its pair gets, less the row itself, times a number:
-// one product of a matrix of pairs with rows, by the tiles of the forward pass. Rows are standardised as they are
-// packed, here with columns side by side; what the pairs get is read from the gradient of the matrix, by strips of 32
-// MiB.
+// The gradient of a row has two parts: a sum of the other rows, each times the weight of its pair, minus a multiple of
+// the row itself. That is one product of a matrix of pairs with rows, in the tiles of the forward pass. Rows are
+// standardised as they are packed, here with contiguous columns. The weights of the pairs are read from the gradient of
+// the matrix, in strips of 32 MiB.
 #include "../boxed.h"
 #include "../rdm.h"
 
@@ -17,13 +17,13 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr int64_t kRowTile = 384, kColumnTile = 192; // of the gradient: it stays in L2 with the factors of one chain
-constexpr int64_t kStripBytes = 32 << 20;            // of what pairs get that is packed at a time; one tile at least
+constexpr int64_t kStripBytes = 32 << 20; // of the pairs' weights that are packed at a time; at least one tile
 
 // Values of the pairs of rows i .. i + rows - 1 with rows j .. j + count - 1.
 struct Block {
     int64_t i, rows, j, count, panel;
 
-    // to[(pair's j - j) * panel + pair's i - i] = or += from[pair's i * row_stride + pair's j * column_stride]; one of
+    // to[(pair's j - j) * panel + pair's i - i] = or += from[pair's i * row_stride + pair's j * column_stride]. One of
     // the strides is 1.
     template <bool kAdd, class G>
     void read(const G* from, int64_t row_stride, int64_t column_stride, G* to) const {
@@ -39,7 +39,7 @@ struct Block {
     }
 };
 
-// How the pairs of a matrix, and what they get, are read, by its form.
+// How the values and gradients of pairs are read from each form of matrix.
 struct SquarePairs {
     int64_t S;
 
@@ -57,7 +57,7 @@ struct SquarePairs {
 struct CondensedPairs {
     int64_t S;
 
-    // A pair with itself, which has no place, reads another.
+    // The pair of a row with itself is not stored. It reads another value.
     template <class G>
     void read(const G* values, const Block& block, G* to) const {
         const auto before_row = [this](int64_t row) { return row * (2 * S - row - 1) / 2 - row - 1; };
@@ -86,19 +86,19 @@ struct CrossPairs {
     }
 };
 
-// Which rows j the gradient of row i sums. after, before: twice those after it or before it, where the rows of two sets
-// are paired.
+// Which rows j the gradient of row i sums over. after, before: twice the rows after i or before i, where the rows of
+// two sets are paired.
 enum class Side { others, after, before, all };
 
-// Of one member of a batch.
+// The matrix and its gradient, for one member of a batch.
 template <class G, class Pairs>
 struct MatrixGradient {
     Pairs pairs;
     const G* grad;
-    const G* matrix; // null for method distance, which does not ask for it
+    const G* matrix; // null for method distance, which does not use it
 };
 
-// The gradient of rows `own`, whose pairs are with rows `others`.
+// The gradient of the rows `own`, which are paired with the rows `others`.
 template <class T, class G, class Pairs>
 class RowGradients {
 public:
@@ -133,11 +133,11 @@ private:
     const Rows<T>&own_, &others_;
     Side side_;
     const MatrixGradient<G, Pairs>& given_;
-    double scale_; // of the gradients, for method distance; else each row has its own
+    double scale_; // of the gradients, for method distance; otherwise each row has its own
     int64_t panel_, others_count_, per_tile_ = 0;
     ScalarType out_type_;
     char* out_;
-    std::vector<double> diagonal_; // what a row itself gets
+    std::vector<double> diagonal_; // the coefficient of the row itself
 };
 
 template <class T, class G, class Pairs>
@@ -157,7 +157,7 @@ void RowGradients<T, G, Pairs>::rows(int64_t first, int64_t count) {
     });
 }
 
-// What the pairs of a panel of rows get, chain by chain, and what the rows themselves do.
+// Packs the weights of the pairs of a panel of rows, chain by chain, and sums the coefficients of the rows themselves.
 template <class T, class G, class Pairs>
 void RowGradients<T, G, Pairs>::pack(const Packed<T>& strips, int64_t p) {
     const int64_t missing = p == 0 ? own_.absent : 0, first = p * panel_ + missing;
@@ -178,11 +178,11 @@ void RowGradients<T, G, Pairs>::pack(const Packed<T>& strips, int64_t p) {
     std::copy_n(sums, block.rows, diagonal_.begin() + first);
 }
 
-// The pairs of one row j of the block.
+// Adds the pairs of one row j of the block.
 template <class T, class G, class Pairs>
 void RowGradients<T, G, Pairs>::add_pairs(const Block& block, int64_t j, const G* gradient, const G* matrix,
                                           double* sums, T* to) const {
-    const int64_t own = block.j + j - block.i; // which of the block's rows it is
+    const int64_t own = block.j + j - block.i; // the index of row j among the block's rows
     const bool half = side_ == Side::after || side_ == Side::before;
     const RowMap* maps = own_.maps.data() + own_.absent + block.i;
     const bool valid = others_.maps[others_.absent + block.j + j].valid;
@@ -194,7 +194,7 @@ void RowGradients<T, G, Pairs>::add_pairs(const Block& block, int64_t j, const G
     }
 }
 
-// Some panels of rows, some columns.
+// The gradient of some panels of rows and some columns.
 template <class T, class G, class Pairs>
 void RowGradients<T, G, Pairs>::tile(const Packed<T>& strips, int64_t p, int64_t k, T* scratch) const {
     const int64_t panels = std::min(per_tile_, strips.first + strips.count - p);
@@ -213,7 +213,7 @@ void RowGradients<T, G, Pairs>::sum(const Packed<T>& strips, int64_t p, int64_t 
     factors.a_panels = panels;
     factors.b_panels = (count + panel_ - 1) / panel_;
     factors.absent = p == 0 ? own_.absent : 0;
-    // Rows i sum none before the first of them, or none after the last.
+    // Rows i need no rows before the first of them (after), or none after the last (before).
     const int64_t i0 = std::max<int64_t>(p * panel_ - own_.absent, 0), i1 = (p + panels) * panel_ - own_.absent;
     const int64_t begin = side_ == Side::after ? i0 / kDepth * kDepth : 0;
     const int64_t end = side_ == Side::before ? i1 : others_count_;
@@ -233,7 +233,7 @@ void RowGradients<T, G, Pairs>::sum(const Packed<T>& strips, int64_t p, int64_t 
     }
 }
 
-// The gradient of a row from its sums.
+// Computes the gradient of a row from its sums.
 template <class T, class G, class Pairs>
 void RowGradients<T, G, Pairs>::store(const T* sums, int64_t i, int64_t k, int64_t count) const {
     const RowMap& map = own_.maps[i];
@@ -258,7 +258,7 @@ void RowGradients<T, G, Pairs>::store(const T* sums, int64_t i, int64_t k, int64
         });
 }
 
-// d_x and d_y, as far as they are wanted; what is not wanted has no elements.
+// d_x and d_y where requested. A gradient that is not requested has no elements.
 struct Gradients {
     Tensor d_x, d_y;
 };
@@ -317,7 +317,7 @@ void member(const Given& g, const Gradients& out, int64_t b) {
         paired(rows, g.y.has_value(), MatrixGradient<G, SquarePairs>{{g.sizes.S}, grad, matrix}, out, b);
 }
 
-// All members of a batch; where there are enough of them, a thread takes each as a whole.
+// All members of a batch. Where there are enough of them, one thread takes a whole member.
 template <class T, class G>
 void all_members(const Given& given, const Gradients& out) {
     const int64_t batch = given.sizes.B, threads = torch::stable::get_num_threads();

@@ -1,5 +1,5 @@
-// The kernels of the dissimilarity matrices. Compiled once for each instruction set in rdm_kernels.cpp; the best is
-// chosen at run time.
+// The kernels of the dissimilarity matrices. rdm_kernels.cpp compiles them once for each instruction set. The best one
+// is chosen at run time.
 #pragma once
 
 #include "rows.h"
@@ -8,7 +8,7 @@
 
 namespace v1fast {
 
-constexpr int64_t kDepth = 112;   // columns that are packed together, and added in one chain
+constexpr int64_t kDepth = 112;   // columns that are packed together and added in one chain
 constexpr int64_t kMostRows = 16; // of a panel
 
 template <class T>
@@ -17,26 +17,26 @@ struct RowMoments {
     double sum = 0, squares = 0;
 };
 
-// How the values of a panel are made: in double, with or without a centre or rounded to whole numbers, or, for float
-// alone, in float.
+// How the values of a panel are computed. In double: with or without a centre, or rounded to whole numbers. Only for T
+// = float: in float.
 enum class Packing { wide, centred, whole, plain };
 
-// Added and taken away, it rounds what is below 2^51.
+// Adding and subtracting it rounds values below 2^51 to whole numbers.
 constexpr double kRounding = 0x1.8p52;
 
-// Of rows of whole numbers; see whole_numbers.h. constant: columns * offset^2, the rest of it what float64 cuts off.
+// For rows of whole numbers; see whole_numbers.h. constant: columns * offset^2; constant_rest: its rounding error.
 struct WholeAngles {
     bool centred;
     double columns, offset, constant, constant_rest;
 };
 
-// Panels a and b, of which one tile is the product, and those that come next; see multiply_tile.
+// Panels a and b, whose product is one tile, and the panels that come next; see multiply_tile.
 template <class T>
 struct TileFactors {
     const T *a, *b, *next_a, *next_b; // next: null for none
     int64_t a_panels, b_panels;
-    int64_t absent; // rows of the first panel a that are none
-    bool diagonal;  // panels b from that of the row on alone
+    int64_t absent; // rows of the first panel a that are padding
+    bool diagonal;  // each row uses only the panels b from its own panel on
 };
 
 // What one instruction set provides, for one compute type; see rdm_kernels.inc.

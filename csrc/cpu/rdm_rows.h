@@ -1,4 +1,4 @@
-// Sets of rows as the dissimilarity matrices take them: standardised as they are packed, never copied as a whole.
+// Sets of rows for the dissimilarity matrices: standardised as they are packed, never copied as a whole.
 #pragma once
 
 #include "rdm_kernels.h"
@@ -23,14 +23,14 @@ inline Method method_of(const std::string& name) {
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// 1 / largest, rounded to a power of two; as power_of_two in the reference.
+// 1 / largest, rounded to a power of two, like power_of_two in the reference.
 inline double power_of_two(double largest) {
     int exponent = 0;
     std::frexp(largest, &exponent);
     return std::ldexp(1, -std::clamp(exponent, -1000, 1000));
 }
 
-// Calls work(i) for 0 .. count - 1, each as soon as a thread is free; every thread makes its own `work`.
+// Calls work(i) for 0 .. count - 1, each as soon as a thread is free. Every thread creates its own `work`.
 template <class MakeWork>
 void for_each_task(int64_t count, const MakeWork& make_work) {
     const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
@@ -42,9 +42,9 @@ void for_each_task(int64_t count, const MakeWork& make_work) {
     });
 }
 
-// One set of rows, what is done to them, and their products with themselves. In front of them stand `absent` rows that
-// fill the first panel up: so what is left over is a part of a panel's rows, which costs less than a part of a column's
-// panel would. Everything is counted with them.
+// One set of rows, their maps, and their products with themselves. `absent` padding rows stand in front and fill up the
+// first panel. So the remainder is a part of a panel's rows, which costs less than a part of a column panel. All counts
+// include the padding rows.
 template <class T>
 struct Rows {
     RowSource<T> source;
@@ -54,7 +54,7 @@ struct Rows {
     const double* centre = nullptr; // [columns], null: none
     double scale = 1;               // of method distance, for all rows
     Steps steps;                    // found: the rows are whole numbers
-    std::vector<double> sums;       // [whole panels], of whole numbers
+    std::vector<double> sums;       // [whole panels], for whole numbers
 
     explicit Rows(const RowSource<T>& rows)
         : source(rows), panel(rdm_kernels<T>().panel), absent(round_up(rows.rows, panel) - rows.rows),
@@ -66,7 +66,7 @@ struct Rows {
     }
 };
 
-// In float, a value is standardised as it is where neither it nor the result comes near the ends of the range.
+// In float, a value can be standardised directly if neither it nor the result comes near the ends of the range.
 template <class T>
 bool is_plain(const RowMap& map, double largest) {
     const auto moderate = [](double value) { return value > 1e-25 && value < 1e25; };
@@ -86,14 +86,14 @@ RowMap row_map(const RowMoments<T>& found, double before, double shift, Method m
     return {before, 0, 1 / std::sqrt(found.squares), true, false};
 }
 
-// The maps of the rows begin .. end - 1, but for the scale of method distance, which is that of all rows.
+// The maps of rows begin .. end - 1. The scale of method distance is missing: it is common to all rows.
 template <class T>
 void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double* largest) {
     const RdmKernels<T>& kernels = rdm_kernels<T>();
     RowMoments<T> found[kMostRows];
     double shift[kMostRows] = {}, before[kMostRows];
     std::fill_n(before, kMostRows, 1.0);
-    if (sizeof(T) == sizeof(double)) { // squares could leave the range
+    if (sizeof(T) == sizeof(double)) { // squares could overflow or underflow
         x.source.for_each_part(begin, end, [&](int64_t row, int64_t, int64_t count, const T* values) {
             kernels.row_range(values, count, found[row - begin].low, found[row - begin].high);
         });
@@ -102,7 +102,7 @@ void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double*
     }
     x.source.for_each_part(begin, end, [&](int64_t row, int64_t k, int64_t count, const T* values) {
         const int64_t r = row - begin;
-        // Less any one of the values, the sum of squares is near that about the mean.
+        // With any one of the values subtracted, the sum of squares is close to that about the mean.
         if (k == 0 && method == Method::correlation)
             shift[r] = std::isfinite(values[0]) ? values[0] * before[r] : 0;
         kernels.row_moments(values, count, before[r], shift[r], found[r]);
@@ -115,10 +115,10 @@ void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double*
     }
 }
 
-// One scale for all rows, for method distance.
+// Sets one scale for all rows, for method distance.
 template <class T>
 void set_scale(Rows<T>& x, double scale) {
-    constexpr bool before = sizeof(T) == sizeof(double); // where a row's values may be beyond what can be subtracted
+    constexpr bool before = sizeof(T) == sizeof(double); // double: differences of a row's values may overflow
     x.scale = scale;
     for (RowMap& map : x.maps)
         if (map.valid) {
@@ -142,7 +142,7 @@ void measure(Rows<T>& x, Method method) {
     set_scale(x, power_of_two(*std::max_element(largest.begin(), largest.end())));
 }
 
-// Rows of few values are measured anew, as whole numbers.
+// Measures rows of few distinct values again, as whole numbers.
 template <class T>
 void set_steps(Rows<T>& x, const Steps& steps, Method method) {
     const double columns = static_cast<double>(x.source.columns);
@@ -158,13 +158,13 @@ void set_steps(Rows<T>& x, const Steps& steps, Method method) {
             x.source.for_each_part(row, row + 1, [&](int64_t, int64_t, int64_t count, const T* values) {
                 rdm_kernels<T>().add_whole(values, count, map, sum, squares);
             });
-            if (method == Method::correlation && columns * squares == sum * sum) // constant but for rounding
+            if (method == Method::correlation && columns * squares == sum * sum) // constant except for rounding
                 map = {};
         }
     });
 }
 
-// The mean of the valid rows, as their maps see it before they scale.
+// The mean of the valid rows, as their maps see it before scaling.
 template <class T>
 std::vector<double> mean_row(const Rows<T>& x) {
     const int64_t columns = x.source.columns, step = RowSource<T>::kPart;
@@ -187,7 +187,8 @@ std::vector<double> mean_row(const Rows<T>& x) {
     });
     return mean;
 }
-// A range of rows, by panels, and where a block of their columns is packed: [kDepth at a time, panel, kDepth, lane].
+// A range of rows, by panels, and the memory of a packed block of their columns: [kDepth at a time, panel, kDepth,
+// lane].
 template <class T>
 struct Packed {
     int64_t first, count; // panels
@@ -198,8 +199,8 @@ struct Packed {
     }
 };
 
-// The rows x and y of one member of a batch, measured; where y is none, the rows of x are both. paired: row i of x
-// belongs to row i of y, and the matrix is symmetric.
+// The rows x and y of one member of a batch, measured. Without y, the rows of x are both. paired: row i of x belongs to
+// row i of y, and the matrix is symmetric.
 template <class T>
 class RowSets {
     std::optional<Rows<T>> second_;
@@ -209,7 +210,7 @@ public:
     Rows<T> x;
     Rows<T>& y() { return second_ ? *second_ : x; }
 
-    // whole: rows of few values become whole numbers, for the dissimilarities themselves and not for their gradient.
+    // whole: rows of few distinct values become whole numbers. This is for the dissimilarities, not for their gradient.
     RowSets(const Tensor& x_, const OptionalTensor& y_, Method method, bool paired, int64_t b, bool whole)
         : x(RowSource<T>(x_, b)) {
         measure(x, method);
@@ -248,16 +249,16 @@ private:
         return x.steps.found;
     }
     void subtract_mean() {
-        if (second_) // one scale, and one centre, for both
+        if (second_) // one scale and one centre for both
             set_scale(*second_, std::min(x.scale, second_->scale)), set_scale(x, second_->scale);
         centre_ = mean_row(x);
         x.centre = y().centre = centre_.data();
     }
 };
 
-// Memory for numbers while this lives. Up to kKeptBytes it stays with the thread for its next call: given back, it
-// would come again page by page, which takes half of a small call's time. One for each kSlot may live in a thread at a
-// time.
+// Memory for numbers during the lifetime of this object. Up to kKeptBytes stay with the thread for its next call. Freed
+// memory would come back page by page, which takes half of a small call's time. A thread may hold one object per kSlot
+// at a time.
 template <class T, int kSlot>
 class Scratch {
     static constexpr int64_t kKeptBytes = 8 << 20;

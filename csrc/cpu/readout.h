@@ -1,8 +1,9 @@
 // What every readout of points does on the CPU: out = weight . bilinear(features, position) + bias, and its gradients.
 //
-// Neurons are taken in blocks, whose noise and positions are made together in vectors. Reading passes go from neuron to
-// neuron, each in a few images, its weights in registers; the writing pass goes from cell to cell of an image, its
-// gradient in registers. Every sum over images or neurons has one fixed order, whatever the number of threads.
+// Neurons are processed in blocks. The noise and positions of a block are computed together, in vectors. Reading passes
+// go from neuron to neuron, each in a few images, with the neuron's weights in registers. The writing pass goes from
+// cell to cell of an image, with the cell's gradient in registers. Every sum over images or neurons has one fixed
+// order, whatever the number of threads.
 #pragma once
 
 #include "row_kernels.h"
@@ -12,7 +13,7 @@
 
 namespace v1fast {
 
-// Points that are the same in all images, located once, in the order of their cells.
+// Points that are the same in all images. They are located once, in the order of their cells.
 template <class T>
 struct FixedPoints {
     Points<T> points;
@@ -23,15 +24,15 @@ struct FixedPoints {
     }
 };
 
-// Images that are read together: where all have their pixels in the same sets of the cache, half as many.
+// How many images are read together: half as many where all images map their pixels to the same sets of the cache.
 template <class T>
 int64_t fixed_images(const ReadoutSizes& s) {
-    constexpr int64_t kPeriod = 4096; // bytes from one line to the next of the same set, on common processors
+    constexpr int64_t kPeriod = 4096; // distance in bytes of two lines of the same set, on common processors
     return s.C * s.H * s.W * static_cast<int64_t>(sizeof(T)) % kPeriod == 0 ? kFixedImages / 2 : kFixedImages;
 }
 
-// Calls work(b0, b1, n0, n1) in parallel for groups of images first .. last - 1, with all neurons or, where there are
-// fewer groups than threads, a part of them. Vectors of neurons stay whole.
+// Calls work(b0, b1, n0, n1) in parallel for groups of images first .. last - 1. Each call has all neurons, or some of
+// them if there are fewer groups than threads. Vectors of neurons are not split.
 template <class Work>
 void for_each_group(int64_t first, int64_t last, int64_t images, int64_t N, const Work& work) {
     const int64_t groups = (last - first + images - 1) / images;
@@ -45,7 +46,7 @@ void for_each_group(int64_t first, int64_t last, int64_t images, int64_t N, cons
     });
 }
 
-// One map that neurons read, and how.
+// One map that neurons read, and how they read it.
 template <class T>
 class Level {
     OwnedOperands<T> owned_;
@@ -73,8 +74,8 @@ public:
             });
     }
 
-    // Calls work(b0, b1, n0, n1) in parallel for blocks of neurons, whose weights stay in the second-level cache, with
-    // one group of images after another.
+    // Calls work(b0, b1, n0, n1) in parallel for blocks of neurons, one group of images after another. The weights of a
+    // block stay in the second-level cache.
     template <class Work>
     void for_each_block(int64_t first, int64_t last, const Work& work) const {
         constexpr int64_t kWeightBytes = 256 << 10;
@@ -89,7 +90,7 @@ public:
         });
     }
 
-    // Adds what images first .. last - 1 contribute.
+    // Adds the contributions of images first .. last - 1.
     void add_neuron_gradients(const ImageReader<T>& images, int64_t first, int64_t last, const T* grad,
                               const NeuronSums<T>& sums) const {
         const RowKernels<T>& kernels = row_kernels<T>();
@@ -109,7 +110,7 @@ public:
         });
     }
 
-    // What one thread needs to write gradients of images.
+    // The memory that one thread needs to write gradients of images.
     struct Workspace {
         Points<T> points;
         CellOrder<T> sorted;
@@ -127,7 +128,7 @@ public:
     }
 };
 
-// Images first .. last - 1 of the average pooling of maps of `from` size, in memory that begins with the first.
+// Images first .. last - 1 of the average pooling of maps of `from` size. The memory begins with image `first`.
 template <class T>
 ImageReader<T> pool(const ImageReader<T>& maps, const ReadoutSizes& from, int64_t kernel, int64_t first, int64_t last,
                     T* memory) {
@@ -139,10 +140,10 @@ ImageReader<T> pool(const ImageReader<T>& maps, const ReadoutSizes& from, int64_
     return {memory - first * to.size(), to};
 }
 
-// A feature map and its successive average poolings, with what neurons read in each.
+// A feature map and its successive average poolings, with the operands that are read in each.
 template <class T>
 class Pyramid {
-    std::deque<Level<T>> levels_; // a Level stays where it is made
+    std::deque<Level<T>> levels_; // a deque, because a Level must not move
     int64_t kernel_;
 
 public:
@@ -152,8 +153,8 @@ public:
     const std::deque<Level<T>>& levels() const { return levels_; }
     const ReadoutSizes& sizes() const { return levels_.front().o.s; }
 
-    // Calls work(level, maps, first, last) for each level and consecutive ranges of images. The poolings are made, or
-    // given, one level after the other.
+    // Calls work(level, maps, first, last) for each level and consecutive ranges of images. The poolings are computed
+    // or given, one level after another.
     template <class Work>
     void for_each_map(const Tensor& features, const T* given, const Work& work) const {
         ImageReader<T> images(features);
@@ -226,7 +227,7 @@ private:
     }
 };
 
-// sum over images of each neuron's grad
+// The sum of each neuron's grad over images.
 template <class T>
 Tensor bias_gradient(const Tensor& like, int64_t B, int64_t N, const T* grad) {
     Tensor d_bias = torch::stable::new_empty(like, {N}, kScalarType<T>);
@@ -242,7 +243,7 @@ Tensor bias_gradient(const Tensor& like, int64_t B, int64_t N, const T* grad) {
     return d_bias;
 }
 
-// [N, columns], each column the sum of some rows of sums [6, N].
+// [N, columns]. Each column is the sum of some rows of sums [6, N].
 template <class T>
 Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t N,
                    const std::vector<std::vector<int64_t>>& rows_of_column) {
@@ -282,21 +283,22 @@ Tensor shift_gradient(const Tensor& shift, const std::vector<double>& parts, int
     return d_shift;
 }
 
-// Which gradients of a readout are asked for: of the features, of the means or their square roots of covariances, of
-// positions given for each image, and so on.
+// Which gradients of a readout are requested: of the features, of the means or the square roots of their covariances,
+// of positions given for each image, and so on.
 struct Wanted {
     bool features, mu, sigma, weight, bias, shift, positions;
     bool position() const { return mu || sigma || shift || positions; }
 };
 
-// The gradients that are wanted, in the compute type; those of features and weights in theirs, and in their layout.
+// The requested gradients, in the compute type. Those of features and weights have the dtype and layout of their
+// operands.
 template <class T>
 struct Gradients {
     OptionalTensor features, weight, bias, positions;
-    std::vector<double> d_z, d_shift; // as in NeuronSums, neurons in their own order
+    std::vector<double> d_z, d_shift; // as in NeuronSums, in the neurons' own order
 };
 
-// Of all levels' neurons: what one level summed in its working order, put back and added.
+// For the neurons of all levels: puts the sums of a level back from its working order and adds them.
 template <class T>
 void collect(const Operands<T>& o, const std::vector<double>& d_z, std::vector<double>& total) {
     for (size_t row = 0; row < d_z.size() / static_cast<size_t>(o.s.N); ++row)
@@ -357,7 +359,7 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
     return out;
 }
 
-// The gradient in the operand's dtype; an empty tensor of the dtype of `otherwise` where it is not wanted.
+// The gradient in the operand's dtype. If it is not requested: an empty tensor with the dtype of `otherwise`.
 inline Tensor cast_or_empty(const OptionalTensor& gradient, const OptionalTensor& operand, const Tensor& otherwise) {
     return gradient ? torch::stable::to(*gradient, operand->scalar_type()) : torch::stable::new_empty(otherwise, {0});
 }

@@ -1,4 +1,4 @@
-// Rows of any dtype and strides, seen by the kernels as parts of rows of the compute type T.
+// Rows of any dtype and strides. The kernels see them as parts of rows of the compute type T.
 #pragma once
 
 #include "images.h"
@@ -8,9 +8,9 @@ namespace v1fast {
 
 // What is done to the values of one row before they are multiplied.
 struct RowMap {
-    double before = 1, mean = 0, scale = 0; // before: a power of two, other than 1 for double alone
+    double before = 1, mean = 0, scale = 0; // before: a power of two, and 1 unless T is double
     bool valid = false;
-    bool plain = false; // float can hold all that is done to them
+    bool plain = false; // all intermediate values fit float
 
     template <class T>
     double apply(T value) const {
@@ -18,8 +18,8 @@ struct RowMap {
     }
 };
 
-// The rows of one member of a batch [B, rows, columns]. Rows of T that are contiguous are read where they are; of
-// others a part at a time is copied.
+// The rows of one member of a batch [B, rows, columns]. Contiguous rows of T are read in place. Others are copied one
+// part at a time.
 template <class T>
 class RowSource {
 public:
@@ -31,7 +31,7 @@ public:
           data_(static_cast<const char*>(t.const_data_ptr()) +
                 b * t.stride(0) * static_cast<int64_t>(t.element_size())) {}
 
-    // `count` columns of a row from column k on; `copy` has room for them.
+    // `count` columns of a row from column k on. `copy` has memory for them.
     const T* part(int64_t row, int64_t k, int64_t count, T* copy) const {
         if (direct_)
             return reinterpret_cast<const T*>(data_) + row * stride_row_ + k;
@@ -43,12 +43,13 @@ public:
         return copy;
     }
 
-    // Calls work(row, k, count, values) for all of some rows, part by part, the parts of one row in order. The parts
-    // are the same for all strides, and so are sums over them.
+    // Calls work(row, k, count, values) for all parts of some rows. The parts of one row come in order. They are the
+    // same for all strides, and so are the sums over them.
     template <class Work>
     void for_each_part(int64_t begin, int64_t end, const Work& work) const {
         T copy[kPart];
-        // Row after row where a row is contiguous; else all rows of a part, which may share lines of the cache.
+        // Contiguous rows are read one after the other. Otherwise all rows of one part are read, because they may share
+        // cache lines.
         const int64_t step = direct_ ? 1 : end - begin;
         for (int64_t first = begin; first < end; first += step)
             for (int64_t k = 0; k < columns; k += kPart)
@@ -58,7 +59,7 @@ public:
                 }
     }
 
-    static constexpr int64_t kPart = 1024; // columns seen at a time
+    static constexpr int64_t kPart = 1024; // columns per part
 
 private:
     torch::headeronly::ScalarType dtype_;

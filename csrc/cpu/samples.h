@@ -1,4 +1,4 @@
-// Points of a feature map that a block of neurons reads, and the memory in which one thread works them out.
+// Points of a feature map that a block of neurons reads, and the memory in which one thread computes them.
 #pragma once
 
 #include <algorithm>
@@ -36,12 +36,12 @@ class NoiseWords {
 public:
     const int64_t stride;
     uint32_t* const words;                 // [4, stride]
-    int64_t first_neuron = -1, block = -1; // what they are the words of
+    int64_t first_neuron = -1, block = -1; // the neurons and Philox block that the words belong to
 
     explicit NoiseWords(int64_t neurons) : array_(4 * padded(neurons)), stride(padded(neurons)), words(array_.get()) {}
 };
 
-// Where a block of neurons reads in one image; each array has `capacity` elements, in the order of the neurons.
+// Where a block of neurons reads in one image. Each array has `capacity` elements, in the order of the neurons.
 template <class T>
 struct Samples {
     static constexpr int64_t kReals = 9, kIntegers = 4; // arrays of each kind
@@ -68,9 +68,9 @@ class Points {
 
 public:
     const int64_t capacity;                    // neurons
-    const int64_t real_stride, integer_stride; // from one image to the next in any array of Samples
+    const int64_t real_stride, integer_stride; // from one image to the next, in any array of Samples
     NoiseWords words;
-    T *const value_x, *const value_y; // results, [capacity, images], and room for a vector more
+    T *const value_x, *const value_y; // results, [capacity, images], and memory for one more vector
 
     Points(int64_t images, int64_t neurons)
         : reals_(Samples<T>::kReals * images * padded(neurons)), values_(2 * (images + 1) * padded(neurons)),
@@ -83,7 +83,7 @@ public:
     }
 };
 
-// The samples of a block in the order of their cells: what goes to one cell is added up before it is written.
+// The samples of a block in the order of their cells. Contributions to one cell are summed before they are written.
 template <class T>
 class CellOrder {
     AlignedArray<T> reals_;
@@ -102,9 +102,9 @@ public:
           place(neuron + capacity) {}
 };
 
-// Cells by number: a bucket for each cell that has a corner in the map of height x width pixels, then one for all
-// others. A place is the pixel of the lower corner where all four corners are inside; else the complement of the
-// bucket, < 0.
+// Numbers of cells. Each cell with a corner in the map of height x width pixels has its own bucket. One last bucket
+// holds all other cells. If all four corners are inside, a place is the pixel of the lower corner. Otherwise it is the
+// complement of the bucket, which is < 0.
 struct Places {
     int32_t width, height;
 

@@ -1,4 +1,4 @@
-// Sums over the trials of each image on the CPU. See v1fast/reference/trial_sums.py for what they are.
+// Sums over the trials of each image on the CPU. v1fast/reference/trial_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
 #include "isa.h"
@@ -19,14 +19,14 @@ namespace v1fast {
 // The sums, as bits of the op's argument `which`, in the order of its output.
 enum TrialSum : int { kSumX = 1, kSumY = 2, kSumXX = 4, kSumYY = 8, kSumXY = 16, kSumError = 32 };
 
-// Responses and predictions of the first neuron at hand, and elements from one trial to the next.
+// Responses and predictions of the first neuron of a call, and the strides from one trial to the next.
 template <class T>
 struct TrialRows {
     const T *x, *y;
     int64_t x_stride, y_stride;
 };
 
-// Of `trials` entries of `order` and n neurons; centers [2, N]; the k-th sum goes to sums + k * stride.
+// Sums `trials` entries of `order` for n neurons. centers [2, N]; the k-th sum goes to sums + k * stride.
 template <class T>
 using SumTrials = void (*)(TrialRows<T>, const int64_t* order, int64_t trials, const double* centers, int64_t N,
                            int64_t n, double* sums, int64_t stride);
@@ -42,9 +42,9 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Neurons that one thread sums at a time: rows are read in long pieces, and their sums stay in the cache.
+// Neurons that one thread sums at a time. Rows are read in long pieces, and their sums stay in the cache.
 constexpr int64_t kNeurons = 1024;
-// Trials that are summed in registers: as many rows as are fetched ahead at once.
+// Trials that are summed in registers; the same number of rows is prefetched at once.
 constexpr int64_t kTrials = 10;
 
 struct Grouping {
@@ -79,7 +79,7 @@ void sum_all(const Tensor& x, const Tensor& y, const Tensor& center, const Group
     });
 }
 
-// Rows of any distance, whose elements lie side by side.
+// Rows at any distance whose elements are contiguous.
 Tensor with_rows(const Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : torch::stable::contiguous(x); }
 
 Tensor trial_sums(const Tensor& x, const Tensor& y, const Tensor& center, const Tensor& order, const Tensor& counts,

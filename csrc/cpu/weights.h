@@ -1,9 +1,9 @@
-// Weights of neurons [N, C], of any dtype and strides, and the rows of the compute type that the kernels work on.
+// Weights of neurons [N, C], of any dtype and strides, and the rows of the compute type that the kernels use.
 //
-// Layers keep the weights as published checkpoints do, channel after channel: a neuron's lie N elements apart. The
-// kernels read a neuron's side by side, in the order in which neurons are worked through. Weights are copied into that
-// order anyway, once for each call, and their gradient out of it: here by tiles, so that both sides are read and
-// written by whole lines of the cache.
+// Layers keep the weights as published checkpoints do, channel after channel: the weights of one neuron lie N elements
+// apart. The kernels need the weights of a neuron to be contiguous, in the order in which neurons are processed.
+// Weights are copied into that order anyway, once per call, and their gradient is copied back. Here this is done by
+// tiles, so both sides are read and written in whole cache lines.
 #pragma once
 
 #include "dispatch.h"
@@ -26,18 +26,18 @@ struct WeightColumns {
 
     int64_t offset(int64_t n, int64_t c) const { return n * stride_n + (channel + c) * stride_c; }
 
-    // Whether they are rows of T already, one after the other.
+    // Whether they already are contiguous rows of T.
     template <class T>
     bool are_rows() const {
         return dtype == kScalarType<T> && (C == 1 || stride_c == 1) && (N == 1 || stride_n == C);
     }
 
-    static constexpr int64_t kNeurons = 32, kChannels = 16; // of a tile: of those tried, the fastest with cold caches
+    static constexpr int64_t kNeurons = 32, kChannels = 16; // of a tile: the fastest of those tried, with cold caches
 
     // Calls work(n, n1, c, c1) in parallel for tiles of neurons n .. n1 - 1 and columns c .. c1 - 1.
     template <class Work>
     void for_each_tile(int64_t channels, const Work& work) const {
-        constexpr int64_t kWorth = 1 << 16; // elements that a thread is worth waking for
+        constexpr int64_t kWorth = 1 << 16; // elements that make it worth waking a thread
         const int64_t grain = std::max<int64_t>(1, kWorth / std::max<int64_t>(1, C * kNeurons));
         torch::stable::parallel_for(0, (N + kNeurons - 1) / kNeurons, grain, [&](int64_t begin, int64_t end) {
             for (int64_t n = begin * kNeurons; n < std::min(end * kNeurons, N); n += kNeurons)
@@ -47,7 +47,7 @@ struct WeightColumns {
     }
 };
 
-// Calls work(value); the compiler knows the value where it is the usual one.
+// Calls work(value). The usual value is a compile-time constant.
 template <int64_t kUsual, class Work>
 void specialised(int64_t value, const Work& work) {
     if (value == kUsual)
@@ -56,7 +56,7 @@ void specialised(int64_t value, const Work& work) {
         work(value);
 }
 
-// rows [N, C]: that of neuron n is row place[n].
+// rows [N, C]: the row of neuron n is row place[n].
 template <class T>
 void read_weights(const Tensor& weight, const WeightColumns& w, const int32_t* place, T* rows) {
     V1FAST_DISPATCH_FLOATING(w.dtype, "weight", [&] {
@@ -82,7 +82,7 @@ void read_weights(const Tensor& weight, const WeightColumns& w, const int32_t* p
     });
 }
 
-// The reverse: rows, rounded to the dtype of `weight`, to where they belong in it.
+// The reverse: copies rows to their positions in `weight`, rounded to its dtype.
 template <class T>
 void write_weights(const T* rows, const int32_t* place, const WeightColumns& w, Tensor& weight) {
     V1FAST_DISPATCH_FLOATING(w.dtype, "weight", [&] {

@@ -1,5 +1,5 @@
-// Responses of few values as whole numbers, of which sums and products are exact. The rules are those of
-// v1fast/reference/whole_numbers.py.
+// Responses of few distinct values as whole numbers, whose sums and products are exact.
+// v1fast/reference/whole_numbers.py has the rules.
 #pragma once
 
 #include "rdm_kernels.h"
@@ -24,7 +24,7 @@ inline double epsilon_of(torch::headeronly::ScalarType type) {
                                        : 0x1p-7;
 }
 
-// Looks for the places of the values of some sets of rows, for products of T.
+// Finds origin and step for the values of some sets of rows, for products of T.
 template <class T>
 class StepSearch {
     static constexpr int64_t kMostRounded = 256, kSample = 512;
@@ -51,7 +51,7 @@ public:
     }
 
 private:
-    // Whether a sample alone shows that there are not few values; it is `seen_` then.
+    // Whether a sample alone shows that there are many distinct values. The sample is then in `seen_`.
     bool is_continuous() {
         const size_t most = static_cast<size_t>((from_zero_ ? 2 : 1) * kMostRounded + 1);
         constexpr size_t kSlots = 2048;
@@ -82,7 +82,7 @@ private:
         return false;
     }
 
-    // Whether the sample does not yet rule out that all values are multiples of a power of two that is not too small.
+    // Whether a power of two that is not too small divides all differences from the lowest value of the sample.
     bool sample_is_exact() const {
         double low = from_zero_ ? 0 : seen_[0], high = low;
         for (const double value : seen_) {
@@ -129,7 +129,7 @@ private:
         return high_ > low_ && std::isfinite(high_ - low_);
     }
 
-    // The step of the fewest places that all values are near; 0 for none.
+    // The step of the fewest places such that all values are near one; 0 if there is none.
     double rounded() {
         for (int64_t n = 1; n <= kMostRounded;) {
             const double step = (high_ - low_) / static_cast<double>(n);
@@ -156,7 +156,7 @@ private:
         return 0;
     }
 
-    // The power of two that all values are multiples of, from the lowest on; 0 for none.
+    // The largest power of two that divides all differences from the lowest value; 0 if there is none.
     double exact() const {
         const double unit = unit_of(low_, high_);
         uint64_t bits = 0;
@@ -184,14 +184,14 @@ inline Twice two_product(double a, double b) {
     return {p, std::fma(a, b, -p)};
 }
 
-// What turns the products of whole rows into those of the responses; Angles in the reference.
+// Turns the products of whole rows into those of the responses; Angles in the reference.
 inline WholeAngles whole_angles(bool centred, int64_t columns, double offset) {
     const Twice square = two_product(offset, offset), first = two_product(square.high, static_cast<double>(columns));
     return {centred, static_cast<double>(columns), offset, first.high,
             first.rest + static_cast<double>(columns) * square.rest};
 }
 
-// 1 / the norm of a row, in two parts; NaN for a row of zeros.
+// 1 / the norm of a row, in two parts. NaN for a row of zeros.
 inline Twice inverse_norm(const WholeAngles& angles, double squares, double sum) {
     double high, rest;
     rdm_kernels<double>().whole_product(angles, squares, sum, sum, high, rest);

@@ -1,4 +1,4 @@
-"""Compiled Triton kernels executed on CPU tensors, from their PTX: see README.md."""
+"""Executes compiled Triton kernels on CPU tensors, from their PTX: see README.md."""
 
 from .driver import active, install, launches, ptx_of, uninstall
 from .errors import (

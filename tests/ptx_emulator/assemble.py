@@ -1,4 +1,4 @@
-"""From the statements of a kernel to the steps of the machine."""
+"""Converts the statements of a kernel into the steps of the machine."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,30 +16,30 @@ _POISON = 2**64 - 1  # NaN in every floating format, -1 in every integer one
 _INSTRUCTION = re.compile(r"(?:@(!?)([\w$%.]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.DOTALL)
 _ADDRESS = re.compile(r"\[\s*([\w$%.]+)\s*(?:\+?\s*(-?\w+)\s*)?\]")
-TAG_SHIFT = 40  # as in machine.h: 1 + number of a region, above the offset in it
+TAG_SHIFT = 40  # as in machine.h: 1 + index of a region, above the offset in it
 
 
 @dataclass
 class Program:
-    """A kernel that the machine can run, but for its arguments."""
+    """A kernel that the machine can run once its arguments are known."""
 
     kernel: Kernel
     steps: list[tuple[int, int, list[int]]] = field(default_factory=list)  # (opcode, line, slots)
-    initial: list[int] = field(default_factory=list)  # of each slot
+    initial: list[int] = field(default_factory=list)  # initial value of each slot
     shared_bytes: int = 0  # declared with a size
     local_bytes: int = 0
-    constants: list[bytes] = field(default_factory=list)  # module memory, seen as tensors before the launch's own
+    constants: list[bytes] = field(default_factory=list)  # module memory, passed as tensors before the launch's own
     texts: dict[int, str] = field(default_factory=dict)  # line -> instruction
     opcodes: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def parameter_offsets(self) -> dict[str, int]:
-        """Where each parameter is: all are given eight bytes."""
+        """The offset of each parameter. Every parameter has eight bytes."""
         return {name: 8 * i for i, (_, name) in enumerate(self.kernel.parameters)}
 
 
 def assemble(kernel: Kernel) -> Program:
-    """Translate a kernel; UnsupportedPtx names what the machine has no exact match for."""
+    """Translate a kernel. UnsupportedPtx names anything for which the machine has no exact match."""
     assembler = _Assembler(kernel)
     for statement in kernel.body:
         try:
@@ -65,11 +65,11 @@ class _Assembler:
                 dynamic.append(name)
             else:
                 self.memory(name, found)
-        for name in dynamic:  # what the launch adds comes after all that has a size
+        for name in dynamic:  # dynamic memory of the launch comes after all arrays with a size
             self.addresses[name] = self.program.shared_bytes = -(-self.program.shared_bytes // 16) * 16
 
     def memory(self, name: str, found: Symbol) -> None:
-        """Give a named array its place."""
+        """Assign a place to a named array."""
         if found.space == "global":
             self.program.constants.append(found.data or bytes(found.size))
             self.addresses[name] = len(self.program.constants) << TAG_SHIFT
@@ -116,7 +116,7 @@ class _Assembler:
             name = opcode if not predicate else "bra.unless" if negated else "bra.if"
             self.jump(name, condition, operands.strip(), statement.line)
             return
-        skip = f" after {len(self.program.steps)}"  # no label has a space
+        skip = f" after {len(self.program.steps)}"  # cannot clash: no label has a space
         if predicate:
             self.jump("bra.if" if negated else "bra.unless", [self.register(predicate)], skip, statement.line)
         self.emit(opcode, operands, statement.line)
@@ -147,7 +147,7 @@ class _Assembler:
         self.program.steps.append((native.opcodes()[key], line, slots))
 
     def operand(self, text: str, type_name: str, line: int) -> list[int]:
-        """The slots of one operand: several for a vector, for p|q and for an address."""
+        """Return the slots of one operand: several for a vector, for p|q and for an address."""
         if text.startswith("{"):
             return [slot for part in _split(text[1:-1]) for slot in self.operand(part, type_name, line)]
         if text.startswith("["):
@@ -196,7 +196,7 @@ class _Assembler:
 
 
 def _split(text: str) -> list[str]:
-    """Operands separated by commas that are not inside brackets."""
+    """Split operands at commas that are not inside brackets."""
     parts, depth, start = [], 0, 0
     for i, char in enumerate(text):
         if char in "{[(":

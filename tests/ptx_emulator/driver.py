@@ -33,12 +33,12 @@ _state = _State()
 
 
 def ptx_of(compiled: Any) -> str:
-    """The PTX of what ``kernel[grid](...)`` or ``kernel.warmup(...)`` returned."""
+    """Return the PTX of the result of ``kernel[grid](...)`` or ``kernel.warmup(...)``."""
     return str(compiled.asm["ptx"])
 
 
 def kernel_of(text: str) -> PtxKernel:
-    """The translated kernel, made once."""
+    """Return the translated kernel, cached by its text."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     if digest not in _state.kernels:
         _state.kernels[digest] = PtxKernel(text)
@@ -46,7 +46,7 @@ def kernel_of(text: str) -> PtxKernel:
 
 
 def launches() -> int:
-    """How many kernels have been launched in this process."""
+    """Return how many kernels have been launched in this process."""
     return _state.launches
 
 
@@ -70,7 +70,7 @@ def install(
 
 
 def uninstall() -> None:
-    """Give Triton its own choice of a driver back."""
+    """Let Triton choose its own driver again."""
     _set_active(None)
     _state.order, _state.transform, _state.races = "forward", None, True
 
@@ -79,7 +79,7 @@ def uninstall() -> None:
 def active(
     arch: int = 80, order: str | int = "forward", transform: Transform | None = None, races: bool = True
 ) -> Iterator[None]:
-    """``install`` for the length of a ``with``; the arguments are the same."""
+    """Call ``install`` for the duration of a ``with`` block; the arguments are the same."""
     before = triton.runtime.driver._active, _state.order, _state.transform, _state.races
     install(arch, order, transform, races)
     try:
@@ -90,12 +90,12 @@ def active(
 
 
 def _set_active(driver: Any) -> None:
-    # reset_active() would look for a GPU at once; this leaves it to whoever needs one.
+    # reset_active() would look for a GPU immediately. Here the search waits until a driver is needed.
     triton.runtime.driver._active = driver
 
 
 class Launcher:
-    """What Triton calls to launch a compiled kernel: made from its source and metadata."""
+    """The object that Triton calls to launch a compiled kernel. It is made from the kernel's source and metadata."""
 
     def __init__(self, source: Any, metadata: Any):
         if getattr(metadata, "num_ctas", 1) > 1:
@@ -109,7 +109,7 @@ class Launcher:
         self.text = Path(stored).read_text()
 
     def __call__(self, x: int, y: int, z: int, stream: int, function: int, *rest: Any) -> None:
-        """The four arguments after the function (two kinds of metadata, two hooks) are of no use here."""
+        """Launch. The four arguments after the function (two kinds of metadata, two hooks) are not used."""
         text = self.text if _state.transform is None else _state.transform(self.text)
         args, names = [], []
         for name, kind, value in zip(self.names, self.signature, _flat(rest[4:]), strict=True):
@@ -137,7 +137,7 @@ def _flat(items: Any) -> Iterator[Any]:
 
 
 def _argument(kind: str, value: Any) -> Any:
-    """One argument as the kernel's parameter takes it."""
+    """Convert one argument to the form of the kernel's parameter."""
     if kind.startswith("*"):
         if value is None:
             return 0
@@ -185,7 +185,7 @@ class Driver:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        # Triton keeps its compiled kernels by device: each architecture is one.
+        # Triton caches compiled kernels by device, so each architecture is a device.
         return self.arch
 
     def set_current_device(self, device: int) -> None:
@@ -204,7 +204,7 @@ class Driver:
         return kind
 
     def get_benchmarker(self) -> Callable[..., Any]:
-        """Runs once and reports the same time for all: the autotuner takes its first configuration."""
+        """Return a benchmarker that runs once and reports equal times. The autotuner takes its first configuration."""
 
         def benchmark(function: Callable[[], Any], quantiles: Sequence[float] | None = None, **_: Any) -> Any:
             function()

@@ -2,11 +2,11 @@
 
 
 class EmulatorError(RuntimeError):
-    """A kernel did what a GPU would punish, or the emulator cannot run it."""
+    """A kernel did something that fails on a GPU, or the emulator cannot run it."""
 
 
 class UnsupportedPtx(EmulatorError, NotImplementedError):
-    """An opcode, modifier, type or construct that the emulator does not know: never guessed at."""
+    """An opcode, modifier, type or construct that the emulator does not know. It never guesses."""
 
 
 class OutOfBounds(EmulatorError, IndexError):
@@ -14,11 +14,11 @@ class OutOfBounds(EmulatorError, IndexError):
 
 
 class MisalignedAccess(EmulatorError):
-    """An access at an address that is no multiple of its width."""
+    """An access at an address that is not a multiple of its width."""
 
 
 class Divergence(EmulatorError):
-    """A barrier or a warp operation that not all of its threads come to."""
+    """A barrier or a warp operation that not all of its threads reach."""
 
 
 class DataRace(EmulatorError):

@@ -13,7 +13,7 @@ from . import errors, native
 from .assemble import TAG_SHIFT, Program, assemble
 from .ptx import parse, sources
 
-# What one block may use on the architectures that the tests are about.
+# The limits of one block on the tested architectures.
 SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
 _MAX_THREADS = 1024
 _PAGE = 4096
@@ -24,7 +24,7 @@ class PtxKernel:
 
     Args:
         text: the PTX.
-        name: of the kernel, where there are several.
+        name: of the kernel, if there are several.
     """
 
     def __init__(self, text: str, name: str | None = None):
@@ -54,7 +54,7 @@ class PtxKernel:
         Args:
             grid: blocks along x, y, z; trailing ones may be left out.
             block: threads, likewise.
-            args: CPU tensors, ints and floats, as many as the kernel has parameters; those left out are null.
+            args: CPU tensors, ints and floats, one per parameter; missing ones are null.
             shared: dynamic shared memory in bytes.
             order: of blocks and threads: "forward", "reverse" or the seed of a shuffle.
             names: of the arguments, for messages.
@@ -118,24 +118,25 @@ class PtxKernel:
 
 
 class _Memory:
-    """Gives every tensor an address space of its own, so that no overrun lands in another tensor."""
+    """Gives every tensor its own address space, so that no overrun reaches another tensor."""
 
     def __init__(self, constants: Sequence[bytes]):
         self.regions: list[native.Region] = []
         self.names: list[str] = []
         self.numbers: dict[tuple[int, int], int] = {}
         self.kept = [ctypes.create_string_buffer(data, len(data)) for data in constants]
-        for data in self.kept:  # where the assembler expects them: first, each at the start of its space
+        for data in self.kept:  # the assembler expects them first, each at the start of its space
             self.regions.append(native.Region(ctypes.addressof(data), 0, len(data)))
             self.names.append("module memory")
 
     def address(self, tensor: torch.Tensor, name: str) -> int:
-        """What the kernel sees instead of ``data_ptr()``: views of one storage stay in one space."""
+        """Return the address that the kernel sees instead of ``data_ptr()``. Views of one storage share a space."""
         if tensor.device.type != "cpu":
             raise errors.EmulatorError(f"{name}: the emulator runs on CPU tensors, got one on {tensor.device}")
         storage = tensor.untyped_storage()
         base, size = storage.data_ptr(), storage.nbytes()
-        # In the middle, so that what runs out of either end is still told from its neighbours, and aligned as it is.
+        # In the middle: an overrun at either end is still told apart from other spaces. The alignment is that of the
+        # tensor.
         begin = (1 << (TAG_SHIFT - 1)) + base % _PAGE
         if (base, size) not in self.numbers:
             self.numbers[base, size] = len(self.regions)

@@ -77,7 +77,7 @@ def _opcodes(i: _Instruction) -> Iterator[tuple[str, str]]:
 
 
 def _operands(i: _Instruction) -> Iterator[tuple[str, str]]:
-    """Swapped; for a fused multiply-add, a sign or the addend too."""
+    """Yield swapped operands and, for a fused multiply-add, a changed sign or addend."""
     first, *rest = i.opcode.split(".")
     commutes = first == "setp" and rest[0] in ("eq", "ne")
     if first in ("sub", "selp", "setp", "div", "shl", "shr") and not commutes and i.operands[1] != i.operands[2]:
@@ -102,7 +102,7 @@ def _constant(i: _Instruction, at: int) -> Iterator[tuple[str, str]]:
             yield "integer off by one", i.replaced(at, str(int(operand) + step))
     elif _FLOAT.fullmatch(operand):
         digits, value = len(operand) - 2, int(operand[2:], 16)
-        # another bit of the fraction, eight below the leading one; for zero, one
+        # another bit of the fraction, eight below the leading one; zero becomes one
         changed = value ^ (1 << (15 if digits == 8 else 44)) if value else int("3F8" if digits == 8 else "3FF", 16)
         text = f"{changed:0{digits}X}" if value else f"{changed:X}".ljust(digits, "0")
         yield "constant of another value", i.replaced(at, operand[:2] + text)
@@ -114,16 +114,16 @@ def _constant(i: _Instruction, at: int) -> Iterator[tuple[str, str]]:
 
 def _constants(i: _Instruction) -> Iterator[tuple[str, str]]:
     first = i.opcode.split(".")[0]
-    if first == "bar":  # a barrier of another number is as good
+    if first == "bar":  # a barrier of another number works equally
         return
     for at in range(len(i.operands)):
         written = at == 0 and first not in ("st", "red")
-        if not written and not (first == "shfl" and at > 2):  # its mask and its clamp say nothing of the result
+        if not written and not (first == "shfl" and at > 2):  # its mask and its clamp do not affect the result
             yield from _constant(i, at)
 
 
 def mutants(text: str) -> list[Mutant]:
-    """All changes of a program, of one line each."""
+    """Return all changes of a program, one line each."""
     found = []
     for number, line in enumerate(text.split("\t.section", 1)[0].split("\n"), 1):
         i = _parse(line)
@@ -135,7 +135,7 @@ def mutants(text: str) -> list[Mutant]:
 
 
 def sample(text: str, count: int, seed: int) -> Iterator[Mutant]:
-    """Changes of every kind in turn, so that additions do not crowd out comparisons; at most one of a line."""
+    """Yield changes, cycling through the kinds so that additions do not dominate; at most one per line."""
     generator = random.Random(seed)
     kinds: dict[str, list[Mutant]] = {}
     for mutant in mutants(text):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from .errors import EmulatorError
 
-SLOTS = 19  # of a step
+SLOTS = 19  # per step
 _SOURCES = Path(__file__).parent / "machine"
-# Arithmetic must follow the rounding mode and must not be fused behind the program's back.
+# Arithmetic must follow the rounding mode, and the compiler must not fuse it.
 _FLAGS = ("-std=c++20", "-O1", "-fPIC", "-frounding-math", "-ffp-contract=off", "-w")
 
 
@@ -24,7 +24,7 @@ class Step(ctypes.Structure):
 
 
 class Region(ctypes.Structure):
-    """A tensor: where it is, and at which offset of its own address space the kernel sees it."""
+    """A tensor: its memory, and its offset in its own address space as the kernel sees it."""
 
     _fields_ = (("host", ctypes.c_uint64), ("begin", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
 
@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def _loaded() -> ctypes.CDLL | EmulatorError:
-    # An error is kept as well: a machine that does not compile is not tried again by every test.
+    # An error is cached as well: if the machine does not compile, the next test does not try again.
     try:
         loaded = ctypes.CDLL(str(_built()))
     except EmulatorError as error:
@@ -67,13 +67,13 @@ def _loaded() -> ctypes.CDLL | EmulatorError:
 
 @functools.cache
 def opcodes() -> dict[tuple[str, int], int]:
-    """The whitelist: the number of each (opcode, number of operands)."""
+    """Return the whitelist: the number of each (opcode, number of operands)."""
     lines = library().emulator_opcodes().decode().splitlines()
     return {(line.split()[0], int(line.split()[1])): i for i, line in enumerate(lines)}
 
 
 def cache_folder() -> Path:
-    """Where the machine and Triton's kernels are kept: V1FAST_EMULATOR_CACHE, or for this process alone."""
+    """Return the folder of the machine and Triton's kernels: V1FAST_EMULATOR_CACHE, or one for this process only."""
     if folder := os.environ.get("V1FAST_EMULATOR_CACHE"):
         return Path(folder)
     return Path(_temporary_folder().name)
@@ -103,13 +103,13 @@ def _build(compiler: str, sources: list[Path], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         objects = [Path(folder) / f"{source.stem}.o" for source in sources]
         commands = [[compiler, *_FLAGS, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
-        # Longest first, two at a time: what the smallest machines have.
+        # Longest first, two at a time: the smallest machines have two cores.
         commands.sort(key=lambda command: -Path(command[-3]).stat().st_size)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(_run, commands))
         built = Path(folder) / "machine.so"
         _run([compiler, "-shared", *map(str, objects), "-o", str(built)])
-        built.replace(target)  # at once, so that no other process sees half of it
+        built.replace(target)  # atomically, so that no other process sees an incomplete file
 
 
 def _run(command: list[str]) -> None:

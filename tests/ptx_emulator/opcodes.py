@@ -1,9 +1,8 @@
-"""Which text an opcode is looked up by.
+"""The text by which an opcode is looked up.
 
-Most instructions are looked up as they are written. Memory instructions carry modifiers, in an order that differs
-between compilers, that say nothing about the result where threads run one at a time: cache hints, memory order and
-scope. Those are taken off here, each from a list of its own; whatever else an instruction says stays and has to be
-in the machine's table.
+Most instructions are looked up as written. Memory instructions carry modifiers that do not affect the result where
+threads run one at a time: cache hints, memory order and scope. Their order differs between compilers. These modifiers
+are removed here, each from its own list. Everything else in an instruction stays, and must be in the machine's table.
 """
 
 from .errors import UnsupportedPtx
@@ -14,7 +13,7 @@ _SPACES = {
 }  # fmt: skip
 _CACHE = {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}
 _PREFETCH = {"L2::64B", "L2::128B", "L2::256B"}
-_POLICY = {"L2::cache_hint"}  # comes with an operand, the last
+_POLICY = {"L2::cache_hint"}  # comes with an operand, which is the last one
 _L2 = {"L2::evict_first", "L2::evict_last", "L2::evict_normal"}
 _SCOPE = {"cta", "gpu", "sys", "cluster"}
 _HINTS = {
@@ -29,7 +28,7 @@ _FLOATS_ADDED_AS_HALVES = {"f16", "bf16", "f16x2", "bf16x2"}
 
 
 def canonical(opcode: str) -> tuple[str, bool]:
-    """The opcode as the machine's table has it, and whether its last operand is a cache policy to be dropped."""
+    """Return the opcode as in the machine's table, and whether its last operand is a cache policy to be dropped."""
     name, *modifiers = opcode.split(".")
     if name in ("ld", "st", "atom", "red"):
         return _memory(opcode, name, modifiers)

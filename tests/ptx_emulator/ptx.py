@@ -1,4 +1,4 @@
-"""PTX text taken apart: kernels, their parameters, memory and statements."""
+"""Parses PTX text into kernels, their parameters, memory and statements."""
 
 import re
 import struct
@@ -54,7 +54,7 @@ class Kernel:
 
 
 def parse(text: str) -> list[Kernel]:
-    """All kernels of a PTX module."""
+    """Return all kernels of a PTX module."""
     text = text.split("\t.section", 1)[0]  # debug information comes last
     text = re.sub(r"/\*.*?\*/", lambda m: "\n" * m[0].count("\n"), text, flags=re.DOTALL)
     text = "\n".join("" if _NO_EFFECT.match(line) else line.split("//")[0] for line in text.split("\n"))
@@ -72,7 +72,7 @@ def parse(text: str) -> list[Kernel]:
 
 
 def sources(text: str) -> list[str]:
-    """For each line of PTX, where it comes from, such as ``readout.py:48``, as far as Triton says."""
+    """Return the source of each line of PTX, such as ``readout.py:48``, as far as Triton records it."""
     where, result = "", [""]
     for line in text.split("\n"):
         if match := _SOURCE.match(line):
@@ -82,7 +82,7 @@ def sources(text: str) -> list[str]:
 
 
 def symbol(declaration: str) -> tuple[str, Symbol] | None:
-    """The name and meaning of a declaration such as ``.shared .align 16 .b8 buffer[64]``."""
+    """Return the name and meaning of a declaration such as ``.shared .align 16 .b8 buffer[64]``."""
     match = _SYMBOL.fullmatch(declaration)
     if not match:
         return None
@@ -101,7 +101,7 @@ def _initial(kind: str, values: str, count: int) -> bytes:
 
 
 def number(text: str, kind: str = "b64") -> int:
-    """The 64 bits of a constant, as an operand of type ``kind``."""
+    """Return the 64 bits of a constant that is an operand of type ``kind``."""
     if match := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", text):
         bits = int(match[1], 16)
         return _double(struct.unpack("<f", struct.pack("<I", bits))[0]) if kind == "f64" else bits

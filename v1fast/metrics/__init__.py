@@ -57,7 +57,7 @@ _MODULES = (
 
 
 def __getattr__(name: str) -> Any:
-    """The torchmetrics classes, when asked for: the functions do without torchmetrics."""
+    """Import the torchmetrics classes on first use: the functions work without torchmetrics."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -25,8 +25,8 @@ class Bootstrap:
     Attributes:
         confidence: in (0, 1).
         method: "BCa" (bias-corrected and accelerated, Efron 1987, J. Am. Stat. Assoc. 82, 171) or "percentile".
-        resamples: number of times that as many images are drawn, with replacement.
-        seed: of the draws.
+        resamples: number of samples; each draws as many images as there are, with replacement.
+        seed: of the random draws.
     """
 
     confidence: float = 0.95
@@ -48,8 +48,8 @@ class Interval:
     """Bootstrap interval of a mean over neurons.
 
     Attributes:
-        low, high: NaN where the resamples do not give one (a single image; no neuron defined).
-        confidence: as asked for.
+        low, high: NaN where the resamples give no interval (a single image; no neuron defined).
+        confidence: as requested.
     """
 
     low: float
@@ -65,11 +65,11 @@ class Result:
     """A metric of each neuron.
 
     Attributes:
-        per_neuron: [N], float64, NaN where undefined, where the responses are.
-        images: number of images behind it; None where images play no part.
+        per_neuron: [N], float64, NaN where undefined, on the device of the responses.
+        images: number of images that were used; None if the metric does not depend on images.
         left_out: number of images left out because they have one trial.
-        below_threshold: number of neurons that are NaN because of a threshold alone.
-        interval: of ``mean``, over images; None unless asked for.
+        below_threshold: number of neurons that are NaN only because of a threshold.
+        interval: of ``mean``, over images; None if not requested.
     """
 
     per_neuron: Tensor
@@ -109,7 +109,7 @@ neurons, [...] each, whose ratio is the number to report."""
 
 
 def mean_over(values: Sequence[Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and number of the values that are there."""
+    """Return sum and number of the defined values."""
     there = counted & ~values[0].isnan()
     return torch.where(there, values[0], 0.0).sum(-1), there.sum(-1).double()
 
@@ -130,7 +130,7 @@ class Evaluation:
         self._kept: list[tuple[slice, list[list[Tensor]]]] | None = None
 
     def values(self) -> list[Tensor]:
-        """[N] for each measure, of all images once; NaN where there is no image."""
+        """Return [N] for each measure, with each image used once. NaN where there is no image."""
         if len(self.trials.counts) == 0:
             return [self.trials.responses.new_full((self.trials.neurons,), torch.nan, dtype=torch.float64)] * len(
                 self.measures
@@ -146,7 +146,7 @@ class Evaluation:
         return [torch.cat(parts) for parts in zip(*found, strict=True)] if found else empty
 
     def pooled(self, weights: Tensor, counted: Tensor, pool: Pool) -> Tensor:
-        """[B]: the pooled number for each row of the number of times that an image is drawn, [B, I]."""
+        """Return the pooled number [B] for each row of ``weights`` [B, I]: how often each image is drawn."""
         above = below = weights.new_zeros(len(weights))
         for block, features in self._blocks():
             values = [
@@ -157,12 +157,12 @@ class Evaluation:
         return above / below
 
     def interval(self, bootstrap: Bootstrap, counted: Tensor, pool: Pool) -> Interval:
-        """By ``scipy.stats.bootstrap`` over images.
+        """Return the interval from ``scipy.stats.bootstrap`` over images.
 
         Args:
-            bootstrap: how.
+            bootstrap: how it is drawn.
             counted: [N], whether a neuron counts; fixed while images are drawn.
-            pool: of all neurons one number.
+            pool: reduces all neurons to one number.
         """
         from scipy import stats
 
@@ -178,7 +178,7 @@ class Evaluation:
             return pooled.cpu().numpy().reshape(drawn.shape[:-1])
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a distribution of one point: the interval is NaN then
+            warnings.simplefilter("ignore")  # if the distribution is one point, the interval is NaN
             found = stats.bootstrap(
                 (np.arange(images),),
                 statistic,
@@ -192,7 +192,7 @@ class Evaluation:
         return Interval(float(found.low), float(found.high), bootstrap.confidence)
 
     def _blocks(self) -> Iterator[tuple[slice, list[list[Tensor]]]]:
-        """Blocks of neurons, and of each measure the features; made once where they are few."""
+        """Yield blocks of neurons with the features of each measure. They are kept between calls if small enough."""
         if self._kept is not None:
             yield from self._kept
             return
@@ -207,6 +207,6 @@ class Evaluation:
             self._kept = made
 
     def _features_a_neuron(self) -> int:
-        """About how many there are for each image."""
+        """Return the approximate number of features per image."""
         depth = int(self.trials.counts.max()) if any(measure.keeps_trials for measure in self.measures) else 0
         return 8 + 2 * len(self.measures) + depth

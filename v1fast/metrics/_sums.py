@@ -1,12 +1,12 @@
-"""Sums over trials, image by image: what every metric is made of.
+"""Sums over trials, image by image, from which every metric is computed.
 
 A metric is given by functions of blocks of neurons:
 
     trials [T, n] --sums or terms--> sums over the trials of each image [I, n], several
                   --features--> [I, n], several, which add up over images --value--> [n], one number for each neuron
 
-so that leaving images out, or drawing them several times over (bootstrap), is another weighted sum of the features. All
-sums are in float64. Nothing larger than a block is made: no tensor of trials x neurons besides the operands.
+So leaving images out, or drawing them several times (bootstrap), only changes the weights of a sum of features. All
+sums are in float64. Nothing larger than a block is allocated: no tensor of trials x neurons besides the operands.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch import Tensor
 from v1fast.ops.trial_sums import trial_sums, which
 
 Array = Tensor | NDArray[Any]
-TRIAL_BLOCK = 2**17  # elements of float64 that are made at a time where terms are summed
+TRIAL_BLOCK = 2**17  # float64 elements that are allocated at a time for terms
 FEATURE_BLOCK = 2**23  # elements of all features of one block of neurons: 64 MiB
-GPU_FACTOR = 2**6  # on a GPU few large blocks
+GPU_FACTOR = 2**6  # fewer, larger blocks on a GPU
 
 
 class Images(NamedTuple):
@@ -34,9 +34,9 @@ class Images(NamedTuple):
     Attributes:
         n: [I, 1], number of trials.
         sums: [I, n] each, by name: "x", "y", "xx", "yy", "xy" and "error" of :mod:`v1fast.reference.trial_sums`, or
-            what a measure's terms are called.
-        reference: [2, n], constants of each neuron that the sums are about.
-        trials: [T, n], responses less the reference, in the order of the images; empty unless asked for.
+            the names of a measure's terms.
+        reference: [2, n], constants of each neuron that are subtracted before summing.
+        trials: [T, n], responses minus the reference, in the order of the images; empty if not requested.
         numbers: [T, 2], int64, image and number of the repeat of these trials.
     """
 
@@ -51,16 +51,16 @@ Terms = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Measure(NamedTuple):
-    """A metric, see the module.
+    """A metric; see the module's docstring.
 
     Attributes:
-        sums: names of the sums that it needs, those of the op.
-        features: of ``Images``: [I, n] or [I, 1] each.
-        value: of the sums of the features over images, [..., n] or [..., 1] each: [..., n].
+        sums: names of the sums of the op that it needs.
+        features: function of ``Images`` that returns [I, n] or [I, 1] each.
+        value: function of the features summed over images, [..., n] or [..., 1] each, that returns [..., n].
         repeats: whether an image needs at least two trials.
-        keeps_trials: whether ``features`` needs the responses trial by trial.
-        terms: of responses and predictions [t, n] and reference [2, n], in float64: what else to sum, by name.
-        reference: of the responses [T, n], for ``terms``: [2, n]; else it is the first trial.
+        keeps_trials: whether ``features`` needs the responses of single trials.
+        terms: function of responses and predictions [t, n] and reference [2, n], in float64: other sums, by name.
+        reference: function of the responses [T, n] that returns [2, n] for ``terms``; without it, the first trial.
     """
 
     sums: tuple[str, ...]
@@ -78,7 +78,7 @@ class Trials:
 
     Attributes:
         responses, predictions: [T, N], as given.
-        order: [T'] the trials used, image after image, each image's in the order given.
+        order: [T'], the trials that are used, grouped by image; within an image in the given order.
         counts: [I], number of trials of each image, on the CPU.
         left_out: number of images left out because they have one trial.
     """
@@ -94,8 +94,8 @@ class Trials:
         """Check the operands, and sort the trials by image.
 
         Args:
-            responses, predictions: [T, N]; predictions None for a metric of the responses alone.
-            image_ids: [T], of any kind that sorts; None: all trials in one group.
+            responses, predictions: [T, N]; predictions is None for a metric of responses only.
+            image_ids: [T], of any sortable kind; None: all trials form one group.
             repeats: whether to leave out images with one trial.
 
         Raises:
@@ -117,19 +117,19 @@ class Trials:
         return self.responses.shape[1]
 
     def numbers(self) -> Tensor:
-        """[T', 2]: image, and number of the repeat, of each trial in order."""
+        """Return image and number of the repeat of each trial in order, [T', 2]."""
         image = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
         first = torch.cumsum(self.counts, 0) - self.counts
         return torch.stack([image, torch.arange(len(image)) - first[image]], dim=1)
 
 
 def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> list[list[Tensor]]:
-    """The features of a block of neurons, [I, n] or [I, 1] each, for each measure; the trials are read once for all."""
+    """Return the features of a block of neurons for each measure, [I, n] or [I, 1] each. Trials are read only once."""
     r, p = _alike(trials.responses[:, block], trials.predictions[:, block])
     center = r[trials.order[0]].double(), p[trials.order[0]].double()
     sums = _summed(trials, r, p, torch.stack(center), tuple({name for each in measures for name in each.sums}))
     images: dict[Any, Images] = {}
-    features: dict[Any, list[Tensor]] = {}  # what measures have in common is made once
+    features: dict[Any, list[Tensor]] = {}  # shared by measures, so computed once
     for measure in measures:
         kind = measure.terms, measure.keeps_trials
         if kind not in images:
@@ -140,7 +140,7 @@ def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> li
 
 
 def images_of(trials: Trials, measure: Measure, reference: Tensor | None) -> Images:
-    """The sums of one measure, of all neurons at once, about a given reference [2, N] or one of these trials."""
+    """Return the sums of one measure for all neurons, about a given reference [2, N] or one of these trials."""
     r, p = _alike(trials.responses, trials.predictions)
     center = reference
     if center is None:
@@ -175,7 +175,7 @@ def _images(
 
 
 def summed_terms(trials: Trials, terms: Terms, r: Tensor, p: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """[I, n] by name: the terms of the trials of each image, summed."""
+    """Sum the terms over the trials of each image: [I, n] by name."""
     image = trials.numbers()[:, 0].to(r.device)
     rows = max(1, TRIAL_BLOCK * _scale(r.device) // max(1, r.shape[1]))
     found: dict[str, Tensor] = {}
@@ -191,14 +191,14 @@ def summed_terms(trials: Trials, terms: Terms, r: Tensor, p: Tensor, reference: 
 
 
 def _alike(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """In one dtype that the op takes, without loss."""
+    """Convert both to one dtype that the op accepts, without loss."""
     small = all(t.dtype in (torch.float32, torch.float16, torch.bfloat16) for t in (r, p))
     dtype = torch.float32 if small else torch.float64
     return r.to(dtype), p.to(dtype)
 
 
 def neuron_blocks(trials: Trials, features: int) -> Iterator[slice]:
-    """Blocks of neurons whose features fit."""
+    """Yield blocks of neurons whose features fit."""
     size = max(1, FEATURE_BLOCK * _scale(trials.responses.device) // max(1, features * len(trials.counts)))
     for start in range(0, trials.neurons, size):
         yield slice(start, min(start + size, trials.neurons))
@@ -218,7 +218,7 @@ def _matrix(values: Array, name: str) -> Tensor:
 
 
 def _by_image(image_ids: Any, responses: Tensor, repeats: bool) -> tuple[Tensor, Tensor, int]:
-    """Order of the trials, trials of each image, images left out."""
+    """Return the order of the trials, the number of trials per image, and the number of images left out."""
     ids = image_ids.detach().cpu().numpy() if isinstance(image_ids, Tensor) else np.asarray(image_ids)
     if ids.shape != (len(responses),):
         raise ValueError(f"image_ids: want [T] = ({len(responses)},), got {ids.shape}")

@@ -1,20 +1,20 @@
 """Metrics of predicted responses, neuron by neuron.
 
-Every function takes responses and, where they play a part, predictions, [T, N]: T trials of N neurons, as tensors on
-one device or as NumPy arrays, and where images play a part ``image_ids`` [T], which say what was shown (integers,
-strings, anything that sorts), in any order. Trials of one image are its repeats; images may have unequal numbers of
-them.
+Every function takes responses and, if it needs them, predictions: [T, N] for T trials of N neurons, as tensors on one
+device or as NumPy arrays. Metrics that depend on images also take ``image_ids`` [T], in any order, which say what was
+shown (integers, strings, anything sortable). Trials of one image are its repeats. Images may have unequal numbers of
+repeats.
 
-Every function returns a :class:`Result`: one float64 value for each neuron, their mean, and how many are undefined.
-What is undefined (a neuron whose responses or predictions do not vary, a value that is not a number) is NaN and
-counted, and takes no part in the mean. Where no image has two trials, a metric of repeats is undefined for all neurons.
-Sums are in float64, neuron block by neuron block: no tensor of trials x neurons is made.
+Every function returns a :class:`Result`: one float64 value per neuron, their mean, and how many are undefined. A value
+is undefined if a neuron's responses or predictions do not vary, or if one is not a number. It is then NaN and counted,
+and the mean leaves it out. If no image has two trials, a metric of repeats is undefined for all neurons. Sums are in
+float64, neuron block by neuron block: no tensor of trials x neurons is allocated.
 
-With ``bootstrap=Bootstrap()`` the result has an interval of the mean over neurons: images are drawn with replacement,
-each with all its trials; the neurons stay the same.
+With ``bootstrap=Bootstrap()`` the result has an interval of the mean over neurons. Images are drawn with replacement,
+each with all its trials. The neurons stay the same.
 
-Below, r_it is a neuron's response to trial t of image i, p_it the prediction, n_i the number of trials, I that of
-images, a_i and b_i the averages over the trials of an image.
+Below, r_it is a neuron's response to trial t of image i, and p_it the prediction. n_i is the number of trials of image
+i, and I the number of images. a_i and b_i are the averages over the trials of an image.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def single_trial_correlation(
 
     Args:
         responses, predictions: [T, N].
-        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        image_ids: [T]; only for the bootstrap. Without it, each trial counts as its own image.
         bootstrap: how to draw an interval of the mean.
 
     Raises:
@@ -79,7 +79,7 @@ def correlation_to_average(
 ) -> Result:
     """Pearson correlation of the average response to an image with the average prediction, over images.
 
-    corr_i(a_i, b_i), each image counting as one. Predictions that differ between the trials of an image (by behaviour
+    corr_i(a_i, b_i); all images have equal weight. Predictions that differ between the trials of an image (by behaviour
     or gaze) are averaged first (Willeke et al., "The Sensorium competition on predicting large-scale mouse primary
     visual cortex activity", arXiv:2206.08666).
 
@@ -103,13 +103,13 @@ def oracle_correlation(
 ) -> Result:
     """How well the responses to other repeats of an image predict a trial: a bound for single-trial correlation.
 
-    Both estimate sqrt(S / (S + V)), with S the variance of the mean response over images and V that over repeats: the
-    single-trial correlation of the true rates.
+    Both methods estimate sqrt(S / (S + V)), the single-trial correlation of the true rates. S is the variance of the
+    mean response over images, and V the variance over repeats.
 
-    - "jackknife": corr_it(r_it, mean of the image's other trials); biased low, since that mean is noisy
+    - "jackknife": corr_it(r_it, mean of the image's other trials). It is biased low, because that mean is noisy
       (Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021).
     - "conservative": sqrt(S / (S + V)) from the variance of the averages a_i and the mean over images of the variance
-      over repeats, both without correction for the number of repeats; biased high (oracle_corr_conservative of
+      over repeats, both without correction for the number of repeats. It is biased high (oracle_corr_conservative of
       neuralpredictors).
 
     Images with one trial are left out and counted.
@@ -132,11 +132,11 @@ class FractionOracleResult:
     """A population's fraction oracle.
 
     Attributes:
-        value: the slope; NaN where no neuron has both correlations.
+        value: the slope; NaN if no neuron has both correlations.
         neurons: N.
         undefined: number of neurons with either correlation NaN.
         left_out: number of images left out because they have one trial.
-        interval: of ``value``, over images; None unless asked for.
+        interval: of ``value``, over images; None if not requested.
     """
 
     value: float
@@ -154,7 +154,7 @@ def fraction_oracle(
     nan: Literal["omit", "zero"] = "omit",
     bootstrap: Bootstrap | None = None,
 ) -> FractionOracleResult:
-    """Slope, through the origin, of the single-trial correlation c on the jackknife oracle o, over neurons.
+    """Slope of the single-trial correlation c against the jackknife oracle o, over neurons, through the origin.
 
     sum_n c_n o_n / sum_n o_n^2 (Lurz et al., ICLR 2021). Images with one trial are left out of both and counted.
 
@@ -197,13 +197,13 @@ def explainable_variance(
     noise = mean_i sum_t (r_it - a_i)^2 / (n_i - 1); total = sum_it w_it (r_it - m)^2 / (1 - sum_it w_it^2), where m is
     the weighted mean of the trials (Cadena et al. 2019, PLoS Comput. Biol. 15, e1006897).
 
-    - weighting "image": w_it = 1 / (I n_i): images count alike in every term. With equal repeats this is the same as
-      the other.
-    - weighting "neuralpredictors": w_it = 1 / T, as that package does: with unequal repeats the noise is then that of
-      other data than the total.
+    - weighting "image": w_it = 1 / (I n_i). Images have equal weight in every term. With equal repeats both weightings
+      are the same.
+    - weighting "neuralpredictors": w_it = 1 / T, as in that package. With unequal repeats, noise and total then weight
+      the data differently.
 
-    Images with one trial are left out of every term and counted. Below zero where the noise estimate is larger than the
-    variance.
+    Images with one trial are left out of every term and counted. The value is below zero where the noise estimate is
+    larger than the variance.
 
     Args:
         responses: [T, N].
@@ -232,15 +232,15 @@ def feve(
     """Fraction of explainable variance explained: 1 - (error - noise) / (total - noise).
 
     error = mean_i mean_t (r_it - p_it)^2 (weighting "image"), or mean_it (r_it - p_it)^2 (weighting
-    "neuralpredictors"); noise and total as in :func:`explainable_variance` (Cadena et al. 2019, PLoS Comput. Biol. 15,
-    e1006897). 1 for the true rates, on average, whatever the numbers of repeats: only if error and noise weigh images
-    alike. Neuralpredictors' weighting pools errors over trials but noise over images, and with unequal repeats a
-    perfect model gets something else.
+    "neuralpredictors"). noise and total are as in :func:`explainable_variance` (Cadena et al. 2019, PLoS Comput. Biol.
+    15, e1006897). With weighting "image", the true rates have an expected value of 1, whatever the numbers of repeats,
+    because error and noise weight images alike. Neuralpredictors' weighting pools errors over trials but noise over
+    images. So with unequal repeats, a perfect model does not get 1.
 
     Args:
         responses, predictions: [T, N].
         image_ids: [T].
-        threshold: neurons whose explainable variance is below are NaN, and counted apart, as in the Sensorium
+        threshold: neurons with a lower explainable variance are NaN and counted separately, as in the Sensorium
             competition; None: only those whose explainable variance is not positive are NaN.
         weighting: "image" or "neuralpredictors".
         bootstrap: how to draw an interval of the mean.
@@ -260,14 +260,16 @@ def ccnorm(responses: Array, predictions: Array, image_ids: Any, *, bootstrap: B
 
     CCnorm = cov(a, b) / sqrt(SP var(b)), where the signal power SP is the variance of the mean response over images
     (Schoppe et al. 2016, Front. Comput. Neurosci. 10:10, after Sahani & Linden 2003). With the same number n of repeats
-    for all images, SP = (var_i(sum_t r_it) - sum_t var_i(r_it)) / (n (n - 1)), the paper's; cov and var by I - 1.
+    for all images, SP = (var_i(sum_t r_it) - sum_t var_i(r_it)) / (n (n - 1)), as in the paper. cov and var have
+    divisor I - 1.
 
-    With unequal numbers, SP is the variance of the averages less the noise in them, mean_i s_i^2 / n_i with s_i^2 the
-    variance over repeats; what the means of the repeats (the first trials of all images, the second ...) explain of
-    that noise is taken off it, as the paper's formula does. The value is therefore not quite the same if an image's
-    trials are put in another order.
+    With unequal numbers, SP is the variance of the averages minus their noise. The noise is mean_i s_i^2 / n_i, where
+    s_i^2 is the variance over repeats. As in the paper's formula, the part of this noise that the means of the repeats
+    explain (the first trials of all images, the second ...) is subtracted from it. So the value changes slightly with
+    the order of an image's trials.
 
-    Not bounded by 1: SP is an estimate. NaN where it is not positive. Images with one trial are left out and counted.
+    The value is not bounded by 1, because SP is an estimate. It is NaN where SP is not positive. Images with one trial
+    are left out and counted.
 
     Args:
         responses, predictions: [T, N].
@@ -283,15 +285,15 @@ def ccnorm(responses: Array, predictions: Array, image_ids: Any, *, bootstrap: B
 def poisson_deviance_explained(
     responses: Array, predictions: Array, image_ids: Any = None, *, bootstrap: Bootstrap | None = None
 ) -> Result:
-    """1 - D / D_null, with D = 2 sum (r log(r / p) - r + p) and D_null that of the mean of these responses.
+    """1 - D / D_null, with D = 2 sum (r log(r / p) - r + p), and D_null the same with the mean of these responses as p.
 
-    McFadden's R^2 of a Poisson model against the saturated one (Cameron & Windmeijer 1996, J. Bus. Econ. Stat. 14,
-    209); scikit-learn's ``d2_tweedie_score(power=1)`` of each neuron. -inf where a prediction is 0 and the response is
-    not; NaN where either is negative, or the responses do not vary.
+    This is McFadden's R^2 of a Poisson model against the saturated one (Cameron & Windmeijer 1996, J. Bus. Econ. Stat.
+    14, 209), and scikit-learn's ``d2_tweedie_score(power=1)`` of each neuron. It is -inf if a prediction is 0 and the
+    response is not. It is NaN if either is negative, or if the responses do not vary.
 
     Args:
         responses, predictions: [T, N], both >= 0.
-        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        image_ids: [T]; only for the bootstrap. Without it, each trial counts as its own image.
         bootstrap: how to draw an interval of the mean.
 
     Raises:
@@ -303,15 +305,15 @@ def poisson_deviance_explained(
 def information_gain(
     responses: Array, predictions: Array, image_ids: Any = None, *, bootstrap: Bootstrap | None = None
 ) -> Result:
-    """Poisson log-likelihood above that of the mean response, for each spike, in bits.
+    """Poisson log-likelihood minus that of the mean response, per spike, in bits.
 
-    sum (r log2(p / m) - (p - m) / ln 2) / sum r, with m the mean of these responses (single-spike information, Brenner
-    et al. 2000, Neural Comput. 12, 1531; as a score of models, Pillow et al. 2008, Nature 454, 995). -inf where a
-    prediction is 0 and the response is not; NaN where either is negative, or there is no spike.
+    It is sum (r log2(p / m) - (p - m) / ln 2) / sum r, with m the mean of these responses (single-spike information,
+    Brenner et al. 2000, Neural Comput. 12, 1531; as a score of models, Pillow et al. 2008, Nature 454, 995). It is -inf
+    if a prediction is 0 and the response is not. It is NaN if either is negative, or if there is no spike.
 
     Args:
         responses, predictions: [T, N], both >= 0.
-        image_ids: [T]; only for the bootstrap, without it each trial is taken for an image of its own.
+        image_ids: [T]; only for the bootstrap. Without it, each trial counts as its own image.
         bootstrap: how to draw an interval of the mean.
 
     Raises:
@@ -328,10 +330,10 @@ def evaluate(
     threshold: float | None = FEV_THRESHOLD,
     bootstrap: Bootstrap | None = None,
 ) -> dict[str, Result]:
-    """All metrics of single neurons at once, by the names of their functions, from one pass over the trials.
+    """Compute all metrics of single neurons at once, by the names of their functions, in one pass over the trials.
 
-    ``oracle_correlation`` is the jackknife, ``oracle_correlation_conservative`` the other one. Metrics of repeats leave
-    out images with one trial; the others do not.
+    ``oracle_correlation`` is the jackknife, ``oracle_correlation_conservative`` the other method. Metrics of repeats
+    leave out images with one trial; the others do not.
 
     Args:
         responses, predictions: [T, N].
@@ -375,7 +377,7 @@ def _thresholded(
     threshold: float | None,
     bootstrap: Bootstrap | None,
 ) -> Result:
-    """NaN for neurons whose explainable variance is below the threshold, if there is one."""
+    """Set neurons to NaN whose explainable variance is below the threshold, if there is one."""
     if threshold is None or fraction is None:
         return _result(evaluation, values, bootstrap)
     below = fraction < threshold
@@ -385,10 +387,10 @@ def _thresholded(
 def _overall(
     measure: Measure, responses: Array, predictions: Array, image_ids: Any, bootstrap: Bootstrap | None
 ) -> Result:
-    """A metric that needs images for the bootstrap alone."""
+    """Compute a metric that needs images only for the bootstrap."""
     if bootstrap is None:
         if image_ids is not None:
-            Trials.of(responses, predictions, image_ids, repeats=False)  # refuse what does not fit
+            Trials.of(responses, predictions, image_ids, repeats=False)  # raises for operands that do not fit
         evaluation = Evaluation(Trials.of(responses, predictions, None, repeats=False), (measure,))
         return Result(evaluation.values()[0])
     ids = torch.arange(len(responses)) if image_ids is None else image_ids

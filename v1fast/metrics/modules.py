@@ -1,12 +1,12 @@
 """The metrics of :mod:`v1fast.metrics.functional` as ``torchmetrics.Metric``.
 
-``update`` takes what the function takes, batch by batch and in the same order: responses, predictions, image_ids.
-``compute`` gives the mean over neurons, a float64 scalar, or with ``per_neuron=True`` the values [N]; ``result`` is
-then the function's whole result, with the numbers of what is undefined.
+``update`` takes the arguments of the function, batch by batch and in the same order: responses, predictions, image_ids.
+``compute`` gives the mean over neurons as a float64 scalar or, with ``per_neuron=True``, the values [N]. ``result`` is
+then the function's whole result, including the counts of undefined values.
 
-Any split into batches, and into processes, gives the same. Samplers for several processes show some trials twice, to
-give each process as many: with ``trial_id`` in ``update``, a trial counts once. Metrics without repeats keep float64
-sums; with ``trial_id`` they keep every trial, as metrics with repeats do.
+The result does not depend on how trials are split into batches and processes. Samplers for several processes repeat
+some trials, so that each process gets the same number. With ``trial_id`` in ``update``, a trial counts once. Metrics
+without repeats keep float64 sums. With ``trial_id`` they keep every trial, as metrics with repeats do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from v1fast.metrics._sums import Images, Measure, Trials, images_of
 
 
 class _NeuronMetric(Metric):
-    """What all have in common: the trials as they came, and what ``compute`` gives.
+    """Base class: stores the trials in the order of arrival and implements ``compute``.
 
     Attributes:
         result: of the last ``compute``.
@@ -46,7 +46,7 @@ class _NeuronMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def _keep(self, operands: dict[str, Tensor], trial_id: Tensor | None) -> None:
-        """Add trials, and their ids where given: always or never."""
+        """Add trials and, if given, their ids. Ids must be given always or never."""
         first = operands[self._rows[0]]
         if first.dim() != 2:
             raise ValueError(f"{self._rows[0]}: want [B, N], got {tuple(first.shape)}")
@@ -61,7 +61,7 @@ class _NeuronMetric(Metric):
             getattr(self, name).append(values.detach())
 
     def _trials(self) -> dict[str, Tensor]:
-        """All trials, each once, by trial_id where there is one."""
+        """Return all trials, each once: duplicates are found by trial_id if it is given."""
         rows = {name: dim_zero_cat(getattr(self, name)) for name in self._rows}
         if len(self.trial_id) == 0:
             return rows
@@ -74,7 +74,7 @@ class _NeuronMetric(Metric):
         raise NotImplementedError
 
     def compute(self) -> Tensor:
-        """Mean over the neurons that have a value, or the values [N]."""
+        """Return the mean over the neurons that have a value, or the values [N]."""
         self.result = self._evaluate()
         values: Tensor = self.result.per_neuron
         return values if self.per_neuron else values.nanmean()
@@ -86,9 +86,10 @@ class _NeuronMetric(Metric):
 
 
 class _SumMetric(_NeuronMetric):
-    """A metric of trials alone: float64 sums about a reference, one list entry [1, 2 + S, N] for each part of the data.
+    """A metric of single trials. Its state is a list of float64 sums about a reference, [1, 2 + S, N] per part of the
+    data.
 
-    The reference is of the first trials that came; sums about another one are moved to it before they are added.
+    The reference comes from the first trials. Sums about another reference are converted before they are added.
     """
 
     _rows = ("responses", "predictions")
@@ -114,18 +115,18 @@ class _SumMetric(_NeuronMetric):
             self.sums = [self._merged([*self.sums, self._totals(responses, predictions, reference)])]
 
     def _moved(self, totals: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        """The sums [S, N] about another reference [2, N]."""
+        """Convert the sums [S, N] to another reference [2, N]."""
         raise NotImplementedError
 
     def _totals(self, responses: Tensor, predictions: Tensor, reference: Tensor | None) -> Tensor:
-        """[1, 2 + S, N]: reference, number of trials, sums."""
+        """Return reference, number of trials and sums, [1, 2 + S, N]."""
         trials = Trials.of(responses, predictions, None, repeats=False)
         images = images_of(trials, self._measure, reference)
         sums = [images.sums[name][0] for name in self._names]
         return torch.cat([images.reference, torch.stack([images.n[0].expand_as(sums[0]), *sums])])[None]
 
     def _merged(self, parts: Sequence[Tensor]) -> Tensor:
-        """[1, 2 + S, N] of several [K, 2 + S, N]."""
+        """Merge parts [K, 2 + S, N] into [1, 2 + S, N]."""
         every = torch.cat(list(parts))
         reference = every[0, :2]
         totals = torch.stack([self._moved(part[2:], part[:2], reference) for part in every]).sum(0)
@@ -222,21 +223,21 @@ class FEVE(_RepeatsMetric):
 
 
 class FractionOracle(_RepeatsMetric):
-    """See :func:`v1fast.metrics.fraction_oracle`; one number, also with ``per_neuron``."""
+    """See :func:`v1fast.metrics.fraction_oracle`. It gives one number, even with ``per_neuron``."""
 
     def __init__(self, nan: Literal["omit", "zero"] = "omit", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.nan = nan
 
     def compute(self) -> Tensor:
-        """The slope."""
+        """Return the slope."""
         rows = self._trials()
         self.result = functional.fraction_oracle(**rows, nan=self.nan, bootstrap=self.bootstrap)
         return torch.tensor(self.result.value, dtype=torch.float64, device=rows["responses"].device)
 
 
 class _ResponsesMetric(_RepeatsMetric):
-    """A metric of images and responses alone."""
+    """A metric of images and responses only."""
 
     _rows: ClassVar[tuple[str, ...]] = ("responses", "image_ids")
 

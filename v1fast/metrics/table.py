@@ -1,4 +1,4 @@
-"""One row for each neuron: who it is, how well it is predicted, where it looks."""
+"""One row per neuron: its identity, how well it is predicted, and where it looks."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def neuron_table(
     layer: ArrayLike | None = None,
     positions: Positions | None = None,
 ) -> Table:
-    """Columns of the same length N, by name.
+    """Return columns of the same length N, by name.
 
     Args:
         metrics: results by the names of their columns.
-        unit, area, layer: [N], identity, visual area and cortical layer of each neuron; units by default 0 to N - 1,
-            the others are left out where not given.
+        unit, area, layer: [N], identity, visual area and cortical layer of each neuron. Default units: 0 to N - 1;
+            the other columns are left out if not given.
         positions: where the neurons look, see :func:`v1fast.models.input_positions`.
 
     Returns:
         ``unit``, ``area``, ``layer``, a column for each metric (NaN where undefined), then from ``positions``: ``x``
-        and ``y``, in pixels of the input image from the centre of its first pixel; ``spread_x`` and ``spread_y``,
-        standard deviations of the positions drawn in training, in these pixels; ``at_clamp``, whether the position lies
-        on the border that it cannot leave.
+        and ``y``, in pixels of the input image from the centre of its first pixel; ``spread_x`` and ``spread_y``, the
+        standard deviations in pixels of the positions drawn in training; ``at_clamp``, whether the position lies on the
+        border where positions are clamped.
 
     Raises:
-        ValueError: columns of different lengths; a metric by the name of another column.
+        ValueError: columns of different lengths; a metric with the name of another column.
     """
     columns: dict[str, Any] = {name: result.per_neuron.cpu().numpy() for name, result in metrics.items()}
     lengths = {len(values) for values in columns.values()} | ({len(positions.x)} if positions is not None else set())
@@ -61,13 +61,13 @@ def neuron_table(
 
 
 def write_table(path: str | Path, table: Mapping[str, ArrayLike]) -> None:
-    """Write a table as CSV or parquet, by the name's ending; the file is there whole or not at all.
+    """Write a table as CSV or parquet, by the file's suffix. The file appears only when it is complete.
 
-    CSV has a line of names, numbers that read back as they were, and ``nan`` for what is undefined. Parquet needs
-    pandas and pyarrow.
+    CSV has a line of names, numbers that read back exactly, and ``nan`` for undefined values. Parquet needs pandas and
+    pyarrow.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another suffix.
         ImportError: parquet without pandas or pyarrow.
     """
     path = Path(path)

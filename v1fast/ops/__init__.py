@@ -1,7 +1,7 @@
 """The contracts of the ops, ``torch.ops.v1fast.*``, and which kernels run them.
 
-Importing this package defines every op with its reference as the default kernel, then loads the faster kernels that
-this installation has. ``loaded`` says what came of it.
+Importing this package defines every op with its reference as the default kernel. Then it loads the faster kernels of
+this installation. ``loaded`` holds the result.
 """
 
 from v1fast.ops import (

@@ -1,4 +1,4 @@
-"""Errors that name the operand, what is wanted and what came; shared by the contracts of all ops."""
+"""Errors that name the operand, what was wanted and what came. The contracts of all ops share them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def floating(name: str, tensor: Tensor) -> None:
 
 
 def dims(name: str, tensor: Tensor, axes: str, dim: int) -> None:
-    """Raise ValueError unless ``tensor`` has so many axes, named by ``axes``."""
+    """Raise ValueError unless ``tensor`` has ``dim`` axes, named by ``axes``."""
     if tensor.dim() != dim:
         raise ValueError(f"{name}: want {axes}, got {tuple(tensor.shape)}")
 
@@ -45,7 +45,7 @@ def int64(name: str, tensor: Tensor) -> None:
 
 
 def device(name: str, tensor: Tensor, features: Tensor) -> None:
-    """Raise ValueError unless ``tensor`` is where ``features`` is."""
+    """Raise ValueError unless ``tensor`` is on the device of ``features``."""
     if tensor.device != features.device:
         raise ValueError(f"{name}: want device {features.device}, that of features, got {tensor.device}")
 
@@ -60,10 +60,10 @@ def feature_map(name: str, tensor: Tensor) -> None:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """First byte of what the tensor may read, and the one after the last; nothing where it has no memory."""
+    """Return the first byte that the tensor may read and the byte after the last; an empty range without memory."""
     try:
         begin = 0 if isinstance(tensor, FakeTensor) or tensor.numel() == 0 else tensor.data_ptr()
-    except RuntimeError:  # of a function transform, or of another kind without memory
+    except RuntimeError:  # of a function transform, or of another kind of tensor without memory
         begin = 0
     if not begin:
         return 0, 0
@@ -72,8 +72,8 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 def apart(name: str, tensor: Tensor, others: Mapping[str, Tensor | None]) -> None:
-    """Raise ValueError if ``tensor``, which is to be written, lies between the first and the last byte of another."""
-    if torch.compiler.is_compiling():  # the op itself is called, and asks, when what is compiled runs
+    """Raise ValueError if ``tensor``, an output, overlaps the range from the first to the last byte of another."""
+    if torch.compiler.is_compiling():  # the op itself checks this when the compiled code runs
         return
     begin, end = _span(tensor)
     for other, operand in others.items():
@@ -83,13 +83,13 @@ def apart(name: str, tensor: Tensor, others: Mapping[str, Tensor | None]) -> Non
 
 
 def at_most(name: str, what: str, value: int, most: int = MOST) -> None:
-    """Raise ValueError if ``value``, which is called ``what``, is more than ``most``."""
+    """Raise ValueError if ``value``, named ``what``, is more than ``most``."""
     if value > most:
         raise ValueError(f"{name}: want {what} of at most {most}, got {value}")
 
 
 def levels(tensors: Sequence[Tensor]) -> None:
-    """Raise ValueError unless there is a feature map, and all are of as many images, on one device."""
+    """Raise ValueError unless there is a feature map, and all have the same number of images and one device."""
     if not tensors:
         raise ValueError("levels: want at least one [B, C, H, W], got none")
     for i, level in enumerate(tensors):
@@ -113,7 +113,7 @@ def points(grid: Tensor, shift: Tensor | None, features: Tensor) -> None:
 
 
 def floats(operands: Mapping[str, Tensor | None], features: Tensor) -> None:
-    """Raise ValueError unless what is there has a floating dtype of the kernels and is where ``features`` is."""
+    """Raise ValueError unless all given operands have a dtype of the kernels and are on the device of ``features``."""
     for name, tensor in operands.items():
         if tensor is not None:
             floating(name, tensor)
@@ -133,14 +133,14 @@ def output_mask(mask: Sequence[bool], want: int) -> None:
 
 
 def image_offset(value: int, images: int) -> None:
-    """Raise ValueError unless the images from number ``value`` on have numbers of 64 bits."""
+    """Raise ValueError unless the numbers of the images, counted from ``value``, fit 64 bits."""
     if value < 0:
         raise ValueError(f"image_offset: want at least 0, got {value}")
     at_most("image_offset", "image_offset + B", value + images, 2**63 - 1)
 
 
 def poolings(features: Tensor, kernel: int, stride: int, steps: int) -> None:
-    """Raise ValueError unless so many poolings of [B, C, H, W] leave something of it."""
+    """Raise ValueError unless ``steps`` poolings of [B, C, H, W] leave at least one pixel."""
     for name, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("steps", steps, 0)):
         if value < least:
             raise ValueError(f"{name}: want at least {least}, got {value}")

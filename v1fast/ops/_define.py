@@ -1,15 +1,16 @@
 """The rules of registration, once for all ops.
 
-An op means its reference. ``define`` registers the reference, behind the op's check, as the kernel of last resort on
-every device, the fake for ``torch.compile``, the derivative, and what happens under function transforms:
+The reference defines the meaning of an op. ``define`` registers four things: the reference (after the op's check) as
+the default kernel on every device, the fake for ``torch.compile``, the derivative, and the behaviour under function
+transforms:
 
 - ``vmap`` runs the op once for each member of the batch and stacks the results;
 - ``func.grad``, ``jacrev``, ``jvp``, ``hessian`` and forward-mode duals differentiate the reference itself. A custom op
   would refuse the first and give a silent zero tangent for the second;
 - ``torch.onnx.export`` (``dynamo=True``) gets the reference, as ops that ONNX knows.
 
-An op that writes into an argument, ``Tensor(a!)`` in its schema, has no derivative, refuses operands that require grad,
-and tells autograd that the argument has changed, whichever kernel wrote it.
+An op that writes into an argument, ``Tensor(a!)`` in its schema, has no derivative and refuses operands that require
+grad. It tells autograd that the argument has changed, whichever kernel wrote it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
         derivatives = (TransformType.Grad, TransformType.Jvp)
         if any(level.key() in derivatives for level in get_interpreter_stack() or ()):
             return True
-    # The level is -1 outside every dual level, where looking at each tensor would cost more than the op's dispatch.
+    # The level is -1 outside every dual level. There, looking at each tensor would cost more than the op's dispatch.
     return forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments
     )
 
 
 def _is_exported_to_onnx(arguments: tuple[Any, ...]) -> bool:
-    # The exporter calls with tensors of a class of its own: with others, to ask would cost a tenth of the call.
+    # The exporter calls with its own class of tensors. For other tensors, asking would cost a tenth of the call.
     return type(arguments[0]) is not Tensor and torch.onnx.is_in_onnx_export()
 
 
@@ -49,10 +50,10 @@ references: dict[str, Callable[..., Any]] = {}
 def _autograd_kernel(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """What runs under the Autograd key: record the op, or step aside for the reference.
+    """Return the kernel of the Autograd key: it records the op, or lets the reference run.
 
-    ``torch.library.register_autograd`` makes the same kernel without the second half, and spends 80 us of every call on
-    the defaults of arguments, which these schemas do not have.
+    ``torch.library.register_autograd`` makes the same kernel without the second case. It also spends 80 us per call on
+    default arguments, which these schemas do not have.
     """
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
@@ -87,13 +88,13 @@ def _autograd_kernel(
 
 
 def _written(op: Any) -> list[int]:
-    """Which arguments the op writes into."""
+    """Return the indices of the arguments that the op writes into."""
     aliases = (argument.alias_info for argument in op._schema.arguments)
     return [i for i, alias in enumerate(aliases) if alias is not None and alias.is_write]
 
 
 def _writing_kernel(op: Any) -> Callable[..., Any]:
-    """What runs under the ADInplaceOrView key: autograd must not use what an operand that is written held before."""
+    """Return the kernel of the ADInplaceOrView key: autograd must not use the old contents of a written operand."""
     written = _written(op)
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
@@ -106,7 +107,7 @@ def _writing_kernel(op: Any) -> Callable[..., Any]:
 
 
 def _one_by_one(op: Any) -> Callable[..., Any]:
-    """The vmap rule of any op: run it for each member, stack what comes."""
+    """Return the vmap rule of any op: run it for each member and stack the results."""
     written = _written(op)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -151,17 +152,17 @@ def define(
     setup_context: Callable[..., None] = _save_nothing,
     backward: Callable[..., Any] = _no_derivative,
 ) -> Callable[..., Any]:
-    """Define ``v1fast::<schema>``: its meaning by ``reference``, on any device without a faster kernel.
+    """Define ``v1fast::<schema>``. ``reference`` defines its meaning and runs on devices without a faster kernel.
 
     Args:
         schema: name, arguments and returns; no argument has a default.
-        check: raises ValueError unless the arguments are legal. Runs before the reference and before the fake; a faster
-            kernel refuses the same ones by itself.
+        check: raises ValueError unless the arguments are legal. Runs before the reference and before the fake. A faster
+            kernel refuses the same arguments itself.
         reference: the computation in plain torch, out of place, so that it can be differentiated itself.
         fake: outputs of the right shape, dtype and strides, without values.
         setup_context: called with the autograd context, the arguments and the output.
-        backward: called with the context, in which ``needs_input_grad[0]`` is not an argument, and the gradients of the
-            outputs; one gradient or None for each argument.
+        backward: called with the context (its ``needs_input_grad[0]`` is not an argument) and the gradients of the
+            outputs. Returns one gradient or None for each argument.
     """
     name = schema.partition("(")[0]
     qualname = f"v1fast::{name}"
@@ -181,10 +182,10 @@ def define(
 def fake_gradients(
     operands: Sequence[Tensor | None], like: Sequence[Tensor], mask: Sequence[bool], laid_out: Sequence[int]
 ) -> tuple[Tensor, ...]:
-    """Outputs of a backward op, without values: ``empty(0)``, of the dtype of ``like``, where one is not asked for.
+    """Return the outputs of a backward op without values: ``empty(0)`` in the dtype of ``like`` if not requested.
 
-    Those numbered ``laid_out``, of features and weights, have the layout of ``torch.empty_like`` of their operand; the
-    others are contiguous.
+    The outputs numbered ``laid_out`` (features and weights) have the layout of ``torch.empty_like`` of their operand.
+    The others are contiguous.
     """
 
     def gradient(i: int) -> Tensor:
@@ -197,7 +198,7 @@ def fake_gradients(
 
 
 def save_tensors(count: int) -> Callable[..., None]:
-    """A ``setup_context`` that keeps ``count`` arguments, tensors or None, and the others as ``ctx.options``."""
+    """Return a ``setup_context`` that saves ``count`` arguments, tensors or None, and the rest as ``ctx.options``."""
 
     def setup_context(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*arguments[:count])
@@ -207,14 +208,15 @@ def save_tensors(count: int) -> Callable[..., None]:
 
 
 def derivative_of(reference_backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward of a backward op that keeps its arguments by ``save_tensors``: differentiates its reference, in turn
-    differentiable to any order."""
+    """Return the backward of a backward op whose arguments ``save_tensors`` saved. It differentiates the op's
+    reference, and can itself be differentiated to any order.
+    """
 
     def double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         create_graph = torch.is_grad_enabled()
         needed = [i for i in range(len(ctx.saved_tensors)) if ctx.needs_input_grad[1 + i]]
         with torch.enable_grad():
-            # Views, so that a tensor that was given as two operands gets the gradient of each.
+            # Views: a tensor that was given as two operands needs a gradient for each of them.
             operands: list[Any] = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
             outputs = reference_backward(*operands, *ctx.options)
             pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
@@ -245,17 +247,17 @@ def define_with_backward(
     fake: Callable[..., Any],
     fake_backward: Callable[..., Any],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Define ``v1fast::<name>``, of one output, and ``v1fast::<name>_backward``, its derivative.
+    """Define ``v1fast::<name>`` with one output, and ``v1fast::<name>_backward``, its derivative.
 
-    The backward op takes the output's gradient, the arguments of ``schema`` and a mask of ``gradients`` bools; it
-    returns a gradient for each of as many leading arguments, ``empty(0)`` where the mask is false. Its own derivative
+    The backward op takes the output's gradient, the arguments of ``schema`` and a mask of ``gradients`` bools. It
+    returns a gradient for each of that many leading arguments, ``empty(0)`` where the mask is false. Its own derivative
     is that of ``reference_backward``, which is an explicit formula and not a call of autograd.
 
     Args:
         schema: as in :func:`define`, the tensors first.
         gradients: number of leading arguments that have a gradient.
         check: raises ValueError unless the arguments are legal.
-        check_backward: the same for those of the backward op.
+        check_backward: the same for the backward op.
         reference: computes the op in plain torch.
         reference_backward: computes the backward op in plain torch.
         fake: the output without values.

@@ -1,4 +1,4 @@
-"""Which kernels this installation has, and in which order they are taken."""
+"""Which kernels this installation has, and their order of preference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _load_native() -> str:
     try:
         importlib.import_module("v1fast._C")
     except ModuleNotFoundError as error:
-        # Only the absence of exactly this module is a reason to go on: a broken binary must not hide as "not built".
+        # Loading goes on only if exactly this module is missing: a broken binary must not look like "not built".
         if error.name != "v1fast._C":
             raise
         return why_absent("v1fast._C")
@@ -35,7 +35,7 @@ def _load_native() -> str:
 
 
 def _load_triton() -> str:
-    # Importing Triton takes longer than all the rest of v1fast.
+    # Importing Triton takes longer than importing the rest of v1fast.
     asked_for = "V1FAST_KERNELS" in os.environ
     if not (torch.version.cuda or torch.version.hip or asked_for):
         return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton loads them all the same"
@@ -51,9 +51,9 @@ def _load_triton() -> str:
 
 
 def load_kernels() -> dict[str, str]:
-    """Load the kernel sets that ``V1FAST_KERNELS`` names; say for each what came of it.
+    """Load the kernel sets that ``V1FAST_KERNELS`` names. Return the outcome for each.
 
-    Without the variable, all that can be used: Triton's only where torch is built for CUDA or ROCm.
+    Without the variable, all usable sets are loaded. Triton's are usable only if torch is built for CUDA or ROCm.
     """
     requested = _requested()
     loaders = {"native": _load_native, "triton": _load_triton}

@@ -4,11 +4,11 @@ import sys
 
 
 def release_memory() -> None:
-    """Give back to the system the memory that v1fast keeps for its next call.
+    """Return to the system the memory that v1fast keeps for its next call.
 
     On a CPU, the block of the last large gradient of features (32 MiB or more) is kept when it is freed, because fresh
-    memory would cost more time than the gradient itself. It is marked as free: Linux takes it when memory runs short,
-    but until then counts it to the process. There is at most one such block. Does nothing where none is kept.
+    memory would cost more time than the gradient itself. It is marked as free. Linux takes it when memory runs short,
+    and counts it to the process until then. There is at most one such block. Without one, this does nothing.
     """
     module = sys.modules.get("v1fast._C")
     if module is not None:

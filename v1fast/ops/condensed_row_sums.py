@@ -11,7 +11,7 @@ from v1fast.reference.condensed_row_sums import condensed_row_sums as _reference
 
 
 def check(x: Tensor, stimuli: int) -> None:
-    """Raise ValueError unless ``x`` has the pairs of so many stimuli, in float32 or float64."""
+    """Raise ValueError unless ``x`` has the pairs of that many stimuli, in float32 or float64."""
     if stimuli < 0:
         raise ValueError(f"stimuli: want at least 0, got {stimuli}")
     _checks.at_most("stimuli", "a number", stimuli)

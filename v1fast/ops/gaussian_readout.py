@@ -60,7 +60,7 @@ def check(
     share_noise: bool,
     align_corners: bool,
 ) -> None:
-    """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
+    """Raise ValueError unless the operands fit each other. It names the operand, what was wanted and what came."""
     _checks.feature_map("features", features)
     batch, channels = features.shape[:2]
     _checks.dims("mu", mu, "[N, 2]", 2)
@@ -83,7 +83,7 @@ def check(
 
 
 def check_backward(grad_output: Tensor, features: Tensor, mu: Tensor, *rest: Any) -> None:
-    """As ``check``, for the arguments of the backward op."""
+    """Like ``check``, for the arguments of the backward op."""
     *operands, output_mask = rest
     check(features, mu, *operands)
     _checks.grad_output(grad_output, "[B, N]", (features.shape[0], mu.shape[0]), features)

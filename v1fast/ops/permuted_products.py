@@ -11,7 +11,7 @@ from v1fast.reference.permuted_products import permuted_products as _reference
 
 
 def check(a: Tensor, b: Tensor, permutations: Tensor) -> None:
-    """Raise ValueError, naming the operand, unless the operands fit each other."""
+    """Raise ValueError that names the operand unless the operands fit each other."""
     _checks.dims("a", a, "[S, S]", 2)
     _checks.at_most("a", "S", a.shape[0], 2**28 - 1)
     _checks.dims("permutations", permutations, "[P, S]", 2)

@@ -11,7 +11,7 @@ from v1fast.reference import philox
 
 
 def check(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> None:
-    """Raise ValueError, naming the operand, unless the arguments fit each other."""
+    """Raise ValueError that names the operand unless the arguments fit each other."""
     _checks.shape("seed", seed, "[1]", (1,))
     _checks.int64("seed", seed)
     if images < 0:

@@ -12,14 +12,14 @@ from v1fast.reference import point_gather as reference
 
 
 def check(features: Tensor, grid: Tensor, shift: Tensor | None, align_corners: bool) -> None:
-    """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
+    """Raise ValueError unless the operands fit each other. It names the operand, what was wanted and what came."""
     _checks.feature_map("features", features)
     _checks.floating("features", features)
     _checks.points(grid, shift, features)
 
 
 def check_levels(levels: Sequence[Tensor], grid: Tensor, shift: Tensor | None) -> None:
-    """As ``check``, for several feature maps."""
+    """Like ``check``, for several feature maps."""
     _checks.levels(levels)
     _checks.points(grid, shift, levels[0])
 
@@ -32,7 +32,7 @@ def check_backward(
     align_corners: bool,
     output_mask: Sequence[bool],
 ) -> None:
-    """As ``check``, for the arguments of the backward op."""
+    """Like ``check``, for the arguments of the backward op."""
     check(features, grid, shift, align_corners)
     batch, channels = features.shape[:2]
     _checks.grad_output(grad_output, "[B, N, C]", (batch, grid.shape[-2], channels), features)

@@ -34,7 +34,7 @@ def check(
     pool_kernel: int,
     pool_steps: int,
 ) -> None:
-    """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
+    """Raise ValueError unless the operands fit each other. It names the operand, what was wanted and what came."""
     check_pooling(features, pool_kernel, pool_steps, False)
     _check_neurons(features, (pool_steps + 1) * features.shape[1], grid, weight, bias, shift)
 
@@ -42,13 +42,13 @@ def check(
 def check_levels(
     levels: Sequence[Tensor], grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
 ) -> None:
-    """As ``check``, for several feature maps and the weights of all their channels side by side."""
+    """Like ``check``, for several feature maps and the weights of all their channels side by side."""
     _checks.levels(levels)
     _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
 
 
 def pooled_size(features: Tensor, pool_kernel: int, pool_steps: int) -> int:
-    """Number of elements of all poolings."""
+    """Return the number of elements of all poolings."""
     batch, channels, height, width = features.shape
     size = 0
     for _ in range(pool_steps):
@@ -58,7 +58,7 @@ def pooled_size(features: Tensor, pool_kernel: int, pool_steps: int) -> int:
 
 
 def is_wide(*operands: Tensor | None) -> bool:
-    """Whether arithmetic is float64."""
+    """Whether the arithmetic is float64."""
     return any(t is not None and t.dtype == torch.float64 for t in operands)
 
 
@@ -76,7 +76,7 @@ def _check_pooled(pooled: Tensor | None, operands: Sequence[Tensor | None], pool
 
 
 def check_pooling(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> None:
-    """Raise ValueError, naming the operand, unless so many poolings of the features leave something of them."""
+    """Raise ValueError that names the operand unless the poolings of the features leave at least one pixel."""
     _checks.feature_map("features", features)
     _checks.floating("features", features)
     _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
@@ -98,13 +98,13 @@ def check_all(
     pool_kernel: int,
     pool_steps: int,
 ) -> None:
-    """As ``check``, the poolings included."""
+    """Like ``check``, including the poolings."""
     check(features, grid, weight, bias, shift, align_corners, pool_kernel, pool_steps)
     _check_pooled(pooled, (features, grid, weight, bias, shift), pool_kernel, pool_steps)
 
 
 def check_backward(grad_output: Tensor, features: Tensor, grid: Tensor, *rest: Any) -> None:
-    """As ``check_all``, for the arguments of the backward op."""
+    """Like ``check_all``, for the arguments of the backward op."""
     *operands, output_mask = rest
     check_all(features, grid, *operands)
     _checks.grad_output(grad_output, "[B, N]", (features.shape[0], grid.shape[-2]), features)
@@ -124,7 +124,7 @@ def _fake_backward(
     return fake_gradients(operands, (features, grid, weight, grid, grid), output_mask, laid_out=(0, 2))
 
 
-# For the op below, whose derivative is that of the features through it: it has none of its own.
+# For the op below. It has no derivative of its own: the readout's derivative covers the features.
 pooled_levels = define(
     "pooled_levels(Tensor features, int pool_kernel, int pool_steps, bool wide) -> Tensor",
     check=check_pooling,

@@ -11,7 +11,7 @@ from v1fast.reference.random_permutations import random_permutations as _referen
 
 
 def check(seed: Tensor, count: int, size: int) -> None:
-    """Raise ValueError, naming the operand, unless the arguments fit."""
+    """Raise ValueError that names the operand unless the arguments fit."""
     _checks.shape("seed", seed, "[1]", (1,))
     _checks.int64("seed", seed)
     for name, value in (("count", count), ("size", size)):

@@ -17,12 +17,12 @@ def _check(name: str, x: Tensor, axes: str, dim: int) -> None:
 
 
 def check_ranks(x: Tensor) -> None:
-    """Raise ValueError, naming the operand, unless it fits."""
+    """Raise ValueError that names the operand unless it fits."""
     _check("x", x, "[M, L]", 2)
 
 
 def check_sums(a: Tensor, b: Tensor) -> None:
-    """Raise ValueError, naming the operand, unless both are values of the same things."""
+    """Raise ValueError that names the operand unless both have one length and one dtype."""
     _check("a", a, "[L]", 1)
     _check("b", b, "[L]", 1)
     _checks.shape("b", b, "[L]", a.shape)

@@ -26,7 +26,7 @@ def _check_rows(name: str, x: Tensor) -> None:
 
 
 def check(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str) -> None:
-    """Raise ValueError, naming the operand, what is wanted and what came, unless the operands fit each other."""
+    """Raise ValueError unless the operands fit each other. It names the operand, what was wanted and what came."""
     _check_choices(method, accuracy)
     _check_rows("x", x)
     if y is None:
@@ -39,7 +39,7 @@ def check(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 
 
 def output_shape(batch: int, rows: int, condensed: bool) -> tuple[int, ...]:
-    """Of rdm."""
+    """Return the shape of rdm's output."""
     return (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
 
 
@@ -48,7 +48,7 @@ def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 
 
 def _save_matrix(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
-    """Keep x, y, the options, and the matrix where the derivative needs it."""
+    """Save x, y, the options and, if the derivative needs it, the matrix."""
     x, y, *ctx.options = arguments
     ctx.save_for_backward(None if "distance" in ctx.options else output, x, y)
 
@@ -90,7 +90,7 @@ def check_backward(
     accuracy: str,
     output_mask: Sequence[bool],
 ) -> None:
-    """Raise ValueError unless the operands fit each other, and the gradient and the matrix rdm's output."""
+    """Raise ValueError unless the operands fit each other, and gradient and matrix fit the output of rdm."""
     check(x, y, method, condensed, accuracy)
     _check_matrix(grad, matrix, x, y, method, output_shape(x.shape[0], x.shape[1], condensed), output_mask)
 
@@ -132,7 +132,7 @@ rdm_backward = define(
 
 
 def check_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
-    """Raise ValueError unless ``out`` can take what rdm returns, and has no memory in common with x and y."""
+    """Raise ValueError unless ``out`` fits the result of rdm and shares no memory with x and y."""
     check(x, y, method, condensed, accuracy)
     _checks.shape("out", out, "rdm's shape", output_shape(x.shape[0], x.shape[1], condensed))
     dtype = reference.output_dtype(x, y)
@@ -183,7 +183,7 @@ def check_cross_backward(
     accuracy: str,
     output_mask: Sequence[bool],
 ) -> None:
-    """Raise ValueError unless the operands fit each other, and the gradient and the matrix cross_rdm's output."""
+    """Raise ValueError unless the operands fit each other, and gradient and matrix fit the output of cross_rdm."""
     check_cross(x, y, method, accuracy)
     _check_matrix(grad, matrix, x, y, method, (x.shape[0], x.shape[1], y.shape[1]), output_mask)
 

@@ -22,7 +22,7 @@ SETS = (
 
 
 def which(names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """The smallest set that has these sums: the op's argument, and the names in the order of its output."""
+    """Return the smallest set with these sums: the op's argument, and the names in the order of its output."""
     found = next(each for each in SETS if set(names) <= set(each))
     return sum(BITS[name] for name in found), found
 

@@ -1,1 +1,1 @@
-"""What each op means, in plain torch: forward and backward as explicit formulas. The default kernel of every device."""
+"""The meaning of each op in plain torch: explicit formulas, forward and backward. It is the default kernel."""

@@ -1,4 +1,4 @@
-"""What the references of all readouts do alike with dtypes and with gradients that are not asked for."""
+"""Rules that all readout references share: dtypes, and gradients that are not requested."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def compute_dtype(*operands: Tensor | None) -> torch.dtype:
-    """float64 if any operand is float64, else float32."""
+    """Return float64 if any operand is float64, otherwise float32."""
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
 
 
 def cast_or_empty(gradient: Tensor | None, operand: Tensor | None, otherwise: Tensor) -> Tensor:
-    """The gradient in the operand's dtype; ``empty(0)`` of the dtype of ``otherwise`` where either is absent."""
+    """Return the gradient in the operand's dtype, or ``empty(0)`` in the dtype of ``otherwise`` if either is absent."""
     return otherwise.new_empty(0) if gradient is None or operand is None else gradient.to(operand.dtype)
 
 
 def laid_out_like(gradient: Tensor, operand: Tensor) -> Tensor:
-    """The gradient in the dtype of the operand, and in the layout of ``torch.empty_like(operand)``.
+    """Return the gradient in the dtype of the operand, and in the layout of ``torch.empty_like(operand)``.
 
-    That is the operand's own wherever its elements fill one block of memory.
+    That is the operand's own layout if its elements fill one block of memory.
     """
     form = torch.empty_like(operand, device="meta")
     if gradient.dtype == form.dtype and gradient.stride() == form.stride():
@@ -28,5 +28,5 @@ def laid_out_like(gradient: Tensor, operand: Tensor) -> Tensor:
 
 
 def laid_out_or_empty(gradient: Tensor | None, operand: Tensor) -> Tensor:
-    """As ``laid_out_like``; ``empty(0)`` where there is no gradient."""
+    """Like ``laid_out_like``, or ``empty(0)`` if there is no gradient."""
     return operand.new_empty(0) if gradient is None else laid_out_like(gradient, operand)

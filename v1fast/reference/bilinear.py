@@ -1,8 +1,8 @@
-"""Bilinear interpolation of feature maps at points, zeros outside, written out so that its gradient can be too.
+"""Bilinear interpolation of feature maps at points, with zeros outside, and its gradient as explicit formulas.
 
-The conventions are those of ``torch.nn.functional.grid_sample(mode="bilinear", padding_mode="zeros")`` on the CPU:
-a point belongs to the cell floor(x), floor(y), also exactly on the last row or column, where the far corner is outside
-and counts as zero; a corner outside is never read; a NaN or infinite coordinate gives NaN.
+The conventions are those of ``torch.nn.functional.grid_sample(mode="bilinear", padding_mode="zeros")`` on the CPU. A
+point belongs to the cell floor(x), floor(y). This also holds exactly on the last row or column, where the far corner is
+outside and counts as zero. A corner outside is never read. A NaN or infinite coordinate gives NaN.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from v1fast.reference._common import laid_out_like
 
 
 class Cells(NamedTuple):
-    """Where B x N points lie in the map. Corners are ordered (y0 x0), (y0 x1), (y1 x0), (y1 x1)."""
+    """The cells of B x N points in the map. Corners are ordered (y0 x0), (y0 x1), (y1 x0), (y1 x1)."""
 
-    row: tuple[Tensor, ...]  # 4 x [B, N] int64: number of the corner in the [H * W, C] image, 0 where outside
+    row: tuple[Tensor, ...]  # 4 x [B, N] int64: index of the corner in the [H * W, C] image, 0 if outside
     inside: tuple[Tensor, ...]  # 4 x [B, N] bool
     weight: tuple[Tensor, ...]  # 4 x [B, N]
     fraction: Tensor  # [B, N, 2]
-    scale: Tensor  # [2]: pixels for each unit of the normalised coordinate, (x, y)
+    scale: Tensor  # [2]: pixels per unit of the normalised coordinate, (x, y)
 
 
 def locate(
@@ -31,8 +31,8 @@ def locate(
     width: int,
     align_corners: bool,
 ) -> Cells:
-    """Cells, fractions and corner weights of normalised positions."""
-    # Not torch.tensor, which exporters cannot follow.
+    """Return cells, fractions and corner weights of normalised positions."""
+    # Not torch.tensor: exporters cannot follow it.
     size = torch.cat([position.new_full((1,), width), position.new_full((1,), height)])
     scale = (size - 1) / 2 if align_corners else size / 2
     pixel = (position + 1) * scale if align_corners else (position + 1) * scale - 0.5
@@ -56,7 +56,7 @@ def _rows(row: Tensor, channels: int) -> Tensor:
 
 
 def gather(features: Tensor, cells: Cells, dtype: torch.dtype) -> list[Tensor]:
-    """The four corners of every point, 4 x [B, N, C] in ``dtype``, zero where a corner is outside [B, C, H, W]."""
+    """Return the four corners of every point, 4 x [B, N, C] in ``dtype``, zero for a corner outside the map."""
     channels = features.shape[1]
     images = features.permute(0, 2, 3, 1).flatten(1, 2)
     corners = []
@@ -67,7 +67,7 @@ def gather(features: Tensor, cells: Cells, dtype: torch.dtype) -> list[Tensor]:
 
 
 def interpolate(corners: list[Tensor], cells: Cells) -> Tensor:
-    """[B, N, C]: the corners weighted and added."""
+    """Return the weighted sum of the corners, [B, N, C]."""
     w = [weight.unsqueeze(-1) for weight in cells.weight]
     return w[0] * corners[0] + w[1] * corners[1] + w[2] * corners[2] + w[3] * corners[3]
 
@@ -84,9 +84,9 @@ def scatter(d_values: Tensor, cells: Cells, like: Tensor) -> Tensor:
 
 
 def position_gradient(dots: list[Tensor], cells: Cells) -> Tensor:
-    """[B, N, 2]: gradient of the normalised position of what is linear in the value read there.
+    """Return the gradient [B, N, 2] of the normalised position, for a linear function of the value read there.
 
-    dots[k] [B, N] is that linear form at corner k: for a sum over channels, <corner k, weight>.
+    dots[k] [B, N] is that function at corner k. For a sum over channels, it is <corner k, weight>.
     """
     ax, ay = cells.fraction.unbind(-1)
     d0, d1, d2, d3 = dots

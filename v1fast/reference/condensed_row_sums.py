@@ -1,4 +1,4 @@
-"""Sums of the rows of symmetric matrices with a diagonal of zeros, from their entries above it."""
+"""Row sums of symmetric matrices with a zero diagonal, from their entries above the diagonal."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def _noise(
     share_noise: bool,
     dtype: torch.dtype,
 ) -> Tensor | None:
-    """[B, N, 2], or [1, N, 2] where the images share it; None for the mean positions."""
+    """Return the noise [B, N, 2], or [1, N, 2] if the images share it; None for the mean positions."""
     if noise is not None:
         return noise.to(dtype)
     if seed is None:
@@ -39,7 +39,7 @@ def _noise(
 
 
 def _displace(mu: Tensor, sigma: Tensor | None, eps: Tensor | None) -> Tensor:
-    """Positions before the clamp, [B or 1, N, 2]: mu + A eps with A full, diagonal or a multiple of the identity."""
+    """Return the positions before the clamp, [B or 1, N, 2]: mu + A eps. A is full, diagonal or isotropic."""
     if eps is None or sigma is None:
         return mu.unsqueeze(0)
     if sigma.dim() == 3:
@@ -50,7 +50,7 @@ def _displace(mu: Tensor, sigma: Tensor | None, eps: Tensor | None) -> Tensor:
 def _locate(
     features: Tensor, mu: Tensor, sigma: Tensor | None, shift: Tensor | None, eps: Tensor | None, align_corners: bool
 ) -> tuple[Tensor, bilinear.Cells]:
-    """The positions before clamp and shift, and the cells of those after; mu has the compute dtype."""
+    """Return the positions before clamp and shift, and the cells of those after. mu has the compute dtype."""
     dtype, (batch, _, height, width) = mu.dtype, features.shape
     z = _displace(mu, None if sigma is None else sigma.to(dtype), eps).expand(batch, -1, -1)
     position = z.clamp(-1, 1)
@@ -106,9 +106,9 @@ def gaussian_readout_backward(
     align_corners: bool,
     output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op ``v1fast::gaussian_readout_backward``: a gradient that is not asked for is ``empty(0)``.
+    """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``.
 
-    d_features and d_weight have the layout of ``torch.empty_like`` of their operand, the others are contiguous.
+    d_features and d_weight have the layout of ``torch.empty_like`` of their operand. The others are contiguous.
     """
     batch, neurons = features.shape[0], mu.shape[0]
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)

@@ -1,8 +1,7 @@
-"""Correlation RDM over the columns that both rows of a pair have: ``numpy.corrcoef`` of each pair with its gaps masked.
+"""Correlation RDM over the columns that both rows of a pair have: ``numpy.corrcoef`` of each pair without its gaps.
 
-Plain torch in float64, differentiable as it is. Five products of matrices give all sums over the columns that two rows
-share. Where what is left of a variance is small beside what was subtracted from it, the pair is computed anew from its
-two rows.
+It is plain differentiable torch in float64. Five products of matrices give all sums over the columns that two rows
+share. If a variance is small compared with what was subtracted from it, the pair is recomputed from its two rows.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from v1fast.reference.rdm import power_of_two, product
 
-CANCELLATION = 1e-3  # of a sum of squares that may be left as a variance without a second look
-PAIR_ELEMENTS = 1 << 22  # that are looked at again at a time
+CANCELLATION = 1e-3  # share of a sum of squares below which a variance is recomputed
+PAIR_ELEMENTS = 1 << 22  # elements of pairs that are recomputed at a time
 
 
 def _shared_sums(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Covariance, the two variances (times the count), and which pairs need a second look: [S, S] each."""
+    """Return covariance, both variances (times the count), and which pairs to recompute: [S, S] each."""
     mask = present.double()
     count = product(mask, mask.mT).clamp(min=1)
     total, squares = product(x, mask.mT), product(x.square(), mask.mT)  # of row i over the columns of row j
@@ -28,7 +27,7 @@ def _shared_sums(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _pairs_anew(x: Tensor, present: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Correlations of the pairs (i, j), in two passes over their rows."""
+    """Return the correlations of the pairs (i, j), in two passes over their rows."""
     both = present[i] & present[j]
     count = both.sum(-1, keepdim=True).clamp(min=1)
     rows = []
@@ -37,7 +36,7 @@ def _pairs_anew(x: Tensor, present: Tensor, i: Tensor, j: Tensor) -> Tensor:
         centred = torch.where(both, values - values.sum(-1, keepdim=True) / count, 0)
         low = torch.where(both, x[k], torch.inf).amin(-1, keepdim=True)
         high = torch.where(both, x[k], -torch.inf).amax(-1, keepdim=True)
-        # The mean again: at a large offset the first one is off by the rounding of the sum.
+        # Subtract the mean again: at a large offset, the rounding of the sum makes the first mean inexact.
         centred = torch.where(both, centred - centred.sum(-1, keepdim=True) / count, 0)
         rows.append(torch.where(low < high, centred, torch.nan))
     a, b = rows
@@ -66,7 +65,7 @@ def _one(x: Tensor, condensed: bool) -> Tensor:  # [S, K] -> [S, S] or [S (S - 1
 
 
 def pairwise_rdm(x: Tensor, condensed: bool) -> Tensor:  # [B, S, K] -> [B, S, S] or [B, S (S - 1) / 2], float64
-    """1 - r of each pair over the columns where neither is NaN; NaN where a row has no two different values there."""
+    """1 - r of each pair over the columns where neither is NaN. NaN if a row has no two different values there."""
     if x.numel() == 0:
         rows = x.shape[1]
         return x.new_zeros(

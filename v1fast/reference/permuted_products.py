@@ -1,4 +1,4 @@
-"""What a relabelled matrix has in common with another."""
+"""Sums of products of one matrix with another whose rows and columns are permuted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard normals from a counter, so that a kernel can make them again instead of storing them.
+"""Standard normals from a counter. A kernel can compute them again instead of storing them.
 
 Philox4x32-10 is the generator of Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -16,13 +16,13 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _multiply(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of ``a * m`` for 32-bit values in int64; in halves, as int64 cannot hold the product."""
+    """Return the high and low 32 bits of ``a * m`` for 32-bit values. In halves: int64 cannot hold the product."""
     low, high = m * (a & 0xFFFF), m * (a >> 16)
     return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
 
 
 def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors that broadcast; four words of the same shape."""
+    """Ten rounds of Philox4x32 on 32-bit words in int64 tensors that broadcast. Return four words of one shape."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):

@@ -21,7 +21,7 @@ def point_gather(
     shift: Tensor | None,  # [B, 2]
     align_corners: bool,
 ) -> Tensor:  # [B, N, C]
-    """The op ``v1fast::point_gather``; the result is contiguous, in the dtype of the features."""
+    """The op ``v1fast::point_gather``. The result is contiguous, in the dtype of the features."""
     dtype = compute_dtype(features, grid, shift)
     cells = locate(features, grid, shift, align_corners, dtype)
     return bilinear.interpolate(bilinear.gather(features, cells, dtype), cells).to(features.dtype).contiguous()
@@ -35,9 +35,9 @@ def point_gather_backward(
     align_corners: bool,
     output_mask: list[bool],  # features, grid, shift
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``v1fast::point_gather_backward``: a gradient that is not asked for is ``empty(0)``.
+    """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``.
 
-    d_features has the layout of ``torch.empty_like(features)``, the others are contiguous.
+    d_features has the layout of ``torch.empty_like(features)``. The others are contiguous.
     """
     dtype = compute_dtype(features, grid, shift)
     want_features, want_grid, want_shift = output_mask

@@ -1,4 +1,4 @@
-"""What the references share that read the features at points: positions, weighted sums over channels, gradients."""
+"""What references share that read features at points: positions, weighted sums over channels, gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def locate(
     align_corners: bool,
     dtype: torch.dtype,
 ) -> bilinear.Cells:
-    """The cells of all positions, which are not clamped."""
+    """Return the cells of all positions, which are not clamped."""
     batch, _, height, width = features.shape
     position = grid.to(dtype).expand(batch, -1, -1)
     if shift is not None:
@@ -29,7 +29,7 @@ def position_gradients(
     want_grid: bool,
     want_shift: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of grid, in its shape, and shift."""
+    """Return the gradients of grid (in its shape) and shift."""
     d_grid = (d_position.sum(0) if grid.dim() == 2 else d_position) if want_grid else None
     return d_grid, d_position.sum(1) if want_shift else None
 
@@ -41,7 +41,7 @@ def read(
     bias: Tensor | None,  # [N]
     dtype: torch.dtype,
 ) -> Tensor:  # [B, N]
-    """The weighted sum over the channels at every point, computed in ``dtype``."""
+    """Return the weighted sum over channels at every point, computed in ``dtype``."""
     sampled = bilinear.interpolate(bilinear.gather(features, cells, dtype), cells)
     out = (sampled * weight.to(dtype)).sum(-1)
     if bias is not None:
@@ -60,7 +60,7 @@ def read_backward(
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of features, as they are stored, of the positions [B, N, 2], of weight and of bias."""
+    """Return the gradients of features (in their layout), of the positions [B, N, 2], of weight and of bias."""
     w = weight.to(grad.dtype)
     d_features = bilinear.scatter(grad.unsqueeze(-1) * w, cells, features) if want_features else None
     d_bias = grad.sum(0) if want_bias else None

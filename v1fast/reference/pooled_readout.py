@@ -25,14 +25,14 @@ def _levels(features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> li
 
 
 def _spread(pooled: Tensor, kernel: int, like: Tensor) -> Tensor:
-    """The gradient of a map from that of its pooling; what is left over at the right and lower border gets none."""
+    """Return the gradient of a map from that of its pooling. The remainder at the right and lower border gets zero."""
     spread = pooled.repeat_interleave(kernel, 2).repeat_interleave(kernel, 3) / kernel**2
     right, below = like.shape[3] - spread.shape[3], like.shape[2] - spread.shape[2]
     return F.pad(spread, (0, right, 0, below))
 
 
 def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
-    """The op ``v1fast::pooled_levels``: the poolings one after the other, each [B, H, W, C]; float64 where wide."""
+    """The op ``v1fast::pooled_levels``: the poolings one after another, each [B, H, W, C]; float64 if ``wide``."""
     dtype = torch.float64 if wide else torch.float32
     _, *pooled = _levels(features, pool_kernel, pool_steps, dtype)
     none = features.new_empty(0, dtype=dtype)
@@ -45,7 +45,7 @@ def pooled_readout(
     weight: Tensor,  # [N, (pool_steps + 1) * C]
     bias: Tensor | None,  # [N]
     shift: Tensor | None,  # [B, 2]
-    pooled: Tensor | None,  # what pooled_levels makes of the features, which kernels need not make again
+    pooled: Tensor | None,  # the result of pooled_levels for these features, so that kernels need not recompute it
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,
@@ -74,9 +74,9 @@ def pooled_readout_backward(
     pool_steps: int,
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op ``v1fast::pooled_readout_backward``: a gradient that is not asked for is ``empty(0)``.
+    """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``.
 
-    d_features and d_weight have the layout of ``torch.empty_like`` of their operand, the others are contiguous.
+    d_features and d_weight have the layout of ``torch.empty_like`` of their operand. The others are contiguous.
     """
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask

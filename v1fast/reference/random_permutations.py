@@ -1,4 +1,4 @@
-"""Random permutations from a counter, the same on every machine, by exchanges (Fisher & Yates; Knuth's algorithm P)."""
+"""Random permutations from a counter, the same on every machine, by swaps (Fisher & Yates; Knuth's algorithm P)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from v1fast.reference.philox import _MASK, philox4x32_10
 def random_permutations(seed: Tensor, count: int, size: int) -> Tensor:  # [1] int64 -> [P, S] int32
     """The op ``v1fast::random_permutations``.
 
-    Permutation k exchanges place i = S - 1, ..., 1 with place (i + 1) w / 2^32, rounded down, where w is word S - 1 - i
-    of the Philox4x32-10 blocks with key = seed and counter = (block, k, 0, 1).
+    Permutation k swaps position i = S - 1, ..., 1 with position (i + 1) w / 2^32, rounded down. Here w is word S - 1 -
+    i of the Philox4x32-10 blocks with key = seed and counter = (block, k, 0, 1).
     """
     device = seed.device
     if count == 0 or size == 0:

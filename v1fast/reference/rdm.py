@@ -2,19 +2,20 @@
 
 correlation  M[i,j] = 1 - u_i . u_j            u = (x - mean of the row) / norm
 cosine       M[i,j] = 1 - u_i . u_j            u = x / norm
-distance     M[i,j] = (x_i . y_i + x_j . y_j - 2 x_i . y_j) / K   for i < j; y is x where none is given
+distance     M[i,j] = (x_i . y_i + x_j . y_j - 2 x_i . y_j) / K   for i < j; without y, y is x
 
-The lower triangle mirrors the upper one, the diagonal is 0. A row without a direction (correlation: all its values are
-equal; cosine: all are zero) or with a value that is not finite is NaN in its row and column, diagonal included, and
-touches nothing else; its gradient is zero.
+The lower triangle mirrors the upper one, and the diagonal is 0. A row is invalid if it has no direction (correlation:
+all its values are equal; cosine: all are zero) or a value that is not finite. An invalid row is NaN in its row and
+column, diagonal included. It affects nothing else, and its gradient is zero.
 
-Means, norms and scales are float64. Products are float32, or float64 where an operand is or the accuracy is "high".
+Means, norms and scales are float64. Products are float32, or float64 if an operand is float64 or the accuracy is
+"high".
 
-The rule of ties: where the responses have few values, as one-hot codes, ratings and counts do, dissimilarities that are
-equal in exact arithmetic are equal in every bit. Which responses these are is said in ``whole_numbers``, by which they
-are computed: in whole numbers, without rounding up to the end. That takes values of the responses as equal that are
-within 4 eps of the largest magnitude, and no others; of dissimilarities none are made equal, nor are they rounded to
-any grid. The dissimilarities of other responses differ by rounding.
+The rule of ties: if the responses have few distinct values (one-hot codes, ratings, counts), dissimilarities that are
+equal in exact arithmetic are equal in every bit. ``whole_numbers`` defines which responses these are. Their
+dissimilarities are computed in whole numbers and rounded only once, at the end. Values of the responses are treated as
+equal if they are within 4 eps of the largest magnitude, and only then. Dissimilarities are never made equal or rounded
+to a grid. The dissimilarities of other responses differ by rounding.
 """
 
 from __future__ import annotations
@@ -31,29 +32,29 @@ LARGEST_EXPONENT = 1000  # of a scale: 2 to this power and its inverse are finit
 
 
 def output_dtype(x: Tensor, y: Tensor | None) -> torch.dtype:
-    """float64 if an operand is, else float32."""
+    """Return float64 if an operand is float64, otherwise float32."""
     return torch.float64 if torch.float64 in (x.dtype, x.dtype if y is None else y.dtype) else torch.float32
 
 
 def compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
-    """Of products: float64 if an operand is or the accuracy is "high", else float32."""
+    """Return the dtype of products: float64 if an operand is float64 or the accuracy is "high", otherwise float32."""
     return torch.float64 if accuracy == "high" else output_dtype(x, y)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in their own dtype: autocast would round responses to bfloat16."""
+    """Return a @ b in their own dtype: autocast would round responses to bfloat16."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b
 
 
 def power_of_two(largest: Tensor) -> Tensor:
-    """1 / largest, rounded to a power of two, so that scaling by it is exact; a constant for autograd."""
+    """Return 1 / largest, rounded to a power of two: scaling by it is exact. It is a constant for autograd."""
     exponent = torch.frexp(largest.detach()).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
     return torch.exp2(-exponent.double())
 
 
 def _directions(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit rows u [B, S, K] (zero where invalid), 1 / norm of the rows [B, S, 1], and which are valid [B, S, 1]."""
+    """Return unit rows u [B, S, K] (zero if invalid), 1 / norm [B, S, 1], and which rows are valid [B, S, 1]."""
     wide = x.double()
     low, high = wide.amin(-1, keepdim=True), wide.amax(-1, keepdim=True)
     has_direction = low != high if method == "correlation" else (low != 0) | (high != 0)
@@ -67,9 +68,9 @@ def _directions(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def _points(x: Tensor, centre: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows for method "distance", of the order of 1 (zero where invalid), the scale that made them so, the valid rows.
+    """Return rows of order 1 for method "distance" (zero if invalid), the scale that was applied, and the valid rows.
 
-    ``centre`` [B, 1, K] is subtracted: no distance changes, and what all rows have in common does not cancel.
+    ``centre`` [B, 1, K] is subtracted. This changes no distance, and it avoids cancellation of what all rows share.
     """
     wide = x.double()
     valid = wide.isfinite().all(-1, keepdim=True)
@@ -81,7 +82,7 @@ def _points(x: Tensor, centre: Tensor | None, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _mean_row(x: Tensor) -> Tensor:
-    """[B, 1, K], over the rows without a value that is not finite."""
+    """Return the mean [B, 1, K] of the rows whose values are all finite."""
     wide = x.double()
     valid = wide.isfinite().all(-1, keepdim=True)
     return torch.where(valid, wide, 0).sum(-2, keepdim=True) / valid.sum(-2, keepdim=True).clamp(min=1)
@@ -97,7 +98,7 @@ def _pairs(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _finish(values: Tensor, valid: Tensor, condensed: bool, dtype: torch.dtype) -> Tensor:
-    """Of [B, S, S] above its diagonal: NaN where a row is invalid, and the form that is asked for."""
+    """Finish [B, S, S], given above its diagonal: set invalid rows to NaN and return the requested form."""
     matrix = torch.where(valid, _mirror(values), torch.nan)
     if condensed:
         i, j = _pairs(matrix.shape[-1], matrix.device)
@@ -106,7 +107,7 @@ def _finish(values: Tensor, valid: Tensor, condensed: bool, dtype: torch.dtype) 
 
 
 def _is_differentiated(*operands: Tensor | None) -> bool:
-    """By autograd through this very code, or by a transform: whole numbers would have no derivative."""
+    """Whether autograd or a transform differentiates this code: whole numbers would have no derivative."""
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
     return recorded or torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -114,7 +115,7 @@ def _is_differentiated(*operands: Tensor | None) -> bool:
 def _whole(
     sets: list[Tensor], places: list[Places], method: str, dtype: torch.dtype, paired: bool
 ) -> Tensor:  # one or two sets [B, S, K] -> [B, S, T], right where places were found
-    """The dissimilarities from whole numbers: exact, and rounded once."""
+    """Return the dissimilarities from whole numbers: exact, and rounded once."""
     columns = sets[0].shape[-1]
     m = [p.of(x) for p, x in zip(places, sets, strict=True)]
     gram = product(m[0].to(dtype), m[-1].to(dtype).mT).double()
@@ -128,7 +129,7 @@ def _whole(
 
 
 def _with_whole(values: Tensor, x: Tensor, y: Tensor | None, method: str, accuracy: str, paired: bool) -> Tensor:
-    """``values`` [B, S, T], but for members of the batch that have few values those from whole numbers."""
+    """Return ``values`` [B, S, T], replaced by those from whole numbers for members of the batch with few values."""
     if _is_differentiated(x, y):
         return values
     dtype = compute_dtype(x, y, accuracy)
@@ -153,7 +154,7 @@ def rdm(
     if x.numel() == 0:
         batch, rows = x.shape[:2]
         shape = (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
-        return x.new_empty(shape, dtype=output_dtype(x, y))  # of no elements
+        return x.new_empty(shape, dtype=output_dtype(x, y))  # no elements
     dtype = compute_dtype(x, y, accuracy)
     if method == "distance":
         a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
@@ -165,12 +166,12 @@ def rdm(
             values = values.clamp(min=0)
     else:
         u, _, valid = _directions(x, method, dtype)
-        # Norms from the same products: what rounding does to a row's large values cancels.
+        # Norms from the same products: the rounding errors of a row's large values cancel.
         gram = product(u, u.mT).double()
         norm = torch.where(valid, gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1), 1).sqrt()
         values = (1 - gram / (norm * norm.mT)).clamp(0, 2)
     values = _with_whole(values, x, y, method, accuracy, y is not None)
-    # A row that is constant but for rounding has no direction in whole numbers.
+    # A row that is constant except for rounding has no direction in whole numbers.
     valid = valid & ~values.diagonal(dim1=-2, dim2=-1).isnan().unsqueeze(-1)
     return _finish(values, valid & valid.mT, condensed, output_dtype(x, y))
 
@@ -197,7 +198,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
 
 
 def _square(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
-    """[B, S, S]; below the diagonal 0 where the matrix was condensed."""
+    """Return [B, S, S]. Below the diagonal it is 0 if the matrix was condensed."""
     if not condensed:
         return matrix
     square = matrix.new_zeros((matrix.shape[0], rows, rows))
@@ -206,18 +207,18 @@ def _square(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
 
 
 def _upper_gradient(grad: Tensor, valid: Tensor, condensed: bool) -> Tensor:
-    """[B, S, S]: what every pair i < j gets, 0 where a row is invalid; ``valid`` [B, S, 1]."""
+    """Return the gradient [B, S, S] of every pair i < j, 0 if a row is invalid. ``valid`` is [B, S, 1]."""
     square = _square(grad, valid.shape[-2], condensed)
     return torch.where(valid & valid.mT, square if condensed else (square + square.mT).triu(1), 0)
 
 
 def _similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """u_i . u_j, 0 where a row is invalid."""
+    """Return u_i . u_j, 0 if a row is invalid."""
     return 1 - torch.where(valid, matrix, 1).to(dtype)
 
 
 def no_gradients(x: Tensor, y: Tensor | None, output_mask: list[bool]) -> tuple[Tensor, Tensor]:
-    """Of operands without elements: zeros of their shapes, ``empty(0)`` of the dtype of x where one is not wanted."""
+    """Return the gradients of operands without elements: zeros, or ``empty(0)`` in the dtype of x if not requested."""
     d_x, d_y = (
         torch.zeros_like(t, memory_format=torch.contiguous_format) if wanted and t is not None else x.new_empty(0)
         for t, wanted in zip((x, y), output_mask, strict=True)
@@ -227,7 +228,7 @@ def no_gradients(x: Tensor, y: Tensor | None, output_mask: list[bool]) -> tuple[
 
 def rdm_backward(
     grad: Tensor,  # as the output of rdm
-    matrix: Tensor | None,  # that output; for method "distance", which can do without, None
+    matrix: Tensor | None,  # that output; None for method "distance", which does not need it
     x: Tensor,
     y: Tensor | None,
     method: str,
@@ -237,13 +238,13 @@ def rdm_backward(
 ) -> tuple[Tensor, Tensor]:
     """The op ``v1fast::rdm_backward``: d_x and d_y, ``empty(0)`` where the mask is false or y is None.
 
-    With g_ij what the pair of i and j gets and c its sum over j, weighted by u_i . u_j for correlation and cosine,
+    g_ij is the gradient of the pair of i and j. c is its sum over j, weighted by u_i . u_j for correlation and cosine.
 
     correlation, cosine  d_x_i = (c_i u_i - sum_j g_ij u_j) / norm_i
     distance             d_x_i = 2 (c_i x_i - sum_j g_ij x_j) / K
     distance, with y     d_x_i = (c_i y_i - 2 sum_(j > i) g_ij y_j) / K,  d_y_i = (c_i x_i - 2 sum_(j < i) g_ij x_j) / K
 
-    Clipping to the range that exact arithmetic cannot leave is not differentiated.
+    Clipping is not differentiated. It only affects values that are out of range by rounding.
     """
     none = x.new_empty(0)
     want_x, want_y = output_mask[0], output_mask[1] and y is not None
@@ -274,7 +275,7 @@ def rdm_backward(
 def cross_rdm_backward(
     grad: Tensor, matrix: Tensor | None, x: Tensor, y: Tensor, method: str, accuracy: str, output_mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as ``rdm_backward`` has them."""
+    """The op ``v1fast::cross_rdm_backward``: d_x and d_y, as in ``rdm_backward``."""
     if x.numel() == 0 or y.numel() == 0:
         return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)

@@ -1,4 +1,4 @@
-"""Sums over the trials of each image: what metrics of predicted responses are made of."""
+"""Sums over the trials of each image, from which metrics of predicted responses are computed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from torch import Tensor
 
 BITS = {"x": 1, "y": 2, "xx": 4, "yy": 8, "xy": 16, "error": 32}
 """Names of the sums, as bits of ``which``."""
-BLOCK = 2**18  # elements of float64 that are made at a time
+BLOCK = 2**18  # elements of float64 that are computed at a time
 
 
 def trial_sums(
     x: Tensor,  # [T, N], responses
     y: Tensor,  # [T, N], predictions
-    center: Tensor,  # [2, N] float64, a constant of each neuron near x, and one near y
-    order: Tensor,  # [K] int64, trials, those of each image together
-    counts: Tensor,  # [I] int64, number of trials of each image, K in all
+    center: Tensor,  # [2, N] float64, for each neuron a constant near x and one near y
+    order: Tensor,  # [K] int64, trials, grouped by image
+    counts: Tensor,  # [I] int64, number of trials of each image, K in total
     which: int,
 ) -> Tensor:  # [S, I, N] float64
-    """The op ``v1fast::trial_sums``: of a = x - center[0], b = y - center[1], a a, b b, a b and (x - y)^2, those whose
-    bits are set, in this order. Without a center, squares of large numbers would lose what lies between them."""
+    """The op ``v1fast::trial_sums``. With a = x - center[0] and b = y - center[1], it sums a a, b b, a b and (x - y)^2,
+    in this order, if their bits are set. Without a center, squares of large numbers would lose small differences.
+    """
     if counts.sum() != len(order) or (counts < 0).any():
         raise ValueError(f"counts: want at least 0 each, {len(order)} in all as order has, got {counts.tolist()}")
     if len(order) and not (order.min() >= 0 and order.max() < len(x)):

@@ -1,15 +1,15 @@
-"""Responses of few values as whole numbers, of which sums and products are exact: one-hot codes, ratings, counts.
+"""Responses of few distinct values as whole numbers, whose sums and products are exact: one-hot codes, ratings, counts.
 
-All values of a matrix are ``origin + step * m`` with whole numbers m from 0 to n (``from_zero``: origin 0, m from -n to
-n). The first of these that holds is taken:
+All values of a matrix are at places ``origin + step * m``, with whole numbers m from 0 to n. (``from_zero``: the origin
+is 0, and m goes from -n to n.) The first rule that holds is used:
 
-1. n <= 256, the smallest one; each value is within 2 eps of the largest magnitude of its place, eps that of its dtype,
-   and ``step`` is at least 64 times as much: multiples of 0.1, say, or thirds, as floating point has them.
-2. ``step`` is a power of two, each value at its place exactly, n <= 2^11, or 2^20 where products are float64.
+1. The smallest n <= 256 for which each value is within 2 eps of the largest magnitude of its place. eps is that of its
+   dtype, and ``step`` is at least 64 times that tolerance. Examples: multiples of 0.1, or thirds, in floating point.
+2. ``step`` is a power of two, and each value is exactly at its place. n <= 2^11, or 2^20 if products are float64.
 
-With K columns, n^2 K <= 2^24 for float32 products, and n K <= 2^26 for float64 (for a float64 result, on a GPU), so
-that every sum is exact. Values that are not finite do not count. An origin that is as near to a multiple of the step as
-values are to their places is that multiple.
+With K columns, n^2 K <= 2^24 for float32 products, and n K <= 2^26 for float64 (for a float64 result, on a GPU). So
+every sum is exact. Values that are not finite do not count. If the origin is as close to a multiple of the step as
+values are to their places, it is that multiple.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MOST_ROUNDED = 256  # n of values that are rounded to their places
-SAMPLE = 512  # values that are looked at first: those of a continuous variable are told at a glance
-TOLERANCE = 2  # eps of the largest magnitude that a value may be off its place
-CLEARANCE = 64  # tolerances from a place to the next, at least
-LARGEST_EXPONENT = 1000  # of a step, which has an inverse
-LEAST = 2.0**-90  # a smaller dissimilarity of directions is 0 that was rounded
+MOST_ROUNDED = 256  # largest n for values that are rounded to their places
+SAMPLE = 512  # values that are checked first: enough to recognise a continuous variable
+TOLERANCE = 2  # largest distance of a value from its place, in eps of the largest magnitude
+CLEARANCE = 64  # smallest distance of two places, in tolerances
+LARGEST_EXPONENT = 1000  # of a step, whose inverse must be finite
+LEAST = 2.0**-90  # a smaller dissimilarity of directions is 0 with a rounding error
 
 
 class Places(NamedTuple):
-    """What makes whole numbers of responses, for each member of a batch."""
+    """The map from responses to whole numbers, for each member of a batch."""
 
     origin: Tensor  # [B] float64
     step: Tensor  # [B] float64
@@ -36,7 +36,7 @@ class Places(NamedTuple):
     found: Tensor  # [B] bool
 
     def of(self, x: Tensor) -> Tensor:  # [B, S, K] -> [B, S, K] float64
-        """m; 0 where nothing was found, or a value is not finite."""
+        """Return m; 0 if nothing was found or a value is not finite."""
         m = ((x.double() - _each(self.origin)) * _each(1 / self.step)).round()
         return torch.where(_each(self.found) & m.isfinite(), m, 0)
 
@@ -46,7 +46,7 @@ def _each(values: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, count: int = SAMPLE) -> Tensor:  # [B, S, K] -> [B, at most count], from all over the matrix
-    """Values to look at first."""
+    """Return the values to check first."""
     rows, columns = x.shape[1:]
     count = min(count, rows * columns)
     at = torch.arange(count, device=x.device) * (rows * columns) // count
@@ -54,7 +54,7 @@ def sample(x: Tensor, count: int = SAMPLE) -> Tensor:  # [B, S, K] -> [B, at mos
 
 
 def levels(low: Tensor, high: Tensor, places: int) -> Tensor:
-    """A power of two of which there are at most ``places`` between two values."""
+    """Return a power of two that divides the range of values into at most ``places`` steps."""
     exponent = torch.frexp(high - low).exponent - (places.bit_length() - 1)
     return torch.exp2(exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).double())
 
@@ -64,7 +64,7 @@ def _are_whole(z: Tensor) -> Tensor:
 
 
 def most_exact(dtype: torch.dtype) -> int:
-    """n of values at their places exactly, by the dtype of the products."""
+    """Return the largest n for values exactly at their places, by the dtype of the products."""
     return 1 << (20 if dtype == torch.float64 else 11)
 
 
@@ -74,18 +74,18 @@ def fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
 
 
 def _rounded(sets: list[Tensor], low: Tensor, high: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest n for which all values are near their places, and whether there is one; rule 1."""
+    """Rule 1: return the smallest n for which all values are near their places, and whether there is one."""
     seen = torch.cat([sample(x) for x in sets], -1)
     seen = torch.where(seen.isfinite(), seen, low[:, None])
     n = torch.ones_like(low)
     left = high - low >= CLEARANCE * tolerance
     found = torch.zeros_like(left)
     while left.any():
-        # The smallest n for the values seen so far ...
+        # First, the smallest n for the values seen so far.
         while (off := _off(seen, low, (high - low) / n, tolerance).amax(-1) > tolerance).logical_and(left).any():
             n = torch.where(off & left, n + 1, n)
             left = left & (n <= MOST_ROUNDED) & ((high - low) / n >= CLEARANCE * tolerance)
-        # ... and the value of all that is farthest from its place.
+        # Then, of all values, the one farthest from its place.
         step = (high - low) / n
         worst, distance = low, torch.zeros_like(low)
         for x in sets:
@@ -102,7 +102,7 @@ def _rounded(sets: list[Tensor], low: Tensor, high: Tensor, tolerance: Tensor) -
 
 
 def _off(values: Tensor, low: Tensor, step: Tensor, tolerance: Tensor) -> Tensor:
-    """How far values [B, L] are from their places; 0 for those that are not finite."""
+    """Return how far values [B, L] are from their places; 0 if they are not finite."""
     z = (values - low[:, None]) / step[:, None]
     return torch.where(values.isfinite(), (z - z.round()).abs() * step[:, None], 0)
 
@@ -119,7 +119,7 @@ def _is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
 
 
 def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Places | None:
-    """For sets [B, S, K] that share their places, and products of ``dtype``; None where no member has any."""
+    """Find the places that sets [B, S, K] share, for products of ``dtype``. None if no member has any."""
     columns, places = sets[0].shape[-1], most_exact(dtype)
     if _is_continuous(sets, from_zero, places):
         return None
@@ -154,7 +154,7 @@ def _lowest_bit(z: Tensor) -> Tensor:  # [B, S, K] -> [B], the power of two that
     return torch.where(bit == 0, 1 << 31, bit).amin((-2, -1)).double()
 
 
-# Twice the digits of float64: a number is the sum of two, the second at most half a unit in the last place of the first
+# Double-double arithmetic: a number is the sum of two, the second at most half a unit in the last place of the first
 # (Dekker, Numerische Mathematik 18, 1971).
 
 
@@ -165,21 +165,21 @@ def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a b, and what was rounded away."""
+    """Return a b and its rounding error."""
     p = a * b
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a + b, and what was rounded away."""
+    """Return a + b and its rounding error."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
 def inverse_root(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / sqrt(high + low), by one step of Newton."""
+    """Return 1 / sqrt(high + low), by one Newton step."""
     y = 1 / high.sqrt()
     p, p_rest = two_product(y, y)
     q, q_rest = two_product(high, p)
@@ -187,14 +187,14 @@ def inverse_root(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Angles(NamedTuple):
-    """What turns the products of whole rows into those of the responses, less their means where these are taken off."""
+    """Turns the products of whole rows into those of the responses, with or without subtracting the means."""
 
     centred: bool
     columns: int
     offset: Tensor  # [B, 1, 1]: origin / step
 
     def products(self, gram: Tensor, sums: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """In units of the step, squared: K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij."""
+        """In units of step squared: K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij."""
         if self.centred:
             found = self.columns * gram - sums * others
             return found, torch.zeros_like(found)
@@ -210,9 +210,9 @@ class Angles(NamedTuple):
 def dissimilarities(
     angles: Angles, gram: Tensor, own: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]
 ) -> Tensor:  # [B, S, T]
-    """1 - the cosine of rows [B, S] and rows [B, T], given their products, (squares, sums); NaN where a row is zero.
+    """Return 1 - the cosine of rows [B, S] and [B, T], from products and (squares, sums). NaN if a row is zero.
 
-    In twice the digits of float64 and rounded once: what is equal in exact arithmetic is equal, whatever its parts.
+    It is double-double arithmetic, rounded once: what is equal in exact arithmetic is equal here.
     """
     (squares, sums), (other_squares, other_sums) = own, others
     sums, other_sums = sums.unsqueeze(-1), other_sums.unsqueeze(-2)
@@ -229,6 +229,6 @@ def dissimilarities(
 
 
 def _norms(angles: Angles, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / the norms of rows; NaN for a row of zeros."""
+    """Return 1 / the norms of rows. NaN for a row of zeros."""
     high, low = angles.products(squares, sums, sums)
     return inverse_root(torch.where(high > 0, high, torch.nan), low)

@@ -1,25 +1,25 @@
 """Representational similarity analysis (Kriegeskorte, Mur & Bandettini, Frontiers in Systems Neuroscience 2, 2008).
 
-Dissimilarity matrices themselves are ``v1fast.functional.rdm``; here they are compared, tested, stored out of core and
-drawn. Everything takes tensors or arrays and gives arrays; what holds no plain numbers (a mask, text, None) is an
+``v1fast.functional.rdm`` computes dissimilarity matrices. This package compares, tests, stores (out of core) and draws
+them. Everything takes tensors or arrays and returns arrays. Input that is not plain numbers (a mask, text, None) is an
 error.
 
-What is undefined is NaN: in the result, in its p, in its interval, never a number that looks like one and never
-significant. It is counted where it is left out of a mean or an interval (``Bootstrap.undefined``, ``.left_out``, the
-report of ``v1fast rsa``, a RuntimeWarning). A similarity is undefined where no pair of stimuli is left, or one matrix
-is constant, for the cosines zero. Constant means equal up to rounding: values whose range is at most 4 units in the
-last place, of their dtype, of the largest magnitude (``_defined.CONSTANT``). It is a matter of the values, not of
-what sums of them leave; so is a resampling of the bootstrap, on the pairs that it has drawn. Orders of magnitude do not
-matter: what squares could lose is first multiplied by a power of two, which is exact.
+An undefined result is NaN, and so are its p and its interval. It is never a plausible number and never significant. It
+is counted where a mean or an interval leaves it out (``Bootstrap.undefined``, ``.left_out``, the report of
+``v1fast rsa``, a RuntimeWarning). A similarity is undefined if no pair of stimuli is left, or if one matrix is constant
+(for the cosines: zero). Constant means equal up to rounding: the range of the values is at most 4 units in the last
+place of the largest magnitude, in their dtype (``_defined.CONSTANT``). The values decide this, not their sums. The same
+holds for each resampling of the bootstrap, on the pairs that it has drawn. Orders of magnitude do not matter: values
+whose squares could lose digits are first multiplied by a power of two, which is exact.
 
 ``rdm_to_file``       a matrix that does not fit into memory
-``rdm_correlation``   the similarity of two matrices straight from the responses
+``rdm_correlation``   the similarity of two matrices directly from the responses
 ``compare``           the similarity of matrices, by eight measures
-``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it more than chance, how high can it be
+``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it above chance, and how high can it be
 ``searchlight``       the same for the neighbourhood of each neuron
-``activations``       what layers of a model do with the stimuli
-``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  maps in a few dimensions, and tuning
-``v1fast.rsa.rsatoolbox``  Datasets of rsatoolbox in, its RDMs out
+``activations``       outputs of a model's layers for the stimuli
+``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  low-dimensional maps and tuning
+``v1fast.rsa.rsatoolbox``  from rsatoolbox's Datasets to its RDMs
 ``v1fast.rsa.plots``  figures
 """
 

@@ -1,4 +1,4 @@
-"""Which dissimilarity matrices have a similarity at all, and in which unit they are computed; see ``v1fast.rsa``."""
+"""Which dissimilarity matrices have a similarity, and the unit in which they are computed; see ``v1fast.rsa``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from v1fast.rsa._sums import Floats
 
-CONSTANT = 4  # units in the last place of the largest magnitude, which values that are meant to be equal may differ by
+CONSTANT = 4  # units in the last place of the largest magnitude; values that should be equal may differ by this
 
 
 def is_constant(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     """[M, P] without NaN -> [M]: whether the values are equal up to rounding, or there are none.
 
-    They are where their range is at most ``CONSTANT`` units in the last place, of the dtype given, of the largest
-    magnitude.
+    They are equal if their range is at most ``CONSTANT`` units in the last place of the largest magnitude, in the given
+    dtype.
     """
     if not vectors.shape[1]:
         return np.ones(len(vectors), dtype=bool)
@@ -24,7 +24,7 @@ def is_constant(vectors: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def are_equal(low: ArrayLike, high: ArrayLike, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
-    """The same from the least and the greatest of the values."""
+    """The same, from the smallest and the largest value."""
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         largest = np.maximum(np.abs(low), np.abs(high))
         within = np.subtract(high, low) <= CONSTANT * np.finfo(dtype).eps * largest
@@ -33,23 +33,23 @@ def are_equal(low: ArrayLike, high: ArrayLike, dtype: np.dtype[Any]) -> NDArray[
 
 
 def is_empty(vectors: NDArray[Any]) -> NDArray[np.bool_]:
-    """[M, P] -> [M]: whether all is NaN."""
-    found: NDArray[np.bool_] = np.isnan(vectors[:, :1]).all(1)  # most are not, and need no look at all values
+    """[M, P] -> [M]: whether all values are NaN."""
+    found: NDArray[np.bool_] = np.isnan(vectors[:, :1]).all(1)  # most are not empty, so the first column is enough
     found[found] = np.isnan(vectors[found]).all(1)
     return found
 
 
 def is_undefined(vectors: NDArray[Any], method: str) -> NDArray[np.bool_]:
-    """[M, P] without NaN -> [M]: whether the measure has no value for a matrix, whatever the other one is."""
+    """[M, P] without NaN -> [M]: whether the measure is undefined for a matrix, whatever the other matrix is."""
     if method.endswith("cosine"):
         return ~np.asarray(vectors.any(axis=1))
     return is_constant(vectors)
 
 
 def scaled(vectors: NDArray[Any]) -> Floats:
-    """[M, P] in float64, each row times the power of two that brings its largest magnitude to 0.5 .. 1.
+    """Return [M, P] in float64, each row times the power of two that scales its largest magnitude to 0.5 .. 1.
 
-    Then squares and their sums neither overflow nor vanish, and no digit is lost.
+    Then squares and their sums neither overflow nor underflow, and no digit is lost.
     """
     wide = vectors.astype(np.float64)
     if not wide.size:
@@ -60,18 +60,18 @@ def scaled(vectors: NDArray[Any]) -> Floats:
 
 
 class Range:
-    """Of values that come one after another."""
+    """The range of values that arrive in parts."""
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
         self.dtype = np.dtype(np.float64)
 
     def add(self, low: float, high: float, dtype: np.dtype[Any]) -> None:
-        """Take the least and the greatest of some values without NaN; of none, infinity and its negative."""
+        """Add the smallest and largest of some values without NaN. For no values, these are infinity and -infinity."""
         self.low, self.high, self.dtype = min(self.low, float(low)), max(self.high, float(high)), dtype
 
     def is_undefined(self, method: str) -> bool:
-        """As the function of this name."""
+        """Like the function of this name."""
         if self.low > self.high:
             return True
         if method.endswith("cosine"):

@@ -1,4 +1,4 @@
-"""Descriptors of rsatoolbox: columns of labels, of any kind, that say what the observations of a dataset are."""
+"""Descriptors of rsatoolbox: columns of labels of any kind that describe the observations of a dataset."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_NAN = object()  # the key of every NaN: they are one label, as for numpy.unique
-_MISSING = ("NAType", "NaTType")  # of pandas, which need not be there
+_NAN = object()  # the key of every NaN: all NaN are one label, as in numpy.unique
+_MISSING = ("NAType", "NaTType")  # of pandas, which may not be installed
 
 
 class Groups(NamedTuple):
-    """Observations of equal label.
+    """Observations with equal labels.
 
     Attributes:
-        labels: [S], sorted where they can be, else in order of first appearance; None and NaN come last.
-        codes: [R], of each observation the place of its label.
+        labels: [S], sorted if possible, otherwise in order of first appearance; None and NaN come last.
+        codes: [R], for each observation the index of its label.
     """
 
     labels: list[Any]
@@ -26,9 +26,9 @@ class Groups(NamedTuple):
 
 
 def column(given: Any, length: int) -> list[Any]:
-    """[length] labels as Python's own objects where they have any; lists of both words and numbers become words.
+    """Return [length] labels as Python objects where possible. Lists with both words and numbers become words.
 
-    A single value stands for all observations.
+    A single value applies to all observations.
     """
     try:
         array = np.asarray(given)
@@ -36,15 +36,15 @@ def column(given: Any, length: int) -> list[Any]:
         return list(given)
     if array.ndim == 0:
         array = np.full(length, array, dtype=array.dtype)
-    # tolist would make numbers of times.
+    # tolist would convert times to numbers.
     return list(array) if array.dtype.kind in "mM" else list(array.tolist())
 
 
 def groups(argument: str, name: str, given: Any, length: int) -> Groups:
-    """Of the descriptor ``name``, which the caller's ``argument`` asks for.
+    """Group observations by the descriptor ``name``, which the caller passed as ``argument``.
 
     Raises:
-        ValueError: it is not one label for each observation, or these cannot be compared.
+        ValueError: there is not one label per observation, or the labels cannot be compared.
     """
     if np.ma.is_masked(given):
         raise ValueError(f"{argument}: want a label for each observation, got a masked array for {name!r}")
@@ -67,7 +67,7 @@ def groups(argument: str, name: str, given: Any, length: int) -> Groups:
 
 
 def key(label: Any) -> Any:
-    """Equal for equal labels, NaN among them."""
+    """Return a key that is equal for equal labels, NaN included."""
     if isinstance(label, (float, np.floating)):
         return _NAN if np.isnan(label) else label
     if isinstance(label, (np.datetime64, np.timedelta64)):
@@ -78,13 +78,13 @@ def key(label: Any) -> Any:
 def _order(labels: list[Any]) -> list[int]:
     missing = [label is None or key(label) is _NAN or type(label).__name__ in _MISSING for label in labels]
     known = [k for k, lacks in enumerate(missing) if not lacks]
-    with contextlib.suppress(TypeError):  # words and numbers, say: as they come
+    with contextlib.suppress(TypeError):  # cannot be sorted, such as words and numbers: order of appearance
         known.sort(key=labels.__getitem__)
     return known + [k for k, lacks in enumerate(missing) if lacks]
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two values of a descriptor are the same, NaN as NaN; they may be lists."""
+    """Whether two values of a descriptor are the same. NaN equals NaN; values may be lists."""
     if a is b or (key(a) is _NAN and key(b) is _NAN):
         return True
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
@@ -98,12 +98,12 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def of_patterns(descriptors: Mapping[str, Any], grouping: Groups, name: str) -> dict[str, list[Any]]:
-    """``name`` itself, and the descriptors that have one value in all observations of each label."""
+    """Return ``name`` itself, and the descriptors that are constant within each label."""
     kept: dict[str, list[Any]] = {name: grouping.labels}
     for other, given in descriptors.items():
         values = column(given, len(grouping.codes))
         first: dict[int, Any] = {}
-        # An index counts rows, which are others now; RDMs count theirs.
+        # An index counts rows, which have changed. RDMs have their own.
         if other not in (name, "index") and all(
             equal(first.setdefault(code, value), value)
             for code, value in zip(grouping.codes.tolist(), values, strict=False)
@@ -113,9 +113,11 @@ def of_patterns(descriptors: Mapping[str, Any], grouping: Groups, name: str) -> 
 
 
 def union(descriptor: str, patterns: Sequence[Mapping[str, list[Any]]]) -> tuple[dict[str, list[Any]], list[list[int]]]:
-    """Descriptors of all patterns of several datasets, in order of first appearance, and of each its patterns' places.
+    """Return the descriptors of all patterns of several datasets, and the positions of each dataset's patterns among
+    them.
 
-    A further descriptor stays where all datasets have it and agree about every pattern.
+    Patterns are in order of first appearance. Another descriptor is kept if all datasets have it and agree on every
+    pattern.
     """
     places: dict[Any, int] = {}
     found = [[places.setdefault(key(label), len(places)) for label in each[descriptor]] for each in patterns]
@@ -137,13 +139,13 @@ def union(descriptor: str, patterns: Sequence[Mapping[str, list[Any]]]) -> tuple
 def alignment(
     columns: Sequence[Mapping[str, list[Any]]], observations: int
 ) -> tuple[dict[str, list[Any]], list[NDArray[np.int64]]]:
-    """The same for observations without a grouping: which of each dataset's stands for which of the first one's.
+    """Without a grouping: find which observation of each dataset corresponds to which of the first one.
 
-    By every descriptor that names the observations: its values differ from each other, and are the same in all
-    datasets. Where there is none, all datasets have to have the same descriptors.
+    This uses every descriptor that identifies the observations: its values are distinct, and the same in all datasets.
+    If there is none, all datasets must have the same descriptors.
 
     Raises:
-        ValueError: which observations belong together is not said, or said twice and differently.
+        ValueError: the descriptors do not say which observations correspond, or contradict each other.
     """
     first, rest = columns[0], columns[1:]
     same = list(range(observations))
@@ -175,7 +177,7 @@ def _names(values: list[Any]) -> bool:
 
 
 def _permuted(first: list[Any], other: list[Any]) -> list[int] | None:
-    """Where in ``other`` the values of ``first`` are; None where they are not the same."""
+    """Return the positions in ``other`` of the values of ``first``; None if they are not the same."""
     try:
         places = {key(value): k for k, value in enumerate(other)}
         found = [places.get(key(value), -1) for value in first]

@@ -1,4 +1,4 @@
-"""The forms that sets of dissimilarity matrices come in."""
+"""The accepted forms of sets of dissimilarity matrices."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from v1fast import _arrays
 
-ROUNDING = 1e-6  # of the mean entry: what rounding to float32 leaves on a diagonal that ought to be empty
-DOUBTFUL = 1e-2  # of the mean entry: an asymmetry that may be more than rounding and less than another meaning
-ROWS = 256  # that are looked at together
+ROUNDING = 1e-6  # times the mean entry: what float32 rounding leaves on a diagonal that should be zero
+DOUBTFUL = 1e-2  # times the mean entry: an asymmetry between this and rounding is ambiguous
+ROWS = 256  # that are processed together
 
 
 class Condensed(Protocol):
-    """What rsatoolbox's RDMs have."""
+    """The part of rsatoolbox's RDMs that is used."""
 
     def get_vectors(self) -> NDArray[Any]:
         """[M, P]."""
 
 
 def stimuli_of(pairs: int) -> int:
-    """S, of which there are S (S - 1) / 2 pairs.
+    """Return S, for which there are S (S - 1) / 2 pairs.
 
     Raises:
         ValueError: there is no such number.
@@ -35,7 +35,7 @@ def stimuli_of(pairs: int) -> int:
 
 
 def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bool]:
-    """[M, P] floating, and whether it was one matrix rather than a set; see ``compare`` for what may be given."""
+    """Return [M, P] floating, and whether the input was one matrix rather than a set; see ``compare`` for the forms."""
     if hasattr(given, "get_vectors"):
         given = given.get_vectors()
     array = _arrays.floats(name, given)
@@ -55,7 +55,7 @@ def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bo
 
 
 def squares(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bool]:
-    """[M, S, S] with 0 on the diagonal, and whether it was one matrix."""
+    """Return [M, S, S] with 0 on the diagonal, and whether the input was one matrix."""
     vectors, one = condensed(name, given)
     return to_squares(vectors), one
 
@@ -65,7 +65,7 @@ def to_squares(vectors: NDArray[Any]) -> NDArray[Any]:
     stimuli = stimuli_of(vectors.shape[1])
     matrices = np.zeros((len(vectors), stimuli, stimuli), vectors.dtype)
     begin = 0
-    for i in range(stimuli - 1):  # slices: arrays of indices take four times as long
+    for i in range(stimuli - 1):  # slices: index arrays take four times as long
         row = vectors[:, begin : begin + stimuli - 1 - i]
         matrices[:, i, i + 1 :] = row
         matrices[:, i + 1 :, i] = row
@@ -74,7 +74,7 @@ def to_squares(vectors: NDArray[Any]) -> NDArray[Any]:
 
 
 def _require_matrix(name: str, matrix: NDArray[Any], axes: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless it is square, symmetric and empty on its diagonal, up to rounding."""
+    """Raise ValueError unless the matrix is square, symmetric and zero on its diagonal, up to rounding."""
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"{name.partition('[')[0]}: want {axes}, got {shape}")
     asymmetry, diagonal = _deviations(matrix)
@@ -88,8 +88,8 @@ def _require_matrix(name: str, matrix: NDArray[Any], axes: str, shape: tuple[int
 def _is_matrix(name: str, array: NDArray[Any]) -> bool:
     """Whether [A, B] is one matrix rather than A rows of pairs.
 
-    Symmetric and empty on its diagonal up to rounding, it is one. Far from symmetric, it is a set. What lies between is
-    nobody's to guess.
+    It is one matrix if it is symmetric with a zero diagonal up to rounding. It is a set if it is far from symmetric.
+    Anything in between is an error, not a guess.
     """
     size = array.shape[0]
     if size != array.shape[1] or size < 2:
@@ -97,7 +97,7 @@ def _is_matrix(name: str, array: NDArray[Any]) -> bool:
     asymmetry, diagonal = _deviations(array)
     if max(asymmetry, diagonal) <= ROUNDING:
         return True
-    if not _is_count_of_pairs(size):  # there are no rows of so many pairs
+    if not _is_count_of_pairs(size):  # then it cannot be a set of rows of pairs
         _require_matrix(name, array, "[S, S]", array.shape)
     if asymmetry <= DOUBTFUL:
         raise ValueError(
@@ -116,13 +116,14 @@ def _is_count_of_pairs(size: int) -> bool:
 
 
 def _deviations(matrix: NDArray[Any]) -> tuple[float, float]:
-    """How far a square matrix is from symmetric, and its diagonal from empty, in units of the mean magnitude.
+    """Return the asymmetry of a square matrix and the size of its diagonal, in units of the mean magnitude.
 
-    An entry that is NaN, or infinite, is as its counterpart or infinitely far from it; on the diagonal NaN is empty.
+    A NaN or infinite entry has deviation 0 if its counterpart is the same, and infinity otherwise. NaN on the diagonal
+    counts as zero.
     """
     total, count, asymmetry = 0.0, 0, 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        for begin in range(0, len(matrix), ROWS):  # so that no second matrix is made of one that fills the memory
+        for begin in range(0, len(matrix), ROWS):  # in parts: a second copy of a large matrix would not fit into memory
             rows, others = matrix[begin : begin + ROWS], matrix[:, begin : begin + ROWS].T
             there = np.isfinite(rows)
             total += float(np.abs(rows, where=there, out=np.zeros_like(rows)).sum(dtype=np.float64))

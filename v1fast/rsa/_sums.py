@@ -1,4 +1,4 @@
-"""Sums over the entries of dissimilarity matrices, in float64, from pieces that come one after another."""
+"""Sums over the entries of dissimilarity matrices, in float64, from pieces that arrive one after another."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-PIECE = 1 << 17  # numbers that are widened to float64 at a time: they stay in the cache
+PIECE = 1 << 17  # numbers that are converted to float64 at a time: they stay in the cache
 
 
 class PairSums:
-    """What Pearson's correlation and the cosine of two sets of vectors are made of.
+    """The sums for Pearson's correlation and the cosine of two sets of vectors.
 
-    A vector whose deviations are small beside its mean is taken less about its mean: its squares would lose the digits
-    that the correlation is made of.
+    If a vector's deviations are small compared with its mean, an approximate mean is subtracted first. Otherwise its
+    squares would lose the digits that determine the correlation.
     """
 
     def __init__(self, first: int, second: int) -> None:
@@ -26,7 +26,7 @@ class PairSums:
         self.products = np.zeros((first, second))
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        """Take entries [first, K] and the same entries [second, K]."""
+        """Add entries [first, K] and the same entries [second, K]."""
         if not a.shape[1]:
             return
         if self.shifts is None:
@@ -48,7 +48,7 @@ class PairSums:
         self.count += a.shape[1]
 
     def variances(self) -> tuple[Floats, Floats]:
-        """Sums of squared deviations from the means, of the first and of the second vectors."""
+        """Return the sums of squared deviations from the means, of the first and of the second vectors."""
         first, second = (
             np.clip(square - sum_**2 / max(1, self.count), 0, None)
             for square, sum_ in zip(self.squares, self.sums, strict=True)
@@ -56,7 +56,7 @@ class PairSums:
         return first, second
 
     def pearson(self) -> Floats:
-        """[first, second]; NaN where a variance is 0. Of a constant vector it may be rounding."""
+        """Return [first, second]; NaN where a variance is 0. For a constant vector, the variance may be rounding."""
         if not self.count:
             return np.full_like(self.products, np.nan)
         products = self.products - np.outer(*self.sums) / self.count
@@ -64,12 +64,12 @@ class PairSums:
         return ratio(products, first[:, None], second)
 
     def cosine(self) -> Floats:
-        """[first, second]; NaN where a vector is zero."""
+        """Return [first, second]; NaN where a vector is zero."""
         products, squares_a, squares_b = self.whole()
         return ratio(products, squares_a[:, None], squares_b)
 
     def whole(self) -> tuple[Floats, Floats, Floats]:
-        """Products and squares of the vectors as they are."""
+        """Return products and squares of the original vectors."""
         if self.shifts is None:
             return self.products, self.squares[0], self.squares[1]
         (shift_a, shift_b), (sum_a, sum_b), n = self.shifts, self.sums, self.count
@@ -78,19 +78,19 @@ class PairSums:
         return products, squares[0], squares[1]
 
     def totals(self) -> tuple[Floats, Floats]:
-        """The sums of the vectors as they are."""
+        """Return the sums of the original vectors."""
         shifts = self.shifts or (0 * self.sums[0], 0 * self.sums[1])
         return self.sums[0] + self.count * shifts[0], self.sums[1] + self.count * shifts[1]
 
 
 def _shifts(piece: NDArray[Any]) -> Floats:
-    """What is subtracted from each vector: its mean in the first piece, if that is a thousand deviations or more."""
+    """Return the shift of each vector: its mean in the first piece, if that is at least a thousand deviations."""
     mean, deviation = piece.mean(1, dtype=np.float64), piece.std(1, dtype=np.float64)
     return np.where(np.abs(mean) >= 1000 * deviation, mean, 0)
 
 
 def ratio(products: Floats, first: Floats, second: Floats) -> Floats:
-    """products / sqrt(first * second), within -1 .. 1; NaN where one of the two is not positive."""
+    """Return products / sqrt(first * second), within -1 .. 1. NaN where one of the two is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = products / (np.sqrt(first) * np.sqrt(second))
     found[~((first > 0) & (second > 0))] = np.nan

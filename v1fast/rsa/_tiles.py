@@ -1,4 +1,4 @@
-"""A matrix of dissimilarities piece by piece: tiles on and above the diagonal."""
+"""A matrix of dissimilarities in pieces: tiles on and above the diagonal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from v1fast import _arrays, _dissimilarities, functional
 from v1fast.reference.rdm import ACCURACIES, output_dtype
 
-PART = 1 << 22  # numbers that are looked at together
+PART = 1 << 22  # numbers that are processed together
 WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
 METHODS = tuple(_dissimilarities.SYMMETRIC_METHODS)
 
 
 class Tile(NamedTuple):
-    """Rows ``i`` and columns ``j``, first and one past the last; a tile on the diagonal has i = j."""
+    """Rows ``i`` and columns ``j``, each as (first, one past the last). A tile on the diagonal has i = j."""
 
     i: tuple[int, int]
     j: tuple[int, int]
@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 
 
 def tiles(stimuli: int, side: int) -> Iterator[Tile]:
-    """Of the upper triangle, row by row; those at the end are smaller."""
+    """Yield the tiles of the upper triangle, row by row. Those at the end are smaller."""
     parts = [(k, min(k + side, stimuli)) for k in range(0, stimuli, side)]
     for number, rows in enumerate(parts):
         for columns in parts[number:]:
@@ -40,10 +40,10 @@ def tiles(stimuli: int, side: int) -> Iterator[Tile]:
 
 
 class Responses:
-    """[S, N] as they were given, of which rows are taken as tensors, floating and without derivative.
+    """Responses [S, N] as given. Rows are taken as floating tensors without derivative.
 
-    What torch reads in place stays where it is, mapped files too; anything else, integers and other byte orders, is
-    converted when its rows are wanted.
+    Data that torch can read is not copied, mapped files included. Other data (integers, other byte orders) is converted
+    when its rows are requested.
     """
 
     def __init__(self, name: str, given: Tensor | NDArray[Any], scale: float | None = None) -> None:
@@ -56,7 +56,7 @@ class Responses:
         self.dtype, self.device, self.result_dtype = some.dtype, some.device, output_dtype(some, None)
         if (
             not isinstance(self.given, np.ndarray) or self.given.dtype.kind != "f"
-        ):  # before hours of work, not in the midst of it
+        ):  # check before hours of work, not in the middle
             for part in self.parts():
                 del part
 
@@ -67,13 +67,13 @@ class Responses:
         return found if self.scale is None else found * self.scale
 
     def parts(self) -> Iterator[Tensor]:
-        """All rows, a few at a time."""
+        """Yield all rows, a few at a time."""
         step = max(1, PART // max(1, self.shape[1]))
         for begin in range(0, self.shape[0], step):
             yield self.rows(begin, begin + step)
 
     def scaled(self) -> Responses:
-        """Times a power of two, if they are so large or so small that their squares may not be there."""
+        """Return the responses times a power of two if their squares could overflow or underflow."""
         largest = max((_largest(part) for part in self.parts()), default=0.0)
         if largest == 0 or 2.0**-WITHOUT_SCALE <= largest <= 2.0**WITHOUT_SCALE:
             return self
@@ -81,14 +81,14 @@ class Responses:
 
 
 def _kept(name: str, given: Any) -> NDArray[Any]:
-    """The array itself where it is one of numbers, so that its rows are converted one by one."""
+    """Return the array itself if it holds numbers, so that its rows are converted one by one."""
     if isinstance(given, np.ndarray) and not isinstance(given, np.ma.MaskedArray) and given.dtype.kind in "fiub":
         return np.asarray(given)
     return _arrays.to_array(name, given)
 
 
 def _largest(part: Tensor) -> float:
-    """The largest finite magnitude."""
+    """Return the largest finite magnitude."""
     if not part.numel():
         return 0.0
     low, high = torch.aminmax(part)
@@ -100,13 +100,13 @@ def _largest(part: Tensor) -> float:
 
 
 def check_options(method_name: str, method: str, accuracy: str) -> None:
-    """Raise ValueError unless a tile can be computed in this way."""
+    """Raise ValueError unless a tile can be computed with these options."""
     _dissimilarities.choice(method_name, method, METHODS)
     _dissimilarities.choice("accuracy", accuracy, ACCURACIES)
 
 
 def square(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:
-    """The dissimilarities of a tile [rows, columns]; on the diagonal symmetric."""
+    """Return the dissimilarities of a tile [rows, columns]. On the diagonal they are symmetric."""
     rows = x.rows(*tile.i)
     with torch.no_grad():
         if tile.on_diagonal:
@@ -115,7 +115,7 @@ def square(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:
 
 
 def pairs(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:
-    """The dissimilarities of a tile's pairs, each pair once [pairs]."""
+    """Return the dissimilarities of a tile's pairs, each pair once [pairs]."""
     if tile.on_diagonal:
         with torch.no_grad():
             return functional.rdm(x.rows(*tile.i), method=method, accuracy=accuracy, condensed=True)

@@ -16,9 +16,9 @@ from v1fast import _arrays, functional
 from v1fast.rsa._matrices import Condensed, squares
 
 Floats = NDArray[np.float64]
-LOOKED_AT = 1 << 22  # numbers that are looked at together
+LOOKED_AT = 1 << 22  # numbers that are processed together
 WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
-DENSE = 1000  # stimuli up to which all eigenvalues are computed: for a few of more, iterations are faster
+DENSE = 1000  # stimuli up to which all eigenvalues are computed; above, iterations for a few of them are faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Map:
 
     Attributes:
         scores: [S, K], in descending order of variance; each column's largest entry is positive.
-        explained: [K], the share of the variance in each dimension; NaN where all stimuli are the same.
+        explained: [K], the fraction of the variance in each dimension; NaN if all stimuli are the same.
     """
 
     scores: Floats
@@ -37,9 +37,9 @@ class Map:
 def pca(responses: ArrayLike | Tensor, components: int = 20) -> Map:
     """Principal components of the stimuli.
 
-    The scores are those of a singular value decomposition of the responses less their mean over stimuli, computed from
-    distances between stimuli: one symmetric product by the kernel of the dissimilarity matrices, with float64 products,
-    and the largest eigenvalues of an S x S matrix.
+    The scores are those of a singular value decomposition of the responses minus their mean over stimuli. They are
+    computed from distances between stimuli: one symmetric product by the kernel of the dissimilarity matrices, with
+    float64 products, and the largest eigenvalues of an S x S matrix.
 
     Args:
         responses: [S, N].
@@ -57,7 +57,7 @@ def pca(responses: ArrayLike | Tensor, components: int = 20) -> Map:
     if not 1 <= components <= min(values.shape):
         raise ValueError(f"components: want 1 .. {min(values.shape)}, got {components}")
     exponent = _exponent(_largest("responses", values))
-    if abs(exponent) > WITHOUT_SCALE:  # squares of what is very large or small would not be there
+    if abs(exponent) > WITHOUT_SCALE:  # squares of very large or small values would overflow or underflow
         values = np.ldexp(values.astype(np.float64), -exponent)
     distances = functional.rdm(values, method="euclidean", accuracy="high")
     found = _principal(distances.astype(np.float64) * values.shape[1], components)
@@ -68,13 +68,13 @@ def mds(rdm: Condensed | ArrayLike, components: int = 2) -> Map:
     """Classical multidimensional scaling of one dissimilarity matrix (Torgerson, Psychometrika 17, 1952).
 
     Args:
-        rdm: one matrix, as for ``compare``, taken as squared distances, which those of ``functional.rdm`` are up to a
-            factor: correlation, cosine and euclidean alike.
+        rdm: one matrix, as for ``compare``. Its entries are treated as squared distances, which those of
+            ``functional.rdm`` are up to a factor (correlation, cosine and euclidean).
         components: K.
 
     Returns:
-        Scores, whose squared distances are the dissimilarities as well as K dimensions allow, and their share of the
-        positive eigenvalues.
+        Scores whose squared distances approximate the dissimilarities as well as K dimensions allow, and their fraction
+        of the positive eigenvalues.
 
     Raises:
         ValueError: an operand does not fit, or an entry is NaN.
@@ -87,18 +87,18 @@ def mds(rdm: Condensed | ArrayLike, components: int = 2) -> Map:
         )
     if not 1 <= components < matrices.shape[1]:
         raise ValueError(f"components: want 1 .. {matrices.shape[1] - 1}, got {components}")
-    exponent = 2 * (_exponent(float(np.abs(matrices).max())) // 2)  # even: that of the scores is half of it
+    exponent = 2 * (_exponent(float(np.abs(matrices).max())) // 2)  # even, because the scores have half the exponent
     found = _principal(np.ldexp(matrices[0].astype(np.float64), -exponent), components)
     return Map(np.ldexp(found.scores, exponent // 2), found.explained)
 
 
 def _exponent(largest: float) -> int:
-    """Of the power of two by which ``largest`` comes to 0.5 .. 1."""
+    """Return the exponent of the power of two that scales ``largest`` to 0.5 .. 1."""
     return math.frexp(largest)[1] if largest else 0
 
 
 def _largest(name: str, values: NDArray[Any]) -> float:
-    """The largest magnitude, looked for a few rows at a time: the values may be mapped from a file.
+    """Return the largest magnitude, searched a few rows at a time: the values may be mapped from a file.
 
     Raises:
         ValueError: a value is not finite.
@@ -113,7 +113,7 @@ def _largest(name: str, values: NDArray[Any]) -> float:
 
 
 def _principal(distances: Floats, components: int) -> Map:
-    """Of squared distances [S, S], by their doubly centred matrix."""
+    """Return the map of squared distances [S, S], from their doubly centred matrix."""
     means = distances.mean(0)
     gram = (means[:, None] + means - distances - means.mean()) / 2
     size = len(gram)
@@ -139,12 +139,12 @@ def tsne(
     Args:
         responses: [S, N].
         dimensions: of the map.
-        components: principal components that it is made of, at most min(S, N) of them.
-        perplexity: how many neighbours count; less than S.
+        components: number of principal components to use; at most min(S, N) are used.
+        perplexity: the effective number of neighbours; less than S.
         seed: of the optimisation.
 
     Returns:
-        [S, dimensions]; NaN where the responses to all stimuli are the same.
+        [S, dimensions]; NaN if the responses to all stimuli are the same.
 
     Raises:
         ModuleNotFoundError: scikit-learn is absent.
@@ -163,7 +163,7 @@ def tsne(
     largest = float(np.abs(scores).max())
     if not largest:
         return np.full((len(scores), dimensions), np.nan)
-    if abs(_exponent(largest)) > WITHOUT_SCALE:  # it computes in float32, and neighbours are so in any unit
+    if abs(_exponent(largest)) > WITHOUT_SCALE:  # t-SNE computes in float32, and neighbours do not depend on the unit
         scores = np.ldexp(scores, -_exponent(largest))
     found: Any = TSNE(dimensions, perplexity=perplexity, random_state=seed).fit_transform(scores)
     return np.asarray(found, dtype=np.float64)
@@ -197,13 +197,13 @@ def tuning_curves(
 
     Args:
         responses: [S, N], or [S] for one neuron.
-        stimuli: [S], the place of each stimulus on the axis.
-        bins: number of equal bins from the least to the greatest stimulus, or from 0 to ``period``; their edges, in
-            ascending order, the last bin with its upper edge; or None: one bin for each value that occurs.
-        period: of a circular axis: places are taken modulo it.
+        stimuli: [S], the position of each stimulus on the axis.
+        bins: number of equal bins from the smallest to the largest stimulus, or from 0 to ``period``; or their edges in
+            ascending order, where the last bin includes its upper edge; or None: one bin for each value that occurs.
+        period: of a circular axis: positions are taken modulo it.
 
     Returns:
-        Of the bins that hold a stimulus, in ascending order.
+        The bins that hold a stimulus, in ascending order.
 
     Raises:
         ValueError: an operand does not fit.
@@ -230,14 +230,14 @@ def tuning_curves(
 
 
 def _sums_of(values: Floats, which: NDArray[np.int64], bins: int) -> Floats:
-    """[S, N] -> [bins, N]."""
+    """Sum [S, N] into [bins, N]."""
     sums = np.zeros((bins, values.shape[1]))
     np.add.at(sums, which, values)
     return sums
 
 
 def _bin_of(places: Floats, bins: int | ArrayLike | None, period: float | None) -> NDArray[np.int64]:
-    """-1 outside all bins."""
+    """Return the bin of each position, -1 outside all bins."""
     if bins is None:
         return np.unique(places, return_inverse=True)[1].astype(np.int64)
     if isinstance(bins, int):
@@ -260,11 +260,11 @@ def rows_nearest(rdm: Condensed | ArrayLike, stimuli: ArrayLike, wanted: ArrayLi
 
     Args:
         rdm: one matrix, as for ``compare``.
-        stimuli: [S], the place of each stimulus on the axis.
-        wanted: [K], places.
+        stimuli: [S], the position of each stimulus on the axis.
+        wanted: [K], positions.
 
     Returns:
-        The places [K] of the stimuli nearest to those wanted, and their rows [K, S].
+        The positions [K] of the stimuli nearest to those in ``wanted``, and their rows [K, S].
 
     Raises:
         ValueError: an operand does not fit.

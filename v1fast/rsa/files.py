@@ -25,7 +25,7 @@ from v1fast.rsa._tiles import Tile
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: two processes that write the same file are not told apart
+except ModuleNotFoundError:  # Windows: two processes that write the same file are not detected
     fcntl = None  # type: ignore[assignment]
 
 SIDE = 3456  # rows of a tile: 46 MiB of float32, twice a group of rows that the kernel sums at a time
@@ -41,38 +41,38 @@ def rdm_to_file(
     overwrite: bool = False,
     progress: bool = True,
 ) -> NDArray[Any]:
-    """A dissimilarity matrix as ``functional.rdm`` has it, written to a file tile by tile.
+    """Write a dissimilarity matrix, as computed by ``functional.rdm``, to a file, tile by tile.
 
-    Beside the responses it takes less than 512 MiB of memory, however many stimuli there are. Until the matrix is
-    complete it stays hidden in the same folder, as ``.NAME.partial``, with ``.NAME.journal`` to say which tiles are
-    done; then ``path`` appears at once. Interrupted by Ctrl-C, by ``kill -9`` or by a full disk, the same call goes
-    on where it was: tiles that are done are not computed again, and on the same machine the file has the same bytes as
-    that of a call without interruption.
+    In addition to the responses this needs less than 512 MiB of memory, for any number of stimuli. Until the matrix is
+    complete, it stays hidden in the same folder as ``.NAME.partial``. ``.NAME.journal`` records which tiles are done.
+    Then ``path`` appears atomically. After an interruption by Ctrl-C, ``kill -9`` or a full disk, the same call
+    continues: finished tiles are not computed again. On the same machine, the file then has the same bytes as without
+    an interruption.
 
-    Correlation and cosine are the same numbers as those of ``functional.rdm``, to the bit by the compiled kernels and
-    to rounding otherwise. For euclidean each tile is centred at its own mean, so that they agree to float32's
+    Correlation and cosine are the same numbers as those of ``functional.rdm``: to the bit with the compiled kernels,
+    and to rounding otherwise. For euclidean, each tile is centred at its own mean. So the numbers agree to float32's
     rounding of the largest dissimilarity. Responses of few values, by the rule of ties in ``reference.rdm``, give the
-    same bits for any method, where each tile's values tell the same steps as all of them.
+    same bits for any method, if each tile's values show the same steps as all values do.
 
     Args:
         responses: [S, N]: S stimuli, N neurons; tensor or array, of any strides. An array that is mapped from a file is
-            read in place. Integers are taken as float32, tile by tile; those beyond 2^24 are an error.
-        path: of the ``.npy`` file to write. Where it is a link, what it links to is written.
-        condensed: the upper triangle alone [S (S - 1) / 2], row by row, or the whole matrix [S, S].
+            read in place. Integers are converted to float32, tile by tile; those beyond 2^24 are an error.
+        path: of the ``.npy`` file to write. If it is a link, its target is written.
+        condensed: only the upper triangle [S (S - 1) / 2], row by row, or the whole matrix [S, S].
         method: "correlation", "cosine" or "euclidean".
         accuracy: as for ``functional.rdm``.
-        overwrite: replace a file that is there, and drop what an interrupted call with other responses or settings, or
-            a damaged journal, left; by default all are errors.
-        progress: show a bar (by rich, else lines) on stderr.
+        overwrite: replace an existing file. Also drop the remains of an interrupted call with other responses or
+            settings, or a damaged journal. By default all of these are errors.
+        progress: show a bar (by rich, otherwise lines) on stderr.
 
     Returns:
-        The matrix, mapped from the file, read-only: float64 where the responses are, else float32.
+        The matrix, mapped from the file, read-only: float64 if the responses are, otherwise float32.
 
     Raises:
-        FileExistsError: ``path`` is there, or an unfinished matrix of other responses or settings, or one whose journal
+        FileExistsError: ``path`` exists, or an unfinished matrix of other responses or settings, or one whose journal
             is damaged; see ``overwrite``.
         BlockingIOError: another process is writing the same file.
-        OSError: the disk has not enough room, which is looked up before anything is computed; or ``path`` is a device,
+        OSError: the disk has not enough space, which is checked before anything is computed; or ``path`` is a device,
             a pipe or a directory.
         ValueError: an operand does not fit; the message names it.
     """
@@ -93,7 +93,7 @@ def rdm_to_file(
 
 
 def _fill(unfinished: _Unfinished, x: _tiles.Responses, method: str, accuracy: str, show: bool) -> None:
-    """The next tile is computed while the last one goes to the disk."""
+    """Fill in the missing tiles. The next tile is computed while the last one is written to the disk."""
     every = list(_tiles.tiles(x.shape[0], SIDE))
     missing = [tile for tile in every if tile not in unfinished.done]
     bar = progress_bar(unfinished.target.name, len(every), len(every) - len(missing), show)
@@ -111,7 +111,7 @@ def _fill(unfinished: _Unfinished, x: _tiles.Responses, method: str, accuracy: s
 
 
 def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:
-    """All that the bytes of the file depend on, and the checksum of the responses."""
+    """Return everything that the bytes of the file depend on, including the checksum of the responses."""
     digest = hashlib.sha256()
     for rows in x.parts():
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
@@ -131,7 +131,7 @@ def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) 
 class _Unfinished:
     """The hidden file that becomes ``target``, and the journal of its tiles.
 
-    What is in the journal is on the disk: a tile is synced before its line is written. A line that a crash has cut
+    Everything in the journal is on the disk: a tile is synced before its line is written. A line that a crash has cut
     short has no end and does not count.
     """
 
@@ -173,10 +173,10 @@ class _Unfinished:
         np.lib.format.write_array_header_1_0(header, description)
         self.offset = header.tell()
         size = self.offset + int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        # A journal without its file is of a matrix that was finished.
+        # A journal without its file belongs to a matrix that was finished.
         resumed = self._read_journal() and os.fstat(self.file.fileno()).st_size == size
         if not resumed:
-            # First of all: beside a new file, what the journal of an old one says would be wrong.
+            # Remove the journal first: an old journal would be wrong for a new file.
             self.journal.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
             self.done.clear()
@@ -192,7 +192,7 @@ class _Unfinished:
         _sync_folder(self.target.parent)
 
     def _read_journal(self) -> bool:
-        """Whether there is one of the same settings; one of others is an error, unless it may go."""
+        """Whether there is a journal with the same settings. Other settings are an error, unless it may be dropped."""
         if not self.journal.exists():
             return False
         complete = self.journal.read_bytes().rpartition(b"\n")[0]
@@ -210,13 +210,13 @@ class _Unfinished:
         return True
 
     def _dropped(self, why: str) -> bool:
-        """False: what was begun counts no more; an error unless it may go."""
+        """Return False: the old beginning is dropped. This is an error, unless it may be dropped."""
         if not self.overwrite:
             raise FileExistsError(f"{self.target}: {why}")
         return False
 
     def store(self, tile: Tile, values: NDArray[Any]) -> None:
-        """Write a tile; once this returns, no crash can lose it."""
+        """Write a tile. After the return, no crash can lose it."""
         with _files.naming(self.target):
             self._write(tile.i[0], tile.j[0], values)
             if not self.condensed and not tile.on_diagonal:
@@ -241,10 +241,10 @@ class _Unfinished:
                 raise OSError(errno.ENOSPC, "the disk is full; the same call goes on from here", str(self.target))
 
     def finish(self) -> None:
-        """The file takes its name."""
+        """Rename the file to its final name."""
         with _files.naming(self.target):
             os.fsync(self.file.fileno())
-        if fcntl is None:  # Windows renames no open file
+        if fcntl is None:  # Windows does not rename open files
             self.file.close()
         os.replace(self.partial, self.target)
         _sync_folder(self.target.parent)
@@ -252,20 +252,20 @@ class _Unfinished:
 
 
 def _line_of(tile: Tile) -> bytes:
-    """Of the journal."""
+    """Return the tile's line in the journal."""
     return f"{tile.i[0]} {tile.i[1]} {tile.j[0]} {tile.j[1]}".encode()
 
 
 def _open_alone(path: Path) -> io.FileIO:
-    """For reading and writing, without a buffer; no other process opens it in this way meanwhile."""
-    # Not through a link: what it leads to is somebody else's.
+    """Open for reading and writing, without a buffer, so that no other process can open it this way meanwhile."""
+    # Do not follow a link: its target belongs to somebody else.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
         file = io.FileIO(os.open(path, flags, 0o666), "r+")
         try:
             if fcntl is not None:
                 _lock(file)
-            # Its last owner may have finished it, and renamed it, after it was opened here.
+            # Another process may have finished and renamed it after it was opened here.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except BlockingIOError as error:
@@ -280,11 +280,11 @@ def _lock(file: io.FileIO) -> None:
     except BlockingIOError:
         raise
     except OSError:
-        pass  # some file systems of clusters have no locks
+        pass  # some cluster file systems have no locks
 
 
 def _allocated(descriptor: int) -> int:
-    """Bytes that a file, which may have holes, has on the disk."""
+    """Return the bytes that a file, which may have holes, occupies on the disk."""
     return getattr(os.fstat(descriptor), "st_blocks", 0) * 512
 
 
@@ -296,7 +296,7 @@ def _need_room(target: Path, size: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that a name given in it outlives a power cut; not everywhere possible."""
+    """Sync a folder, so that a new name in it survives a power cut. Not possible everywhere."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

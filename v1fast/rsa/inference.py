@@ -1,4 +1,4 @@
-"""Whether similarities of dissimilarity matrices are more than chance, and how high they could be."""
+"""Whether similarities of dissimilarity matrices are above chance, and how high they could be."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from v1fast.rsa.similarity import METHODS, RSATOOLBOX_NAMES, compare, ranks
 
 PERMUTED = ("pearson", "spearman", "rho-a", "cosine")
 RESAMPLED = ("stimuli", "subjects", "both")
-TIE = 1e-6  # a similarity under relabelling that comes so near to the one found counts as equal: products are float32
+TIE = 1e-6  # a permuted similarity this close to the observed one counts as equal: products are float32
 AVERAGED = 1 << 20  # numbers that are averaged at a time
-DOUBTFUL = 1e-10  # of a resampling's squares: a variance up to which it is looked at whether the values are all equal
+DOUBTFUL = 1e-10  # times a resampling's squares: up to this variance, the values are checked for being all equal
 WEIGHTS = 1 << 23  # weights of pairs that are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class PermutationTest:
-    """What ``permutation_test`` finds.
+    """Result of ``permutation_test``.
 
     Attributes:
         similarity: of the two matrices.
-        null: [P], of the first with each relabelling of the second.
-        p: one-sided: the share of relabellings, the given one among them, that are at least as similar. All three are
+        null: [P], similarities of the first matrix with each permutation of the second.
+        p: one-sided: the fraction of permutations, including the identity, that are at least as similar. All three are
             NaN where the similarity is undefined.
     """
 
@@ -51,21 +51,21 @@ def permutation_test(
     shifts: bool = False,
     seed: int = 0,
 ) -> PermutationTest:
-    """Are two dissimilarity matrices more similar than if the labels of the stimuli meant nothing?
+    """Test whether two dissimilarity matrices are more similar than with randomly permuted stimulus labels.
 
-    The rows and columns of the second matrix are relabelled at random (Kriegeskorte, Mur & Bandettini, Frontiers in
-    Systems Neuroscience 2, 2008), by one sum of products for each relabelling. Stimuli along a smooth axis, such as
-    orientation, are not exchangeable: neighbours resemble each other in any system, and random labels, which tear them
-    apart, make chance look smaller than it is. ``shifts`` moves them round the axis instead, which keeps neighbours
-    together. It says nothing about a matrix that no shift changes, such as that of an ideal of the axis.
+    The rows and columns of the second matrix are permuted at random (Kriegeskorte, Mur & Bandettini, Frontiers in
+    Systems Neuroscience 2, 2008). Each permutation takes one sum of products. Stimuli along a smooth axis, such as
+    orientation, are not exchangeable: neighbours are similar in any system. Random permutations separate neighbours, so
+    the chance level looks lower than it is. ``shifts`` rotates the stimuli around the axis instead, which keeps
+    neighbours together. It tells nothing about a matrix that no shift changes, such as an ideal matrix of the axis.
 
     Args:
         rdm1: one matrix, as for ``compare``.
         rdm2: another, of the same S stimuli.
         method: "pearson", "spearman", "rho-a" or "cosine".
-        permutations: number of relabellings.
-        shifts: in place of them the S - 1 circular shifts, all of them: for stimuli in order round a circular axis.
-        seed: of the relabellings.
+        permutations: number of random permutations.
+        shifts: use all S - 1 circular shifts instead, for stimuli in order around a circular axis.
+        seed: of the permutations.
 
     Returns:
         Similarity, null distribution and p. Stimuli whose row is NaN in either matrix are left out. All is NaN where
@@ -98,12 +98,12 @@ def permutation_test(
 
 
 def _no_test(size: int) -> PermutationTest:
-    """Of a similarity that is undefined: as much of a null distribution, and of a p."""
+    """Return the result of an undefined similarity: NaN for the null distribution and p as well."""
     return PermutationTest(np.nan, np.full(max(0, size), np.nan), np.nan)
 
 
 def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
-    """[P]."""
+    """Return one matrix as a vector [P]."""
     vectors, _ = condensed(name, given)
     if len(vectors) != 1:
         raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
@@ -111,7 +111,7 @@ def _one_vector(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
 
 
 def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Without the stimuli whose row is NaN."""
+    """Return both vectors without the stimuli whose row is NaN."""
     if a.shape != b.shape:
         raise ValueError(f"rdm2: want {stimuli_of(len(a))} stimuli, as rdm1 has, got {stimuli_of(len(b))}")
     absent = np.isnan(a) | np.isnan(b)
@@ -127,7 +127,7 @@ def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any]
 
 
 def _factor(vector: NDArray[Any], method: str) -> Floats:
-    """[P], such that the sum of its products with another is the similarity, where that is defined."""
+    """Return a vector [P] whose sum of products with another one is the similarity, where that is defined."""
     values = ranks(vector[None])[0] if method in ("spearman", "rho-a") else scaled(vector[None])[0]
     if method != "cosine":
         with np.errstate(invalid="ignore"):
@@ -146,10 +146,10 @@ def average_repeats(
     Args:
         responses: [R, S, N], R repeats of S stimuli, or [T, N], T trials. NaN is left out: a neuron that was not
             recorded in a trial is averaged over the others.
-        stimuli: [T], for trials: which stimulus each was.
+        stimuli: [T], for trials: the stimulus of each trial.
 
     Returns:
-        [S, N], and the S labels: 0 .. S - 1, or, for trials, those that occur, in ascending order.
+        [S, N], and the S labels: 0 .. S - 1 or, for trials, those that occur, in ascending order.
 
     Raises:
         ValueError: an operand does not fit.
@@ -166,9 +166,10 @@ def average_repeats(
 
 
 def _nanmean(values: NDArray[Any], chosen: ArrayLike | None = None) -> NDArray[Any]:
-    """Over those chosen of the first axis, all by default; NaN where there is nothing.
+    """Return the mean over the chosen entries of the first axis, by default all. NaN where there is no value.
 
-    A few at a time: beside a recording that is mapped from a file there are a few arrays of one repeat's size.
+    A few are processed at a time. For a recording mapped from a file, this needs only a few arrays of one repeat's
+    size.
     """
     every = np.arange(len(values)) if chosen is None else np.asarray(chosen)
     total, count = np.zeros(values.shape[1:]), np.zeros(values.shape[1:], dtype=np.int64)
@@ -194,15 +195,15 @@ def split_half(
     """Reliability of a dissimilarity matrix: its similarity between two halves of the repeats.
 
     Args:
-        responses: [R, S, N], R >= 2 repeats of S stimuli; of an odd number one repeat is left out, another each time.
+        responses: [R, S, N], R >= 2 repeats of S stimuli. If R is odd, each split leaves out one random repeat.
         method: as for ``compare``.
         dissimilarity: as the method of ``functional.rdm``: correlation, cosine, euclidean or poisson.
-        splits: random halves.
-        seed: of the halves.
+        splits: number of random splits.
+        seed: of the splits.
 
     Returns:
-        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats; that of all
-        of them is about 2 r / (1 + r) (Spearman and Brown).
+        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats. That of all
+        repeats is about 2 r / (1 + r) (Spearman and Brown).
 
     Raises:
         ValueError: an operand does not fit.
@@ -227,13 +228,13 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
 
     Args:
         rdms: a set of matrices, one for each of M >= 2 subjects, sessions or repeats.
-        method: as for ``compare``. Before they are averaged, the matrices are ranked (spearman, rho-a, tau), z-scored
+        method: as for ``compare``. Before averaging, the matrices are ranked (spearman, rho-a, tau), z-scored
             (pearson) or divided by their norm (cosine), as in rsatoolbox.
 
     Returns:
-        The lower bound, the mean similarity with the mean of the others; and the upper one, that with the mean of all.
-        Matrices without a similarity (all NaN, or constant; see ``v1fast.rsa``) are left out, which a RuntimeWarning
-        says; NaN where fewer than two are left. Positions that are NaN in any other are left out of all.
+        The lower bound is the mean similarity with the mean of the others, the upper bound that with the mean of all.
+        Matrices without a similarity (all NaN, or constant; see ``v1fast.rsa``) are left out, with a RuntimeWarning.
+        NaN if fewer than two are left. Positions that are NaN in any other matrix are left out of all.
 
     Raises:
         ValueError: an operand does not fit.
@@ -261,14 +262,14 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
 
 
 def _say_left_out(absent: int, given: int) -> None:
-    """Of the public function that calls, its caller's line."""
+    """Warn about left-out matrices, at the line that calls the public function."""
     if absent:
         message = f"rdms: {absent} of {given} have no similarity (all NaN, or constant) and are left out of the mean"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _mean_of_defined(values: Floats, axis: int) -> Floats:
-    """NaN where none is defined."""
+    """Return the mean of the defined values; NaN if there is none."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         found: Floats = np.where(present, values, 0).sum(axis) / present.sum(axis)
@@ -276,7 +277,7 @@ def _mean_of_defined(values: Floats, axis: int) -> Floats:
 
 
 def _in_its_unit(vectors: NDArray[Any], method: str) -> Floats:
-    """As the method sees them."""
+    """Return the vectors as the method sees them."""
     if method in ("spearman", "rho-a", "tau-a", "tau-b"):
         return ranks(vectors)
     values = scaled(vectors)
@@ -287,13 +288,13 @@ def _in_its_unit(vectors: NDArray[Any], method: str) -> Floats:
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-    """What ``bootstrap`` finds.
+    """Result of ``bootstrap``.
 
     Attributes:
-        similarity: [K], of each model, the mean over the subjects for which it is defined.
-        samples: [B, K], the same for each resampling; NaN where it is undefined, as where a resampling has lost all
-            categories but one.
-        left_out: [K], the number of subjects for which it is undefined, while it is not for others.
+        similarity: [K], for each model, the mean over the subjects for which it is defined.
+        samples: [B, K], the same for each resampling; NaN where it is undefined, for example if a resampling has only
+            one category left.
+        left_out: [K], the number of subjects for which it is undefined, although it is defined for others.
     """
 
     similarity: Floats
@@ -302,13 +303,13 @@ class Bootstrap:
 
     @property
     def undefined(self) -> NDArray[np.int64]:
-        """[K], the number of resamplings that are NaN, which no interval counts."""
+        """[K], the number of resamplings that are NaN. Intervals leave them out."""
         return np.isnan(self.samples).sum(0)
 
     def confidence(self, level: float = 0.95) -> Floats:
-        """[2, K]: lower and upper end of the interval between percentiles of the resamplings that are defined.
+        """Return the lower and upper end [2, K] of the interval between percentiles of the defined resamplings.
 
-        NaN where none is, or the similarity itself is not.
+        NaN if there are none, or if the similarity itself is undefined.
         """
         if not 0 < level < 1:
             raise ValueError(f"level: want more than 0 and less than 1, got {level}")
@@ -330,21 +331,21 @@ def bootstrap(
 ) -> Bootstrap:
     """The uncertainty of similarities, by resampling stimuli, subjects, or both, with replacement.
 
-    Pairs of a stimulus with a copy of itself are left out: their dissimilarity of 0 says nothing (Nili et al. 2014;
-    Schütt et al., eLife 12, e82566, 2023).
+    Pairs of a stimulus with a copy of itself are left out: their dissimilarity of 0 carries no information (Nili et al.
+    2014; Schütt et al., eLife 12, e82566, 2023).
 
     Args:
         rdms: one matrix, or one for each of M subjects, as for ``compare``.
         models: one or K of them, to which the similarities are computed.
         method: as for ``compare``. Pearson and cosine weight each pair by how often it was drawn, all resamplings in
-            one product; the others are computed one resampling after another.
+            one product. The others are computed one resampling after another.
         over: "stimuli", "subjects" or "both".
         samples: B, the number of resamplings.
-        seed: of the draws.
+        seed: of the random draws.
 
     Returns:
         Similarities, and those of each resampling. Subjects without a similarity (all NaN, or constant; see
-        ``v1fast.rsa``) are left out of the means, which a RuntimeWarning says, and counted.
+        ``v1fast.rsa``) are left out of the means, with a RuntimeWarning, and counted.
 
     Raises:
         ValueError: an operand does not fit.
@@ -374,7 +375,7 @@ def bootstrap(
 
 
 def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
-    """[B, M, K]."""
+    """Return the similarities [B, M, K], one resampling after another."""
     matrices = [to_squares(vectors) for vectors in (a, b)]
     i, j = np.triu_indices(drawn.shape[1], 1)
     found = np.empty((len(drawn), len(a), len(b)))
@@ -386,7 +387,7 @@ def _resample_one_by_one(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
 
 
 def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: NDArray[np.int64]) -> Floats:
-    """[B, M, K]: a pair of stimuli that were drawn m and n times occurs m n times."""
+    """Return the similarities [B, M, K]. A pair of stimuli that were drawn m and n times has weight m n."""
     i, j = np.triu_indices(drawn.shape[1], 1)
     empty = is_empty(a), is_empty(b)
     present = ~(np.isnan(a[~empty[0]]).any(0) | np.isnan(b[~empty[1]]).any(0))
@@ -403,7 +404,7 @@ def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
     i, j = i[present], j[present]
     given = a[:, present], b[:, present]
     first, second = (scaled(vectors) for vectors in given)
-    if method == "pearson":  # so that squares do not lose the deviations beside the means
+    if method == "pearson":  # otherwise squares would lose the deviations if means are large
         with np.errstate(invalid="ignore"):
             first, second = (vectors - vectors.mean(1, keepdims=True) for vectors in (first, second))
     counts = np.stack([np.bincount(order, minlength=drawn.shape[1]) for order in drawn]).astype(np.float64)
@@ -427,7 +428,7 @@ def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
             product = product - sum_a[:, :, None] * sum_b[:, None] / total[:, :, None]
     found = ratio(product, square_a[:, :, None], square_b[:, None])
     doubtful = (square_a <= least_a).any(1) | (square_b <= least_b).any(1)
-    for sample in np.flatnonzero(doubtful):  # what rounding has left is no variance, and little of one is imprecise
+    for sample in np.flatnonzero(doubtful):  # a remainder of rounding is no variance, and a small variance is imprecise
         found[sample] = _resample_one_by_one(a, b, method, drawn[sample : sample + 1])[0]
     return found
 
@@ -435,15 +436,15 @@ def _resample_by_weights(a: NDArray[Any], b: NDArray[Any], method: str, drawn: N
 def neighbourhoods(
     positions: ArrayLike, *, radius: float | None = None, count: int | None = None
 ) -> list[NDArray[np.int64]]:
-    """For each neuron or voxel those around it, itself among them.
+    """For each neuron or voxel, the indices of those around it, including itself.
 
     Args:
         positions: [N, D], such as cortical coordinates.
         radius: all within this distance; or
-        count: so many nearest ones.
+        count: this many nearest ones.
 
     Raises:
-        ValueError: not one of the two, or more wanted than there are.
+        ValueError: not exactly one of the two, or a count larger than N.
     """
     from scipy.spatial import cKDTree
 
@@ -473,23 +474,23 @@ def searchlight_rdms(
 ) -> NDArray[Any]:
     """The dissimilarity matrix of each neighbourhood of neurons; see ``neighbourhoods``.
 
-    Neighbourhoods of the same size are computed together, many matrices in one call; with a noise that is not
-    diagonal one by one.
+    Neighbourhoods of the same size are computed together, many matrices in one call. With a noise that is not diagonal,
+    they are computed one by one.
 
     Args:
         responses: [S, N]; for crossnobis [R, N].
-        neighbours: for each of C centres the indices of its neurons.
+        neighbours: for each of C centres, the indices of its neurons.
         method: as for ``functional.rdm``.
-        noise: for mahalanobis and crossnobis. An array is the precision of all neurons, [N], [N, N] or, for crossnobis,
-            that of each fold [F, N, N]: a neighbourhood's is the inverse of its part of their covariance, which is not
-            its part of the precision. A list has the precision of each of C neighbourhoods, as ``functional.rdm`` takes
-            it beside its neurons.
+        noise: for mahalanobis and crossnobis. An array is the precision of all neurons: [N], [N, N] or, for crossnobis,
+            that of each fold [F, N, N]. A neighbourhood's precision is the inverse of its part of their covariance,
+            which is not its part of the precision. A list has the precision of each of C neighbourhoods, as
+            ``functional.rdm`` takes it for its neurons.
         folds: [R], for crossnobis, as for ``functional.rdm``.
         stimuli: [R], the same.
         batch: numbers that are gathered at a time.
 
     Returns:
-        [C, S (S - 1) / 2]; float64 where responses are, else float32. NaN for a neighbourhood without neurons.
+        [C, S (S - 1) / 2]; float64 if responses are, otherwise float32. NaN for a neighbourhood without neurons.
 
     Raises:
         ValueError: an operand does not fit.
@@ -519,14 +520,14 @@ def searchlight(
 
     Args:
         responses: [S, N]; for crossnobis [R, N].
-        neighbours: for each of C centres the indices of its neurons.
+        neighbours: for each of C centres, the indices of its neurons.
         models: one matrix or K of them, as for ``compare``.
         method: as for ``compare``.
         dissimilarity: as the method of ``searchlight_rdms``.
         noise: as for ``searchlight_rdms``.
         folds: [R], the same.
         stimuli: [R], the same.
-        batch: numbers that are gathered at a time; no more matrices are held than are computed in one call.
+        batch: numbers that are gathered at a time. Only the matrices of one call are held in memory.
 
     Returns:
         [C, K]. NaN for a neighbourhood without neurons.
@@ -542,7 +543,7 @@ def searchlight(
         raise ValueError(f"models: want {pairs} pairs of stimuli, as responses have, got {vectors.shape[1]}")
     found = np.full((len(neighbours), len(vectors)), np.nan)
     for chosen, rdms in _searchlight(values, neighbours, noise, options):
-        # What is NaN in one matrix is left out of it alone.
+        # A NaN in one matrix is left out of that matrix only.
         together = [slice(None)] if not np.isnan(rdms).any() else [slice(k, k + 1) for k in range(len(rdms))]
         for part in together:
             found[chosen[part]] = compare(rdms[part], vectors, method)
@@ -564,7 +565,7 @@ def _searchlight_responses(responses: ArrayLike | Tensor) -> NDArray[Any]:
 
 
 def _searchlight_pairs(rows: int, options: _SearchlightOptions) -> int:
-    """Of stimuli, of which there may be several rows."""
+    """Return the number of pairs of stimuli. A stimulus may have several rows."""
     stimuli = rows
     if options.stimuli is not None:
         stimuli = len(_arrays.distinct("stimuli", options.stimuli)[0])
@@ -574,7 +575,7 @@ def _searchlight_pairs(rows: int, options: _SearchlightOptions) -> int:
 
 
 def _indices(neighbours: list[NDArray[np.int64]], neurons: int) -> list[NDArray[np.int64]]:
-    """Of each centre, within 0 .. N - 1."""
+    """Return the indices of each centre, within 0 .. N - 1."""
     found = []
     for centre, given in enumerate(neighbours):
         each = _arrays.to_array(f"neighbours[{centre}]", given)
@@ -590,7 +591,7 @@ def _searchlight(
     noise: ArrayLike | Sequence[ArrayLike] | None,
     options: _SearchlightOptions,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """Centres, and their matrices."""
+    """Yield centres and their matrices."""
     method, folds, stimuli, batch = options
     labels: dict[str, Any] = {"folds": folds, "stimuli": stimuli}
     neighbours = _indices(neighbours, values.shape[1])
@@ -616,7 +617,7 @@ def _searchlight(
 
 
 def _square_roots(noise: NDArray[Any], method: str, values: NDArray[Any]) -> NDArray[Any]:
-    """[N]: what makes a diagonal precision part of the responses."""
+    """Return the factors [N] that include a diagonal precision in the responses."""
     if method not in ("mahalanobis", "crossnobis"):
         raise ValueError(f"noise: want None beside method {method!r}, got an array")
     if noise.shape != (values.shape[1],) or (noise < 0).any():
@@ -627,7 +628,7 @@ def _square_roots(noise: NDArray[Any], method: str, values: NDArray[Any]) -> NDA
 def _precisions_around(
     noise: ArrayLike | Sequence[ArrayLike], neighbours: list[NDArray[np.int64]], neurons: int
 ) -> Iterator[NDArray[Any]]:
-    """Of each neighbourhood: the one given, or the inverse of its part of the covariance of all."""
+    """Return the precision of each neighbourhood: the given one, or the inverse of its part of the whole covariance."""
     if isinstance(noise, (list, tuple)):
         if len(noise) != len(neighbours):
             raise ValueError(f"noise: want {len(neighbours)}, one for each neighbourhood, got {len(noise)}")

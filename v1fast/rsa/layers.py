@@ -1,4 +1,4 @@
-"""What the layers of a model do with stimuli."""
+"""Outputs of a model's layers for stimuli."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from v1fast import _arrays
 
 @contextmanager
 def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within this context each call of the model leaves the outputs of some of its layers.
+    """Record the outputs of some layers in each call of the model, within this context.
 
-    A copy is taken the moment a layer returns, so that what later layers do in place is not in it. The hooks are gone
-    when the context is left, whatever happens in it.
+    A copy is made when a layer returns, so in-place changes by later layers do not affect it. The hooks are removed
+    when the context ends, even after an exception.
 
     Args:
         model: any module.
@@ -28,8 +28,8 @@ def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Ten
         Name -> output of the last call, without derivative. Empty it between calls.
 
     Raises:
-        ValueError: there is no such layer; or, when the model is called, a layer gives something else than one tensor
-            or runs more than once.
+        ValueError: there is no such layer; or, when the model is called, a layer returns something other than one
+            tensor or runs more than once.
     """
     found: dict[str, Tensor] = {}
     known = dict(model.named_modules())
@@ -61,18 +61,17 @@ def activations(
     """Outputs of named layers for all stimuli, batch by batch, in evaluation mode and without derivatives.
 
     Args:
-        model: any module that takes a batch of stimuli; it runs where its parameters are, and is left in the mode that
-            it was in.
-        stimuli: [S, ...], which are left as they are; floating ones are given in the dtype of the model's parameters.
-            Where they are mapped from a file, a batch of them is in memory.
+        model: any module that takes a batch of stimuli. It runs on the device of its parameters, and keeps its mode.
+        stimuli: [S, ...], not modified. Floating stimuli are converted to the dtype of the model's parameters. If they
+            are mapped from a file, only one batch is in memory.
         layers: names as in ``model.named_modules()``; "" is the model itself.
-        batch: stimuli in a call of the model.
+        batch: number of stimuli per call of the model.
 
     Returns:
-        Name -> [S, units] on the CPU, in the layer's own dtype: ``functional.rdm`` takes it as it is.
+        Name -> [S, units] on the CPU, in the layer's own dtype: ``functional.rdm`` accepts it directly.
 
     Raises:
-        ValueError: there is no such layer, or it gives something else than one tensor for a batch.
+        ValueError: there is no such layer, or it returns something other than one tensor per batch.
     """
     given = _arrays.to_tensor("stimuli", stimuli)
     layout = torch.preserve_format if isinstance(stimuli, Tensor) else torch.contiguous_format
@@ -88,7 +87,7 @@ def activations(
             for begin in range(0, len(given), batch):
                 part = given[begin : begin + batch]
                 found.clear()
-                # A copy: a layer that works in place is not to write into the caller's, which may be read-only.
+                # A copy: a layer that works in place must not write to the caller's array, which may be read-only.
                 model(part.to(like.device, dtype, copy=True, memory_format=layout))
                 _collect(collected, found, layers, begin, len(part), len(given))
     finally:
@@ -100,7 +99,7 @@ def activations(
 def _collect(
     collected: dict[str, Tensor], found: dict[str, Tensor], layers: Sequence[str], begin: int, size: int, stimuli: int
 ) -> None:
-    """A batch's outputs go to their places."""
+    """Store the outputs of a batch at its positions."""
     for name in layers:
         output = found.get(name)
         if output is None or output.dim() < 1 or len(output) != size:

@@ -1,4 +1,4 @@
-"""Figures of dissimilarity matrices and of what is made of them, as ``matplotlib.figure.Figure``."""
+"""Figures of dissimilarity matrices and derived results, as ``matplotlib.figure.Figure``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "black", GREY)
-MOST_DRAWN = 1000  # stimuli in a heat map: more have no pixel of their own
-FEW_POINTS = 20  # up to which each bears its value
-MANY_NAMES = 4  # bars beside each other, from which on their names stand aslant
+MOST_DRAWN = 1000  # stimuli in a heat map: more would not have a pixel each
+FEW_POINTS = 20  # up to this number, each point shows its value
+MANY_NAMES = 4  # from this number of bars on, their names are rotated
 
 
 @_styled
@@ -36,15 +36,15 @@ def rdm_heatmaps(
     axis: str = "stimulus",
     title: str = "",
 ) -> Figure:
-    """Dissimilarity matrices side by side, in one colour scale.
+    """Draw dissimilarity matrices side by side, with one colour scale.
 
     Args:
         rdms: name -> one matrix, as for ``compare``, all of the same S stimuli.
-        groups: [S], the group of each stimulus, of which neighbours form blocks: these are outlined and named.
-        percentiles: draw the rank of each entry among those of its matrix, from 0 to 100: matrices whose units differ.
-        limits: of the colours; by default from 0, or the least entry, to the greatest. Entries that are NaN are white,
-            and counted above the matrix.
-        axis: what rows and columns are, where there are no groups.
+        groups: [S], the group of each stimulus. Neighbours of one group form a block, which is outlined and named.
+        percentiles: draw the rank of each entry within its matrix, from 0 to 100, for matrices with different units.
+        limits: of the colours; by default from 0, or the smallest entry, to the largest. NaN entries are white, and
+            counted above the matrix.
+        axis: what rows and columns are, if there are no groups.
         title: of the whole figure.
     """
     matrices = {name: _drawn(name, rdm, percentiles) for name, rdm in rdms.items()}
@@ -79,7 +79,7 @@ def rdm_heatmaps(
 
 
 def _name_and_undefined(name: str, matrix: NDArray[Any]) -> str:
-    """The name, and how many pairs are NaN, where some are: they are white, as the diagonal is."""
+    """Return the name and, if some pairs are NaN, their number. They are white, like the diagonal."""
     undefined = int(np.isnan(matrix).sum() - len(matrix)) // 2
     return f"{name}\n({undefined} pairs undefined)" if undefined else name
 
@@ -91,7 +91,7 @@ def _viridis_on_white() -> Colormap:
 
 
 def _drawn(name: str, rdm: Condensed | ArrayLike, percentiles: bool) -> NDArray[Any]:
-    """[S, S] with an empty diagonal."""
+    """Return the drawn values [S, S] with an empty diagonal."""
     vectors, _ = condensed(name, rdm)
     if len(vectors) != 1:
         raise ValueError(f"rdms: want one matrix for each name, got {len(vectors)} for {name!r}")
@@ -129,15 +129,15 @@ def similarity_bars(
     title: str = "",
     ceiling_name: str = "noise ceiling",
 ) -> Figure:
-    """How similar models' dissimilarity matrices are to the data's, with the noise ceiling as a band.
+    """Draw the similarity of models' dissimilarity matrices to the data's, with the noise ceiling as a band.
 
     Args:
-        similarity: name -> value; one that is NaN has no bar, and is said to be undefined.
+        similarity: name -> value; a NaN has no bar and is marked as undefined.
         intervals: [2, K], lower and upper ends, in the order of the names.
-        ceiling: lower and upper bound, as of ``noise_ceiling``.
+        ceiling: lower and upper bound, as from ``noise_ceiling``.
         label: of the values.
         title: of the figure.
-        ceiling_name: what the band is.
+        ceiling_name: name of the band.
     """
     names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
     figure, axes = _figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
@@ -186,12 +186,12 @@ def rdm_rows(
     axis: str = "stimulus",
     title: str = "",
 ) -> Figure:
-    """Rows of dissimilarity matrices along an axis of stimuli: how far each of a few stimuli is from all others.
+    """Draw rows of dissimilarity matrices along an axis: how far each of a few stimuli is from all others.
 
     Args:
-        stimuli: [S], places on the axis.
-        rows: name -> [K, S], as of ``rows_nearest``; a panel each.
-        places: [K], of the stimuli whose rows they are.
+        stimuli: [S], positions on the axis.
+        rows: name -> [K, S], as from ``rows_nearest``; one panel each.
+        places: [K], positions of the stimuli whose rows are drawn.
         axis: name of the axis, with its unit.
         title: of the figure.
     """
@@ -222,11 +222,11 @@ def tuning_curves(
     label: str = "response",
     title: str = "",
 ) -> Figure:
-    """Mean responses of neurons along an axis of stimuli, with their standard errors.
+    """Draw mean responses of neurons along an axis of stimuli, with their standard errors.
 
     Args:
-        tuning: as of ``tuning_curves``.
-        neurons: those to draw; by default the eight with the greatest range of mean responses.
+        tuning: as from ``tuning_curves``.
+        neurons: those to draw; by default the eight with the largest range of mean responses.
         axis: name of the axis, with its unit.
         label: of the responses, with their unit.
         title: of the figure.
@@ -261,12 +261,12 @@ def low_dimensional_map(
     label: str = "stimulus",
     title: str = "",
 ) -> Figure:
-    """Stimuli as points in two dimensions, one panel for each representation.
+    """Draw stimuli as points in two dimensions, one panel for each representation.
 
     Args:
-        points: name -> [S, 2 or more], such as of ``pca``, ``mds`` or ``tsne``; the first two columns are drawn.
-        values: [S], numbers or names of groups, by which the points are coloured.
-        period: of numbers on a circle, whose colours come round too.
+        points: name -> [S, 2 or more], such as from ``pca``, ``mds`` or ``tsne``; the first two columns are drawn.
+        values: [S], numbers or names of groups, which set the colours.
+        period: of circular values; the colours are then circular too.
         label: of the values.
         title: of the figure.
     """

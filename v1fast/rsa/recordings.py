@@ -50,7 +50,7 @@ def _npy(path: Path) -> NDArray[Any]:
 
 
 def kriegeskorte(folder: Path) -> InferotemporalCortex:
-    """From ``folder/kriegeskorte_rdms``, which are rsatoolbox's demonstration files."""
+    """Load ``folder/kriegeskorte_rdms``, the demonstration files of rsatoolbox."""
     path = folder / "kriegeskorte_rdms"
     supplement = _mat(path / "Kriegeskorte_Neuron2008_supplementalData.mat")
     monkey, human = (_vector(rdm) for rdm in supplement["RDMs_mIT_hIT_fig1"]["RDM"][0])
@@ -63,7 +63,7 @@ def kriegeskorte(folder: Path) -> InferotemporalCortex:
         monkey,
         human,
         np.stack([_vector(rdm) for rdm in brains.flat]),
-        # The monkey's is among them again.
+        # The monkey's matrix appears again among them.
         {MODEL_NAMES.get(k, k): _vector(m) for k, m in zip(names, models["RDM"][0], strict=True) if k != "monkeyIT"},
         _groups(members),
     )
@@ -73,12 +73,12 @@ def _vector(rdm: Any) -> NDArray[np.float64]:
     matrix = np.array(rdm, dtype=np.float64)
     if len(matrix) == 1:  # the pairs themselves, in MATLAB's order, which is the same
         return matrix[0]
-    i, j = np.triu_indices(len(matrix), 1)  # what the diagonal holds is rounding, in some
+    i, j = np.triu_indices(len(matrix), 1)  # some diagonals hold rounding errors
     return matrix[i, j]
 
 
 def _groups(members: dict[str, NDArray[np.bool_]]) -> list[str]:
-    """Names of the blocks that the images come in."""
+    """Return the names of the blocks of images."""
     human, body, face, natural = (members[key] for key in ("human", "body", "face", "natObj"))
     kinds = np.select([body, face, natural], ["bodies", "faces", "natural objects"], "artificial objects")
     owner = np.where(human, "human ", "animal ")
@@ -88,7 +88,8 @@ def _groups(members: dict[str, NDArray[np.bool_]]) -> list[str]:
 
 
 def antolik(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mouse V1 by two-photon imaging (Antolik et al., PLoS Computational Biology 12, e1004927, 2016), first region.
+    """Load mouse V1 by two-photon imaging (Antolik et al., PLoS Computational Biology 12, e1004927, 2016), first
+    region.
 
     Returns:
         Responses [10 repeats, 50 images, 103 neurons], and the images [50, 31, 31].
@@ -106,15 +107,15 @@ class MouseV1(nn.Module):
         self.core, self.readout = load_mouse_v1(folder / MOUSE_V1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Expected responses."""
+        """Return the expected responses."""
         responses: Tensor = F.elu(self.readout(self.core(images))) + 1
         return responses
 
 
 def on_sensorium_screen(images: NDArray[Any]) -> Tensor:
-    """Square images [S, H, H] in the middle of a screen of 36 x 64 pixels, grey beside them, [S, 1, 36, 64].
+    """Place square images [S, H, H] in the middle of a screen of 36 x 64 pixels with grey sides, [S, 1, 36, 64].
 
-    Their pixels are z-scored together, as those that the model was trained on were.
+    Their pixels are z-scored together, like the model's training images.
     """
     given = torch.from_numpy(np.asarray(images, dtype=np.float32))[:, None]
     height, width = SENSORIUM_IMAGE
@@ -124,16 +125,16 @@ def on_sensorium_screen(images: NDArray[Any]) -> Tensor:
 
 
 def model_activations(folder: Path, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """What the released model makes of square images: "core" and "neurons", [S, units] each."""
+    """Return activations of the released model for square images: "core" and "neurons", [S, units] each."""
     found = activations(MouseV1(folder), on_sensorium_screen(images), ["core", ""], batch=16)
     return {"core": found["core"].numpy(), "neurons": found[""].numpy()}
 
 
 def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Macaque V1, static gratings (Ecker et al., Science 327, 2010; Berens et al., J. Neurosci. 32, 2012).
+    """Load macaque V1, static gratings (Ecker et al., Science 327, 2010; Berens et al., J. Neurosci. 32, 2012).
 
     Args:
-        folder: holds ``ecker_macaque_v1``.
+        folder: contains ``ecker_macaque_v1``.
         session: 0 .. 16.
         contrast: in percent; a session has two.
 

@@ -1,4 +1,4 @@
-"""What ``v1fast rsa`` runs: files of responses compared with each other, or the published recordings."""
+"""The code of ``v1fast rsa``: it compares files of responses with each other, or analyses the published recordings."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-MOST_IN_MEMORY = 20_000  # stimuli, of which a matrix has 0.8 GB; beyond, similarities come from the responses
-MOST_RESAMPLED = 1000  # stimuli up to which resampling and relabelling take seconds
-COUNTED = 1 << 24  # entries of a matrix that are looked at together
-MOST_FOLDERS = 5  # that a name of a file may begin with
-SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # drawn of the macaque recording
+MOST_IN_MEMORY = 20_000  # stimuli, for a matrix of 0.8 GB; with more, similarities come directly from the responses
+MOST_RESAMPLED = 1000  # stimuli up to which resampling and permutations take seconds
+COUNTED = 1 << 24  # entries of a matrix that are processed together
+MOST_FOLDERS = 5  # that a file's name may begin with
+SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # which part of the macaque recording is drawn
 
 
 def compare_files(
@@ -46,21 +46,21 @@ def compare_files(
     """Compute, store, compare and draw the dissimilarity matrices of responses in files.
 
     Args:
-        files: ``.npy``, ``.npz`` or ``.mat`` with responses [S, N] or [repeats, S, N] to the same stimuli;
-            ``FILE:NAME`` picks one of several arrays in a file. Each is a system for itself, whatever its name; see
+        files: ``.npy``, ``.npz`` or ``.mat`` with responses [S, N] or [repeats, S, N] to the same stimuli.
+            ``FILE:NAME`` selects one of several arrays in a file. Each is a separate system, whatever its name; see
             ``names_of``.
-        out: folder, made where it is missing: ``NAME_rdm.npy`` (condensed), ``summary.json`` and pictures. A matrix
-            whose computation was interrupted is completed; other files of an earlier run are replaced.
+        out: folder, created if missing: ``NAME_rdm.npy`` (condensed), ``summary.json`` and pictures. A matrix whose
+            computation was interrupted is completed; other files of an earlier run are replaced.
         dissimilarity: "correlation", "cosine" or "euclidean".
-        similarity: as the method of ``compare``; the first file's matrix is compared with each other's.
-        seed: of resampling and relabelling.
+        similarity: as the method of ``compare``; the first file's matrix is compared with each of the others.
+        seed: of resampling and permutations.
 
     Returns:
-        What ``summary.json`` holds, which is written before anything is printed. What is undefined (see ``v1fast.rsa``)
-        is NaN in it and counted.
+        The contents of ``summary.json``, which is written before anything is printed. Undefined values (see
+        ``v1fast.rsa``) are NaN in it and counted.
 
     Raises:
-        ValueError: a file cannot be read, or holds no such array, or the numbers of stimuli differ.
+        ValueError: a file cannot be read, or has no such array, or the numbers of stimuli differ.
         OSError: a file cannot be written.
     """
     from rich.console import Console
@@ -88,7 +88,7 @@ def compare_files(
         name: _similarity(means[first], means[name], rdms[first], rdms[name], dissimilarity, similarity, seed)
         for name in others
     }
-    # Before anything is printed: nobody may be there to read it.
+    # Before anything is printed: the reader of the output may be gone.
     _files.write_report(out, summary, {})
     _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -101,12 +101,12 @@ def compare_files(
 
 
 def _counted(what: str, count: int) -> dict[str, int]:
-    """Said where there are some."""
+    """Return the count by name, or nothing if it is zero."""
     return {what: count} if count else {}
 
 
 def _undefined(rdm: NDArray[Any]) -> int:
-    """Entries that are NaN, of a matrix that is mapped from a file."""
+    """Return the number of NaN entries of a matrix that is mapped from a file."""
     return sum(int(np.isnan(rdm[k : k + COUNTED]).sum()) for k in range(0, len(rdm), COUNTED))
 
 
@@ -166,12 +166,12 @@ def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], f
 
 
 def load_responses(spec: str) -> NDArray[Any]:
-    """[S, N] or [repeats, S, N] of ``FILE`` or ``FILE:NAME``; of an ``.npy`` file mapped, not read.
+    """Load [S, N] or [repeats, S, N] from ``FILE`` or ``FILE:NAME``. An ``.npy`` file is mapped, not read.
 
-    Integers come in float64 unless float32 holds them all.
+    Integers become float64 unless float32 represents all of them.
 
     Raises:
-        ValueError: the file cannot be read, is of another kind, or does not hold just one such array.
+        ValueError: the file cannot be read, is of another kind, or does not contain exactly one such array.
     """
     path, name = _path_and_name(spec)
     readers = {".npy": _of_npy, ".npz": _of_npz, ".mat": _of_mat}
@@ -196,7 +196,7 @@ def load_responses(spec: str) -> NDArray[Any]:
 
 
 def _path_and_name(spec: str) -> tuple[Path, str]:
-    """Of ``FILE`` or ``FILE:NAME``."""
+    """Split ``FILE`` or ``FILE:NAME`` into path and name."""
     if not Path(spec).exists() and ":" in spec:
         before, _, name = spec.rpartition(":")
         return Path(before), name
@@ -223,7 +223,7 @@ def _of_npz(path: Path) -> dict[str, Any]:
 def _of_mat(path: Path) -> dict[str, Any]:
     try:
         return {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith("__")}
-    except NotImplementedError:  # MATLAB's format 7.3 is HDF5, which holds arrays with their axes reversed
+    except NotImplementedError:  # MATLAB's format 7.3 is HDF5, which stores arrays with reversed axes
         try:
             import h5py
         except ModuleNotFoundError as error:
@@ -233,10 +233,10 @@ def _of_mat(path: Path) -> dict[str, Any]:
 
 
 def names_of(specs: Sequence[str]) -> list[str]:
-    """A name for each file, fit for a file: no two are the same.
+    """Return a distinct, valid file name for each file.
 
-    The file's stem; where that is another's too, with the array's name or with the folders that it is in, as many as it
-    takes; and a number where all that is the same.
+    The name is the file's stem. If another file has the same one, the array's name or as many parent folders as needed
+    are added. If all of that is equal, a number is added.
     """
     given = [_path_and_name(spec) for spec in specs]
     names = [_fit_for_a_file(path.stem) for path, _ in given]
@@ -258,7 +258,7 @@ def names_of(specs: Sequence[str]) -> list[str]:
 
 
 def _fit_for_a_file(name: str) -> str:
-    """Without separators, control characters and what else is better not in a name; of at most 180 bytes."""
+    """Remove separators, control characters and other unsuitable characters; at most 180 bytes."""
     return re.sub(r"[^\w.+=@ -]", "_", name).encode()[-180:].decode(errors="ignore")
 
 
@@ -267,10 +267,10 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
 
     Args:
         folder: V1FAST_REAL_DATA.
-        out: folder, made where it is missing, for ``summary.json`` and pictures.
+        out: folder, created if missing, for ``summary.json`` and pictures.
 
     Returns:
-        What ``summary.json`` holds.
+        The contents of ``summary.json``.
     """
     from rich.console import Console
 
@@ -299,7 +299,7 @@ def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     data = kriegeskorte(folder)
     candidates = {"monkey IT": data.monkey} | data.models
     vectors = np.stack(list(candidates.values()))
-    subjects = data.subjects.reshape(4, 2, -1).mean(1)  # two sessions of one subject are no two subjects
+    subjects = data.subjects.reshape(4, 2, -1).mean(1)  # two sessions of one subject do not count as two subjects
     resampled = bootstrap(subjects, vectors, "pearson", over="both")
     test = permutation_test(data.monkey, data.human)
     similarity = dict(zip(candidates, resampled.similarity.tolist(), strict=True))
@@ -348,7 +348,7 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         "p": {name: permutation_test(v1, rdms[name]).p for name in others},
         "model_neurons_and_pixels": float(compare(rdms["model neurons"], rdms["pixels"])),
     }
-    # Neighbours in V1 stand beside each other, so that the eye can find in the others what they share with it.
+    # Neighbours in V1 are drawn next to each other, so that shared features can be seen.
     order = leaves_list(linkage(v1, "average", optimal_ordering=True))
     heat = plots.rdm_heatmaps(
         {name: to_squares(rdm[None])[0][order][:, order] for name, rdm in rdms.items()},

@@ -1,8 +1,8 @@
-"""Datasets of rsatoolbox in, its RDMs out (https://github.com/rsagroup/rsatoolbox).
+"""From rsatoolbox's Datasets to its RDMs (https://github.com/rsagroup/rsatoolbox).
 
-What ``rsatoolbox.rdm.calc_rdm`` and ``rsatoolbox.util.searchlight.get_searchlight_RDMs`` do, by the kernels of this
-package: the same calls, the same conventions, the same numbers. Where rsatoolbox 0.3.2 does something else than it
-says, or than is right, this module does not follow it: see ``calc_rdm``.
+It does what ``rsatoolbox.rdm.calc_rdm`` and ``rsatoolbox.util.searchlight.get_searchlight_RDMs`` do, with the kernels
+of this package: the same calls, conventions and numbers. Where rsatoolbox 0.3.2 deviates from its documentation, or is
+wrong, this module does not follow it: see ``calc_rdm``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MEASURES = {
     "poisson_cv": "poisson_cv",
 }
 CROSSVALIDATED = ("crossnobis", "poisson_cv")
-WITHOUT_MEAN = ("euclidean", "mahalanobis", "crossnobis")  # those that remove_mean changes
-OCCURRENCES = "cv_desc"  # what rsatoolbox calls the folds that it makes itself
+WITHOUT_MEAN = ("euclidean", "mahalanobis", "crossnobis")  # the methods that remove_mean changes
+OCCURRENCES = "cv_desc"  # rsatoolbox's name for the folds that it creates itself
 
 
 def calc_rdm(
@@ -52,44 +52,44 @@ def calc_rdm(
     nan: str = "propagate",
     accuracy: str = "float32",
 ) -> RDMs:
-    """The dissimilarity matrices of datasets, as ``rsatoolbox.rdm.calc_rdm`` gives them.
+    """Compute the dissimilarity matrices of datasets, like ``rsatoolbox.rdm.calc_rdm``.
 
     It differs where rsatoolbox 0.3.2 is imprecise, wrong, or ends in an error:
 
     - results have the dtype of the measurements, float32 or float64, whether these were averaged or not;
     - correlations are within [0, 2], and a constant pattern is NaN whatever its value;
     - euclidean distances of patterns far from the origin keep their digits;
-    - folds that rsatoolbox makes itself are right for labels of one letter or of True and False, too, where its own
-      run into each other; a fold that lacks a condition is refused;
-    - labels may be None, NaN, or of several types; words of an object array too;
-    - several datasets without a ``descriptor`` are put in the order of the first one's by the descriptors that name
-      their observations; where these do not say it, or contradict each other, that is an error;
-    - ``nan="pairwise"`` correlates two patterns over the channels where both are there, which ``calc_rdm_unbalanced``
-      means to but divides by the number of all channels.
+    - automatic folds are also right for labels of one letter and for True and False; rsatoolbox mixes these up. A fold
+      that lacks a condition is refused;
+    - labels may be None, NaN, or of several types; words may also come in an object array;
+    - without a ``descriptor``, several datasets are put in the order of the first one, by the descriptors that identify
+      their observations. It is an error if these do not determine the order, or contradict each other;
+    - ``nan="pairwise"`` correlates two patterns over the channels that both have. ``calc_rdm_unbalanced`` intends this,
+      but divides by the number of all channels.
 
-    "poisson_cv" is the divergence of the last fold from the others alone, as rsatoolbox's, with a warning;
-    ``every_fold=True`` is the mean over folds.
+    "poisson_cv" compares only the last fold with the others, as rsatoolbox does, with a warning. ``every_fold=True``
+    gives the mean over folds.
 
     Args:
-        dataset: of rsatoolbox, or several, one matrix for each. With a ``descriptor`` they may have different
-            conditions: the matrices have all of them, with NaN where a dataset lacks one.
-        method: "correlation", "cosine" (which rsatoolbox has not), "euclidean", "mahalanobis", "crossnobis", "poisson"
+        dataset: one of rsatoolbox's, or several, with one matrix for each. With a ``descriptor`` they may have
+            different conditions. The matrices then have all conditions, with NaN where a dataset lacks one.
+        method: "correlation", "cosine" (not in rsatoolbox), "euclidean", "mahalanobis", "crossnobis", "poisson"
             or "poisson_cv".
         descriptor: observation descriptor whose equal values are averaged; the matrix is in the order of its sorted
-            values. None: every observation as it comes.
+            values. None: every observation in the given order.
         noise: for mahalanobis and crossnobis (others ignore it) a precision matrix of the channels [N, N] or [N]. For
             crossnobis also one for the mean of each fold, in the order of the sorted folds: a list of [N, N] or a stack
-            [F, N, N], see ``functional.rdm``. Beside several datasets a list, or a stack, has one such entry for each
+            [F, N, N], see ``functional.rdm``. For several datasets, a list or a stack has one such entry for each
             dataset.
         cv_descriptor: observation descriptor of the folds, for crossnobis and poisson_cv (others ignore it). Each has
             every value of ``descriptor``, in any number of repeats. None: the k-th occurrences of each value are fold
-            k; each has to occur equally often.
+            k, and all values must occur equally often.
         prior_lambda: for poisson and poisson_cv.
         prior_weight: for poisson and poisson_cv.
         remove_mean: subtract the mean over channels from each pattern, for euclidean, mahalanobis and crossnobis.
         every_fold: for poisson_cv.
         nan: "propagate": a missing measurement makes its pattern missing; "pairwise", for correlation: repeats are
-            averaged, and patterns correlated, over what is there.
+            averaged, and patterns correlated, over the values that are present.
         accuracy: as for ``functional.rdm``.
 
     Returns:
@@ -158,17 +158,17 @@ def get_searchlight_RDMs(
     noise: ArrayLike | Sequence[ArrayLike] | None = None,
     folds: ArrayLike | None = None,
 ) -> RDMs:
-    """The dissimilarity matrices of searchlights, as ``rsatoolbox.util.searchlight.get_searchlight_RDMs`` gives them.
+    """Compute the dissimilarity matrices of searchlights, like ``rsatoolbox.util.searchlight.get_searchlight_RDMs``.
 
-    With noise and folds, which that one does not take.
+    It also accepts noise and folds, which rsatoolbox's function does not.
 
     Args:
         data_2d: [R, N], observations of voxels.
         centers: [C], the voxel at the centre of each, which names its matrix: ``rdm_descriptors["voxel_index"]``.
-        neighbors: C lists of the voxels of each, as ``get_volume_searchlight`` of rsatoolbox gives them.
+        neighbors: C lists of the voxels of each, as from ``get_volume_searchlight`` of rsatoolbox.
         events: [R], the condition of each observation.
-        method: as for ``calc_rdm``, "poisson_cv" excepted.
-        verbose: not used, there is nothing to tell.
+        method: as for ``calc_rdm``, except "poisson_cv".
+        verbose: not used.
         noise: as for ``v1fast.rsa.searchlight_rdms``.
         folds: [R], for crossnobis, the fold of each observation. None: the k-th occurrences of each event are fold k.
 
@@ -191,7 +191,7 @@ def get_searchlight_RDMs(
         vectors = searchlight_rdms(values, voxels, method=method, noise=noise, folds=fold.codes, stimuli=grouping.codes)
     else:
         vectors = searchlight_rdms(_means(values, grouping.codes, "propagate"), voxels, method=method, noise=noise)
-    # Like rsatoolbox's, they carry the method's own name.
+    # As in rsatoolbox, they have the method's own name.
     return _rdms(vectors, method, None, {"voxel_index": places}, {"events": grouping.labels})
 
 
@@ -203,18 +203,18 @@ def to_rdms(
     rdm_descriptors: dict[str, Any] | None = None,
     descriptors: dict[str, Any] | None = None,
 ) -> RDMs:
-    """Matrices of this package, one or a set as for ``compare``, as rsatoolbox's RDMs, in their own dtype.
+    """Convert matrices of this package, one or a set as for ``compare``, to rsatoolbox's RDMs, in their own dtype.
 
     Raises:
         ModuleNotFoundError: rsatoolbox is absent.
-        ValueError: they are no dissimilarity matrices.
+        ValueError: they are not dissimilarity matrices.
     """
     vectors, _ = condensed("rdms", rdms)
     return _rdms(vectors, dissimilarity_measure, descriptors, rdm_descriptors, pattern_descriptors)
 
 
 def from_rdms(rdms: RDMs) -> NDArray[Any]:
-    """[M, S (S - 1) / 2]: the entries above the diagonal, row by row, of rsatoolbox's RDMs."""
+    """Return the entries above the diagonal, row by row, of rsatoolbox's RDMs: [M, S (S - 1) / 2]."""
     return condensed("rdms", rdms)[0]
 
 
@@ -229,7 +229,7 @@ class _Options(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Of one dataset: S (S - 1) / 2 dissimilarities, the descriptors of its S patterns, its precision matrices."""
+    """Results of one dataset: S (S - 1) / 2 dissimilarities, descriptors of its S patterns, its precision matrices."""
 
     vector: NDArray[Any]
     patterns: dict[str, list[Any]]
@@ -257,7 +257,7 @@ def _rdms(
 
 
 def _for_each(noise: Any, datasets: int) -> list[Any]:
-    """Of each of several datasets its noise: a matrix, or, of folds, several. One matrix serves all."""
+    """Return the noise of each dataset: a matrix or, with folds, several. One matrix can serve all."""
     if not isinstance(noise, (list, tuple, Mapping)) and np.ndim(noise) <= 2:
         return [noise] * datasets
     entries = _entries(noise)
@@ -275,7 +275,7 @@ def _entries(noise: Any) -> list[Any]:
 
 
 def _precision(noise: Any, channels: int, folds: int) -> NDArray[np.float64]:
-    """[N, N], [N] or, where there are folds, [F, N, N]; lists are of matrices, or matrices themselves."""
+    """Return the precision [N, N], [N] or, with folds, [F, N, N]. A list holds matrices, or is a matrix itself."""
     if isinstance(noise, (list, tuple, Mapping)):
         entries = _entries(noise)
         if any(getattr(each, "ndim", 0) for each in entries):
@@ -303,7 +303,7 @@ def _matrix_of_lists(entries: list[Any]) -> NDArray[Any]:
 
 
 def _measurements(name: str, given: Any) -> NDArray[Any]:
-    """[R, N], float32 or float64; what is masked is NaN."""
+    """Return [R, N] in float32 or float64. Masked values become NaN."""
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().numpy()
     array = np.ma.asanyarray(given) if np.ma.isMaskedArray(given) else np.asarray(given)
@@ -353,7 +353,7 @@ def _single(dataset: Dataset, noise: Any, options: _Options, nan: str, accuracy:
 
 
 def _means(values: NDArray[Any], codes: NDArray[np.int64], nan: str) -> NDArray[Any]:
-    """[S, N]: over the observations of each pattern; "pairwise": over those that are there."""
+    """Return the means [S, N] over the observations of each pattern; "pairwise": over the non-missing ones."""
     if nan == "pairwise":
         return average_repeats(values, codes)[0]
     order, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
@@ -372,7 +372,7 @@ def _grouping(dataset: Dataset, argument: str, name: str) -> _descriptors.Groups
 
 
 def _folds(argument: str, name: str, given: Any, patterns: _descriptors.Groups) -> _descriptors.Groups:
-    """Those given, or the k-th occurrences of each pattern; each pattern is in each fold."""
+    """Return the given folds, or the k-th occurrences of each pattern. Each pattern is in each fold."""
     if given is None:
         counts = np.bincount(patterns.codes)
         if (counts != counts[0]).any():
@@ -418,7 +418,7 @@ def _crossvalidated(
 
 
 def _joined(found: list[_Found], descriptor: str | None) -> tuple[NDArray[Any], dict[str, Any]]:
-    """[M, P] and the descriptors of their patterns: those of all datasets."""
+    """Return [M, P] and the descriptors of the patterns of all datasets."""
     if len(found) == 1:
         return found[0].vector[None], found[0].patterns
     patterns = [each.patterns for each in found]
@@ -431,13 +431,13 @@ def _joined(found: list[_Found], descriptor: str | None) -> tuple[NDArray[Any], 
             raise ValueError(f"dataset: want as many observations in all, or a descriptor, got {got} pairs")
         count = stimuli_of(len(found[0].vector))
         merged, orders = _descriptors.alignment(patterns, count)
-        # Where an observation goes is the inverse of where it is found.
+        # The target of an observation is the inverse of its source.
         places = [list(range(count)), *(np.argsort(order).tolist() for order in orders)]
     return np.stack([_placed(each.vector, where, count) for each, where in zip(found, places, strict=True)]), merged
 
 
 def _placed(vector: NDArray[Any], places: list[int], count: int) -> NDArray[Any]:
-    """The pairs of patterns in a matrix of ``count`` of which they are these; NaN where it has others."""
+    """Place the pairs of the given patterns in a matrix of ``count`` patterns. All other pairs are NaN."""
     where = np.array(places, dtype=np.int64)
     i, j = np.triu_indices(len(where), 1)
     low, high = np.minimum(where[i], where[j]), np.maximum(where[i], where[j])

@@ -1,4 +1,4 @@
-"""How similar two dissimilarity matrices are: from the matrices, or straight from the responses."""
+"""How similar two dissimilarity matrices are: from the matrices, or directly from the responses."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ RSATOOLBOX_NAMES = {
     "cosine_cov": "whitened-cosine",
 }
 STREAMED = ("pearson", "cosine")
-NARROW = 1e-10  # of a sum of squares: a variance up to which the values are looked at before they count as different
-CENTRED = 1e-5  # likewise: up to which whitening begins with deviations from the mean
-LEAST_SQUARE, MOST_SQUARE = 1e-100, 1e100  # sums of squares between which a product of two loses nothing
+NARROW = 1e-10  # times a sum of squares: up to this variance, the values are checked for being all equal
+CENTRED = 1e-5  # likewise: up to this, whitening starts from deviations from the mean
+LEAST_SQUARE, MOST_SQUARE = 1e-100, 1e100  # sums of squares within this range can be multiplied without loss
 SIDE = 1728  # rows of a tile: those that the kernel sums at a time; two tiles of float32 are 23 MiB
 
 
@@ -50,24 +50,24 @@ def rdm_correlation(
     accuracy: str = "float32",
     progress: bool = False,
 ) -> float:
-    """The similarity of two dissimilarity matrices straight from the responses; neither matrix is stored.
+    """The similarity of two dissimilarity matrices directly from the responses. Neither matrix is stored.
 
-    Both matrices are computed tile by tile, and five sums over their entries above the diagonal are kept, in float64:
-    some 100 MiB beside the responses, for any number of stimuli. It is ``compare`` of the two matrices without the
-    matrices.
+    Both matrices are computed tile by tile, and five sums over their entries above the diagonal are kept, in float64.
+    This takes about 100 MiB in addition to the responses, for any number of stimuli. The result is that of ``compare``
+    for the two matrices.
 
     Args:
-        x: [S, N] responses of one system to S stimuli, as for ``functional.rdm``; what is mapped from a file is read
-            in place, and what has to be converted, as integers have, is so tile by tile.
-        y: [S, M] responses of another to the same stimuli, in the same order.
+        x: [S, N] responses of one system to S stimuli, as for ``functional.rdm``. Data that is mapped from a file is
+            read in place. Data that must be converted, such as integers, is converted tile by tile.
+        y: [S, M] responses of another system to the same stimuli, in the same order.
         method: "pearson" or "cosine".
         dissimilarity: "correlation", "cosine" or "euclidean", as for ``functional.rdm``.
         accuracy: as for ``functional.rdm``.
         progress: show a bar on stderr.
 
     Returns:
-        The similarity, between -1 and 1. Pairs whose dissimilarity is NaN in either matrix are left out; NaN where it
-        is undefined: no pair is left, or one matrix is constant (cosine: zero).
+        The similarity, between -1 and 1. Pairs whose dissimilarity is NaN in either matrix are left out. NaN if it is
+        undefined: no pair is left, or one matrix is constant (cosine: zero).
 
     Raises:
         ValueError: an operand does not fit; the message names it.
@@ -77,7 +77,7 @@ def rdm_correlation(
     given = _tiles.Responses("x", x), _tiles.Responses("y", y)
     if given[0].shape[0] != given[1].shape[0]:
         raise ValueError(f"y: want [S, M] with S = {given[0].shape[0]}, that of x, got {given[1].shape}")
-    if dissimilarity == "euclidean":  # squares of what is very large or small would not be there
+    if dissimilarity == "euclidean":  # squares of very large or small values would overflow or underflow
         given = given[0].scaled(), given[1].scaled()
     sums, ranges = PairSums(1, 1), (Range(), Range())
     every = list(_tiles.tiles(given[0].shape[0], SIDE))
@@ -99,38 +99,37 @@ def rdm_correlation(
 
 
 def _ends(vector: NDArray[Any]) -> tuple[float, float]:
-    """The least and the greatest value; NaN if there is one."""
+    """Return the smallest and the largest value; NaN if there is a NaN."""
     return vector.min(initial=np.inf), vector.max(initial=-np.inf)
 
 
 def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: str = "pearson") -> Any:
     """The similarity of dissimilarity matrices, over their entries above the diagonal.
 
-    - "pearson": correlation; "cosine": the same without taking the mean off;
-    - "spearman": correlation of ranks, ties averaged; "rho-a": its expected value where ties are broken at random
-      (Schütt et al., eLife 12, e82566, 2023), the one to take where a model predicts ties;
+    - "pearson": correlation; "cosine": the same without subtracting the mean;
+    - "spearman": correlation of ranks, ties averaged; "rho-a": its expected value if ties are broken at random
+      (Schütt et al., eLife 12, e82566, 2023), recommended if a model predicts ties;
     - "tau-a", "tau-b": Kendall's, without and with a correction for ties, by SciPy;
-    - "whitened-pearson", "whitened-cosine": with the covariance that independent noise of equal size in all stimuli
-      causes between dissimilarities taken out; the cosine is the linear centred kernel alignment (Diedrichsen et al.,
+    - "whitened-pearson", "whitened-cosine": corrected for the covariance between dissimilarities that independent noise
+      of equal size in all stimuli causes; the cosine is the linear centred kernel alignment (Diedrichsen et al.,
       Neurons, Behavior, Data Analysis, and Theory 5(3), 2021).
 
     rsatoolbox's names "corr", "kendall", "corr_cov" and "cosine_cov" mean the same.
 
     Args:
-        rdm1: one matrix or a set: [S, S], [P] (its entries above the diagonal, row by row), [M, S, S], [M, P], or what
-            rsatoolbox calls RDMs. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is one
-            matrix, of which the upper triangle is read; anything else with two axes is a set of rows. What may be
-            either, such as a matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of
-            magnitude.
+        rdm1: one matrix or a set: [S, S], [P] (its entries above the diagonal, row by row), [M, S, S], [M, P], or
+            rsatoolbox's RDMs. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is one matrix;
+            its upper triangle is read. Anything else with two axes is a set of rows. An ambiguous input, such as a
+            matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of magnitude.
         rdm2: likewise, of the same stimuli.
         method: one of the above.
 
     Returns:
-        [M1, M2] float64, each matrix of the first with each of the second; without the axis of an operand that is one
-        matrix, so that two matrices give a float. Positions that are NaN in any of the matrices are left out of all,
-        unless a matrix is nothing but NaN: that leaves those of the others. NaN where the similarity is undefined (see
-        ``v1fast.rsa``): no position is left, or a matrix is constant (cosine: zero), or infinite where ranks are not
-        taken.
+        [M1, M2] float64, each matrix of the first with each of the second. The axis of an operand that is one matrix is
+        dropped, so two matrices give a float. Positions that are NaN in any of the matrices are left out of all. A
+        matrix that is entirely NaN does not count for this. The result is NaN where the similarity is undefined (see
+        ``v1fast.rsa``): no position is left, a matrix is constant (cosine: zero), or a matrix is infinite and the
+        measure does not use ranks.
 
     Raises:
         ValueError: an operand does not fit; the message names it.
@@ -148,12 +147,12 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
 
 
 def _chosen(vectors: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[Any]:
-    """Some of the rows; without a copy where that is all."""
+    """Return some of the rows, without a copy if these are all rows."""
     return vectors if chosen.all() else vectors[chosen]
 
 
 def ranks(values: NDArray[Any]) -> Floats:
-    """[M, P] without NaN -> ranks from 1 on in each row, those of ties averaged."""
+    """[M, P] without NaN -> ranks from 1 on in each row, averaged over ties."""
     return ops.ranks.average_ranks(_tensor(values)).numpy()
 
 
@@ -163,14 +162,14 @@ def _tensor(values: NDArray[Any]) -> Tensor:
 
 
 def _present(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """[P], the positions without NaN."""
+    """Return which positions [P] have no NaN."""
     return ~(np.isnan(a).any(0) | np.isnan(b).any(0))
 
 
 def _sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[PairSums, NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]:
-    """Over the positions without NaN; the matrices in the unit of the sums; which positions these are (None: all)."""
-    # NaN and squares out of range are looked for afterwards, in the sums: to look at each value would take a third of
-    # the time.
+    """Sum over the positions without NaN. Return sums, scaled matrices, and these positions (None: all)."""
+    # NaN and squares out of range are detected afterwards, in the sums. Checking each value would take a third of the
+    # time.
     sums = _sums_of(a, b)
     squares, present = np.concatenate(sums.squares), None
     if np.isnan(squares).any():
@@ -190,7 +189,7 @@ def _sums_of(a: NDArray[Any], b: NDArray[Any]) -> PairSums:
 
 
 def _narrow(sums: PairSums, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of the first and of the second vectors have deviations that are small beside their values, if any."""
+    """Return which of the first and of the second vectors have deviations that are small compared with their values."""
     first, second = (
         variances <= share * squares for variances, squares in zip(sums.variances(), sums.whole()[1:], strict=True)
     )
@@ -200,7 +199,7 @@ def _narrow(sums: PairSums, share: float) -> tuple[NDArray[np.bool_], NDArray[np
 def _constant(
     sums: PairSums, a: NDArray[Any], b: NDArray[Any], present: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which vectors are constant: the values are looked at where the sums leave it open."""
+    """Return which vectors are constant. Values are only checked if the sums do not decide."""
     found = _narrow(sums, NARROW)
     for narrow, vectors in zip(found, (a, b), strict=True):
         rows = vectors[narrow]
@@ -222,10 +221,10 @@ def _pearson(a: NDArray[Any], b: NDArray[Any]) -> Floats:
 def _of_ranks(
     compute: Callable[[NDArray[Any], NDArray[Any]], Floats],
 ) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
-    """A measure of ranks, on matrices without NaN that are not constant."""
+    """Compute a measure of ranks, for matrices without NaN that are not constant."""
 
     def of_all(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-        # NaN shows in the sum of squares, which takes less time than to look at each value.
+        # NaN shows in the sum of squares, which is faster than checking each value.
         if np.isnan([row @ row for vectors in (a, b) for row in vectors]).any():
             present = _present(a, b)
             a, b = a[:, present], b[:, present]
@@ -239,7 +238,7 @@ def _of_ranks(
 
 
 def _rank_sums(a: NDArray[Any], b: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-    """Sums of products and of squares of the ranks less their mean."""
+    """Return sums of products and of squares of the ranks minus their mean."""
     if len(a) == len(b) == 1:
         first, second = (_tensor(v[0].astype(np.result_type(a, b), copy=False)) for v in (a, b))
         product, square_a, square_b = ops.ranks.rank_sums(first, second).numpy()
@@ -275,7 +274,7 @@ def _tau(kind: str) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
 
 
 def _untied(values: NDArray[Any]) -> float:
-    """The share of pairs of entries that differ; NaN where there is no pair."""
+    """Return the fraction of pairs of entries that differ; NaN if there is no pair."""
     _, counts = np.unique(values, return_counts=True)
     size = float(len(values))
     if size < 2:
@@ -284,14 +283,14 @@ def _untied(values: NDArray[Any]) -> float:
 
 
 def _row_sums(vectors: NDArray[Any], stimuli: int) -> Floats:
-    """[M, P] -> [M, S]."""
+    """Sum the rows: [M, P] -> [M, S]."""
     return ops.condensed_row_sums.condensed_row_sums(_tensor(vectors), stimuli).numpy()
 
 
 def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
-    """Products of what is left of the matrices D when u_i + u_j is fitted to D_ij, the diagonal of zeros included.
+    """Return products of the residuals of the matrices D after fitting u_i + u_j to D_ij, with the zero diagonal.
 
-    Where all pairs are there, that is double centring.
+    If all pairs are present, this is double centring.
     """
 
     def compute(a: NDArray[Any], b: NDArray[Any]) -> Floats:
@@ -299,7 +298,7 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
         sums, first, second, present = _sums(a, b)
         undefined = _constant(sums, a, b, present) if centred else tuple(v == 0 for v in sums.whole()[1:])
         if centred and sums.count and any(narrow.any() for narrow in _narrow(sums, CENTRED)):
-            # What is left beside the mean would be lost in the sums.
+            # If the mean is large, the sums would lose the residuals.
             first, second = (_centred(vectors, present) for vectors in (first, second))
             sums = _sums_of(*(v if present is None else v[:, present] for v in (first, second)))
         products, squares_a, squares_b = sums.whole()
@@ -323,19 +322,19 @@ def _whitened(centred: bool) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
 
 
 def _centred(vectors: NDArray[Any], present: NDArray[np.bool_] | None) -> Floats:
-    """Less the mean of what is present."""
+    """Subtract the mean of what is present."""
     wide = vectors.astype(np.float64)
     means: Floats = (wide if present is None else wide[:, present]).mean(1, keepdims=True)
     return wide - means
 
 
 def _fit(rows: Floats, pairs: Floats | None) -> Floats:
-    """u [M, S] of the least squares fit, from the sums of the rows [M, S].
+    """Return u [M, S] of the least squares fit, from the sums of the rows [M, S].
 
-    ``pairs`` [S, S] has 1 for each pair that is there; None: all are.
+    ``pairs`` [S, S] has 1 for each pair that is present; None: all are.
     """
     stimuli = rows.shape[1]
-    if pairs is None:  # the inverse is known
+    if pairs is None:  # the inverse is known in closed form
         return rows / stimuli - rows.sum(1, keepdims=True) / (2 * stimuli**2)
     normal = pairs + np.diag(pairs.sum(0) + 2)  # on the diagonal u_i occurs twice
     return scipy.linalg.solve(normal, rows.T, assume_a="pos").T

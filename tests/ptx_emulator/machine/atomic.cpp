@@ -1,4 +1,4 @@
-// atom and red. Threads run one at a time, so that a plain read, change and write is atomic.
+// atom and red. Threads run one at a time, so a plain read, change and write is atomic.
 #include "memory.h"
 #include "numbers.h"
 
@@ -19,7 +19,7 @@ constexpr auto add_halves = [](auto a, auto b) {
 };
 constexpr auto add_float = [](auto a, auto b) { return canonical(a + b); };
 
-// Operands: the old values (atom alone), the address and its displacement, the values.
+// Operands: the old values (atom only), the address and its displacement, the values.
 template <class T, auto f, Space space, int lanes, bool returns>
 const Step* update(const Step* step, Thread& t) {
     const u32* operand = step->slot + (returns ? lanes : 0);

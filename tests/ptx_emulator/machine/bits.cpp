@@ -15,7 +15,7 @@ void logic(Table& table, const std::string& type) {
     table.pure<[](T a) { return T(a ^ T(~u64(0))); }>("not." + type);
 }
 
-// A count of the width or more shifts everything out: PTX clamps where C++ leaves it undefined.
+// A count of at least the width shifts everything out: PTX clamps the count, and C++ leaves the result undefined.
 template <class T>
 void shift(Table& table, const std::string& bits) {
     using S = std::make_signed_t<T>;
@@ -30,7 +30,7 @@ u32 funnel(u32 low, u32 high, u32 n, bool left) {
     return left ? u32((both << n) >> 32) : u32(both >> n);
 }
 
-// Computed in 128 bits, where positions beyond the operand hold its sign (or zeros) and no count is too large.
+// Computed in 128 bits: positions beyond the operand hold its sign (or zeros), and no count is too large.
 template <class T>
 T field(T a, u32 position, u32 length) {
     using Wide = std::conditional_t<std::is_signed_v<T>, s128, u128>;
@@ -95,7 +95,7 @@ void select(Table& table, const std::string& type) {
     table.pure<[](T a) { return a; }>("mov." + type);
 }
 
-// {low, ..., high} and back.
+// Converts {low, ..., high} to one value, and back.
 template <class Whole, class Part>
 const Step* pack(const Step* step, Thread& t) {
     u64 whole = 0;

@@ -4,7 +4,7 @@
 namespace emulator {
 namespace {
 
-// How an operand is read: as it is, as a float flushed to zero, as the float that a half is, as two halves.
+// How an operand is read: unchanged, as a float flushed to zero, as a half converted to float, as two halves.
 template <class T>
 struct Plain {
     using Operand = T;
@@ -99,7 +99,7 @@ void integers(Table& table, const std::string& bits) {
     comparison<Plain<T>, greater>(table, "hi", "u" + bits), comparison<Plain<T>, at_least>(table, "hs", "u" + bits);
 }
 
-// With a NaN the plain comparisons are false and those that end in u are true.
+// With a NaN, the plain comparisons are false, and those that end in u are true.
 template <class Kind>
 void floats(Table& table, const std::string& type) {
     order<Kind>(table, type);

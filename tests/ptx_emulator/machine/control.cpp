@@ -1,4 +1,4 @@
-// Branches, exits, barriers of the block, and what has no effect where threads run one at a time.
+// Branches, exits, barriers of the block, and operations without effect where threads run one at a time.
 #include "machine.h"
 
 namespace emulator {
@@ -11,7 +11,7 @@ const Step* jump(const Step* step, Thread& t, u32 target) {
     return to;
 }
 
-// Targets are positions in the code, not slots. `bra.if` and `bra.unless` are how predicates are translated.
+// Targets are positions in the code, not slots. Predicates are translated to `bra.if` and `bra.unless`.
 const Step* bra(const Step* step, Thread& t) { return jump(step, t, step->slot[0]); }
 template <bool when>
 const Step* bra_when(const Step* step, Thread& t) {

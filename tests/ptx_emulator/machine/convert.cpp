@@ -1,4 +1,4 @@
-// cvt: between integers, between floats, from one to the other, and to packed halves.
+// cvt: between integers, between floats, between the two, and to packed halves.
 #include <limits>
 
 #include "numbers.h"
@@ -31,14 +31,14 @@ To clamped(From x) {
     return To(x);
 }
 
-// Rounding is by a call, not a template argument: these are many opcodes.
+// The rounding is chosen by a call, not by a template argument, because there are many opcodes.
 double whole(double x, Round mode) {
     if (mode == Round::nearest)
         return std::nearbyint(x);
     return mode == Round::zero ? std::trunc(x) : mode == Round::down ? std::floor(x) : std::ceil(x);
 }
 
-// Clamped to the range, as the hardware does with and without .sat. NaN gives 0.
+// Clamped to the range, like the hardware with and without .sat. NaN gives 0.
 template <class To>
 [[gnu::noinline]] To to_integer(double x, Round mode) {
     const double rounded = whole(x, mode);
@@ -51,7 +51,7 @@ template <class To>
     return To(rounded);
 }
 
-// A long double holds every 64-bit integer, so that there is one rounding.
+// A long double holds every 64-bit integer, so there is only one rounding.
 template <class T>
 [[gnu::noinline]] T to_float(long double x, Round mode) {
     if constexpr (std::is_floating_point_v<T>) {

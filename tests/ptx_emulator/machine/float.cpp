@@ -4,7 +4,7 @@
 namespace emulator {
 namespace {
 
-// One operation of the table: f on flushed operands, its result saturated and flushed as the modifiers say.
+// One operation of the table: f on flushed operands. Its result is saturated and flushed as the modifiers say.
 template <class T, Round mode, bool flush, bool saturate, auto f, class... A>
 T finished(A... x) {
     T result = rounded<mode, f, T>((flush ? flushed(x) : x)...);

@@ -1,4 +1,4 @@
-// half and bfloat16: alone, in pairs, and among floats.
+// half and bfloat16: alone, in pairs, and mixed with floats.
 #include "numbers.h"
 
 namespace emulator {
@@ -10,7 +10,7 @@ void single_and_pair(Table& table, const std::string& opcode) {
     table.pure<[](Pair<A>... x) { return Pair<T>{f(x.low...), f(x.high...)}; }>(opcode + "x2");
 }
 
-// Sums and products are rounded right by way of a float: it has twice a half's digits and two more.
+// Sums and products are rounded correctly via float: it has twice a half's digits and two more.
 template <class T>
 void arithmetic(Table& table, const std::string& type) {
     for (const std::string rn : {"", ".rn"}) {

@@ -51,7 +51,7 @@ T high(T a, T b) {
     return T((Twice<T>(a) * Twice<T>(b)) >> (8 * sizeof(T)));
 }
 
-// Hardware gives all ones for a division by zero, which masked-off lanes do.
+// The hardware gives all ones for a division by zero, which masked-off lanes do.
 template <class T>
 T quotient(T a, T b) {
     if (b == 0)
@@ -101,7 +101,7 @@ s32 saturate(s64 value) {
 enum class Product { none, low, high };
 enum class Add { plus, minus };
 
-// d = a * b (or a) +- the last operand, with the carry taken in and left behind as the opcode says.
+// d = a * b (or a) +- the last operand, with carry in and carry out as the opcode says.
 template <class T, Product product, Add sign, bool takes, bool leaves>
 const Step* chained(const Step* step, Thread& t) {
     T a = read<T>(t, step->slot[1]), b = read<T>(t, step->slot[2]);

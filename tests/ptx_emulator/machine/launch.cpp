@@ -1,4 +1,4 @@
-// Runs a launch: blocks one after another, the threads of a block in turns, each until it has to wait.
+// Runs a launch: blocks one after another. The threads of a block take turns; each runs until it has to wait.
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -22,7 +22,7 @@ const std::vector<std::pair<std::pair<std::string, int>, Handler>>& opcodes() {
     return all;
 }
 
-// 0 is forward, 1 backward, anything else the seed of a shuffle.
+// 0 is forward, 1 is backward, anything else is the seed of a shuffle.
 class Order {
 public:
     Order(u64 order, u64 count) : order_(order), random_(order), items_(count) {
@@ -42,7 +42,8 @@ private:
     std::vector<u64> items_;
 };
 
-// Register files. A finished thread's file serves the next thread, so that a kernel without barriers stays in cache.
+// Register files. A finished thread's file is reused by the next thread, so a kernel without barriers stays in the
+// cache.
 class Files {
 public:
     explicit Files(const std::vector<u64>& initial) : initial_(initial) {}

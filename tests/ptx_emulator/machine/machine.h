@@ -28,7 +28,7 @@ using s128 = __int128;
 struct Step;
 struct Thread;
 
-// Executes one step and returns the next one; nullptr hands the thread back to the scheduler.
+// Executes one step and returns the next one. nullptr returns the thread to the scheduler.
 using Handler = const Step* (*)(const Step*, Thread&);
 
 struct Step {
@@ -37,20 +37,20 @@ struct Step {
     u32 slot[19];
 };
 
-// What a kernel did wrong; `kind` is the name of the Python exception.
+// An error of a kernel. `kind` is the name of the Python exception.
 struct Fault {
     const char* kind;
     std::string what;
 };
 
-// One tensor that the launch was given, seen by the kernel at tag(index) + offset, with nothing on either side of it.
+// One tensor of the launch. The kernel sees it at tag(index) + offset, with nothing on either side of it.
 struct Region {
     u8* host;  // of the byte at offset `begin`
-    u64 begin; // keeps the host address's low bits, so that its alignment is what the kernel sees
+    u64 begin; // keeps the low bits of the host address, so the kernel sees its alignment
     u64 end;
 };
 
-// The upper bits of an address say what it points into: 1 + index of a region, or one of two windows.
+// The upper bits of an address say what it points to: 1 + index of a region, or one of two windows.
 constexpr int tag_shift = 40;
 constexpr u64 tag(u64 index) { return index << tag_shift; }
 constexpr u64 offset_mask = tag(1) - 1;
@@ -62,7 +62,7 @@ enum Special : u32 { tid = 0, ntid = 3, ctaid = 6, nctaid = 9, laneid = 12, warp
 struct Launch {
     u32 grid[3], block[3];
     std::vector<Step> code;
-    std::vector<u64> registers; // what every thread starts with: poison and constants
+    std::vector<u64> registers; // initial values of every thread: poison and constants
     std::vector<Region> regions;
     std::vector<u8> parameters;
     u64 shared_bytes, local_bytes;
@@ -70,7 +70,7 @@ struct Launch {
     bool finds_races;
 };
 
-struct Copy { // a cp.async that has not landed
+struct Copy { // a cp.async that has not completed
     u64 to, from;
     u32 bytes, read;
     const Step* step;
@@ -92,7 +92,7 @@ struct Thread {
     std::vector<std::vector<Copy>> copies; // committed groups, oldest first; the last one is open
 };
 
-// Who touched a byte of shared memory last. Epochs count barriers, of the block and of the warp.
+// The last accesses to a byte of shared memory. Epochs count barriers of the block and of the warp.
 enum class By : u8 { one_thread, one_warp, several_warps };
 struct Touch {
     u32 epoch, warp_epoch, thread;
@@ -109,15 +109,15 @@ struct Block {
     std::vector<Thread> threads;
     std::vector<u8> shared;
     std::vector<Touches> touches; // of each byte of it
-    u32 epoch;                    // never repeats within a launch, so that `touches` need no clearing
+    u32 epoch;                    // never repeats within a launch, so `touches` need not be cleared
     std::vector<u32> warp_epochs;
     u32 at_barrier, done;
-    u64 jumps; // left before the block counts as endless
+    u64 jumps; // jumps left before the block counts as endless
 };
 
 [[noreturn]] void fault(const char* kind, const Step* step, const Thread& thread, const std::string& what);
 
-// Operands are stored with zeros (or the sign) above their own width, so that a narrower read sees the right bits.
+// Operands are stored with zeros (or the sign) above their own width, so a narrower read sees the right bits.
 template <class T>
 T read(const Thread& thread, u32 slot) {
     static_assert(sizeof(T) <= 8);
@@ -161,7 +161,7 @@ const Step* value_of(const Step* step, Thread& thread) {
 struct Table {
     std::map<std::pair<std::string, int>, Handler> handlers;
 
-    // Not inlined anywhere: there are thousands of calls, and each would bring its own copy of the map's code.
+    // Never inlined: there are thousands of calls, and each would contain its own copy of the map's code.
     void add(const std::string& opcode, int operands, Handler handler);
     template <auto f>
     void pure(const std::string& opcode) {

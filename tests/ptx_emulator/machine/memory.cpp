@@ -84,7 +84,7 @@ void address_opcodes(Table& table) {
     window(table, "local", [](u64 a) { return tag(local_window) | a; }, without);
 }
 
-// A copy lands when it is waited for, not before: what does not wait sees the old contents.
+// A copy completes when it is waited for, not before. A thread that does not wait sees the old contents.
 void land(Thread& t, const std::vector<Copy>& group) {
     for (const Copy& copy : group) {
         u8* to = locate_shared(copy.step, t, copy.to, copy.bytes);

@@ -1,4 +1,4 @@
-// Where an address points to, checked.
+// Checked translation of addresses.
 #pragma once
 #include "machine.h"
 #include "race.h"
@@ -7,7 +7,8 @@ namespace emulator {
 
 enum class Space { global, shared, local, parameter, generic };
 
-// The host address of `bytes` at `address`, which is a multiple of `bytes` and in memory that the kernel may touch.
+// The host address of `bytes` bytes at `address`. It must be a multiple of `bytes`, in memory that the kernel may
+// touch.
 template <Space space>
 u8* locate(const Step* step, Thread& thread, u64 address, u64 bytes);
 

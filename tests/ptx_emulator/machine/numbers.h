@@ -9,7 +9,7 @@ namespace emulator {
 
 enum class Round { nearest, zero, down, up };
 
-// The code of `x` in a format of E exponent and M mantissa bits; NaN gives the one NaN that the hardware gives.
+// The code of `x` in a format of E exponent and M mantissa bits. NaN gives the hardware's single NaN.
 template <int E, int M, class Real>
 u32 narrow(Real x, Round mode) {
     constexpr u32 infinity = ((1u << E) - 1) << M;
@@ -30,7 +30,7 @@ u32 narrow(Real x, Round mode) {
     const bool away = mode == Round::nearest ? rest > .5 || (rest == .5 && (u64(whole) & 1))
                                              : rest > 0 && mode == (sign ? Round::down : Round::up);
     whole += away;
-    // A subnormal has exponent field 0 and no implicit one; the same sum is right for it, and for a carry out of it.
+    // A subnormal has exponent field 0 and no implicit one. The same sum is right for it, and for a carry out of it.
     const u64 code = (u64(unit + M + bias - 1) << M) + u64(whole);
     if (code < infinity)
         return sign | u32(code);
@@ -70,7 +70,7 @@ struct Pair {
     T low, high;
 };
 
-// Round to tf32, ties away from zero (cvt.rna); and what a tensor core reads of a float that was not rounded.
+// Round to tf32, ties away from zero (cvt.rna); and the bits that a tensor core reads of an unrounded float.
 inline u32 to_tf32(float x) {
     const u32 bits = std::bit_cast<u32>(x);
     return std::isnan(x) || std::isinf(x) ? bits : (bits + 0x1000) & 0xFFFFE000;
@@ -89,7 +89,7 @@ T saturated(T x) {
 inline float canonical(float x) { return x == x ? x : std::bit_cast<float>(nan_bits); }
 inline double canonical(double x) { return x == x ? x : std::bit_cast<double>(~u64(0) >> 1); }
 
-// The larger of two as the hardware has it: -0 < +0, and a NaN loses unless `keep_nan`.
+// The larger of two values as in hardware: -0 < +0, and a NaN loses unless `keep_nan`.
 template <bool keep_nan, class T>
 T larger(T a, T b) {
     if (a != a)
@@ -107,14 +107,14 @@ T smaller(T a, T b) {
     return a == b ? (std::signbit(a) ? a : b) : (a < b ? a : b);
 }
 
-// The smaller or larger magnitude, with the product's sign: how a compiler clamps to a symmetric range.
+// The smaller or larger magnitude, with the product's sign. Compilers use it to clamp to a symmetric range.
 template <auto pick>
 float xorsign(float a, float b) {
     const float magnitude = pick(std::fabs(a), std::fabs(b));
     return std::copysign(magnitude, std::signbit(a) != std::signbit(b) ? -1.f : 1.f);
 }
 
-// f(x...) in one of the four rounding modes. Volatile, lest the compiler move the arithmetic out of the mode.
+// f(x...) in one of the four rounding modes. Volatile keeps the compiler from moving the arithmetic out of the mode.
 template <Round mode, auto f, class T, class... A>
 T rounded(A... x) {
     if constexpr (mode == Round::nearest) {
@@ -128,8 +128,8 @@ T rounded(A... x) {
     }
 }
 
-// a * b + c, exact before it is rounded to a half: the double sum is made odd where it is inexact, so that rounding
-// it a second time cannot go wrong.
+// a * b + c, exact before it is rounded to a half. The double sum is made odd if it is inexact, so that the second
+// rounding is correct.
 inline double odd_fma(float a, float b, float c) {
     const double product = double(a) * b, sum = product + c;
     if (!std::isfinite(sum))

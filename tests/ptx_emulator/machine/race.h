@@ -1,4 +1,4 @@
-// Accesses to shared memory by two threads with no barrier between them: found by who touched each byte last.
+// Accesses to shared memory by two threads without a barrier between them, found from the last accesses to each byte.
 #pragma once
 #include "machine.h"
 
@@ -6,7 +6,7 @@ namespace emulator {
 
 enum class Access : u8 { read, write, update };
 
-// Whether what `touch` says happened before what `thread` does now, whatever the order in which threads run.
+// Whether the access in `touch` happened before this access of `thread`, whatever the order in which threads run.
 inline bool ordered(const Touch& touch, const Thread& thread) {
     const Block& block = *thread.block;
     if (touch.epoch != block.epoch)
@@ -18,7 +18,7 @@ inline bool ordered(const Touch& touch, const Thread& thread) {
     return touch.by == By::one_thread && touch.thread == thread.index;
 }
 
-// The record of an access, where `before` is the last of its kind.
+// The record of an access. `before` is the last one of its kind.
 inline Touch recorded(const Touch& before, const Thread& thread, Access access) {
     const Block& block = *thread.block;
     By by = By::one_thread;
@@ -34,8 +34,8 @@ inline Touch recorded(const Touch& before, const Thread& thread, Access access) 
               " " + what + " it");
 }
 
-// To be called before the access; `value` is what a write will leave. Threads may write the same value twice, and a
-// value that has been there since the last barrier disturbs no reader.
+// Call this before the access. `value` is what a write will store. Threads may write the same value twice, and a value
+// that has been there since the last barrier does not disturb a reader.
 inline void touch(const Step* step, Thread& thread, const u8* at, u64 bytes, Access access,
                   const void* value = nullptr) {
     Block& block = *thread.block;

@@ -6,8 +6,8 @@
 namespace emulator {
 namespace {
 
-// Lane 8 i + r holds the address of row r of matrix i. A lane's part of a matrix is two neighbours of row lane / 4,
-// or, transposed, of column lane / 4.
+// Lane 8 i + r holds the address of row r of matrix i. A lane's part of a matrix is two neighbours of row lane / 4 or,
+// if transposed, of column lane / 4.
 template <bool transposed>
 u64 element(const u64* rows, u32 lane, u32 k) {
     const u32 major = lane / 4, minor = 2 * (lane % 4) + k;
@@ -76,8 +76,8 @@ struct Halves {
     static double value(u32 bits, int e) { return float(T{u16(bits >> (16 * e))}); }
 };
 
-// d[16, 8] = a[16, depth] @ b[depth, 8] + c. Products are exact and the sum is rounded once: a tensor core, which
-// truncates on the way, errs more.
+// d[16, 8] = a[16, depth] @ b[depth, 8] + c. Products are exact and the sum is rounded once. A tensor core truncates
+// intermediate sums and so has larger errors.
 template <class Format>
 void multiply(const Step* step, Thread* lanes, u32) {
     constexpr int depth = Format::depth, each = Format::each;
@@ -104,8 +104,8 @@ void multiply(const Step* step, Thread* lanes, u32) {
     }
 }
 
-// The same of an 8 x 4 and a 4 x 8 matrix of float64: a chain of fused multiply-adds, of which the manual leaves the order
-// open.
+// The same for an 8 x 4 and a 4 x 8 matrix of float64: a chain of fused multiply-adds. The manual does not define its
+// order.
 void multiply_doubles(const Step* step, Thread* lanes, u32) {
     const u32 *d = step->slot, *a = d + 2, *b = d + 3, *c = d + 4;
     double left[8][4], right[4][8];

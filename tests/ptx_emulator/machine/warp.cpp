@@ -13,7 +13,8 @@ struct Source {
     bool inside;
 };
 
-// The PTX manual's rule: `clamp` holds the last lane of the segment and, from bit 8, the mask that names the segment.
+// The PTX manual's rule: `clamp` holds the last lane of the segment and, from bit 8 on, the mask that defines the
+// segment.
 template <Shuffle mode>
 Source source(int lane, u32 b, u32 clamp) {
     const int by = b & 31, segments = clamp >> 8 & 31, bound = clamp & 31;

@@ -4,10 +4,10 @@
 
 namespace emulator {
 
-// What the lanes of `mask` do once the last of them is there; `lanes` is the warp's first thread.
+// Runs the operation of the lanes in `mask` when the last of them arrives. `lanes` is the warp's first thread.
 using Together = void (*)(const Step* step, Thread* lanes, u32 mask);
 
-// Waits for the other lanes of `mask` at this very step: the compiler may not duplicate such an instruction.
+// Waits for the other lanes of `mask` at exactly this step: the compiler may not duplicate such an instruction.
 inline const Step* meet(const Step* step, Thread& thread, u32 mask, Together together) {
     auto& threads = thread.block->threads;
     Thread* lanes = &threads[thread.index - thread.lane];

@@ -197,7 +197,7 @@ RACES = {  # what threads do with one place in shared memory: without and with a
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", list(RACES))
 def test_races_in_shared_memory(name, order):
-    """Thread 40 against the others, or, as %q, thread 41, which writes another value than they do."""
+    """Thread 40 (%p) against the others, or thread 41 (%q), which writes a different value."""
     body = "setp.eq.u32 %p, %t, 40;\nsetp.eq.u32 %q, %t, 41;\n" + RACES[name]
     options = {"threads": 64, "order": order}
     out, declaration = torch.zeros(64, dtype=torch.int32), ".shared .align 8 .b8 place[8];\n"
@@ -218,7 +218,7 @@ def test_races_in_shared_memory(name, order):
     ],
 )
 def test_what_is_no_race(body, left, order):
-    """Between barriers; every thread finds in the place, which held 1, what these accesses left there."""
+    """The accesses run between barriers on a value of 1. Every thread must read ``left`` afterwards."""
     before = f"st.shared.b32 [place], 1;\n{BARRIER}"
     after = f"\n{BARRIER}ld.shared.b32 %w1, [place];\nst.global.b32 [%at], %w1;"
     out, declaration = torch.zeros(64, dtype=torch.int32), ".shared .align 8 .b8 place[8];\n"

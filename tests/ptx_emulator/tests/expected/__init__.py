@@ -1,1 +1,1 @@
-"""What the opcodes have to give, in exact arithmetic, and the small kernels that show what they do give."""
+"""The expected results of the opcodes, in exact arithmetic, and small kernels that show the actual results."""

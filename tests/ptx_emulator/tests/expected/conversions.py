@@ -1,4 +1,4 @@
-"""What cvt and cvta mean."""
+"""The meaning of cvt and cvta."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from .snippets import Case, samples
 
 INTEGERS = [f"{sign}{n}" for n in (8, 16, 32, 64) for sign in "us"]
 WHOLE: dict[str, Callable[[Fraction], int]] = {
-    "rn": lambda x: round(x),  # ties to even, as Python's
+    "rn": lambda x: round(x),  # ties to even, like Python's
     "rz": lambda x: math.trunc(x),
     "rm": lambda x: math.floor(x),
     "rp": lambda x: math.ceil(x),

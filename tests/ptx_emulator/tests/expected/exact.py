@@ -1,4 +1,4 @@
-"""Number formats in exact arithmetic: what the machine's results are compared with."""
+"""Number formats in exact arithmetic, with which the machine's results are compared."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ NEAREST, ZERO, DOWN, UP = "rn", "rz", "rm", "rp"
 
 @dataclass(frozen=True)
 class Format:
-    """A binary floating-point format; every value of it is a Python float."""
+    """A binary floating-point format. Every value of it is a Python float."""
 
     exponent_bits: int
     mantissa_bits: int
@@ -36,7 +36,7 @@ class Format:
         return sign * math.ldexp(mantissa + (1 << m), exponent - bias - m)
 
     def encode(self, value: float | Fraction, mode: str = NEAREST, negative: bool | None = None) -> int:
-        """The code of ``value``, rounded; ``negative`` is the sign of a zero that a Fraction cannot tell."""
+        """Return the code of ``value``, rounded. ``negative`` is the sign of a zero, which a Fraction lacks."""
         m, e = self.mantissa_bits, self.exponent_bits
         infinity = ((1 << e) - 1) << m
         if isinstance(value, float) and math.isnan(value):
@@ -137,4 +137,4 @@ def square_root(a: float, mode: str) -> tuple[float | Fraction, bool]:
     scale = 400 + exact.denominator.bit_length() * 2
     root = math.isqrt((exact.numerator << (2 * scale)) // exact.denominator)
     inexact = Fraction(root * root, 4**scale) != exact
-    return Fraction(2 * root + inexact, 2 ** (scale + 1)), False  # a digit below all that any format keeps
+    return Fraction(2 * root + inexact, 2 ** (scale + 1)), False  # one digit below all that any format keeps

@@ -1,4 +1,4 @@
-"""What the opcodes of float, double, half and bfloat16 mean."""
+"""The meaning of the opcodes of float, double, half and bfloat16."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ ARITHMETIC: dict[str, tuple[Exact, int, bool, bool]] = {  # exact meaning, opera
 
 
 def rounded(kind: str, f: Exact, mode: str, flush: bool, saturate: bool) -> Callable[..., int]:
-    """f in one rounding, on flushed operands, its result saturated and flushed."""
+    """Apply f in one rounding to flushed operands; saturate and flush the result."""
     form = FORMATS[kind]
 
     def meaning(*values: float) -> int:
@@ -50,7 +50,7 @@ def arithmetic() -> Iterator[Case]:
 
 
 def extreme(pick: Callable[[float, float], bool], keep_nan: bool) -> Callable[..., float]:
-    """min or max of any number of values: a NaN loses or wins, and -0 is less than +0."""
+    """min or max of any number of values. A NaN loses or wins, and -0 is less than +0."""
 
     def meaning(*values: float) -> float:
         result = values[0]
@@ -70,7 +70,7 @@ EXTREMES = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 
 
 def signed_magnitude(pick: Callable[..., float]) -> Callable[..., float]:
-    """Of the magnitudes, with the product's sign."""
+    """min or max of the magnitudes, with the product's sign."""
     return lambda a, b: math.copysign(pick(abs(a), abs(b)), math.copysign(1, a) * math.copysign(1, b))
 
 
@@ -131,7 +131,7 @@ def _ratio(*values: float) -> float:
 
 
 def approximations() -> Iterator[Case]:
-    """Compared with the true function: the hardware is allowed more error than the emulator makes."""
+    """Cases compared with the true function: the hardware may have larger errors than the emulator."""
     functions: dict[str, Callable[..., float]] = {
         "div.full": _ratio, "div.approx": _ratio, "rcp.approx": _ratio, "sqrt.approx": math.sqrt,
         "rsqrt.approx": _rsqrt, "ex2.approx": _exp2, "lg2.approx": _log2, "sin.approx": math.sin,

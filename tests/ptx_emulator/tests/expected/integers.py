@@ -1,4 +1,4 @@
-"""What the integer, bit and predicate opcodes mean."""
+"""The meaning of the integer, bit and predicate opcodes."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def clamp(value: int, kind: str) -> int:
 
 
 def carries() -> Iterator[Case]:
-    """Each opcode between one that sets the carry and one that shows it: the first operands are for the former."""
+    """Place each opcode between one that sets the carry, which gets the first operands, and one that shows it."""
     for kind in ("u32", "s32", "u64", "s64"):
         unsigned = f"u{width(kind)}"
         for opcode, takes, leaves in (
@@ -118,7 +118,7 @@ def shifts() -> Iterator[Case]:
 
 
 def extracted(a: int, position: int, length: int, n: int, signed: bool) -> int:
-    """Bit by bit, as the PTX manual has it: what lies above the operand is its sign."""
+    """Extract bit by bit, as in the PTX manual: bits above the operand are its sign."""
     position, length = position & 255, length & 255
     sign = bool(signed and length and (a >> min(position + length - 1, n - 1)) & 1)
     result = 0
@@ -207,7 +207,7 @@ COMBINATIONS = {"and": lambda r, c: r and c, "or": lambda r, c: r or c, "xor": l
 
 
 def compared(name: str, tail: str, kind: str, f: Callable[[Any, Any], bool]) -> Iterator[Case]:
-    """setp with one result, with two, and with each combination; ``tail`` is all that follows the comparison."""
+    """setp with one result, with two, and with each combination. ``tail`` is everything after the comparison."""
     yield Case(f"setp.{name}.{tail}", ("pred",), (kind, kind), f)
     yield Case(f"setp.{name}.{tail}", ("pred", "pred"), (kind, kind), lambda a, b: (f(a, b), not f(a, b)),
                form="{opcode} {r0}|{r1}, {a0}, {a1}")  # fmt: skip

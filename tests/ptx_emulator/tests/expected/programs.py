@@ -1,4 +1,4 @@
-"""Bodies of kernels made whole: with declarations, parameters and the address of each thread's own elements."""
+"""Completes bodies of kernels with declarations, parameters and the address of each thread's own elements."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def braced(names: list[str]) -> str:
 
 
 def from_memory(kind: str, data: torch.Tensor, lanes: int, stride: int | None = None) -> list[int]:
-    """Codes of the values that lie in bytes, one behind the other or ``stride`` bytes apart."""
+    """Return the codes of values in memory, contiguous or ``stride`` bytes apart."""
     n = width(kind) // 8
     raw = bytes(data.tolist())
     return [int.from_bytes(raw[i * (stride or n) :][:n], "little") for i in range(lanes)]
@@ -36,7 +36,7 @@ def launch(text: str, *args: Any, block: int = 1, grid: int = 1, **options: Any)
 
 
 def with_pointers(body: str, parameters: str = "x y", declarations: str = "", registers: str = "") -> str:
-    """A kernel whose 64-bit parameters are in registers of their names."""
+    """Return a kernel whose 64-bit parameters are in registers of the same names."""
     names = parameters.split()
     listed = ", ".join(f".param .u64 p_{name}" for name in names)
     loads = "\n".join(f".reg .b64 %{name};\nld.param.u64 %{name}, [p_{name}];" for name in names)
@@ -56,7 +56,7 @@ ret;
 
 
 def per_thread(body: str, declarations: str = "", out_bytes: int = 4) -> str:
-    """A kernel of ``out`` and ``x``: a thread's own elements are at %at, of ``out_bytes``, and at %from, of four."""
+    """Return a kernel of ``out`` and ``x``. A thread's elements are at %at (``out_bytes`` each) and %from (four)."""
     return f"""{HEADER}{declarations}
 .visible .entry snippet(.param .u64 p_out, .param .u64 p_x)
 {{
@@ -79,7 +79,7 @@ ret;
 """
 
 
-# Memory of each space at %at; for global memory that is the tensor at %x.
+# Memory of each space at %at. For global memory, that is the tensor at %x.
 PLACES = {
     "global": ("", "mov.b64 %at, %x;"),
     "shared": (".shared .align 16 .b8 place[32];\n", "mov.b64 %at, place;"),

@@ -1,4 +1,4 @@
-"""One instruction wrapped in a kernel and run on many operands: what the tests of the opcodes are made of."""
+"""Wraps one instruction in a kernel and runs it on many operands: the basis of the opcode tests."""
 
 import functools
 import math
@@ -20,10 +20,10 @@ _THREADS = 128
 
 @dataclass
 class Case:
-    """An opcode, the types of what it takes and gives, and its meaning in Python.
+    """An opcode, the types of its operands and results, and its meaning in Python.
 
-    ``meaning`` gets one value per operand (ints, bools, floats) and returns one value per result: floats as the code
-    of their format, so that rounding is its business. With a ``tolerance`` it returns the float itself.
+    ``meaning`` gets one value per operand (ints, bools, floats) and returns one value per result. Floats are returned
+    as codes of their format, so ``meaning`` does the rounding. With a ``tolerance``, it returns the float itself.
     """
 
     opcode: str
@@ -32,8 +32,8 @@ class Case:
     meaning: Callable[..., Any]
     tolerance: float | None = None
     domains: Mapping[int, Sequence[int]] = field(default_factory=dict)  # operand -> codes to draw from
-    form: str | None = None  # the instruction, where it is not "opcode results, operands"
-    key: tuple[str, int] | None = None  # in the machine's table, where it is not the opcode
+    form: str | None = None  # the instruction, if it is not "opcode results, operands"
+    key: tuple[str, int] | None = None  # in the machine's table, if it is not the opcode
 
     @property
     def table_key(self) -> tuple[str, int]:
@@ -63,13 +63,13 @@ def decode(kind: str, code: int) -> Any:
 
 
 def encode(kind: str, value: Any) -> int:
-    """The code of an int or a bool; floats come encoded."""
+    """Return the code of an int or a bool. Floats are already codes."""
     return int(value) & ((1 << width(kind)) - 1)
 
 
 @functools.cache
 def samples(kind: str, count: int, seed: int) -> list[int]:
-    """Codes worth trying: those at the edges of the type and random ones."""
+    """Return codes worth testing: those at the edges of the type, and random ones."""
     source = random.Random(seed)
     bits = width(kind)
     if kind == "pred":
@@ -97,7 +97,7 @@ def _float_codes(kind: str) -> list[int]:
 
 
 def run_case(case: Case, count: int = 300) -> tuple[list[list[int]], list[list[int]]]:
-    """Codes of the operands, and of the results that the machine gives for them."""
+    """Return the codes of the operands, and of the machine's results for them."""
     columns = [
         random.Random(7 + i).choices(case.domains[i], k=count)
         if i in case.domains
@@ -167,7 +167,7 @@ def _register(kind: str) -> str:
 
 
 def assert_as_meant(case: Case, count: int = 300) -> None:
-    """Run a case and compare every result; NaN is NaN, whatever its bits."""
+    """Run a case and compare every result. All NaN are equal, whatever their bits."""
     columns, got = run_case(case, count)
     for row, codes in zip(zip(*columns, strict=True), zip(*got, strict=True), strict=True):
         values = [decode(kind, code) for kind, code in zip(case.operands, row, strict=True)]
