@@ -358,6 +358,30 @@ def test_a_neuron_sums_its_subfields_and_only_a_part_of_them_are_points():
     assert ((neurons.features > 0).sum(2) == 3).all()
 
 
+def test_no_point_of_the_core_gives_what_a_neuron_sums():
+    """The hypothesis of a point readout: weights of the channels at one place, here the best weights at the middle."""
+    recording = simulate_animals(1, **TINY | {"neurons": 40, "train": 200})[0]
+    neurons, images = recording.neurons, recording.train.images
+    at = recording.core.responses(images)
+    drive = neurons.drive(recording.core, images)
+    explained = []
+    for n, (x, y) in enumerate(neurons.position.round().long().tolist()):
+        inputs = torch.cat([at[:, :, y, x], torch.ones(200, 1)], 1)
+        rest = drive[:, n, None] - inputs @ torch.linalg.lstsq(inputs, drive[:, n, None]).solution
+        explained.append(1 - rest.var() / drive[:, n].var())
+    assert torch.stack(explained).median() < 0.9
+    assert torch.stack(explained).median() > 0.2  # but it is about the right place
+
+
+@pytest.mark.parametrize("elements", [1, 5 * 8 * 24 * 32])
+def test_what_is_computed_at_once_changes_nothing(monkeypatch, elements):
+    recording = simulate_animals(1, **TINY)[0]
+    trials, core = recording.train, recording.core
+    whole = core.responses(trials.images, trials.gaze)
+    monkeypatch.setattr(module_animals, "ELEMENTS_AT_ONCE", elements)
+    torch.testing.assert_close(core.responses(trials.images, trials.gaze), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_positions_are_the_middles_of_receptive_fields_on_a_smooth_map_with_scatter():
     neurons = simulate_animals(1, **TINY | {"neurons": 300, "image_shape": (36, 64), "train": 2})[0].neurons
     share = neurons.strengths / neurons.strengths.sum(1, keepdim=True)
@@ -387,6 +411,14 @@ def test_rates_are_gain_times_what_is_seen():
     running = trials.speed > 5
     assert trials.gain[running].mean() > 1.2 * trials.gain[~running].mean()
     assert trials.gaze.std() == pytest.approx(0.7, abs=0.05)
+
+
+def test_the_shared_gain_is_one_factor_of_mean_one():
+    settings = TINY | {"train": 1500, "neurons": 4, "gaze": 0, "running": 0}
+    gain = simulate_animals(1, **settings, shared_gain=0.5)[0].train.gain
+    torch.testing.assert_close(torch.corrcoef(gain.log().T), torch.ones(4, 4), rtol=1e-4, atol=0)
+    assert ((gain.mean(0) - 1).abs() < 4 * gain.std(0) / math.sqrt(1500)).all()
+    assert 0.2 < gain.log().std(0).min() < gain.log().std(0).max() < 0.8
 
 
 def test_without_movement_and_gains_the_rates_are_those_at_rest():

@@ -47,7 +47,7 @@ RUNNING_SPEED, HALF_SPEED = 12.0, 5.0  # cm/s: scale of speeds, and the speed of
 BOUT = 25.0  # trials: how long an animal goes on running or resting
 GAMMA_SHAPE, GAMMA_SCALE = 2.0, 0.6
 CALIBRATION_IMAGES = 200
-IMAGES_AT_ONCE = 32  # bounds the memory: 32 images x 32 channels x two filters are about 50 MB
+ELEMENTS_AT_ONCE = 2**21  # of images x channels x pixels: bounds the memory, to some 100 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,9 @@ class CorePopulation:
             raise ValueError(f"images: want [B, 1, H, W] = (B, 1, {want}), got {tuple(images.shape)}")
         if gaze is not None and gaze.shape != (len(images), 2):
             raise ValueError(f"gaze: want [B, 2] = ({len(images)}, 2), got {tuple(gaze.shape)}")
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            part = slice(start, start + IMAGES_AT_ONCE)
+        step = self._images_at_once
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
             squares = self._squares(images[part, 0].numpy(), None if gaze is None else gaze[part].numpy())
             yield squares / (np.float32(self.semisaturation) + self._pool(squares)[:, None])
 
@@ -141,6 +142,10 @@ class CorePopulation:
         if complex_.any():
             squares[:, complex_] += filtered(bank[complex_, 1]) ** 2
         return squares
+
+    @property
+    def _images_at_once(self) -> int:
+        return max(1, ELEMENTS_AT_ONCE // (len(self) * math.prod(self.image_shape)))
 
     @staticmethod
     def _pool(squares: Floats) -> Floats:
@@ -405,7 +410,7 @@ def _draw_core(channels: int, image_shape: tuple[int, int], known: Tensor, rng: 
         length=_float(rng.uniform(*LENGTHS, channels)),
         phase=_float(np.where(is_complex, 0, rng.uniform(0, 2 * math.pi, channels))),
     )
-    pool = [core._pool(core._squares(part.numpy(), None)) for part in known[:, 0].split(IMAGES_AT_ONCE)]
+    pool = [core._pool(core._squares(part.numpy(), None)) for part in known[:, 0].split(core._images_at_once)]
     return dataclasses.replace(core, semisaturation=SEMISATURATION * float(np.concatenate(pool).mean()))
 
 
