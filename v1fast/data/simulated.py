@@ -1,31 +1,38 @@
 """A simulated V1 population: Gabor energy cells on a retinotopic map, with Poisson responses to photographs.
 
 A recording never tells where a neuron's receptive field truly is, nor its rate without noise; this does. It is the
-ground truth for whatever claims to recover them.
+ground truth for whatever claims to recover them. :func:`simulate` draws one population, kept simple;
+:func:`simulate_animals` several animals, with more of what makes real recordings hard.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# Whole photographs go to one tier each, so that no part of a test image was ever trained on. scikit-image ships these
-# inside its wheel; the right half of its stereo pair is left out, because it shows what the left half shows.
-PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
-    "train": ("astronaut", "brick", "camera", "coffee", "grass", "moon", "stereo_motorcycle"),
-    "validation": ("coins", "gravel"),
-    "test": ("chelsea", "rocket"),
-}
-# A photograph is cropped at three sizes: its shorter side is this many crops high.
-CROPS_PER_SIDE = (4, 6, 8)
-# Below this standard deviation (of luminance in 0..1) a crop is sky or shade, and z-scoring it would show only grain.
-MIN_CONTRAST = 0.06
+from v1fast.data.animals import CorePopulation, Neurons, SimulatedRecording, Trials, retinotopy, simulate_animals
+from v1fast.data.photographs import PHOTOGRAPHS, _float, photograph_crops
+from v1fast.data.photographs import _photograph as _photograph
+from v1fast.data.repeats import Statistics, response_statistics, statistics
+
+__all__ = [
+    "PHOTOGRAPHS",
+    "CorePopulation",
+    "Neurons",
+    "Population",
+    "SimulatedRecording",
+    "Simulation",
+    "Statistics",
+    "Tier",
+    "Trials",
+    "photograph_crops",
+    "response_statistics",
+    "simulate",
+    "simulate_animals",
+    "statistics",
+]
 
 MARGIN = 8.0  # pixels between the mapped field and the image's edge
 SCATTER = 1.0  # pixels, standard deviation of a receptive field about the smooth map
@@ -182,39 +189,6 @@ def simulate(
     return Simulation(population, respond("train"), respond("validation"), respond("test", repeats))
 
 
-def photograph_crops(
-    names: Sequence[str], count: int, image_shape: tuple[int, int], rng: np.random.Generator
-) -> Tensor:
-    """Random crops of scikit-image's photographs, in grey, some mirrored, each z-scored.
-
-    Args:
-        names: functions of ``skimage.data``; each photograph gives about as many crops as any other.
-        count: number of crops.
-        image_shape: (H, W), in pixels.
-        rng: the generator drawn from.
-
-    Returns:
-        [count, 1, H, W], float32.
-
-    Raises:
-        ModuleNotFoundError: without scikit-image.
-    """
-    height, width = image_shape
-    pages = [[_resized(name, height * n) for n in CROPS_PER_SIDE] for name in names]
-    found: list[Tensor] = []
-    while len(found) < count:
-        sizes = pages[len(found) % len(pages)]
-        page = sizes[rng.integers(len(sizes))]
-        top, left = (int(rng.integers(have - want + 1)) for have, want in zip(page.shape, image_shape, strict=True))
-        crop = page[top : top + height, left : left + width]
-        mirrored = bool(rng.integers(2))
-        if crop.std() >= MIN_CONTRAST:
-            found.append(crop.flip(1) if mirrored else crop)
-    crops = torch.stack(found)[:, None]
-    deviation, mean = torch.std_mean(crops, dim=(1, 2, 3), correction=0, keepdim=True)
-    return (crops - mean) / deviation
-
-
 def _draw_population(neurons: int, image_shape: tuple[int, int], rng: np.random.Generator) -> Population:
     height, width = image_shape
     if min(image_shape) < 20:
@@ -227,48 +201,12 @@ def _draw_population(neurons: int, image_shape: tuple[int, int], rng: np.random.
     return Population(
         image_shape=(height, width),
         cortex=_float((place + 1) / 2 * CORTEX_UM),
-        position=_float(centre + half_field * _retinotopy(place) + scatter),
+        position=_float(centre + half_field * retinotopy(place) + scatter),
         orientation=_float(rng.uniform(0, math.pi, neurons)),
         frequency=_float(frequency),
         sigma=_float(CYCLES_PER_SIGMA / frequency),
         gain=torch.ones(neurons),
     )
-
-
-def _retinotopy(place: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Smooth map from the square of cortex to the square of the visual field, both [-1, 1]^2; [N, 2] to [N, 2].
-
-    Bent, and mirror-reversed as V1's is, so that no readout gets it right by copying its input.
-    """
-    u, v = place.T
-    return np.stack([0.9 * u + 0.1 * u * v, -0.85 * v + 0.15 * u**2], axis=1)
-
-
-@functools.cache
-def _photograph(name: str) -> Tensor:
-    """One of scikit-image's photographs in grey, [height, width], luminance in 0..1."""
-    try:
-        import skimage.color
-        import skimage.data
-        import skimage.util
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('the photographs come with scikit-image: pip install "v1fast[demo]"') from error
-    image = getattr(skimage.data, name)()
-    if isinstance(image, tuple):  # the stereo pair comes as left, right, disparity
-        image = image[0]
-    grey = skimage.color.rgb2gray(image) if image.ndim == 3 else skimage.util.img_as_float(image)
-    return _float(grey)
-
-
-def _resized(name: str, shorter_side: int) -> Tensor:
-    page = _photograph(name)
-    scale = shorter_side / min(page.shape)
-    size = [round(scale * side) for side in page.shape]
-    return F.interpolate(page[None, None], size, mode="bilinear", antialias=True)[0, 0]
-
-
-def _float(values: Any) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
