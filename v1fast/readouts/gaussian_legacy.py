@@ -88,7 +88,7 @@ class Gaussian2d(GaussianPointReadout):
         self.mu = nn.Parameter(torch.empty(self.grid_shape))
         self.sigma = nn.Parameter(torch.empty(self.grid_shape))
         self.features = nn.Parameter(torch.empty(1, in_shape[0], 1, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Gaussian2d(GaussianPointReadout):
         # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same random numbers.
         self.sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {"mu": within_map, "sigma": at_least_zero}

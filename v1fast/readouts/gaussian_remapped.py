@@ -74,11 +74,9 @@ class RemappedGaussian2d(FullGaussian2d):
     ) -> Tensor:
         grid = self._positions(mu, sigma, noise, images.shape[0])
         features = self.features if index is None else self.features[..., index]
-        bias: Tensor | None = self.bias
         if index is not None:
             grid = grid[:, index]
-            bias = None if bias is None else bias[index]
         field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
         grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
-        weight = rows_of(features).squeeze(0)
+        weight, bias = rows_of(features).squeeze(0), self._bias_of(index)
         return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

@@ -149,14 +149,13 @@ class PointPyramid2d(GridReadout):
         gamma_readout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.outdims, self.positive = in_shape, outdims, positive
-        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        super().__init__(in_shape, outdims, mean_activity)
+        self.positive, self.init_range, self.align_corners = positive, init_range, align_corners
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.gauss_pyramid = Pyramid(scale_n=scale_n, downsample=downsample, type=type)
         self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
         self.features = nn.Parameter(torch.empty(1, in_shape[0] * (scale_n + 1), 1, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -164,7 +163,7 @@ class PointPyramid2d(GridReadout):
         """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.grid.uniform_(-self.init_range, self.init_range)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {**super()._ranges(), **({"features": at_least_zero} if self.positive else {})}
