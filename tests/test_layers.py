@@ -6,6 +6,7 @@ import sys
 import warnings
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import layer_checks
 import numpy as np
@@ -440,3 +441,10 @@ def test_initialize_returns_to_the_mean_activity_of_the_constructor(name):
     assert layer.bias.equal((mean + 1).expand_as(layer.bias))
     layer.initialize()
     assert layer.bias.equal(mean.expand_as(layer.bias))
+
+
+@pytest.mark.parametrize("name", sorted({*LAYERS, *NO_LAYERS} - {"ConfigurationError", "Readout"}))
+def test_what_differs_from_the_published_class_is_said_in_the_docs(name):
+    table = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    assert f"\n| `{name}`" in table
+    assert ("docs/layers.md" in getattr(readouts, name).__doc__) == (name != "DenseReadout")

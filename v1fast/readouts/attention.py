@@ -18,11 +18,8 @@ class AttentionReadout(MapReadout):
     """Each neuron weights the pixels by a softmax that a small network makes of the features, and the channels by a
     vector.
 
-    Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. Where that is
-    plainly broken this class does the sensible thing instead: kernels of any size keep the size of the map (there, 1
-    and, in some versions of torch, 3 alone); forward accepts the arguments that trainers hand to all readouts;
-    ``shift`` has an effect, on what the network sees too; it takes ``out_idx`` and videos; ``mean_activity`` is copied,
-    not aliased.
+    Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. The network
+    sees the features after the ``shift``. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.

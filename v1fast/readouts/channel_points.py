@@ -160,9 +160,7 @@ class Gaussian3d(ChannelPointReadout):
     """Each neuron reads one value, at a point (x, y, channel) drawn from a Gaussian, and scales it.
 
     Drop-in for ``Gaussian3d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
-    Where that is plainly broken this class does the sensible thing instead: the penalty is there (the L1 norm of the
-    features); ``batch_sample=False`` and ``shift`` work; ``mean_activity`` is copied, not aliased; ``out_idx`` may be a
-    boolean tensor; it reads videos too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -239,10 +237,7 @@ class UltraSparse(ChannelPointReadout):
     """Each neuron reads a few values, at points (x, y, channel) drawn from Gaussians, and weights them.
 
     Drop-in for ``UltraSparse`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
-    Where that is plainly broken this class does the sensible thing instead: in evaluation the means are read (there,
-    ``sample`` is True unless it is given); the penalty works; ``out_idx`` and ``shift`` work; ``fixed_sigma`` has an
-    effect without ``shared_mean`` too; ``mean_activity`` is copied, not
-    aliased; it reads videos too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.

@@ -27,11 +27,7 @@ class FullFactorized2d(MapReadout):
     tensor between them smallest, see ``v1fast.readouts._masks``: images x channels x neurons only where the map has
     more pixels than there are images (times frames) or channels.
 
-    It takes ``shift`` and ``out_idx`` too, and videos. Where neuralpredictors is plainly broken this class does the
-    sensible thing instead: the penalty makes no tensor of neurons x neurons, and ``reg_mode="per_neuron"`` is the
-    penalty that was meant; ``positive_weights``, and ``constrain_pos`` with shared features, have an effect on the
-    response; ``weight`` is right for maps that are not square; shared features of another readout keep their values
-    when a readout is added to them; ``mean_activity`` is copied, not aliased.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.

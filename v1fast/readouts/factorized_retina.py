@@ -50,9 +50,7 @@ class FactorizedReadout(MapReadout):
     sums are made in the order that keeps the tensor between them smallest, as in
     :class:`v1fast.readouts.FullFactorized2d`; of videos there are often more frames than pixels.
 
-    It takes single images, ``shift`` and ``out_idx`` too. Where openretina 1.1.1 is plainly broken this class does the
-    sensible thing instead: the Laplacian is that of the masks (there, of their pixels and neurons in wrong order);
-    tensors that are given are copied, not aliased.
+    Differences from openretina: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.

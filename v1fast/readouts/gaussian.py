@@ -49,10 +49,7 @@ class FullGaussian2d(GaussianPointReadout):
     neuralpredictors: same constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.gaussian_readout`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: ``mean_activity`` is copied,
-    not aliased; shared features and grids of another readout keep their values when a readout is added to them;
-    ``out_idx`` may be a boolean tensor; ``mu_dispersion`` works for predicted grids; under autocast a predicted grid is
-    computed in full precision; ``grid_mean_predictor`` is evaluated once per forward pass, not three times.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features. Other H and W are accepted in forward, with a warning.

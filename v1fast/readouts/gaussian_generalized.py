@@ -17,9 +17,7 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
     """:class:`FullGaussian2d` with several outputs per neuron, the parameters of its response distribution.
 
     All outputs of a neuron read the same point. Drop-in for ``GeneralizedFullGaussianReadout2d`` of neuralpredictors.
-    Where that is plainly broken this class does the sensible thing instead, beside what is noted in ``FullGaussian2d``:
-    the bias is initialised; the result keeps its axes where there is one image or one neuron; without a bias it can be
-    initialised too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.

@@ -22,9 +22,9 @@ class Gaussian2d(GaussianPointReadout):
     forward arguments. The computation is :func:`v1fast.functional.gaussian_readout`.
 
     Other than in ``FullGaussian2d``, sigma is kept at 0 or above, as the means are kept in [-1, 1]; see
-    :meth:`project_`; it starts at random; and features of another shape are an error. Where neuralpredictors is plainly
-    broken this class does the sensible thing instead: ``mean_activity`` is copied, not aliased, and ``out_idx`` may be
-    a boolean tensor.
+    :meth:`project_`; it starts at random; and features of another shape are an error.
+
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.

@@ -37,9 +37,8 @@ class DeterministicGaussian2d(MapReadout):
     """Each neuron weights the pixels by a round Gaussian, of a sum of 1, and the channels by a vector, and adds all up.
 
     Drop-in for ``DeterministicGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
-    arguments. There it cannot be trained: forward changes a leaf in place, which autograd refuses; and ``shift`` and,
-    with a bias, ``out_idx`` fail. Here all of them work, ``mean_activity`` is copied, not aliased, and videos are read
-    too. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
+    arguments. Differences from it: docs/layers.md. The sums are made as in
+    :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -143,9 +142,8 @@ class GaussianMaskReadout(MapReadout):
     """Each neuron weights the pixels by a round Gaussian and the channels by a vector, adds up, and goes on to a rate.
 
     Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. Drop-in for
-    ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. The sums are made as in
-    :class:`v1fast.readouts.FullFactorized2d`. It takes single images, ``shift`` and ``out_idx`` too; ``mean_activity``
-    is copied, not aliased.
+    ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. Differences from it:
+    docs/layers.md. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.

@@ -66,10 +66,7 @@ class PointPooled2d(PooledReadout):
     ``PointPooled2d`` of neuralpredictors (once ``SpatialTransformerPooled2d``): same constructor, state_dict keys and
     shapes, forward arguments. The computation is :func:`v1fast.functional.pooled_readout`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: ``gamma_readout`` counts where
-    ``feature_reg_weight`` is not given; ``grid`` is clamped in place and keeps its storage; ``mean_activity`` is
-    copied, not aliased; ``out_idx`` may be a boolean tensor; a change of ``pool_steps`` leaves the features on their
-    device; too many poolings are an error that says so.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -181,10 +178,8 @@ SpatialTransformerPooled2d = PointPooled2d
 class GeneralizedPointPooled2d(SeveralOutputs, PointPooled2d):
     """:class:`PointPooled2d` with several outputs per neuron, the parameters of its response distribution.
 
-    All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors. Where
-    that is plainly broken this class does the sensible thing instead, beside what is noted in ``PointPooled2d``:
-    ``out_idx`` chooses the neurons of the bias, not its outputs; the result keeps its axes where there is one image or
-    one neuron; ``mean_activity`` leaves the bias in its shape; the positions are drawn once, not twice.
+    All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -223,10 +218,7 @@ class SpatialTransformerPooled3d(PooledReadout):
     """:class:`PointPooled2d` for videos: every frame is read at the same points.
 
     Drop-in for ``SpatialTransformerPooled3d`` of neuralpredictors: same constructor, state_dict keys and shapes,
-    forward arguments. Where that is plainly broken this class does the sensible thing instead: ``initialize`` takes
-    ``mean_activity`` first, as all readouts do; a grid that is given keeps its values; pruning works for a single
-    neuron; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``mean_activity`` is copied, not
-    aliased; ``subs_idx`` may be a mask.
+    forward arguments. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features; T, H and W may differ in a call.

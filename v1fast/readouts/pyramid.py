@@ -107,9 +107,7 @@ class PointPyramid2d(GridReadout):
     constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.levels_readout` of :class:`Pyramid`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: it may change device or dtype
-    after a forward pass; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``grid`` is clamped in
-    place and keeps its storage; ``mean_activity`` is copied, not aliased. It takes ``out_idx`` too.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features; H and W may differ in a call.

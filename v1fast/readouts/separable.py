@@ -30,8 +30,7 @@ class SeparableReadout(MapReadout):
     with f the ELU or ReLU. The readout of Du et al., "A simplified minimodel of visual cortical neurons", bioRxiv 2024,
     whose code calls it ``Readout``: same constructor, state_dict keys and shapes, and penalties. The masks, of rank R,
     are made first, and the sums as in :class:`v1fast.readouts.FullFactorized2d`: four factors multiplied out one after
-    the other cost as much and keep more. Where that code is plainly broken this class does the sensible thing instead:
-    the mask that is not separable gets bias and nonlinearity too, and may be initialised without positions.
+    the other cost as much and keep more. Differences from that code: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
