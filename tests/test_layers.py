@@ -6,6 +6,7 @@ import sys
 import warnings
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import layer_checks
 import numpy as np
@@ -412,3 +413,38 @@ def test_parts_of_the_package_are_attributes_and_imported_when_used():
     in_a_new_process(f"import v1fast; {used}, v1fast.doctor.examine, v1fast.functional.rdm, v1fast.readouts.FullSXF")
     in_a_new_process(f"import v1fast; assert {{*{lazy}, 'accelerate', 'readouts', 'functional'}} <= {{*dir(v1fast)}}")
     in_a_new_process("import v1fast\ntry: v1fast.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)")
+
+
+@every_layer
+def test_says_what_it_is(name):
+    layer = make(name)
+    shown = layer.extra_repr().split(", ")
+    shape, learned = LAYERS[name][0], "bias" in dict(layer.named_parameters())
+    assert shown[0] == f"{' x '.join(map(str, shape))} -> {N}"
+    assert ("bias" in shown) == learned
+
+
+@every_layer
+def test_feature_l1_is_of_the_weights_of_the_channels(name):
+    layer = make(name)
+    of_its_own = {"DenseReadout": "weight", "FactorizedReadout": "feature_weights", "SeparableReadout": "Wc"}
+    weights = getattr(layer, of_its_own.get(name, "features"))
+    assert layer.feature_l1().item() == pytest.approx(weights.abs().sum().item(), rel=1e-5)
+
+
+@every_layer
+def test_initialize_returns_to_the_mean_activity_of_the_constructor(name):
+    mean = torch.rand((2, N) if name == "SeparableReadout" else N)
+    layer = make(name, mean_activity=mean)
+    assert layer.bias.equal(mean.expand_as(layer.bias))
+    layer.initialize(mean + 1)
+    assert layer.bias.equal((mean + 1).expand_as(layer.bias))
+    layer.initialize()
+    assert layer.bias.equal(mean.expand_as(layer.bias))
+
+
+@pytest.mark.parametrize("name", sorted({*LAYERS, *NO_LAYERS} - {"ConfigurationError", "Readout"}))
+def test_what_differs_from_the_published_class_is_said_in_the_docs(name):
+    table = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    assert f"\n| `{name}`" in table
+    assert ("docs/layers.md" in getattr(readouts, name).__doc__) == (name != "DenseReadout")

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from v1fast.readouts._frames import check_map
-from v1fast.readouts.base import NeuronSelection, Readout, select_neurons
+from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 
 
-class MapReadout(Readout, ABC):
-    """Base class of the layers whose neurons weight all pixels.
-
-    Attributes:
-        in_shape: (C, H, W) of the features, or (C, T, H, W).
-        outdims: number of neurons N.
-    """
-
-    in_shape: Sequence[int]
-    outdims: int
+class MapReadout(FeatureReadout, ABC):
+    """Base class of the layers whose neurons weight all pixels."""
 
     def forward(
         self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
@@ -42,7 +32,7 @@ class MapReadout(Readout, ABC):
         Raises:
             ValueError: an operand does not fit; the message names it.
         """
-        check_map(x, self.in_shape[0], *self.in_shape[-2:])
+        self._require_in_shape(x)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         return self._responses(x, shift, index)
 

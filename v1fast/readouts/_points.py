@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from v1fast import functional
-from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._ranges import Change, within_map
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 
 Sampler = Literal["philox", "torch"]
 Noise = Mapping[str, Any]
@@ -49,40 +49,41 @@ def of_neurons(noise: Noise, index: Tensor) -> Noise:
     return {**noise, "noise": noise["noise"][:, index]} if "noise" in noise else noise
 
 
-class PointReadout(Readout):
+class PointReadout(FeatureReadout):
     """Base class of the layers that read the features at one point per neuron.
 
     Attributes:
-        in_shape: (C, H, W) of the features, or (C, T, H, W).
-        outdims: number of neurons N.
         features: weights of the channels, (..., C, 1, N).
         stored_features: name of the parameter that holds them.
     """
 
-    in_shape: Sequence[int]
-    outdims: int
     features: Tensor
     stored_features: ClassVar[str] = "features"
 
+
+class SeveralOutputs(PointReadout):
+    """Mixin of the layers with several outputs per neuron, the parameters of its response distribution.
+
+    Attributes:
+        inferred_params_n: number of outputs P, >= 1; to be set before the constructor of the layer with one output.
+    """
+
+    inferred_params_n: int
+
+    def _set_outputs(self, inferred_params_n: int) -> None:
+        if inferred_params_n < 1:
+            raise ValueError(f"inferred_params_n: want at least 1, got {inferred_params_n}")
+        self.inferred_params_n = inferred_params_n
+
     @property
-    def _map_shape(self) -> tuple[int, int, int]:
-        return self.in_shape[0], self.in_shape[-2], self.in_shape[-1]
+    def _bias_shape(self) -> tuple[int, ...]:
+        return self.inferred_params_n, self.outdims
 
-    def _require_in_shape(self, x: Tensor) -> None:
-        check_map(x, *self._map_shape)
-
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
-        """L1 norm of the features."""
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
-
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``."""
-        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        bias = ", bias" if self.bias is not None else ""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{bias}"
+    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to a copy of ``mean_activity``, [N] for all outputs or [P, N], or to zero."""
+        if mean_activity is not None and mean_activity.dim() == 1:
+            mean_activity = mean_activity.expand(self.inferred_params_n, -1)
+        super().initialize_bias(mean_activity)
 
 
 class GridReadout(PointReadout):
@@ -103,11 +104,11 @@ class GridReadout(PointReadout):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """For a forward pass: positions [N, 2], weights [..., N, C] and biases [..., N], of all neurons or those
         chosen."""
-        grid, bias = self._in_range("grid", write=True).view(self.outdims, 2), self.bias
+        grid = self._in_range("grid", write=True).view(self.outdims, 2)
         if out_idx is None:
-            return grid, rows_of(features), bias
+            return grid, rows_of(features), self.bias
         index = select_neurons(out_idx, self.outdims, device)
-        return grid[index], rows_of(features[..., index]), None if bias is None else bias[..., index]
+        return grid[index], rows_of(features[..., index]), self._bias_of(index)
 
 
 class GaussianPointReadout(PointReadout, ABC):
@@ -131,12 +132,11 @@ class GaussianPointReadout(PointReadout, ABC):
         mean_activity: Tensor | None,
         sampler: Sampler,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if not 0 < init_mu_range <= 1:
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
         check_sampler(sampler)
-        self.in_shape, self.outdims, self.grid_shape = in_shape, outdims, (1, outdims, 1, 2)
-        self.init_mu_range, self.mean_activity = init_mu_range, mean_activity
+        self.grid_shape, self.init_mu_range = (1, outdims, 1, 2), init_mu_range
         self.batch_sample, self.frame_sample = batch_sample, frame_sample
         self.align_corners, self.sampler = align_corners, sampler
 
@@ -280,17 +280,15 @@ class GaussianPointReadout(PointReadout, ABC):
     ) -> Tensor:
         """[B, N] of the neurons ``index``, or of all."""
         features = self.features if index is None else self.features[..., index]
-        bias: Tensor | None = self.bias
         if index is not None:
             mu, sigma = mu[index], sigma[index]
-            bias = None if bias is None else bias[index]
             noise = of_neurons(noise, index)
         return functional.gaussian_readout(
             images,
             mu,
             sigma,
             rows_of(features).squeeze(0),
-            bias,
+            self._bias_of(index),
             shift,
             neuron_index=index,
             align_corners=self.align_corners,

@@ -12,18 +12,14 @@ from v1fast.readouts._convolutions import convolutions, initialize_convolutions
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import shifted_pixels
-from v1fast.readouts.base import Reduction
 
 
 class AttentionReadout(MapReadout):
     """Each neuron weights the pixels by a softmax that a small network makes of the features, and the channels by a
     vector.
 
-    Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. Where that is
-    plainly broken this class does the sensible thing instead: kernels of any size keep the size of the map (there, 1
-    and, in some versions of torch, 3 alone); forward accepts the arguments that trainers hand to all readouts;
-    ``shift`` has an effect, on what the network sees too; it takes ``out_idx`` and videos; ``mean_activity`` is copied,
-    not aliased.
+    Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. The network
+    sees the features after the ``shift``. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -57,46 +53,32 @@ class AttentionReadout(MapReadout):
         gamma_readout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        super().__init__(in_shape, outdims, mean_activity)
         self.init_noise = init_noise
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.features = nn.Parameter(torch.empty(outdims, in_shape[0]))
         self.attention = convolutions("attention_layers", attention_layers, in_shape[0], outdims, attention_kernel)
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Draw features and filters anew and set the bias to ``mean_activity`` or zero."""
         self.features.normal_(0, self.init_noise)
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
         self.initialize_attention()
 
     def initialize_attention(self) -> None:
         """Draw the network's filters anew."""
         initialize_convolutions(self.attention)
 
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """L1 norm of the features."""
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
-
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """``feature_l1`` times ``feature_reg_weight``."""
-        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
-
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         images, shift = fold_frames(x, shift)
         pixels = shifted_pixels(images, shift)  # [B, C, H W]
         features: Tensor = self.features
-        bias: Tensor | None = self.bias
+        bias = self._bias_of(index)
         attention = self.attention(pixels.unflatten(2, images.shape[2:])).flatten(2)  # [B, N, H W]
         if index is not None:
-            features, bias = features[index], None if bias is None else bias[index]
-            attention = attention[:, index]
+            features, attention = features[index], attention[:, index]
         out = (attention.softmax(-1) @ pixels.mT * features).sum(-1)
         return unfold_frames(out if bias is None else out + bias, x)
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from v1fast._warnings import warn_caller
 from v1fast.readouts._arguments import ChecksArguments
+from v1fast.readouts._frames import check_map
 from v1fast.readouts._ranges import Change, in_range
 
 Reduction = Literal["sum", "mean"] | None
@@ -154,6 +155,17 @@ class Readout(ChecksArguments):
             return x
         raise ValueError(f'reduction: want "sum", "mean" or None, got {reduction!r}')
 
+    def _sum_or_mean(self, reduction: Reduction, average: bool | None) -> Literal["sum", "mean"]:
+        """The reduction, of a penalty that has several terms.
+
+        Raises:
+            ValueError: for any other.
+        """
+        reduction = self.resolve_reduction_method(reduction, average)
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        return reduction
+
     def resolve_deprecated_gamma_readout(
         self, feature_reg_weight: float | None, gamma_readout: float | None, default: float = 1.0
     ) -> float:
@@ -185,6 +197,83 @@ class Readout(ChecksArguments):
                 raise ValueError(f"mean_activity: want [N] = {want}, got {got}")
             else:
                 self.bias.copy_(mean_activity)
+
+
+class FeatureReadout(Readout):
+    """Base class of the layers that weight the features of a core: what they have in common beside forward.
+
+    Args:
+        in_shape: (C, H, W) of the features, or (C, T, H, W).
+        outdims: number of neurons N.
+        mean_activity: initial bias, of its shape.
+
+    Attributes:
+        in_shape: as given.
+        outdims: as given.
+        mean_activity: as given; ``initialize`` uses it where it is given no other.
+        bias: [N], for several outputs per neuron [P, N]; or None.
+        feature_reg_weight: factor of ``regularizer``.
+    """
+
+    in_shape: Sequence[int]
+    mean_activity: Tensor | None
+
+    def __init__(self, in_shape: Sequence[int], outdims: int, mean_activity: Tensor | None = None) -> None:
+        super().__init__()
+        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+
+    @property
+    def _map_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.in_shape[0], self.in_shape[-2], self.in_shape[-1]
+
+    def _require_in_shape(self, x: Tensor) -> None:
+        check_map(x, *self._map_shape)
+
+    @property
+    def _bias_shape(self) -> tuple[int, ...]:
+        return (self.outdims,)
+
+    def _make_bias(self, trained: bool, buffer: bool = False) -> None:
+        """Register a bias to train, whose values ``_start_bias`` sets; otherwise None, or a ``buffer`` of zeros."""
+        if trained:
+            self.bias = nn.Parameter(torch.empty(self._bias_shape))
+        elif buffer:
+            self.register_buffer("bias", torch.zeros(self._bias_shape))
+        else:
+            self.register_parameter("bias", None)
+
+    def _start_bias(self, mean_activity: Tensor | None = None) -> None:
+        """Set the bias to ``mean_activity``, or else to the constructor's, or else to zero."""
+        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+
+    def _bias_of(self, index: Tensor | None) -> Tensor | None:
+        """The biases [..., N] of the neurons ``index``, or of all."""
+        bias: Tensor | None = self.bias
+        return bias if bias is None or index is None else bias[..., index]
+
+    def _magnitudes(self) -> Tensor:
+        """Whose sum is ``feature_l1``."""
+        features: Any = self.features
+        magnitudes: Tensor = features.abs()
+        return magnitudes
+
+    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """L1 norm of the weights of the features."""
+        return self.apply_reduction(self._magnitudes(), reduction=reduction, average=average)
+
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
+        """``feature_l1`` times ``feature_reg_weight``."""
+        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
+
+    def _details(self) -> list[str]:
+        """What ``print`` shows beside shapes and bias."""
+        return []
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the configuration."""
+        bias = ["bias"] if self.bias is not None and "bias" not in self._buffers else []
+        return ", ".join([f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}", *bias, *self._details()])
 
 
 def join_openretina() -> None:

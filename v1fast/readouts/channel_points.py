@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v1fast import functional
-from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
+from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import check_seed
 from v1fast.readouts._ranges import Change, at_least_zero, within_map
-from v1fast.readouts.base import NeuronSelection, Readout, Reduction, select_neurons
+from v1fast.readouts.base import FeatureReadout, NeuronSelection, Reduction, select_neurons
 
 
-class ChannelPointReadout(Readout, ABC):
+class ChannelPointReadout(FeatureReadout, ABC):
     """Base class of the layers that read each neuron's value, or few values, at points (x, y, channel).
 
     Eight numbers make a value, by trilinear interpolation (``torch.nn.functional.grid_sample``, which has no second
@@ -26,8 +26,6 @@ class ChannelPointReadout(Readout, ABC):
     Positions are drawn from torch's stream of random numbers, as neuralpredictors does, unless a seed is given.
 
     Attributes:
-        in_shape: (C, H, W) of the features.
-        outdims: number of neurons N.
         num_filters: number of points F of each neuron.
         features: the points' weights, N F of them.
     """
@@ -48,12 +46,11 @@ class ChannelPointReadout(Readout, ABC):
         fixed_sigma: bool,
         mean_activity: Tensor | None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if not 0 < init_mu_range <= 1:
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
         if not init_sigma_range > 0:
             raise ValueError(f"init_sigma_range: want a positive value, got {init_sigma_range}")
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
         self.init_mu_range, self.init_sigma_range = init_mu_range, init_sigma_range
         self.batch_sample, self.frame_sample = batch_sample, frame_sample
         self.align_corners, self.fixed_sigma = align_corners, fixed_sigma
@@ -99,14 +96,6 @@ class ChannelPointReadout(Readout, ABC):
         """Positions read in evaluation, (1, 1, F N, 1, 3)."""
         return self.sample_grid(batch_size=1, sample=False)
 
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """L1 norm of the features."""
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
-
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """``feature_l1`` times ``feature_reg_weight``."""
-        return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
-
     def forward(
         self,
         x: Tensor,
@@ -140,7 +129,7 @@ class ChannelPointReadout(Readout, ABC):
         Raises:
             ValueError: an operand does not fit; the message names it. Also an ``image_offset`` without a seed.
         """
-        check_map(x, *self.in_shape)
+        self._require_in_shape(x)
         check_seed(seed, image_offset)
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
         draws = clips if self.batch_sample else 1, frames if self.frame_sample else 1
@@ -149,16 +138,15 @@ class ChannelPointReadout(Readout, ABC):
         images, shift = fold_frames(x, shift)
         points = points.unflatten(1, (self.num_filters, self.outdims))  # [B, F, N, 3]
         weights: Tensor = self.features.view(self.outdims, self.num_filters)
-        bias: Tensor | None = self.bias
-        if out_idx is not None:
-            index = select_neurons(out_idx, self.outdims, x.device)
-            points, weights, bias = points[:, :, index], weights[index], None if bias is None else bias[index]
+        index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        if index is not None:
+            points, weights = points[:, :, index], weights[index]
         shift = functional.shift_of_images(shift, len(images))
         if shift is not None:
             if tuple(shift.shape) != (len(images), 2):
                 raise ValueError(f"shift: want [B, 2] = ({len(images)}, 2), got {tuple(shift.shape)}")
             points = points + F.pad(shift, (0, 1))[:, None, None]
-        out = (self._values(images, points) * weights.t()).sum(1)
+        out, bias = (self._values(images, points) * weights.t()).sum(1), self._bias_of(index)
         return unfold_frames(out if bias is None else out + bias, x)
 
     def _values(self, images: Tensor, points: Tensor) -> Tensor:
@@ -167,18 +155,12 @@ class ChannelPointReadout(Readout, ABC):
         volume, grid = images.unsqueeze(1).to(dtype), points.unsqueeze(1).to(dtype)
         return F.grid_sample(volume, grid, align_corners=self.align_corners)[:, 0, 0].to(images.dtype)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"
-
 
 class Gaussian3d(ChannelPointReadout):
     """Each neuron reads one value, at a point (x, y, channel) drawn from a Gaussian, and scales it.
 
     Drop-in for ``Gaussian3d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
-    Where that is plainly broken this class does the sensible thing instead: the penalty is there (the L1 norm of the
-    features); ``batch_sample=False`` and ``shift`` work; ``mean_activity`` is copied, not aliased; ``out_idx`` may be a
-    boolean tensor; it reads videos too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -233,7 +215,7 @@ class Gaussian3d(ChannelPointReadout):
         self.mu = nn.Parameter(torch.empty(1, 1, outdims, 1, 3))
         self.sigma = nn.Parameter(torch.empty(1, 1, outdims, 1, 3))
         self.features = nn.Parameter(torch.empty(1, 1, 1, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -242,7 +224,7 @@ class Gaussian3d(ChannelPointReadout):
         self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
         self._start_sigma(self.sigma)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {"mu": within_map, "sigma": at_least_zero}
@@ -255,10 +237,7 @@ class UltraSparse(ChannelPointReadout):
     """Each neuron reads a few values, at points (x, y, channel) drawn from Gaussians, and weights them.
 
     Drop-in for ``UltraSparse`` of neuralpredictors: same constructor, state_dict keys and shapes, forward arguments.
-    Where that is plainly broken this class does the sensible thing instead: in evaluation the means are read (there,
-    ``sample`` is True unless it is given); the penalty works; ``out_idx`` and ``shift`` work; ``fixed_sigma`` has an
-    effect without ``shared_mean`` too; ``mean_activity`` is copied, not
-    aliased; it reads videos too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -331,7 +310,7 @@ class UltraSparse(ChannelPointReadout):
         for name, (count, numbers) in (shapes if shared_mean else {"mu": (points, 3), "sigma": (points, 3)}).items():
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, count, 1, numbers)))
         self.features = nn.Parameter(torch.empty(1, 1, outdims, num_filters))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -345,7 +324,7 @@ class UltraSparse(ChannelPointReadout):
             self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
             self._start_sigma(self.sigma)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         names = (("mu_xy", "mu_ch"), ("sigma_xy", "sigma_ch")) if self.shared_mean else (("mu",), ("sigma",))
@@ -369,7 +348,5 @@ class UltraSparse(ChannelPointReadout):
         Raises:
             ValueError: for any other reduction than "sum" and "mean".
         """
-        reduction = self.resolve_reduction_method(reduction, average)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        reduction = self._sum_or_mean(reduction, average)
         return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import shifted_pixels
-from v1fast.readouts.base import Reduction
 
 
 class DenseReadout(MapReadout):
@@ -42,32 +41,24 @@ class DenseReadout(MapReadout):
         feature_reg_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
+        super().__init__(in_shape, outdims, mean_activity)
         self.init_noise, self.feature_reg_weight = init_noise, feature_reg_weight
         self.weight = nn.Parameter(torch.empty(outdims, *in_shape))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Draw the weights anew and set the bias to ``mean_activity`` or zero."""
         self.weight.normal_(0, self.init_noise)
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """L1 norm of the weights times ``feature_reg_weight``."""
-        return self.apply_reduction(self.weight.abs(), reduction=reduction, average=average) * self.feature_reg_weight
+    def _magnitudes(self) -> Tensor:
+        return self.weight.abs()
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         images, shift = fold_frames(x, shift)
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        if index is not None:
-            weight, bias = weight[index], None if bias is None else bias[index]
-        out = nn.functional.linear(shifted_pixels(images, shift).flatten(1), weight.flatten(1), bias)
+        weight = self.weight if index is None else self.weight[index]
+        pixels = shifted_pixels(images, shift).flatten(1)
+        out = nn.functional.linear(pixels, weight.flatten(1), self._bias_of(index))
         return unfold_frames(out, x)
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"

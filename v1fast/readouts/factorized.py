@@ -27,11 +27,7 @@ class FullFactorized2d(MapReadout):
     tensor between them smallest, see ``v1fast.readouts._masks``: images x channels x neurons only where the map has
     more pixels than there are images (times frames) or channels.
 
-    It takes ``shift`` and ``out_idx`` too, and videos. Where neuralpredictors is plainly broken this class does the
-    sensible thing instead: the penalty makes no tensor of neurons x neurons, and ``reg_mode="per_neuron"`` is the
-    penalty that was meant; ``positive_weights``, and ``constrain_pos`` with shared features, have an effect on the
-    response; ``weight`` is right for maps that are not square; shared features of another readout keep their values
-    when a readout is added to them; ``mean_activity`` is copied, not aliased.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -80,13 +76,12 @@ class FullFactorized2d(MapReadout):
         reg_mode: RegularizerMode = "legacy",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if reg_mode not in ("legacy", "per_neuron"):
             raise ValueError(f'reg_mode: want "legacy" or "per_neuron", got {reg_mode!r}')
         if positive_spatial and constrain_pos:
             warn_caller("positive_spatial has no effect beside constrain_pos")
-        self.in_shape, self.outdims, self.reg_mode = in_shape, outdims, reg_mode
-        self.normalize, self.init_noise, self.mean_activity = normalize, init_noise, mean_activity
+        self.reg_mode, self.normalize, self.init_noise = reg_mode, normalize, init_noise
         self.constrain_pos, self.positive_weights = constrain_pos, positive_weights
         self.positive_spatial = positive_spatial
         self.spatial_and_feature_reg_weight = self.resolve_deprecated_gamma_readout(
@@ -94,7 +89,7 @@ class FullFactorized2d(MapReadout):
         )
         self.initialize_features(**(shared_features or {}))
         self.spatial = nn.Parameter(torch.empty(outdims, *in_shape[1:]))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     def initialize_features(
@@ -128,7 +123,7 @@ class FullFactorized2d(MapReadout):
             self._features.normal_(0, self.init_noise)
         if self._shared_features:
             self.scales.fill_(1.0)
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     @property
     def shared_features(self) -> nn.Parameter:
@@ -181,9 +176,7 @@ class FullFactorized2d(MapReadout):
         Raises:
             ValueError: for any other reduction than "sum" and "mean".
         """
-        reduction = self.resolve_reduction_method(reduction, average)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        reduction = self._sum_or_mean(reduction, average)
         masks = self.normalized_spatial.abs().sum((1, 2))
         features = self.features.abs().sum(1)
         total = masks.sum() * features.sum() if self.reg_mode == "legacy" else (masks * features).sum()
@@ -195,17 +188,14 @@ class FullFactorized2d(MapReadout):
         return self.l1(reduction=reduction, average=average) * self.spatial_and_feature_reg_weight
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
-        bias = self.bias if self.bias is None or index is None else self.bias[index]
-        return masked_readout(x, self._masks_of(index, True), self._features_of(index, True), bias, shift)
+        masks, features = self._masks_of(index, True), self._features_of(index, True)
+        return masked_readout(x, masks, features, self._bias_of(index), shift)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        words = [f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}"]
-        words += ["bias"] if self.bias is not None else []
-        words += ["normalized"] if self.normalize else []
+    def _details(self) -> list[str]:
+        words = ["normalized"] if self.normalize else []
         if self._shared_features:
             words.append(f"{'own' if self._original_features else 'shared'} matched features")
-        return ", ".join(words)
+        return words
 
 
 SpatialXFeatureLinear = FullFactorized2d

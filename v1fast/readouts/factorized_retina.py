@@ -50,9 +50,7 @@ class FactorizedReadout(MapReadout):
     sums are made in the order that keeps the tensor between them smallest, as in
     :class:`v1fast.readouts.FullFactorized2d`; of videos there are often more frames than pixels.
 
-    It takes single images, ``shift`` and ``out_idx`` too. Where openretina 1.1.1 is plainly broken this class does the
-    sensible thing instead: the Laplacian is that of the masks (there, of their pixels and neurons in wrong order);
-    tensors that are given are copied, not aliased.
+    Differences from openretina: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.
@@ -93,14 +91,13 @@ class FactorizedReadout(MapReadout):
         init_scales: Sequence[tuple[float, float]] | None = None,
         mean_activity: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if weights_constraint not in (None, *_CHANGES):
             raise ValueError(
                 f"weights_constraint: want one of {', '.join(_CHANGES)} or None, got {weights_constraint!r}"
             )
         if mask_constraint not in (None, "abs"):
             raise ValueError(f'mask_constraint: want "abs" or None, got {mask_constraint!r}')
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
         self.reg = [mask_l1_reg, weights_l1_reg, laplace_mask_reg]
         self.readout_bias, self.weights_constraint = readout_bias, weights_constraint
         self.mask_constraint = mask_constraint
@@ -108,10 +105,7 @@ class FactorizedReadout(MapReadout):
         self._input_weights_regularizer_spatial = _Smoothness()
         self.mask_weights = nn.Parameter(self._initial_masks(init_mask, init_scales))
         self.feature_weights = nn.Parameter(self._initial_weights(init_weights, init_scales))
-        if readout_bias:
-            self.bias = nn.Parameter(torch.zeros(outdims))
-        else:
-            self.register_buffer("bias", torch.zeros(outdims))
+        self._make_bias(readout_bias, buffer=True)
         self.initialize(mean_activity)
 
     def _initial_masks(self, given: Tensor | None, scales: Sequence[tuple[float, float]] | None) -> Tensor:
@@ -142,7 +136,7 @@ class FactorizedReadout(MapReadout):
 
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; masks and features stay."""
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def apply_constraints(self) -> None:
         """Bring masks and features into their range, in place: openretina's name of :meth:`project_`."""
@@ -169,6 +163,9 @@ class FactorizedReadout(MapReadout):
     def _constrained(self) -> tuple[Tensor, Tensor]:
         return self._in_range("mask_weights", write=True), self._in_range("feature_weights", write=True)
 
+    def _magnitudes(self) -> Tensor:
+        return self.feature_weights.abs()
+
     def regularizer(self, reduction: Reduction = None, average: bool | None = None) -> Tensor:
         """The three penalties; the third of them is divided by 3 for "mean"."""
         reduction = self.resolve_reduction_method(reduction, average)
@@ -177,23 +174,19 @@ class FactorizedReadout(MapReadout):
         laplace = smoothness * self._input_weights_regularizer_spatial(masks)
         return (
             mask_l1 * self.mask_weights.abs().sum(0).mean()
-            + weights_l1 * self.feature_weights.abs().sum(0).mean()
+            + weights_l1 * self._magnitudes().sum(0).mean()
             + (laplace / 3 if reduction == "mean" else laplace)
         )
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         masks, weights = self._constrained()
-        bias: Tensor | None = self.bias if self.readout_bias else None
+        bias = self._bias_of(index) if self.readout_bias else None
         if index is not None:
-            masks, weights, bias = masks[:, index], weights[:, index], None if bias is None else bias[index]
+            masks, weights = masks[:, index], weights[:, index]
         return F.softplus(masked_readout(x, masks.t().unflatten(1, self.mask_size), weights.t(), bias, shift))
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        words = (
-            f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}, masks of {' x '.join(map(str, self.mask_size))}"
-        )
-        return words + (", bias" if self.readout_bias else "")
+    def _details(self) -> list[str]:
+        return [f"masks of {' x '.join(map(str, self.mask_size))}"]
 
 
 KlindtReadoutWrapper3D = FactorizedReadout

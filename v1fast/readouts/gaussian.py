@@ -49,10 +49,7 @@ class FullGaussian2d(GaussianPointReadout):
     neuralpredictors: same constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.gaussian_readout`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: ``mean_activity`` is copied,
-    not aliased; shared features and grids of another readout keep their values when a readout is added to them;
-    ``out_idx`` may be a boolean tensor; ``mu_dispersion`` works for predicted grids; under autocast a predicted grid is
-    computed in full precision; ``grid_mean_predictor`` is evaluated once per forward pass, not three times.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features. Other H and W are accepted in forward, with a warning.
@@ -150,7 +147,7 @@ class FullGaussian2d(GaussianPointReadout):
             self._mu = nn.Parameter(torch.empty(self.grid_shape))
         self.sigma = nn.Parameter(torch.empty(self.sigma_shape))
         self.initialize_features(**(shared_features or {}))
-        self.register_parameter("bias", self._empty_bias() if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     def init_grid_predictor(
@@ -219,9 +216,6 @@ class FullGaussian2d(GaussianPointReadout):
     def _weight_shape(self, channels: int, neurons: int) -> tuple[int, ...]:
         return 1, channels, 1, neurons
 
-    def _empty_bias(self) -> nn.Parameter:
-        return nn.Parameter(torch.empty(self.outdims))
-
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero.
@@ -238,7 +232,7 @@ class FullGaussian2d(GaussianPointReadout):
             self._features.fill_(1 / self.in_shape[0])
         if self._shared_features:
             self.scales.fill_(1.0)
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     @property
     def shared_features(self) -> nn.Parameter:
@@ -278,11 +272,19 @@ class FullGaussian2d(GaussianPointReadout):
         """
         return self.mu.view(-1, 2).std(0, correction=1 if self.outdims > 1 else 0).sum()
 
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor | int:
+    def feature_l1(  # type: ignore[override]
+        self, reduction: Reduction = "sum", average: bool | None = None
+    ) -> Tensor | int:
         """L1 norm of the features; 0 where they belong to another readout, which counts them."""
         if not self._original_features:
             return 0
         return super().feature_l1(reduction=reduction, average=average)
+
+    def regularizer(  # type: ignore[override]
+        self, reduction: Reduction = "sum", average: bool | None = None
+    ) -> Tensor | int | float:
+        """``feature_l1`` times ``feature_reg_weight``; 0 where that is 0."""
+        return super().regularizer(reduction=reduction, average=average)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
@@ -299,13 +301,12 @@ class FullGaussian2d(GaussianPointReadout):
             shown = "another" if torch.compiler.is_compiling() else got
             warn_caller(f"features of shape (C, H, W) = {shown} where the readout was made for {want}")
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        words = [super().extra_repr(), self.gauss_type]
+    def _details(self) -> list[str]:
+        words: list[str] = [self.gauss_type]
         if self._shared_features:
             words.append(f"{'own' if self._original_features else 'shared'} matched features")
         if self._predicted_grid:
             words.append("predicted grid")
         if self._shared_grid:
             words.append(f"{'own' if self._original_grid else 'shared'} matched grid")
-        return ", ".join(words)
+        return words

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v1fast import functional
-from v1fast.readouts._points import Noise, of_neurons, rows_of, stacked
+from v1fast.readouts._points import Noise, SeveralOutputs, of_neurons, rows_of, stacked
 from v1fast.readouts.gaussian import FullGaussian2d
 
 
-class GeneralizedFullGaussianReadout2d(FullGaussian2d):
+class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
     """:class:`FullGaussian2d` with several outputs per neuron, the parameters of its response distribution.
 
     All outputs of a neuron read the same point. Drop-in for ``GeneralizedFullGaussianReadout2d`` of neuralpredictors.
-    Where that is plainly broken this class does the sensible thing instead, beside what is noted in ``FullGaussian2d``:
-    the bias is initialised; the result keeps its axes where there is one image or one neuron; without a bias it can be
-    initialised too.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -41,22 +39,11 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
     def __init__(
         self, in_shape: Sequence[int], outdims: int, bias: bool, inferred_params_n: int = 1, **kwargs: Any
     ) -> None:
-        if inferred_params_n < 1:
-            raise ValueError(f"inferred_params_n: want at least 1, got {inferred_params_n}")
-        self.inferred_params_n = inferred_params_n
+        self._set_outputs(inferred_params_n)
         super().__init__(in_shape, outdims, bias, **kwargs)
 
     def _weight_shape(self, channels: int, neurons: int) -> tuple[int, ...]:
         return self.inferred_params_n, *super()._weight_shape(channels, neurons)
-
-    def _empty_bias(self) -> nn.Parameter:
-        return nn.Parameter(torch.empty(self.inferred_params_n, self.outdims))
-
-    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
-        """Set the bias to a copy of ``mean_activity``, [N] for all outputs or [P, N], or to zero."""
-        if mean_activity is not None and mean_activity.dim() == 1:
-            mean_activity = mean_activity.expand(self.inferred_params_n, -1)
-        super().initialize_bias(mean_activity)
 
     def _check_features(self, x: Tensor) -> None:
         self._require_in_shape(x)
@@ -77,7 +64,6 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
         """[P, B, N], or [B, N] where P = 1; or the weighted features."""
         features = self.features if index is None else self.features[..., index]
         weight = rows_of(features).squeeze(1)  # [P, N, C]
-        bias: Tensor | None = self.bias
         if self.return_weighted_features:
             grid = self._positions(mu, sigma, noise, images.shape[0])
             if index is not None:
@@ -86,13 +72,13 @@ class GeneralizedFullGaussianReadout2d(FullGaussian2d):
             return (weight.unsqueeze(1) * gathered).mT
         # All outputs of a neuron are read as if they were neurons of the same index: a draw depends on that alone.
         index = torch.arange(self.outdims, device=mu.device) if index is None else index
-        neurons = index.repeat(self.inferred_params_n)
+        bias, neurons = self._bias_of(index), index.repeat(self.inferred_params_n)
         out = functional.gaussian_readout(
             images,
             mu[neurons],
             sigma[neurons],
             stacked(weight),
-            None if bias is None else bias[:, index].flatten(),
+            None if bias is None else bias.flatten(),
             shift,
             neuron_index=neurons,
             align_corners=self.align_corners,

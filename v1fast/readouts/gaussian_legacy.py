@@ -22,9 +22,9 @@ class Gaussian2d(GaussianPointReadout):
     forward arguments. The computation is :func:`v1fast.functional.gaussian_readout`.
 
     Other than in ``FullGaussian2d``, sigma is kept at 0 or above, as the means are kept in [-1, 1]; see
-    :meth:`project_`; it starts at random; and features of another shape are an error. Where neuralpredictors is plainly
-    broken this class does the sensible thing instead: ``mean_activity`` is copied, not aliased, and ``out_idx`` may be
-    a boolean tensor.
+    :meth:`project_`; it starts at random; and features of another shape are an error.
+
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -88,7 +88,7 @@ class Gaussian2d(GaussianPointReadout):
         self.mu = nn.Parameter(torch.empty(self.grid_shape))
         self.sigma = nn.Parameter(torch.empty(self.grid_shape))
         self.features = nn.Parameter(torch.empty(1, in_shape[0], 1, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Gaussian2d(GaussianPointReadout):
         # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same random numbers.
         self.sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {"mu": within_map, "sigma": at_least_zero}

@@ -37,9 +37,8 @@ class DeterministicGaussian2d(MapReadout):
     """Each neuron weights the pixels by a round Gaussian, of a sum of 1, and the channels by a vector, and adds all up.
 
     Drop-in for ``DeterministicGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
-    arguments. There it cannot be trained: forward changes a leaf in place, which autograd refuses; and ``shift`` and,
-    with a bias, ``out_idx`` fail. Here all of them work, ``mean_activity`` is copied, not aliased, and videos are read
-    too. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
+    arguments. Differences from it: docs/layers.md. The sums are made as in
+    :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -75,14 +74,13 @@ class DeterministicGaussian2d(MapReadout):
         gamma_readout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if not 0 < init_mu_range <= 1:
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
         if not init_sigma > 0:
             raise ValueError(f"init_sigma: want a positive value, got {init_sigma}")
         if constrain_mode not in ("default", "abs", "elu"):
             raise ValueError(f'constrain_mode: want "default", "abs" or "elu", got {constrain_mode!r}')
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
         self.init_mu_range, self.init_sigma = init_mu_range, init_sigma
         self.positive, self.constrain_mode = positive, constrain_mode
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
@@ -91,7 +89,7 @@ class DeterministicGaussian2d(MapReadout):
         self.log_var = nn.Parameter(torch.empty(outdims))
         self.grid = nn.Parameter(_grid(outdims, 1, height, 1, width), requires_grad=False)
         self.features = nn.Parameter(torch.empty(channels, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -100,7 +98,7 @@ class DeterministicGaussian2d(MapReadout):
         self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
         self.log_var.fill_(math.log(self.init_sigma**2))
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def mask(self) -> Tensor:
         """The Gaussians, [N, H, W]."""
@@ -119,10 +117,6 @@ class DeterministicGaussian2d(MapReadout):
         # exp(exponent), divided by its sum, which underflows to 0 where the Gaussian is narrow and between pixels.
         return exponent.flatten(1).softmax(1).view_as(exponent)
 
-    def feature_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """L1 norm of the features."""
-        return self.apply_reduction(self.features.abs(), reduction=reduction, average=average)
-
     def variance_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
         """Sum of the variances."""
         return self.apply_reduction(self.log_var.exp(), reduction=reduction, average=average)
@@ -134,28 +128,22 @@ class DeterministicGaussian2d(MapReadout):
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         features = self._in_range("features", write=True)
-        bias: Tensor | None = self.bias
         if index is not None:
-            features, bias = features[:, index], None if bias is None else bias[index]
+            features = features[:, index]
         mask = self._mask_of(index, write=True)
         if self.positive and self.constrain_mode == "abs":
             features = features.abs()
         elif self.positive and self.constrain_mode == "elu":
             mask, features = F.elu(mask) + 1, F.elu(features) + 1
-        return masked_readout(x, mask, features.t(), bias, shift)
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}{'' if self.bias is None else ', bias'}"
+        return masked_readout(x, mask, features.t(), self._bias_of(index), shift)
 
 
 class GaussianMaskReadout(MapReadout):
     """Each neuron weights the pixels by a round Gaussian and the channels by a vector, adds up, and goes on to a rate.
 
     Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. Drop-in for
-    ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. The sums are made as in
-    :class:`v1fast.readouts.FullFactorized2d`. It takes single images, ``shift`` and ``out_idx`` too; ``mean_activity``
-    is copied, not aliased.
+    ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. Differences from it:
+    docs/layers.md. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.
@@ -195,9 +183,8 @@ class GaussianMaskReadout(MapReadout):
         mask_l1_reg: float = 1.0,
         feature_weights_l1_reg: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         channels, _, height, width = in_shape
-        self.in_shape, self.outdims, self.mean_activity = in_shape, outdims, mean_activity
         self.gaussian_mean_scale, self.gaussian_var_scale = gaussian_mean_scale, gaussian_var_scale
         self.positive, self.nonlinearity_function = positive, nonlinearity_function
         self.mask_l1_reg, self.feature_weights_l1_reg = mask_l1_reg, feature_weights_l1_reg
@@ -210,15 +197,12 @@ class GaussianMaskReadout(MapReadout):
             self.scale_param = nn.Parameter(torch.empty(outdims).normal_(1.0, 0.01))
         else:
             self.register_buffer("scale_param", torch.ones(outdims))
-        if bias:
-            self.bias = nn.Parameter(torch.zeros(outdims))
-        else:
-            self.register_buffer("bias", torch.zeros(outdims))
+        self._make_bias(bias, buffer=True)
         self.initialize(mean_activity)
 
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; masks and features stay."""
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def get_mask(self) -> Tensor:
         """The Gaussians, [N, H, W]; none falls below exp(-10) before they are normalised."""
@@ -239,9 +223,9 @@ class GaussianMaskReadout(MapReadout):
         """The Gaussians, [H, W, N]."""
         return self.get_mask().permute(1, 2, 0)
 
-    def feature_l1(self, average: bool = False) -> Tensor:
+    def feature_l1(self, average: bool = False) -> Tensor:  # type: ignore[override]  # as openretina's
         """L1 norm of the features, or their mean magnitude."""
-        return self.apply_reduction(self.features.abs(), "mean" if average else "sum")
+        return self.apply_reduction(self._magnitudes(), "mean" if average else "sum")
 
     def mask_l1(self, average: bool = False) -> Tensor:
         """Sum, or mean, of the variances, plus that of the squares of the means."""
@@ -261,13 +245,9 @@ class GaussianMaskReadout(MapReadout):
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         features = self._in_range("features", write=True)
         scale = self.scale_param
-        bias: Tensor | None = self.bias
+        bias = self._bias_of(index)
         assert bias is not None  # a buffer at least
         if index is not None:
-            features, bias, scale = features[..., index], bias[index], scale[index]
+            features, scale = features[..., index], scale[index]
         out = masked_readout(x, self._mask_of(index), rows_of(features).squeeze(0), None, shift)
         return self.nonlinearity_function(out * scale + bias)
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}"

@@ -16,9 +16,8 @@ class RemappedGaussian2d(FullGaussian2d):
     """:class:`FullGaussian2d` whose positions are moved by a vector field, which a small network makes of the features.
 
     Drop-in for ``RemappedGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
-    arguments. There it cannot run: forward returns nothing, and the constructor starts the network before it is made.
-    Here the field is read at the drawn positions (after the clamp), added to them, and the features are read there;
-    the bias is added; kernels of any size keep the size of the map.
+    arguments. Differences from it: docs/layers.md. The field is read at the drawn positions (after the clamp) and added
+    to them, and the features are read there. Kernels of any size keep the size of the map.
 
     Args:
         *args: as in :class:`FullGaussian2d`.
@@ -74,11 +73,9 @@ class RemappedGaussian2d(FullGaussian2d):
     ) -> Tensor:
         grid = self._positions(mu, sigma, noise, images.shape[0])
         features = self.features if index is None else self.features[..., index]
-        bias: Tensor | None = self.bias
         if index is not None:
             grid = grid[:, index]
-            bias = None if bias is None else bias[index]
         field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
         grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
-        weight = rows_of(features).squeeze(0)
+        weight, bias = rows_of(features).squeeze(0), self._bias_of(index)
         return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

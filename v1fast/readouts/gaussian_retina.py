@@ -18,9 +18,7 @@ class PointGaussianReadout(FullGaussian2d):
     """:class:`FullGaussian2d` with the constructor of openretina, whose features are videos.
 
     Drop-in for ``PointGaussianReadout`` of openretina (there also ``FullGaussian2d``): same constructor, state_dict
-    keys and shapes, forward arguments. That takes [B, C, H, W] although it asks for the shape of a video; this takes
-    both. Where openretina is plainly broken this class does the sensible thing instead, beside what is noted in
-    ``FullGaussian2d``: the means start at ``init_grid`` (there they are drawn anew at once).
+    keys and shapes, forward arguments. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features. Other T, H and W are accepted in forward, with a warning for H and W.

@@ -17,9 +17,8 @@ from v1fast.readouts.base import Readout, Reduction, select_neurons
 class ClonedReadout(Readout):
     """Another readout's output, times a gain per neuron, plus an offset per neuron.
 
-    For the same neurons in another session. Drop-in for ``ClonedReadout`` of neuralpredictors. Where that is plainly
-    broken this class does the sensible thing instead: ``MultiReadoutBase(clone_readout=True)`` can make it; ``shift``,
-    ``sample`` and ``out_idx`` reach the readout; it has a ``regularizer``.
+    For the same neurons in another session. Drop-in for ``ClonedReadout`` of neuralpredictors.
+    ``MultiReadoutBase(clone_readout=True)`` makes it. Differences from it: docs/layers.md.
 
     Args:
         original_readout: the readout whose output is used. It is a submodule, trained along, of both sessions.
@@ -98,8 +97,7 @@ class MultiReadoutBase(nn.ModuleDict):
     """One readout per session, under its ``data_key``.
 
     Drop-in for ``MultiReadoutBase`` of neuralpredictors: same constructor, state_dict keys
-    (``<data_key>.<key of the readout>``), forward arguments. Where that is plainly broken this class does the sensible
-    thing instead: ``clone_readout`` works; an unknown session is an error that names those there are. Sessions can be
+    (``<data_key>.<key of the readout>``), forward arguments. Differences from it: docs/layers.md. Sessions can be
     added later.
 
     A subclass may name the class of its readouts by ``_base_readout``.
@@ -292,8 +290,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
 
     For readouts that take the arguments ``shared_features``, ``shared_grid`` and ``shared_transform``, as
     :class:`v1fast.readouts.FullGaussian2d` does. Drop-in for ``MultiReadoutSharedParametersBase`` of neuralpredictors.
-    Where that is plainly broken this class does the sensible thing instead: ``share_transform`` has an effect; sharing
-    leaves the first session's values as they are; sessions whose neurons do not match are an error.
+    Differences from it: docs/layers.md.
 
     ``**kwargs`` of the constructor, beside those of the readouts:
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import GridReadout, stacked
+from v1fast.readouts._points import GridReadout, SeveralOutputs, stacked
 from v1fast.readouts._ranges import Change, at_least_zero
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
@@ -66,10 +66,7 @@ class PointPooled2d(PooledReadout):
     ``PointPooled2d`` of neuralpredictors (once ``SpatialTransformerPooled2d``): same constructor, state_dict keys and
     shapes, forward arguments. The computation is :func:`v1fast.functional.pooled_readout`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: ``gamma_readout`` counts where
-    ``feature_reg_weight`` is not given; ``grid`` is clamped in place and keeps its storage; ``mean_activity`` is
-    copied, not aliased; ``out_idx`` may be a boolean tensor; a change of ``pool_steps`` leaves the features on their
-    device; too many poolings are an error that says so.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -108,30 +105,26 @@ class PointPooled2d(PooledReadout):
         return_weighted_features: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if not 0 < init_range <= 1:
             raise ValueError(f"init_range: want a value in (0, 1], got {init_range}")
         if pool_kern < 1:
             raise ValueError(f"pool_kern: want at least 1, got {pool_kern}")
-        self.in_shape, self.outdims = in_shape, outdims
         self._pool_steps, self.pool_kern = whole_number("pool_steps", pool_steps), pool_kern
-        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        self.init_range, self.align_corners = init_range, align_corners
         self.return_weighted_features = return_weighted_features
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
         self.features = self._empty_features()
-        self.register_parameter("bias", self._empty_bias() if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
-
-    def _empty_bias(self) -> nn.Parameter:
-        return nn.Parameter(torch.empty(self.outdims))
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.grid.uniform_(-self.init_range, self.init_range)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def forward(
         self, x: Tensor, shift: Tensor | None = None, out_idx: NeuronSelection | None = None, **kwargs: Any
@@ -174,22 +167,19 @@ class PointPooled2d(PooledReadout):
         )
         return unfold_frames(_without_one(out.unflatten(1, (outputs, neurons)).transpose(0, 1)), x)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        return f"{super().extra_repr()}, {self.pool_steps} poolings of {self.pool_kern} x {self.pool_kern}"
+    def _details(self) -> list[str]:
+        return [f"{self.pool_steps} poolings of {self.pool_kern} x {self.pool_kern}"]
 
 
 SpatialTransformerPooled2d = PointPooled2d
 """The name that Sinz et al. gave it."""
 
 
-class GeneralizedPointPooled2d(PointPooled2d):
+class GeneralizedPointPooled2d(SeveralOutputs, PointPooled2d):
     """:class:`PointPooled2d` with several outputs per neuron, the parameters of its response distribution.
 
-    All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors. Where
-    that is plainly broken this class does the sensible thing instead, beside what is noted in ``PointPooled2d``:
-    ``out_idx`` chooses the neurons of the bias, not its outputs; the result keeps its axes where there is one image or
-    one neuron; ``mean_activity`` leaves the bias in its shape; the positions are drawn once, not twice.
+    All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors.
+    Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -216,33 +206,19 @@ class GeneralizedPointPooled2d(PointPooled2d):
         inferred_params_n: int = 1,
         **kwargs: Any,
     ) -> None:
-        if inferred_params_n < 1:
-            raise ValueError(f"inferred_params_n: want at least 1, got {inferred_params_n}")
-        self.inferred_params_n = inferred_params_n
+        self._set_outputs(inferred_params_n)
         super().__init__(in_shape, outdims, pool_steps, bias, pool_kern, init_range, **kwargs)
 
     def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
         one = super()._empty_features(like)
         return nn.Parameter(one.new_empty(self.inferred_params_n, *one.shape))
 
-    def _empty_bias(self) -> nn.Parameter:
-        return nn.Parameter(torch.empty(self.inferred_params_n, self.outdims))
-
-    def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
-        """Set the bias to a copy of ``mean_activity``, [N] for all outputs or [R, N], or to zero."""
-        if mean_activity is not None and mean_activity.dim() == 1:
-            mean_activity = mean_activity.expand(self.inferred_params_n, -1)
-        super().initialize_bias(mean_activity)
-
 
 class SpatialTransformerPooled3d(PooledReadout):
     """:class:`PointPooled2d` for videos: every frame is read at the same points.
 
     Drop-in for ``SpatialTransformerPooled3d`` of neuralpredictors: same constructor, state_dict keys and shapes,
-    forward arguments. Where that is plainly broken this class does the sensible thing instead: ``initialize`` takes
-    ``mean_activity`` first, as all readouts do; a grid that is given keeps its values; pruning works for a single
-    neuron; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``mean_activity`` is copied, not
-    aliased; ``subs_idx`` may be a mask.
+    forward arguments. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features; T, H and W may differ in a call.
@@ -287,17 +263,17 @@ class SpatialTransformerPooled3d(PooledReadout):
         feature_reg_weight: float | None = None,
         gamma_readout: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_shape, outdims, mean_activity)
         if grid is not None and tuple(grid.shape) != (1, outdims, 1, 2):
             raise ValueError(f"grid: want (1, N, 1, 2) = (1, {outdims}, 1, 2), got {tuple(grid.shape)}")
-        self.in_shape, self.outdims, self.positive, self.stop_grad = in_shape, outdims, positive, stop_grad
+        self.positive, self.stop_grad = positive, stop_grad
         self._pool_steps, self.kernel_size, self.stride = whole_number("pool_steps", pool_steps), kernel_size, stride
-        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        self.init_range, self.align_corners = init_range, align_corners
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2)) if grid is None else grid
         self.features = self._empty_features()
         self.register_buffer("mask", torch.ones_like(self.features))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.reset_fisher_prune_scores()
         self.initialize(mean_activity, grid=grid is None)
 
@@ -317,7 +293,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         self.features.fill_(1 / self.in_shape[0])
         if grid:
             self.grid.uniform_(-self.init_range, self.init_range)
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def feature_l1(
         self, reduction: Reduction = "sum", average: bool | None = None, subs_idx: NeuronSelection | None = None
@@ -396,7 +372,6 @@ class SpatialTransformerPooled3d(PooledReadout):
         out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
         return unfold_frames(out, x)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        words = f"{super().extra_repr()}, {self.pool_steps} poolings of {self.kernel_size} x {self.kernel_size}"
-        return words + (", stop_grad" if self.stop_grad else "")
+    def _details(self) -> list[str]:
+        words = [f"{self.pool_steps} poolings of {self.kernel_size} x {self.kernel_size}"]
+        return [*words, "stop_grad"] if self.stop_grad else words

@@ -107,9 +107,7 @@ class PointPyramid2d(GridReadout):
     constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.levels_readout` of :class:`Pyramid`.
 
-    Where neuralpredictors is plainly broken this class does the sensible thing instead: it may change device or dtype
-    after a forward pass; ``gamma_readout`` counts where ``feature_reg_weight`` is not given; ``grid`` is clamped in
-    place and keeps its storage; ``mean_activity`` is copied, not aliased. It takes ``out_idx`` too.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features; H and W may differ in a call.
@@ -149,14 +147,13 @@ class PointPyramid2d(GridReadout):
         gamma_readout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.outdims, self.positive = in_shape, outdims, positive
-        self.init_range, self.align_corners, self.mean_activity = init_range, align_corners, mean_activity
+        super().__init__(in_shape, outdims, mean_activity)
+        self.positive, self.init_range, self.align_corners = positive, init_range, align_corners
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         self.gauss_pyramid = Pyramid(scale_n=scale_n, downsample=downsample, type=type)
         self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
         self.features = nn.Parameter(torch.empty(1, in_shape[0] * (scale_n + 1), 1, outdims))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outdims)) if bias else None)
+        self._make_bias(bias)
         self.initialize(mean_activity)
 
     @torch.no_grad()
@@ -164,7 +161,7 @@ class PointPyramid2d(GridReadout):
         """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.grid.uniform_(-self.init_range, self.init_range)
         self.features.fill_(1 / self.in_shape[0])
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def _ranges(self) -> Mapping[str, Change]:
         return {**super()._ranges(), **({"features": at_least_zero} if self.positive else {})}

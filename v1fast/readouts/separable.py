@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._ranges import Change, at_least_zero
-from v1fast.readouts.base import Reduction
 
 Activation = Literal["elu", "relu"]
 
@@ -31,8 +30,7 @@ class SeparableReadout(MapReadout):
     with f the ELU or ReLU. The readout of Du et al., "A simplified minimodel of visual cortical neurons", bioRxiv 2024,
     whose code calls it ``Readout``: same constructor, state_dict keys and shapes, and penalties. The masks, of rank R,
     are made first, and the sums as in :class:`v1fast.readouts.FullFactorized2d`: four factors multiplied out one after
-    the other cost as much and keep more. Where that code is plainly broken this class does the sensible thing instead:
-    the mask that is not separable gets bias and nonlinearity too, and may be initialised without positions.
+    the other cost as much and keep more. Differences from that code: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -83,15 +81,16 @@ class SeparableReadout(MapReadout):
         mean_activity: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        initial_bias = mean_activity if bias_init is None else torch.as_tensor(np.asarray(bias_init))
+        super().__init__(in_shape, outdims, initial_bias)
         if rank < 1 or (rank > 1 and not yx_separable):
             raise ValueError(f"rank: want at least 1, and 1 where the mask is not separable, got {rank}")
         if activation not in _ACTIVATIONS:
             raise ValueError(f'activation: want "elu" or "relu", got {activation!r}')
         if (c_init is None) != (coef_init is None):
             raise ValueError("c_init, coef_init: want both or neither, got one")
-        self.in_shape, self.outdims, self.rank = in_shape, outdims, rank
-        self.yx_separable, self.activation, self.positive = yx_separable, activation, positive
+        self.rank, self.yx_separable = rank, yx_separable
+        self.activation, self.positive = activation, positive
         self.feature_reg_weight = feature_reg_weight
         channels, height, width = in_shape
         if yx_separable:
@@ -100,10 +99,9 @@ class SeparableReadout(MapReadout):
         else:
             self.Wyx = nn.Parameter(0.01 * torch.randn(outdims, height, width))
         self.Wc = nn.Parameter(Wc_coef * torch.randn(outdims, rank, channels))
-        self.bias = nn.Parameter(torch.zeros((rank, outdims) if rank > 1 else outdims))
+        self._make_bias(True)
         self._start_at(y_init, x_init, Wxy_gabor_init)
         self._start_with(c_init, coef_init)
-        self.mean_activity = mean_activity if bias_init is None else torch.as_tensor(np.asarray(bias_init))
         self.initialize()
 
     @torch.no_grad()
@@ -129,7 +127,7 @@ class SeparableReadout(MapReadout):
 
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to ``mean_activity`` or zero; the other weights stay."""
-        self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
+        self._start_bias(mean_activity)
 
     def l1_norm(self) -> Tensor:
         """L1 norm of each neuron's weights of channels, [N]."""
@@ -148,9 +146,12 @@ class SeparableReadout(MapReadout):
         squares = self.Wc.square().sum((1, 2))
         return self.l1_norm().square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
-    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """``l1_norm``, over the neurons, times ``feature_reg_weight``."""
-        return self.apply_reduction(self.l1_norm(), reduction=reduction, average=average) * self.feature_reg_weight
+    def _magnitudes(self) -> Tensor:
+        return self.l1_norm()
+
+    @property
+    def _bias_shape(self) -> tuple[int, ...]:
+        return (self.rank, self.outdims) if self.rank > 1 else (self.outdims,)
 
     def masks(self, index: Tensor | None = None) -> Tensor:
         """The masks of all neurons or some, [N, H, W]."""
@@ -174,15 +175,13 @@ class SeparableReadout(MapReadout):
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
         weight = self.Wc.transpose(0, 1)  # [R, N, C]
-        bias: Tensor | None = self.bias
+        bias = self._bias_of(index)
         assert bias is not None
-        bias = bias.view(self.rank, self.outdims)
+        bias = bias.view(self.rank, -1)
         if index is not None:
-            weight, bias = weight[:, index], bias[:, index]
+            weight = weight[:, index]
         masks = self._masks_of(index, write=True)
         return _ACTIVATIONS[self.activation](masked_readout(x, masks, weight, bias, shift)).sum(0)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the configuration."""
-        kind = f"rank {self.rank}" if self.yx_separable else "not separable"
-        return f"{' x '.join(map(str, self.in_shape))} -> {self.outdims}, {kind}, {self.activation}"
+    def _details(self) -> list[str]:
+        return [f"rank {self.rank}" if self.yx_separable else "not separable", self.activation]
