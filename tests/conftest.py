@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import io
 import os
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def unwritten_memory_is_nan():
 @pytest.fixture(autouse=True)
 def fresh_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def console():
+    """Prints into memory."""
+    return pytest.importorskip("rich.console").Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ def demos(monkeypatch) -> list[dict]:
     """The arguments of each demo, none of which runs."""
     calls = []
     monkeypatch.delenv("V1FAST_REAL_DATA", raising=False)
-    monkeypatch.setitem(sys.modules, "v1fast.demo", SimpleNamespace(main=lambda **options: calls.append(options)))
+    stand_in = SimpleNamespace(demonstrate=lambda **options: calls.append(options))
+    monkeypatch.setitem(sys.modules, "v1fast.cli._demonstration", stand_in)
     return calls
 
 
@@ -124,12 +125,18 @@ def test_demo_without_its_extra(run, demos, monkeypatch, module):
     assert demos == []
 
 
+def forget_the_command_line(monkeypatch):
+    """The next import of it is the first."""
+    for name in [name for name in sys.modules if f"{name}.".startswith("v1fast.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.parametrize("module", ["typer", "rich"])
 def test_command_line_without_its_extra(monkeypatch, module):
     for name in [name for name in sys.modules if name.startswith(f"{module}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "v1fast.cli", raising=False)
+    forget_the_command_line(monkeypatch)
     with pytest.raises(SystemExit) as caught:
         main()
     # a string as the code: the interpreter prints it to stderr and exits with 1
@@ -138,7 +145,7 @@ def test_command_line_without_its_extra(monkeypatch, module):
 
 def test_a_missing_module_of_another_kind_is_not_hidden(monkeypatch):
     monkeypatch.setitem(sys.modules, "v1fast._version", None)
-    monkeypatch.delitem(sys.modules, "v1fast.cli", raising=False)
+    forget_the_command_line(monkeypatch)
     with pytest.raises(ModuleNotFoundError, match=r"v1fast\._version"):
         main()
 
@@ -166,7 +173,7 @@ def ends_in_one_line(result, *said, code=None):
 
 COMMANDS = {
     "doctor": ("v1fast.doctor", "examine"),
-    "demo": ("v1fast.demo", "main"),
+    "demo": ("v1fast.cli._demonstration", "demonstrate"),
     "bench": ("v1fast.benchmarks.run", "main"),
     "rsa": ("v1fast.rsa.report", "compare_files"),
 }

@@ -3,20 +3,24 @@
 import contextlib
 
 import cases
+import gaussian_checks as checks
 import point_ops
+import pooled_checks
 import pytest
+import rdm_checks
 import rdm_data
-import test_gaussian_readout as op_tests
 import test_point_gather
 import test_pooled_readout
 import test_rdm as rdm_tests
 import torch
 from assertions import largest
+from op_checks import cast, label, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
 from v1fast.readouts import FullGaussian2d
+from v1fast.reference import rdm as reference
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
@@ -67,9 +71,9 @@ def way(request):
     return request.param
 
 
-@pytest.mark.parametrize(("case", "dtypes"), op_tests.TABLE, ids=op_tests.label)
+@pytest.mark.parametrize(("case", "dtypes"), checks.TABLE, ids=label)
 def test_matches_eager(case, dtypes, way):
-    op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+    checks.assert_matches_eager(case, *cases.make(case, *dtypes))
 
 
 POINT_OPS = pytest.mark.parametrize(
@@ -80,14 +84,14 @@ POINT_OPS = pytest.mark.parametrize(
 
 
 @POINT_OPS
-@pytest.mark.parametrize(("case", "dtypes"), point_ops.TABLE, ids=op_tests.label)
+@pytest.mark.parametrize(("case", "dtypes"), point_ops.TABLE, ids=label)
 def test_given_points_match_eager(op, case, dtypes, way):
     op.assert_matches_eager(case, *dtypes)
 
 
-@pytest.mark.parametrize(("case", "pooling"), test_pooled_readout.POOLED)
+@pytest.mark.parametrize(("case", "pooling"), pooled_checks.POOLED)
 def test_pyramids_match_eager(case, pooling, way):
-    test_pooled_readout.assert_matches_eager(case, pooling, f32, f32, f32)
+    pooled_checks.assert_matches_eager(case, pooling, f32, f32, f32)
 
 
 @POINT_OPS
@@ -114,10 +118,10 @@ def test_population_sizes(shape, way):
     sizes = {"sensorium": (16, 64, 28, 56, 7776), "lurz": (16, 64, 22, 50, 5335)}[shape]
     case = cases.Case(shape, **dict(zip("BCHWN", sizes, strict=True)), shift=False)
     operands, options = cases.draw(case)
-    operands = op_tests.cast(operands, f32)
+    operands = cast(operands, f32)
     grad = torch.randn(case.B, case.N)
-    got, gradients = op_tests.run(functional.gaussian_readout, operands, options, grad)
-    exact, wanted = op_tests.eager_run(case, operands, options, torch.float64, grad)
+    got, gradients = run(functional.gaussian_readout, operands, options, grad)
+    exact, wanted = checks.eager_run(case, operands, options, torch.float64, grad)
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-4)
     # the gradient of a position jumps at the border of a pixel, where two right results may differ
     for name in ("features", "weight", "bias"):
@@ -130,10 +134,10 @@ def test_population_sizes_of_the_pooled_readout(shape, way):
     case = cases.Case(shape, **dict(zip("BCHWN", sizes, strict=True)), shift=False)
     operands, options = cases.draw_points(case)
     operands["weight"] = torch.randn(case.N, 3 * case.C) / (3 * case.C) ** 0.5
-    operands, options = op_tests.cast(operands, f32), options | {"pool_kernel": kernel, "pool_steps": 2}
+    operands, options = cast(operands, f32), options | {"pool_kernel": kernel, "pool_steps": 2}
     grad = torch.randn(case.B, case.N)
-    got, gradients = op_tests.run(functional.pooled_readout, operands, options, grad)
-    exact, wanted = op_tests.run(eager.pooled_readout, op_tests.cast(operands, torch.float64), options, grad.double())
+    got, gradients = run(functional.pooled_readout, operands, options, grad)
+    exact, wanted = run(eager.pooled_readout, cast(operands, torch.float64), options, grad.double())
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-4)
     for name in ("features", "weight", "bias"):  # as above
         torch.testing.assert_close(gradients[name].double(), wanted[name], rtol=1e-4, atol=1e-3, msg=name)
@@ -143,9 +147,9 @@ def test_gathered_gradients_are_bitwise_stable():
     torch.use_deterministic_algorithms(True, warn_only=True)
     operands, options = cases.make(cases.Case("stable", B=8, C=64, H=20, W=30, N=3000), f32, f32, f32)
     grad = torch.randn(8, 3000)
-    _, first = op_tests.run(functional.gaussian_readout, operands, options, grad)
+    _, first = run(functional.gaussian_readout, operands, options, grad)
     for _ in range(5):
-        _, again = op_tests.run(functional.gaussian_readout, operands, options, grad)
+        _, again = run(functional.gaussian_readout, operands, options, grad)
         torch.testing.assert_close(again, first, rtol=0, atol=0)
 
 
@@ -173,28 +177,28 @@ def test_a_cuda_graph_draws_anew_in_each_replay():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_pooled_readout_compiles_with_inductor(dynamic):
-    gradients = test_pooled_readout.assert_compiles_fullgraph(dynamic, "inductor")
+    gradients = pooled_checks.assert_compiles_fullgraph(dynamic, "inductor")
     assert all(gradient.is_cuda for gradient in gradients)
 
 
 def test_compiles_with_inductor():
-    assert all(gradient.is_cuda for gradient in op_tests.assert_compiles_with_inductor())
+    assert all(gradient.is_cuda for gradient in checks.assert_compiles_with_inductor())
 
 
 # Dissimilarity matrices ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [*rdm_tests.SHAPES, (360, 23589), (1000, 8000)], ids=str)
-@pytest.mark.parametrize("method", rdm_tests.METHODS)
+@pytest.mark.parametrize("shape", [*rdm_checks.SHAPES, (360, 23589), (1000, 8000)], ids=str)
+@pytest.mark.parametrize("method", rdm_checks.METHODS)
 def test_rdm_matches_float64(method, shape):
     with assert_on_cuda("rdm"):
         rdm_tests.test_matches_float64(method, f32, shape)
 
 
 @pytest.mark.parametrize("shape", [(17, 113), (300, 200)], ids=str)
-@pytest.mark.parametrize("method", rdm_tests.reference.METHODS)
+@pytest.mark.parametrize("method", reference.METHODS)
 @pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
-@pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
+@pytest.mark.parametrize("accuracy", reference.ACCURACIES)
 def test_rdm_matches_reference(shape, method, dtype, accuracy):
     with assert_on_cuda("rdm", "cross_rdm"):
         rdm_tests.test_matches_reference(shape, method, dtype, accuracy)
@@ -203,12 +207,12 @@ def test_rdm_matches_reference(shape, method, dtype, accuracy):
 @pytest.mark.parametrize("name", rdm_data.HARD)
 def test_rdm_errs_no_more_than_corrcoef(name):
     """Tensor cores cut digits off where the emulator rounds."""
-    rdm_tests.assert_errs_no_more_than_corrcoef(name, rdm_data.make(name), 1.1)
+    rdm_checks.assert_errs_no_more_than_corrcoef(name, rdm_data.make(name), 1.1)
 
 
 @pytest.mark.parametrize("name", rdm_data.HARD)
 def test_rdm_high_accuracy(name):
-    absolute, relative = rdm_tests.high_errors(rdm_data.make(name))
+    absolute, relative = rdm_checks.high_errors(rdm_data.make(name))
     assert largest(absolute) <= 1e-7
     assert largest(relative) <= 1e-5
 
@@ -219,8 +223,8 @@ def test_rdm_bfloat16_accuracy():
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (45, 300), (700, 50)], ids=str)
-@pytest.mark.parametrize("accuracy", rdm_tests.reference.ACCURACIES)
-@pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)
+@pytest.mark.parametrize("accuracy", reference.ACCURACIES)
+@pytest.mark.parametrize("method", rdm_checks.ALL_METHODS)
 def test_rdm_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
     with assert_on_cuda("rdm"):
         rdm_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
@@ -232,7 +236,7 @@ def test_rdm_of_a_constant_row(dtype):
         rdm_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
 
 
-@pytest.mark.parametrize("method", rdm_tests.METHODS)
+@pytest.mark.parametrize("method", rdm_checks.METHODS)
 def test_rdm_gradients(method):
     with assert_on_cuda("rdm", "rdm_backward", "cross_rdm", "cross_rdm_backward"):
         rdm_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
@@ -240,7 +244,7 @@ def test_rdm_gradients(method):
         rdm_tests.test_gradcheck_of_cross_rdm(method)
 
 
-@pytest.mark.parametrize("method", rdm_tests.ALL_METHODS)
+@pytest.mark.parametrize("method", rdm_checks.ALL_METHODS)
 @pytest.mark.parametrize("condensed", [True, False])
 def test_rdm_gradcheck(method, condensed):
     rdm_tests.test_gradcheck_and_gradgradcheck(method, condensed)

@@ -8,10 +8,11 @@ they are. Every compiled form costs seconds, so that the architectures share the
 import itertools
 
 import cases
+import gaussian_checks as checks
 import ptx_emulator as emulator
 import pytest
 import torch
-from op_checks import bf16, f32, f64
+from op_checks import DTYPES, bf16, f32, f64, label, layouts, run
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -51,7 +52,7 @@ def plain_call(dtype=f32, case=cases.PLAIN):
 
 
 def assert_same_bits(got, want, but=()):
-    for name, a, b in zip(op_tests.NAMES, got, want, strict=True):
+    for name, a, b in zip(checks.NAMES, got, want, strict=True):
         if name in but:
             torch.testing.assert_close(a, b, msg=name)
         else:
@@ -81,30 +82,30 @@ RESULTS = [
     *((80, WAYS[i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
     *((90, WAYS[1 - i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
     *((100, "scatter", case, (f32, f32, f32)) for case in cases.REGIMES if case.why in ("plain", "many channels")),
-    *((80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes) for i, dtypes in enumerate(op_tests.DTYPES)),
+    *((80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes) for i, dtypes in enumerate(DTYPES)),
 ]
 
 
-@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=op_tests.label, indirect=["on_gpu"])
+@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=label, indirect=["on_gpu"])
 def test_matches_eager(on_gpu, how_features, way, case, dtypes):
     how_features(way)
-    op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+    checks.assert_matches_eager(case, *cases.make(case, *dtypes))
 
 
 IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4)
 NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16)
-LONG = [*itertools.product(["scatter"], [IMAGES], op_tests.DTYPES[:3])]
-LONG += [*itertools.product(WAYS, [NEURONS], op_tests.DTYPES[:3])]
+LONG = [*itertools.product(["scatter"], [IMAGES], DTYPES[:3])]
+LONG += [*itertools.product(WAYS, [NEURONS], DTYPES[:3])]
 
 
 @pytest.mark.parametrize("programs", [1, _launch.PROGRAMS], ids="at least {} programs".format)
-@pytest.mark.parametrize(("way", "case", "dtypes"), LONG, ids=op_tests.label)
+@pytest.mark.parametrize(("way", "case", "dtypes"), LONG, ids=label)
 def test_long_sums_are_as_accurate_as_torch(monkeypatch, how_features, way, case, dtypes, programs):
     """Torch adds in a tree. One program: where the neurons alone fill a GPU, each program takes more images."""
     how_features(way)
     monkeypatch.setattr(_launch, "PROGRAMS", programs)
     with gpu(80):
-        op_tests.assert_matches_eager(case, *cases.make(case, *dtypes))
+        checks.assert_matches_eager(case, *cases.make(case, *dtypes))
 
 
 @pytest.mark.parametrize("slabs", [3, 31, 1000, 20000])
@@ -154,8 +155,8 @@ def test_conventions_of_torch_at_special_positions(on_gpu, how_features, align_c
         "weight": torch.ones(mu.shape[0], 3, dtype=f64), "bias": None, "shift": shift,
     }  # fmt: skip
     grad = torch.randn(images, mu.shape[0], dtype=f64)
-    got = op_tests.run(functional.gaussian_readout, operands, {"align_corners": align_corners}, grad)
-    want = op_tests.run(eager.gaussian_readout, operands, {"align_corners": align_corners}, grad)
+    got = run(functional.gaussian_readout, operands, {"align_corners": align_corners}, grad)
+    want = run(eager.gaussian_readout, operands, {"align_corners": align_corners}, grad)
     torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-12, atol=1e-12)
 
 
@@ -184,9 +185,9 @@ def test_a_weight_that_is_not_finite_reaches_what_depends_on_it_only(on_gpu, how
     channel = torch.arange(case.C) == 7
     bad = operands | {"weight": operands["weight"].masked_fill(broken[:, None] & channel, value)}
     grad = torch.randn(case.B, case.N)
-    want_out, want = op_tests.run(functional.gaussian_readout, operands, options, grad)
-    out, got = op_tests.run(functional.gaussian_readout, bad, options, grad)
-    _, eager_grads = op_tests.eager_run(case, bad, options, f64, grad)
+    want_out, want = run(functional.gaussian_readout, operands, options, grad)
+    out, got = run(functional.gaussian_readout, bad, options, grad)
+    _, eager_grads = checks.eager_run(case, bad, options, f64, grad)
     assert not out[:, broken].isfinite().any()
     assert out[:, ~broken].equal(want_out[:, ~broken])
     for name in ("mu", "sigma"):
@@ -234,7 +235,7 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
     how_features(way)
     grad, (features, *rest) = plain_call()
     want = kernels.CUDA["gaussian_readout_backward"](grad, features, *rest, [True] * 6)
-    for name, other in op_tests.layouts(features):
+    for name, other in layouts(features):
         got = kernels.CUDA["gaussian_readout_backward"](grad, other, *rest, [True] * 6)
         assert_same_bits(got, want, but=("features",) if way == "scatter" else ())
         assert got[0].stride() == torch.empty_like(other).stride(), name
@@ -283,13 +284,13 @@ def test_images_of_2_to_the_31_elements_need_offsets_of_64_bits():
 # What is not asked for -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", op_tests.NAMES)
+@pytest.mark.parametrize("wanted", checks.NAMES)
 def test_a_gradient_that_is_not_asked_for_costs_nothing(how_features, wanted):
     how_features("scatter")
     grad, arguments = plain_call()
     backward_of = kernels.CUDA["gaussian_readout_backward"]
     everything, _ = with_programs(lambda: backward_of(grad, *arguments, [True] * 6))
-    mask = [name == wanted for name in op_tests.NAMES]
+    mask = [name == wanted for name in checks.NAMES]
     gradients, programs = with_programs(lambda: backward_of(grad, *arguments, mask))
     empty = [torch.empty(0) if not m else g for m, g in zip(mask, everything, strict=True)]
     assert_same_bits(gradients, empty, but=("features",))

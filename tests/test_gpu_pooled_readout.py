@@ -7,6 +7,7 @@ own, several levels, and channels that are not summed. Results and regimes are t
 import dataclasses
 
 import cases
+import pooled_checks as checks
 import ptx_emulator as emulator
 import pytest
 import test_point_gather
@@ -98,7 +99,7 @@ def test_matches_eager(on_gpu, how_features, way, op, case, dtypes):
     op.assert_matches_eager(case, *dtypes)
 
 
-PYRAMIDS = {case.why: (case, pooling) for case, pooling in op_tests.POOLED}
+PYRAMIDS = {case.why: (case, pooling) for case, pooling in checks.POOLED}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ PYRAMIDS = {case.why: (case, pooling) for case, pooling in op_tests.POOLED}
 def test_pyramids_match_eager(on_gpu, how_features, way, why):
     how_features(way)
     with assert_launches():
-        op_tests.assert_matches_eager(*PYRAMIDS[why], *SINGLE)
+        checks.assert_matches_eager(*PYRAMIDS[why], *SINGLE)
 
 
 def test_one_level_is_scattered_and_another_gathered(on_gpu):
@@ -283,7 +284,7 @@ def test_sizes_and_levels_ask_for_no_other_kernel():
     """Two forms of the forward pass, for the first level and for all others, one of the backward, two of sums."""
     seen = {}
     for case in (cases.PLAIN, LARGE, cases.Case("other sizes", B=7, H=12, W=31, N=50)):
-        operands, _ = op_tests.make(dataclasses.replace(case, H=4 * case.H, W=4 * case.W), 2, *SINGLE)
+        operands, _ = checks.make(dataclasses.replace(case, H=4 * case.H, W=4 * case.W), 2, *SINGLE)
         operands["features"] = operands["features"].contiguous(memory_format=torch.channels_last)
         arguments = (*operands.values(), None, True, 2, 2)
         grad = torch.randn(case.B, case.N)
@@ -326,14 +327,14 @@ def test_compiles_fullgraph(on_gpu, op):
 
 def test_levels_of_different_sizes(on_gpu):
     """A level each is a call of its own."""
-    operands = {f"level{i}": v for i, v in enumerate(op_tests.levels_of((20, 20), ((7, 9), (12, 5)), (f32, f32)))}
-    operands |= op_tests.points(channels=40)
+    operands = {f"level{i}": v for i, v in enumerate(checks.levels_of((20, 20), ((7, 9), (12, 5)), (f32, f32)))}
+    operands |= checks.points(channels=40)
     grad = torch.randn(3, 11)
     with assert_launches():
-        results = run(op_tests.by_levels(functional.levels_readout), operands, {}, grad)
+        results = run(checks.by_levels(functional.levels_readout), operands, {}, grad)
 
     def eager_run(dtype):
-        return run(op_tests.by_levels(eager.levels_readout), cast(operands, dtype), {}, grad.to(dtype))
+        return run(checks.by_levels(eager.levels_readout), cast(operands, dtype), {}, grad.to(dtype))
 
     assert_as_accurate_as_eager(results, operands, eager_run)
 

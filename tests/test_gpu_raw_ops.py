@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_raw_ops import REFUSED
+from raw_calls import REFUSED
 
 pytest.importorskip("triton")
 

@@ -9,7 +9,9 @@ import math
 
 import ptx_emulator as emulator
 import pytest
+import rdm_checks as checks
 import rdm_data as data
+import tie_checks
 import torch
 from assertions import assert_as_accurate, largest, rms
 
@@ -114,24 +116,24 @@ def test_matches_reference(on_gpu, method, dtype, accuracy):
 @pytest.mark.parametrize("name", data.HARD)
 def test_errs_no_more_than_corrcoef(on_gpu, name):
     with assert_launches():
-        op_tests.assert_errs_no_more_than_corrcoef(name, data.make(name, 30, 4000), 1.1)
+        checks.assert_errs_no_more_than_corrcoef(name, data.make(name, 30, 4000), 1.1)
 
 
 @pytest.mark.parametrize("name", ["sparse, heavy-tailed", "offset 1e4", "near-identical, 1e-10", "outlier channel"])
 def test_high_accuracy(on_gpu, name):
     with assert_launches():
-        absolute, relative = op_tests.high_errors(data.make(name, 20, 2000))
+        absolute, relative = checks.high_errors(data.make(name, 20, 2000))
         assert largest(absolute) <= 1e-7
         assert largest(relative) <= 1e-5
 
 
 def test_high_accuracy_takes_differences_where_float64_cancels(on_gpu):
     with assert_launches():
-        x = op_tests.as_good_as_equal(11, 4000)
-        _, relative = op_tests.high_errors(x)
+        x = checks.as_good_as_equal(11, 4000)
+        _, relative = checks.high_errors(x)
         assert largest(relative) <= 1e-6
         square = functional.rdm(x, accuracy="high")
-        assert functional.rdm(x, accuracy="high", condensed=True).equal(op_tests.condense(square))
+        assert functional.rdm(x, accuracy="high", condensed=True).equal(checks.condense(square))
         cross = functional.cross_rdm(x, x[:5], accuracy="high")
         torch.testing.assert_close(cross, square[:, :5], rtol=1e-6, atol=0)
 
@@ -169,7 +171,7 @@ def test_shared_columns_give_the_same(monkeypatch, dtype, tolerance):
             cross = kernels.CUDA["cross_rdm"](x, x[:, :9], "correlation", "float32")
         found[programs] = square, condensed, cross, emulator.launches() - before
         assert square.equal(square.mT)
-        assert condensed.equal(op_tests.condense(square))
+        assert condensed.equal(checks.condense(square))
     (*alone, few), (*shared, many) = found.values()
     assert many == few + 3
     torch.testing.assert_close(shared, alone, rtol=0, atol=tolerance)
@@ -182,7 +184,7 @@ def test_one_long_chain_of_additions_would_lose_more(monkeypatch):
     errors = []
     for promoted in (forward.PROMOTED, 4096):
         monkeypatch.setattr(forward, "PROMOTED", promoted)
-        errors.append(rms(op_tests.off_diagonal(call(x[None])[0]).double() - op_tests.off_diagonal(data.exact(x))))
+        errors.append(rms(checks.off_diagonal(call(x[None])[0]).double() - checks.off_diagonal(data.exact(x))))
     assert errors[0] < errors[1] / 3
 
 
@@ -243,14 +245,14 @@ def test_distances_of_all_scales():
 )  # fmt: skip
 def test_equal_dissimilarities_come_out_equal(on_gpu, method, dtype, name, change):
     with assert_launches():
-        ties.check_ties(name, change, dtype, method)
+        tie_checks.check_ties(name, change, dtype, method)
 
 
 def test_ties_of_a_batch_and_of_a_noise(on_gpu):
     with assert_launches():
         ties.test_mahalanobis_of_a_diagonal_noise(f32, "ratings", "as they are")
         ties.test_crossnobis_of_ratings(f64, 3)
-        x = torch.stack([torch.randn(12, 40), ties._codes(12, 4).repeat(1, 10).float()])
+        x = torch.stack([torch.randn(12, 40), tie_checks.one_hot(12, 4).repeat(1, 10).float()])
         got = functional.rdm(x, accuracy="high")
         assert len(got[1].unique()) == 2
         torch.testing.assert_close(got[0], functional.rdm(x[0], accuracy="high"), rtol=0, atol=0)
@@ -291,7 +293,7 @@ def test_layouts_and_storage_at_any_address(dtype):
     """The order of a row's float64 sums depends on its layout: to rounding, not to the bit."""
     x = torch.randn(20, 300).to(dtype)
     want = call(x[None])
-    for name, view in op_tests.layouts(x):
+    for name, view in checks.layouts(x):
         torch.testing.assert_close(call(view[None]), want, rtol=0, atol=2e-7, msg=name)
     storage = torch.empty(x.numel() + 1, dtype=dtype)
     torch.testing.assert_close(call(storage[1:].view(1, 20, 300).copy_(x)), want, rtol=0, atol=2e-7)
@@ -347,7 +349,7 @@ def test_sizes_need_no_forms_of_their_own():
 # Derivatives -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", op_tests.METHODS)
+@pytest.mark.parametrize("method", checks.METHODS)
 def test_gradient_errs_no_more_than_torch(on_gpu, method):
     with assert_launches():
         op_tests.test_gradient_errs_no_more_than_torch(method, 100.0)

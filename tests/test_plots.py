@@ -1,25 +1,14 @@
 """What the figures say, rather than how they look."""
 
 import builtins
-import io
 
 import numpy as np
 import pytest
+from figures import drawn, texts
 
 from v1fast import plots
 
 pytest.importorskip("matplotlib")
-
-
-def texts(figure):
-    found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-    return "\n".join(found)
-
-
-def drawn(figure):
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
 
 
 def test_positions_counts_who_was_found():

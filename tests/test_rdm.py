@@ -12,6 +12,17 @@ import pytest
 import rdm_data as data
 import torch
 from assertions import assert_as_accurate, largest
+from rdm_checks import (
+    ALL_METHODS,
+    METHODS,
+    SHAPES,
+    as_good_as_equal,
+    assert_errs_no_more_than_corrcoef,
+    condense,
+    high_errors,
+    layouts,
+    off_diagonal,
+)
 
 from v1fast import functional, ops
 from v1fast._source_tree import import_package
@@ -22,14 +33,6 @@ NATIVE = ops.loaded["native"] == "loaded"
 native = pytest.mark.skipif(not NATIVE, reason="the compiled kernels are not loaded")
 # The kernel sums a row in the same order wherever it lies; torch, for the reference, does not.
 SAME = {"rtol": 0, "atol": 0} if NATIVE else {"rtol": 1e-5, "atol": 1e-6}
-METHODS = ("correlation", "cosine", "euclidean")
-ALL_METHODS = (*METHODS, "mahalanobis", "crossnobis", "poisson")
-# Around a panel of rows, a chain and a block of columns, a tile and a group of tiles.
-SHAPES = ((1, 3), (2, 1), (5, 3), (16, 112), (17, 113), (40, 897), (300, 200), (333, 1900), (1800, 30))
-
-
-def off_diagonal(matrix):
-    return matrix[..., ~torch.eye(matrix.shape[-1], dtype=torch.bool)]
 
 
 def naive(x, method):
@@ -42,11 +45,6 @@ def naive(x, method):
         x = x - x.mean(-1, keepdim=True)
     u = x / x.norm(dim=-1, keepdim=True)
     return 1 - u @ u.T
-
-
-def condense(matrix):
-    i, j = torch.triu_indices(*matrix.shape[-2:], 1).unbind()
-    return matrix[..., i, j]
 
 
 def noise_and_folds(method, rows, columns, dtype=f64):
@@ -196,14 +194,13 @@ def test_a_row_that_is_not_finite_stays_in_its_row_and_column(method, bad):
     torch.testing.assert_close(got[keep][:, keep], want[keep][:, keep], rtol=1e-12, atol=1e-13)
 
 
-def test_labels_that_cannot_be_sorted_are_named():
+def test_labels_are_of_any_kind_along_one_axis():
     x = np.random.default_rng(0).random((4, 3))
-    for message, labels in {
-        "folds: want labels of one kind, which can be sorted, got object": np.array([0, "a", None, 1], dtype=object),
-        "folds: want [R], one label for each row of responses, got (2, 2)": [[0, 1], [0, 1]],
-    }.items():
-        with pytest.raises(ValueError, match=re.escape(message)):
-            functional.rdm(x, method="crossnobis", folds=labels)
+    mixed = np.array([0, None, 0, None], dtype=object)  # which cannot be sorted
+    want = functional.rdm(x, method="crossnobis", folds=[0, 1, 0, 1])
+    assert np.array_equal(functional.rdm(x, method="crossnobis", folds=mixed), want)
+    with pytest.raises(ValueError, match=re.escape("folds: want one label for each row, got (2, 2)")):
+        functional.rdm(x, method="crossnobis", folds=[[0, 1], [0, 1]])
 
 
 def test_poisson_is_the_symmetrised_divergence():
@@ -226,30 +223,9 @@ def test_cross_rdm_matches_float64(method, dtype):
 # Accuracy --------------------------------------------------------------------------------------------------------
 
 
-def assert_errs_no_more_than_corrcoef(name, x, share):
-    """At most ``share`` times as much, on hard data, and no more than the kernels promise."""
-    exact = off_diagonal(data.exact(x))
-    error = largest(off_diagonal(functional.rdm(x)).double() - exact)
-    theirs = largest(off_diagonal(1 - torch.corrcoef(x)).double() - exact)
-    unit = torch.finfo(f32).eps * exact.max().item()
-    if theirs == theirs:  # it gives NaN where squares leave the range of float32
-        assert error <= share * theirs + unit
-    if name.startswith(("gaussian", "correlated", "scale")):
-        assert error <= 3e-7
-    if name == "offset 1e4":
-        assert error <= 1e-7
-
-
 @pytest.mark.parametrize("name", data.HARD)
 def test_errs_no_more_than_corrcoef(name):
     assert_errs_no_more_than_corrcoef(name, data.make(name), 1.1 if NATIVE else 2)
-
-
-def high_errors(x):
-    """Absolute and relative, of every pair."""
-    exact = off_diagonal(data.exact(x))
-    error = off_diagonal(functional.rdm(x, accuracy="high")).double() - exact
-    return error, error / exact
 
 
 @pytest.mark.parametrize("name", data.HARD)
@@ -258,13 +234,6 @@ def test_high_accuracy(name):
     assert largest(absolute) <= 1e-7
     if NATIVE:
         assert largest(relative) <= 1e-5
-
-
-def as_good_as_equal(rows, columns):
-    """Rows so near each other that the float64 product cancels."""
-    x = (torch.randn(1, columns, dtype=f64) + 1e-6 * torch.randn(rows, columns, dtype=f64)).float()
-    assert data.exact(x).max() < 1e-11
-    return x
 
 
 @native
@@ -400,14 +369,6 @@ def test_pairwise_without_gaps_is_the_same_as_ever():
 
 
 # Operands --------------------------------------------------------------------------------------------------------
-
-
-def layouts(x):
-    rows, columns = x.shape
-    yield "column after column", x.T.contiguous().T
-    yield "every other column", x.repeat_interleave(2, 1)[:, ::2]
-    yield "every third row", x.repeat_interleave(3, 0)[::3]
-    yield "a window", torch.nn.functional.pad(x, (3, 2, 1, 4))[1 : 1 + rows, 3 : 3 + columns]
 
 
 @pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_plots import drawn, texts
+from figures import drawn, texts
 
 from v1fast import functional, rsa
 

@@ -311,7 +311,7 @@ def test_maps_reject_what_is_not_there():
 
 def test_figures_say_what_is_undefined():
     pytest.importorskip("matplotlib")
-    from test_plots import drawn, texts
+    from figures import drawn, texts
 
     from v1fast.rsa import plots
 

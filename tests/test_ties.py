@@ -9,110 +9,21 @@ import numpy as np
 import pytest
 import rdm_data as data
 import torch
+from tie_checks import (
+    CHANGES,
+    FEATURES,
+    assert_ties,
+    check_ties,
+    draw,
+    made,
+    one_hot,
+)
 
 from v1fast import functional, ops
 from v1fast.reference import rdm as reference
 
 f64, f32 = torch.float64, torch.float32
 METHODS = ("euclidean", "correlation", "cosine")
-
-
-def _codes(rows, groups):
-    return torch.eye(groups, dtype=torch.long)[torch.arange(rows) * groups // rows]
-
-
-def _draw(high, *shape):
-    return torch.randint(0, high, shape)
-
-
-FEATURES = {
-    "one-hot": lambda: _codes(30, 5),
-    "each its own": lambda: torch.eye(20, dtype=torch.long),
-    "two groups": lambda: _codes(12, 2),
-    "ratings": lambda: _draw(5, 40, 3) + 1,
-    "binary": lambda: _draw(2, 24, 9),
-    "sparse and wide": lambda: (torch.rand(24, 2000) < 0.003).long(),
-    "ratings of many": lambda: _draw(5, 12, 3000),
-    "repeated and permuted": lambda: _draw(3, 20, 4).repeat(1, 6)[:, torch.randperm(24)],
-    "counts": lambda: torch.poisson(torch.full((25, 7), 6.0)).long(),
-    "percent": lambda: _draw(101, 20, 12),
-}
-"""Name -> whole numbers [S, K]."""
-
-CHANGES = {
-    "as they are": (Fraction(1), Fraction(0)),
-    "shifted": (Fraction(1), Fraction(1000)),
-    "negative": (Fraction(-1), Fraction(3)),
-    "tripled": (Fraction(3), Fraction(0)),
-    "thirds": (Fraction(1, 3), Fraction(0)),
-    "tenths": (Fraction(1, 10), Fraction(0)),
-    "tenths, shifted": (Fraction(1, 10), Fraction(7, 10)),
-    "thousandths": (Fraction(1, 1024), Fraction(0)),
-    "tiny": (Fraction(1, 2**60), Fraction(0)),
-}
-"""Name -> factor and summand."""
-
-
-def made(name, change, dtype):
-    """Whole numbers, their features, and the exact scale and offset of these."""
-    torch.manual_seed(sum(map(ord, name)))
-    m = FEATURES[name]()
-    scale, offset = CHANGES[change]
-    return m, ((m * scale.numerator).double() / scale.denominator + float(offset)).to(dtype), scale, offset
-
-
-def exact_key(m, method, scale, offset, pairs):
-    """What tells the dissimilarities of pairs (i, j) apart, in exact arithmetic, and their values as float64."""
-    m = m.numpy().astype(np.int64)
-    columns = m.shape[1]
-    gram, sums = (m @ m.T).tolist(), m.sum(1).tolist()
-    o = offset / scale
-    for i, j in pairs:
-        if method == "euclidean":
-            count = gram[i][i] + gram[j][j] - 2 * gram[i][j]
-            yield count, float(count * scale * scale / columns)
-            continue
-        if method == "correlation":
-            product, a, b = (columns * gram[p][q] - sums[p] * sums[q] for p, q in ((i, j), (i, i), (j, j)))
-        else:
-            product, a, b = (
-                columns * o * o + o * (sums[p] + sums[q]) + gram[p][q] for p, q in ((i, j), (i, i), (j, j))
-            )
-        if a == 0 or b == 0:
-            yield None, float("nan")
-            continue
-        square = Fraction(product * product) / (a * b)
-        sign = -1 if product < 0 else 1
-        near_one = (1 - square) / (1 + Fraction(float(square) ** 0.5))  # 1 - r without cancellation
-        yield (sign, square), float(near_one) if sign > 0 else 1 + float(square) ** 0.5
-
-
-def assert_ties(got, keys_and_values, dtype):
-    """Equal where the keys are, different where they are not, and the values."""
-    keys, want = zip(*keys_and_values, strict=True)
-    values = got.double().tolist()
-    of_key, of_value = {}, {}
-    for key, value in zip(keys, values, strict=True):
-        if key is None:
-            assert value != value
-            continue
-        assert of_key.setdefault(key, value) == value
-    rounded = 1e-6 if dtype == f32 else 1e-13
-    np.testing.assert_allclose(values, want, rtol=rounded, atol=rounded if dtype == f32 else 1e-15)
-    for key, value in of_key.items():  # what float32 can tell apart
-        other = of_value.setdefault(value, key)
-        assert other == key or dtype == f32
-
-
-def check_ties(name, change, dtype, method, compute=None):
-    m, x, scale, offset = made(name, change, dtype)
-    i, j = torch.triu_indices(len(m), len(m), 1).tolist()
-    got = (compute or functional.rdm)(x, method=method, condensed=True)
-    assert_ties(got, list(exact_key(m, method, scale, offset, zip(i, j, strict=True))), dtype)
-    square = functional.rdm(x, method=method)
-    cross = functional.cross_rdm(x, x[:7], method=method)
-    for other, same in ((square.T, square), (square[i, j], got), (cross, square[:, :7])):
-        torch.testing.assert_close(other, same, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -148,7 +59,7 @@ def test_mahalanobis_of_a_diagonal_noise(dtype, name, change):
 @pytest.mark.parametrize("folds", [2, 3, 4])
 def test_crossnobis_of_ratings(dtype, folds):
     torch.manual_seed(folds)
-    m = _draw(3, folds * 14, 5)
+    m = draw(3, folds * 14, 5)
     labels = torch.arange(folds).repeat_interleave(14)
     parts = m.view(folds, 14, 5).tolist()
     i, j = torch.triu_indices(14, 14, 1).tolist()
@@ -176,7 +87,7 @@ def test_poisson_of_equal_rows_is_zero(dtype):
 def test_separations_above_the_resolution_are_never_merged(method, dtype):
     """One value of a matrix of ratings is moved, by less and less, down to 8 times what counts as equal."""
     torch.manual_seed(3)
-    ratings = (_draw(5, 12, 6) + 1).to(dtype)
+    ratings = (draw(5, 12, 6) + 1).to(dtype)
     ratings[1] = ratings[0]
     moved = 2 * torch.finfo(dtype).eps * 5  # as far as a value may be taken to its place
     # From products, not from differences, as the reference has all of them.
@@ -201,7 +112,7 @@ def test_near_identical_rows_keep_their_digits(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_few_values_have_the_gradient_of_any(method):
-    x = (_draw(4, 9, 7) + 1).double().requires_grad_()
+    x = (draw(4, 9, 7) + 1).double().requires_grad_()
     weights = torch.rand(36, dtype=f64)
     torch.autograd.gradcheck(
         lambda t: functional.rdm(t, method=method, condensed=True).dot(weights),
@@ -217,7 +128,7 @@ def test_few_values_have_the_gradient_of_any(method):
 
 def test_members_of_a_batch_are_told_apart():
     torch.manual_seed(0)
-    x = torch.stack([torch.randn(12, 40), _codes(12, 4).repeat(1, 10).float(), 0.1 * _draw(4, 12, 40)])
+    x = torch.stack([torch.randn(12, 40), one_hot(12, 4).repeat(1, 10).float(), 0.1 * draw(4, 12, 40)])
     for method in METHODS:
         together = functional.rdm(x, method=method)
         for member, alone in zip(x, together, strict=True):
@@ -231,7 +142,7 @@ def test_members_of_a_batch_are_told_apart():
 
 
 def test_rows_that_are_not_finite_or_have_no_direction_stand_aside():
-    x = _codes(20, 4).double()
+    x = one_hot(20, 4).double()
     x[3, 1], x[7] = float("nan"), 1 / 3 * 3
     for method in METHODS:
         got = functional.rdm(x, method=method)
@@ -246,7 +157,7 @@ def test_rows_that_are_not_finite_or_have_no_direction_stand_aside():
 def test_ends_of_the_range_of_float64(size):
     """Where the squares of responses leave it, angles stay right."""
     x = torch.randn(9, 30, dtype=f64)
-    codes = _codes(9, 3).double()
+    codes = one_hot(9, 3).double()
     for method in ("correlation", "cosine"):
         torch.testing.assert_close(
             functional.rdm(x * size, method=method), functional.rdm(x, method=method), rtol=1e-9, atol=1e-12

@@ -4,6 +4,7 @@
 ``v1fast.readouts``    the layers, drop-in for those of the same names in neuralpredictors and openretina
 ``v1fast.accelerate``  lets a model of neuralpredictors or openretina compute its readouts by them, in place
 ``v1fast.models``      cores, and the multitask LN model
+``v1fast.training``    the fit of an encoder
 ``v1fast.metrics``     how good predicted responses are, neuron by neuron; ``v1fast.losses``
 ``v1fast.data``        simulated populations
 ``v1fast.rsa``         representational similarity analysis

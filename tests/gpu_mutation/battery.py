@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import cases
-import test_gaussian_readout as op_tests
+import gaussian_checks as checks
 import test_point_gather
 import test_pooled_readout
 import torch
 from assertions import assert_as_accurate
 from cases import Case
+from op_checks import rescale_error
 from v1fast.kernels import _features, _sums
 
 from v1fast import _eager as eager
@@ -163,7 +164,7 @@ def _calls(name: str, case: Case, dtypes, kind: str = "") -> Iterator[Call]:
     arguments += [case.image_offset, case.share_noise, case.align_corners]
 
     def oracle(dtype):
-        return op_tests.eager_run(case, operands, options, dtype, grad)
+        return checks.eager_run(case, operands, options, dtype, grad)
 
     loosely = kind in ("special", "beside borders")
     yield from _three_calls(name, "gaussian_readout", operands, arguments, grad, oracle, loosely)
@@ -173,7 +174,7 @@ def _three_calls(name, op, operands, arguments, grad, oracle, loosely=False) -> 
     """``oracle``, called with a dtype, is output and gradients by torch's own ops in it."""
     exact, own = (_results(operands, oracle(dtype)) for dtype in (f64, f32))
     if compute_dtype(*operands.values()) == f64:
-        own = {k: op_tests.rescale_error(v, exact[k]) for k, v in own.items()}
+        own = {k: rescale_error(v, exact[k]) for k, v in own.items()}
     own = {k: v.to(grad.dtype if k == "out" else operands[k].dtype) for k, v in own.items()}
     checks = [_compare(a, b, loosely) for a, b in zip(_split(own), _split(exact), strict=True)]
 

@@ -14,15 +14,17 @@ from torch import Tensor
 from v1fast import _eager, functional
 from v1fast.readouts import FullGaussian2d
 
-Shape = tuple[int, int, int, int, int]  # B, C, H, W, N
 
-
-def time_readout(shape: Shape, rounds: int) -> dict[str, Any]:
+def time_readout(shape: tuple[int, int, int, int, int], rounds: int) -> dict[str, Any]:
     """Times of forward and backward, all gradients wanted, with fresh noise in each step.
 
     The two take turns, round by round, after one round that is not counted. Both read the same channels-last features:
     the eager readout is faster with them, too. Of the orders in which eager torch can compute it, the one that was
     fastest in a first try takes part.
+
+    Args:
+        shape: (B, C, H, W, N): images, channels, height and width of the map, neurons.
+        rounds: that are counted.
 
     Returns:
         ``eager_ms`` and ``v1fast_ms``, medians over rounds, and their ``ratio``; ``eager_order``, of ``_eager.ORDERS``;

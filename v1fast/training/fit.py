@@ -1,4 +1,4 @@
-"""A small core and a Gaussian readout, fitted to a simulated population."""
+"""An encoder, fitted to a simulated population."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from v1fast.data import Simulation, Tier
 from v1fast.losses import PoissonLoss
 from v1fast.metrics import single_trial_correlation
-from v1fast.models import Stacked2dCore, input_positions
-from v1fast.readouts import FullGaussian2d
+from v1fast.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,51 +81,6 @@ class Fit:
         return 1 + min(range(len(self.history)), key=lambda i: self.history[i].validation_loss)
 
 
-class Encoder(nn.Module):
-    """Images [B, 1, H, W] to expected spikes [B, N]: a core, a Gaussian readout, ELU + 1."""
-
-    def __init__(self, settings: Settings, mean_response: Tensor) -> None:
-        super().__init__()
-        self.core = Stacked2dCore(
-            input_channels=1,
-            hidden_channels=settings.channels,
-            input_kern=9,
-            hidden_kern=3,
-            layers=2,
-            stack=-1,
-            pad_input=False,
-        )
-        # The readout then reads the core's map without a copy.
-        self.core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad():
-            _, *self.map_shape = self.core(torch.zeros(2, 1, *settings.image_shape)).shape
-        self.image_shape = settings.image_shape
-        self.readout = FullGaussian2d(
-            self.map_shape,
-            len(mean_response),
-            bias=True,
-            init_mu_range=settings.init_mu_range,
-            init_sigma=settings.init_sigma,
-            mean_activity=mean_response - 1,  # ELU adds the 1
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Expected spikes, at sampled positions in training mode, at the means in evaluation mode."""
-        rates: Tensor = F.elu(self.readout(self.core(images))) + 1
-        return rates
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Expected spikes [T, N] in evaluation mode, for any number of images."""
-        self.eval()
-        return torch.cat([self(chunk) for chunk in images.split(100)])
-
-    def centres(self) -> Tensor:
-        """Learned receptive-field centres [N, 2], x then y, in pixels of the image."""
-        found = input_positions(self.core, self.readout)
-        return torch.stack([found.x, found.y], dim=1).float()
-
-
 # Rates of exactly 0, with spikes to follow, cost 18 nats.
 LOSS = PoissonLoss(bias=1e-8)
 
@@ -141,7 +94,13 @@ def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
     tier = simulation.train
     LOSS.check_responses(tier.responses, "train")
     torch.manual_seed(settings.seed)
-    model = Encoder(settings, tier.responses[0].mean(0))
+    model = Encoder(
+        settings.image_shape,
+        tier.responses[0].mean(0),
+        channels=settings.channels,
+        init_mu_range=settings.init_mu_range,
+        init_sigma=settings.init_sigma,
+    )
     steps = settings.epochs * -(-len(tier.images) // settings.batch)
     optimizer, schedule = _optimizer(model, settings, steps)
     history: list[Epoch] = []
@@ -172,8 +131,7 @@ def evaluate(fitted: Fit, simulation: Simulation) -> tuple[dict[str, Any], dict[
 
     Returns:
         A summary for JSON; and the tensors behind it: ``predicted``, ``observed`` [T, N], ``correlation`` [N] (NaN
-        for a neuron that is constant), ``true``
-        and ``learned`` [N, 2].
+        for a neuron that is constant), ``true`` and ``learned`` [N, 2], in pixels.
     """
     tier, model = simulation.test, fitted.model
     predicted, observed = model.predict(tier.images), tier.responses.mean(0)

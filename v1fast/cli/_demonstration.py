@@ -12,16 +12,17 @@ import torch
 
 from v1fast import _files, ops, plots
 from v1fast._version import __version__
+from v1fast.cli._common import benchmark
 from v1fast.data import Simulation, simulate
-from v1fast.demo.fitting import LOSS, Fit, Settings, evaluate, fit
-from v1fast.demo.speed import Shape, time_readout
-from v1fast.demo.trained import Comparison, check_trained_model, require_match
 from v1fast.metrics import single_trial_correlation
+from v1fast.models.reproduction import Comparison, check_trained_model, require_match
+from v1fast.training.fit import LOSS, Fit, Settings, evaluate, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+Shape = tuple[int, int, int, int, int]  # B, C, H, W, N
 LARGE_SHAPE: Shape = (64, 64, 28, 56, 7776)  # a session of Sensorium
 TIMING_ROUNDS = {"the demo's own": 9, "large": 3}  # the large one takes seconds a round
 QUICK = Settings(
@@ -39,7 +40,7 @@ QUICK = Settings(
 QUICK_SHAPE: Shape = (8, 16, 16, 28, 500)
 
 
-def main(out: Path, real_data: Path | None, quick: bool = False) -> dict[str, Any]:
+def demonstrate(out: Path, real_data: Path | None, quick: bool = False) -> dict[str, Any]:
     """Run the demo on the CPU and write ``summary.json`` and pictures into ``out``.
 
     Args:
@@ -160,6 +161,7 @@ def _fit_pictures(fitted: Fit, simulation: Simulation, tensors: dict[str, torch.
 
 def _speed(shapes: dict[str, Shape], console: Console) -> dict[str, Any]:
     console.rule("A training step of the readout", align="left")
+    time_readout = benchmark("one_step").time_readout
     measured = {}
     for name, shape in shapes.items():
         with console.status(f"timing: {name}"):
