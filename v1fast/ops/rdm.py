@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from v1fast import _choices
 from v1fast.ops import _checks
 from v1fast.ops._define import define, derivative_of, save_tensors
 from v1fast.reference import rdm as reference
 
 
 def _check_choices(method: str, accuracy: str) -> None:
-    for name, value, known in (("method", method, reference.METHODS), ("accuracy", accuracy, reference.ACCURACIES)):
-        if value not in known:
-            raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
+    _choices.one_of("method", method, reference.METHODS)
+    _choices.one_of("accuracy", accuracy, reference.ACCURACIES)
 
 
 def _check_rows(name: str, x: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._arguments import ChecksArguments
 from v1fast.readouts._ranges import Change, in_range
@@ -146,13 +147,10 @@ class Readout(ChecksArguments):
             ValueError: for any other reduction.
         """
         reduction = self.resolve_reduction_method(reduction, average)
-        if reduction == "mean":
-            return x.mean()
-        if reduction == "sum":
-            return x.sum()
+        _choices.one_of("reduction", reduction, ("sum", "mean", None))
         if reduction is None:
             return x
-        raise ValueError(f'reduction: want "sum", "mean" or None, got {reduction!r}')
+        return x.mean() if reduction == "mean" else x.sum()
 
     def resolve_deprecated_gamma_readout(
         self, feature_reg_weight: float | None, gamma_readout: float | None, default: float = 1.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast import functional
+from v1fast import _choices, functional
 from v1fast.readouts._frames import check_map, fold_frames, unfold_frames
 from v1fast.readouts._points import check_seed
 from v1fast.readouts._ranges import Change, at_least_zero, within_map
@@ -370,6 +370,5 @@ class UltraSparse(ChannelPointReadout):
             ValueError: for any other reduction than "sum" and "mean".
         """
         reduction = self.resolve_reduction_method(reduction, average)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        _choices.one_of("reduction", reduction, ("sum", "mean"))
         return (self.feature_l1(reduction) + self.variance_l1(reduction)) * self.feature_reg_weight

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
@@ -81,8 +82,7 @@ class FullFactorized2d(MapReadout):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if reg_mode not in ("legacy", "per_neuron"):
-            raise ValueError(f'reg_mode: want "legacy" or "per_neuron", got {reg_mode!r}')
+        _choices.one_of("reg_mode", reg_mode, ("legacy", "per_neuron"))
         if positive_spatial and constrain_pos:
             warn_caller("positive_spatial has no effect beside constrain_pos")
         self.in_shape, self.outdims, self.reg_mode = in_shape, outdims, reg_mode
@@ -182,8 +182,7 @@ class FullFactorized2d(MapReadout):
             ValueError: for any other reduction than "sum" and "mean".
         """
         reduction = self.resolve_reduction_method(reduction, average)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        _choices.one_of("reduction", reduction, ("sum", "mean"))
         masks = self.normalized_spatial.abs().sum((1, 2))
         features = self.features.abs().sum(1)
         total = masks.sum() * features.sum() if self.reg_mode == "legacy" else (masks * features).sum()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import _arrays, _dissimilarities, functional, ops
+from v1fast import _arrays, _choices, functional, ops
 from v1fast.rsa._defined import CONSTANT, is_empty, is_undefined, scaled
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, ratio
@@ -75,7 +75,7 @@ def permutation_test(
         ValueError: an operand does not fit, or single pairs are NaN.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, PERMUTED)
+    _choices.one_of("method", method, PERMUTED)
     if permutations < 1:
         raise ValueError(f"permutations: want at least 1, got {permutations}")
     a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
@@ -239,7 +239,7 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
         ValueError: an operand does not fit.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, METHODS)
+    _choices.one_of("method", method, METHODS)
     vectors, one = condensed("rdms", rdms)
     if one or len(vectors) < 2:
         raise ValueError(f"rdms: want a set of at least 2 matrices, got {len(vectors)}")
@@ -350,8 +350,8 @@ def bootstrap(
         ValueError: an operand does not fit.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, METHODS)
-    _dissimilarities.choice("over", over, RESAMPLED)
+    _choices.one_of("method", method, METHODS)
+    _choices.one_of("over", over, RESAMPLED)
     (a, _), (b, _) = condensed("rdms", rdms), condensed("models", models)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"models: want {a.shape[1]} pairs of stimuli, as rdms have, got {b.shape[1]}")

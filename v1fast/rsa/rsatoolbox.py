@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from v1fast import _dissimilarities, functional, ops
+from v1fast import _choices, _rdm_folds, functional, ops
 from v1fast.rsa import _descriptors
 from v1fast.rsa._matrices import condensed, stimuli_of
 from v1fast.rsa.inference import average_repeats, searchlight_rdms
@@ -110,7 +110,7 @@ def calc_rdm(
         >>> calc_rdm(trials, "crossnobis", "image", cv_descriptor="run").get_matrices().shape
         (1, 3, 3)
     """
-    _dissimilarities.choice("method", method, tuple(MEASURES))
+    _choices.one_of("method", method, tuple(MEASURES))
     if method in CROSSVALIDATED and descriptor is None:
         raise ValueError(f"descriptor: want one beside method {method!r}, got None")
     if method == "poisson_cv" and not every_fold:
@@ -118,7 +118,7 @@ def calc_rdm(
             "poisson_cv: the last fold alone, as rsatoolbox 0.3.2 has it; every_fold=True is the mean over folds",
             stacklevel=2,
         )
-    _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
+    _choices.one_of("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise" and method != "correlation":
         raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
     several = isinstance(dataset, Iterable) and type(dataset).__name__ != "DataFrame"
@@ -179,7 +179,7 @@ def get_searchlight_RDMs(
         ModuleNotFoundError: rsatoolbox is absent.
         ValueError: an operand does not fit.
     """
-    _dissimilarities.choice("method", method, [name for name in MEASURES if name != "poisson_cv"])
+    _choices.one_of("method", method, [name for name in MEASURES if name != "poisson_cv"])
     values = _measurements("data_2d", data_2d)
     grouping = _descriptors.groups("events", "events", events, len(values))
     voxels = [np.asarray(each, dtype=np.int64) for each in neighbors]
@@ -362,9 +362,7 @@ def _means(values: NDArray[Any], codes: NDArray[np.int64], nan: str) -> NDArray[
 
 
 def _column_of(dataset: Dataset, name: str, argument: str = "cv_descriptor") -> Any:
-    if name not in dataset.obs_descriptors:
-        raise ValueError(f"{argument}: want one of {', '.join(dataset.obs_descriptors)}, got {name!r}")
-    return dataset.obs_descriptors[name]
+    return _choices.pick(argument, name, dataset.obs_descriptors)
 
 
 def _grouping(dataset: Dataset, argument: str, name: str) -> _descriptors.Groups:
@@ -407,7 +405,7 @@ def _crossvalidated(
         labels: dict[str, Any] = {"folds": folds.codes, "stimuli": patterns.codes}
         return functional.rdm(values, method="crossnobis", noise=precision, condensed=True, accuracy=accuracy, **labels)
     labels_of = torch.from_numpy(folds.codes), torch.from_numpy(patterns.codes)
-    own, others, _ = _dissimilarities.fold_means(torch.from_numpy(np.array(values)), *labels_of)
+    own, others, _ = _rdm_folds.fold_means(torch.from_numpy(np.array(values)), *labels_of)
     prior, weight = options.prior_lambda * options.prior_weight, 1 + options.prior_weight
     chosen = slice(None) if options.every_fold else slice(-1, None)
     rates = ((others[chosen] + prior) / weight).transpose(0, 1).flatten(1)  # [S, F N]
