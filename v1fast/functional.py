@@ -447,7 +447,7 @@ def rdm_out(
         given = _arrays.to_tensor("responses", responses)
         rdm_out(given, torch.from_numpy(out), method=method, condensed=condensed, accuracy=accuracy)
         return out
-    _choices.one_of("method", method, tuple(_rdm_methods.SYMMETRIC_METHODS))
+    _choices.one_of("method", method, _rdm_reference.METHODS)
     if torch.is_grad_enabled() and (responses.requires_grad or out.requires_grad):
         raise ValueError("responses, out: want no gradient, got one that requires grad; use rdm, or torch.no_grad()")
     x, y, kernel = _rdm_methods.operands(responses, method, None, None, None, 1.0, 0.1)
@@ -481,14 +481,13 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
         arrays = _arrays.to_tensor("x", x), _arrays.to_tensor("y", y)
         return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
-    _choices.one_of("method", method, tuple(_rdm_methods.SYMMETRIC_METHODS))
+    _choices.one_of("method", method, _rdm_reference.METHODS)
     first: Tensor = _rdm_rows.rows("x", x)
     second: Tensor = _rdm_rows.rows("y", y)
     if first.shape[:-2] != second.shape[:-2] or first.shape[-1] != second.shape[-1]:
         want = (*first.shape[:-2], second.shape[-2], first.shape[-1])
         raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(second.shape)}")
-    kernel = _rdm_methods.SYMMETRIC_METHODS[method]
     first, second = _rdm_rows.by_batch(first), _rdm_rows.by_batch(second)
-    ops.rdm.check_cross(first, second, kernel, accuracy)
-    found = ops.rdm.cross_rdm(first, second, kernel, accuracy)
+    ops.rdm.check_cross(first, second, method, accuracy)
+    found = ops.rdm.cross_rdm(first, second, method, accuracy)
     return found.reshape(*x.shape[:-2], *found.shape[1:])

@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from v1fast import _arrays, _choices, _rdm_methods, _rdm_rows, functional
-from v1fast.reference.rdm import ACCURACIES, output_dtype
+from v1fast import _arrays, _choices, _rdm_rows, functional
+from v1fast.reference.rdm import ACCURACIES, METHODS, output_dtype
 
 PART = 1 << 22  # numbers that are looked at together
 WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
-METHODS = tuple(_rdm_methods.SYMMETRIC_METHODS)
 
 
 class Tile(NamedTuple):
