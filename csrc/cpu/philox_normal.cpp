@@ -1,6 +1,6 @@
 // The normals that the Gaussian readout draws, on the CPU. See v1fast/reference/philox.py.
 #include "../boxed.h"
-#include "row_kernels.h"
+#include "detail/channel_kernels.h"
 
 namespace v1fast {
 namespace {

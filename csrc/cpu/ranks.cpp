@@ -4,7 +4,7 @@
 // in order, and write in order within each of a few hundred places. No pass writes all over its memory: for 8 million
 // ranks that would take as long as all the rest.
 #include "../boxed.h"
-#include "large_memory.h"
+#include "detail/large_memory.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>

@@ -7,7 +7,7 @@
 #include "../rdm.h"
 #include "../boxed.h"
 
-#include "rdm_rows.h"
+#include "detail/rdm_rows.h"
 
 namespace v1fast {
 namespace {

@@ -7,7 +7,7 @@
 #include "../boxed.h"
 #include "../rdm.h"
 
-#include "rdm_rows.h"
+#include "detail/rdm_rows.h"
 
 #include <tuple>
 

@@ -2,7 +2,7 @@
 // chosen at run time.
 #pragma once
 
-#include "rows.h"
+#include "rdm_row_source.h"
 
 #include <limits>
 
