@@ -71,7 +71,7 @@ def ops_extension() -> Extension:
 
     return Extension(
         "v1fast._C",
-        sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))],
+        sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[

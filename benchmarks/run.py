@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from v1fast import doctor
+from v1fast import _choices, doctor
+from v1fast._progress import progress
 
 from . import bench_gaussian_readout, bench_metrics, bench_pooled_readout, bench_rdm, bench_rsa, picture, report, rows
 from .clocks import Clock, CpuClock, CudaClock, WallClock
@@ -69,15 +69,15 @@ def main(
     chosen = [case for case in CASES if case.name in (cases or (QUICK_CASES if quick else CASE_NAMES))]
     found: list[rows.Row] = []
     try:
-        with _progress(console, len(chosen)) as (say, advance):
+        with progress("", len(chosen), console=console) as bar:
             for case in chosen:
-                for contest in _contests(case, providers, device, quick, full, say):
+                for contest in _contests(case, providers, device, quick, full, bar.describe):
                     try:
                         contest.run()
                     finally:
                         found += contest.rows(run)
                         rows.write(out / "rows.jsonl", found)
-                advance()
+                bar.advance()
     finally:
         _conclude(out, found, console)
     return found
@@ -86,10 +86,8 @@ def main(
 def _check(cases: Sequence[str], providers: Sequence[str], device: str) -> None:
     for what, given, known in (("case", cases, CASE_NAMES), ("provider", providers, PROVIDER_NAMES)):
         for name in given:
-            if name not in known:
-                raise ValueError(f"{what}: want one of {', '.join(known)}, got {name!r}")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f'device: want "cpu" or "cuda", got {device!r}')
+            _choices.one_of(what, name, known)
+    _choices.one_of("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: torch sees no CUDA device")
 
@@ -136,14 +134,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-@contextmanager
-def _progress(console: Console, cases: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """Yield two functions: one to call with a text, one to call after each case."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=cases)
-        yield lambda text: bar.update(task, description=text), lambda: bar.advance(task)

@@ -1,4 +1,4 @@
-// Bilinear interpolation in an image stored as [H, W, C] rows, with zeros outside: the conventions of all kernels.
+// Bilinear interpolation in an image stored as [H, W, C], with zeros outside: what all kernels agree on.
 #pragma once
 
 #include "philox.h"
@@ -22,16 +22,17 @@ V1FAST_HD int32_t lower_corner(T floor_of_pixel, int64_t size) {
     return floor_of_pixel >= T(-1) && floor_of_pixel < T(size) ? static_cast<int32_t>(floor_of_pixel) : -2;
 }
 
-// The four corners (y0 x0, y0 x1, y1 x0, y1 x1) of a cell as rows of C values. A corner outside the image reads a
-// separate row of zeros. It is never a product with zero: a NaN elsewhere in the map must not reach this sample.
+// The four corners (y0 x0, y0 x1, y1 x0, y1 x1) of a cell, each of them C channels. A corner outside the image is
+// another place, of zeros to read; it is never a product with zero: a NaN elsewhere in the map must not reach this
+// sample.
 template <class T>
 struct Corners {
-    T* row[4];
+    T* channels[4]; // [C] each
     bool inside[4];
 
     // A cell that lies entirely inside, from its first corner.
     V1FAST_HD Corners(T* first, int64_t C, int64_t W)
-        : row{first, first + C, first + W * C, first + W * C + C}, inside{true, true, true, true} {}
+        : channels{first, first + C, first + W * C, first + W * C + C}, inside{true, true, true, true} {}
 
     V1FAST_HD Corners(T* image, T* outside, int32_t x, int32_t y, int64_t C, int64_t H, int64_t W) {
         const bool x0 = x >= 0, x1 = x + 1 >= 0 && x + 1 < W, y0 = y >= 0, y1 = y + 1 >= 0 && y + 1 < H;
@@ -42,7 +43,7 @@ struct Corners {
         const int64_t first = (static_cast<int64_t>(y) * W + x) * C;
         const int64_t offset[4] = {first, first + C, first + W * C, first + W * C + C};
         for (int k = 0; k < 4; ++k)
-            row[k] = inside[k] ? image + offset[k] : outside;
+            channels[k] = inside[k] ? image + offset[k] : outside;
     }
 };
 

@@ -1,7 +1,7 @@
 // v1fast._C: importing it runs the STABLE_TORCH_LIBRARY_IMPL registrations linked into it.
 #include <Python.h>
 
-#include "cpu/large_memory.h"
+#include "cpu/detail/large_memory.h"
 
 static PyObject* release_memory(PyObject*, PyObject*) {
     v1fast::release_large_memory();

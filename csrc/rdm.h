@@ -24,8 +24,8 @@ inline RdmSizes check_rdm(const Tensor& x, const OptionalTensor& y, const std::s
     check_floating(x, "x");
     if (y)
         check_floating(*y, "y");
-    STD_TORCH_CHECK(method == "correlation" || method == "cosine" || method == "distance",
-                    "rdm: method: want correlation, cosine or distance");
+    STD_TORCH_CHECK(method == "correlation" || method == "cosine" || method == "euclidean",
+                    "rdm: method: want correlation, cosine or euclidean");
     STD_TORCH_CHECK(accuracy == "float32" || accuracy == "high" || accuracy == "bfloat16",
                     "rdm: accuracy: want float32, high or bfloat16");
     return s;
@@ -36,7 +36,7 @@ inline RdmSizes check_paired(const Tensor& x, const OptionalTensor& y, const std
                              const std::string& accuracy) {
     const RdmSizes s = check_rdm(x, y, method, accuracy);
     STD_TORCH_CHECK(s.S == s.T, "rdm: want x and y with the same number of rows");
-    STD_TORCH_CHECK(!y || method == "distance", "rdm: y: want it for method distance alone");
+    STD_TORCH_CHECK(!y || method == "euclidean", "rdm: y: want it for method euclidean alone");
     return s;
 }
 
@@ -48,7 +48,7 @@ inline torch::headeronly::ScalarType rdm_type(const Tensor& x, const OptionalTen
     return wide ? ScalarType::Double : ScalarType::Float;
 }
 
-// The matrix and its gradient, of these sizes. Method distance does not need the matrix.
+// The matrix and its gradient, of these sizes; method euclidean does without the matrix.
 inline void check_matrix(const Tensor& grad, const OptionalTensor& matrix, const Tensor& x, const OptionalTensor& y,
                          const std::string& method, std::initializer_list<int64_t> sizes) {
     const auto check = [&](const Tensor& tensor, const char* name) {
@@ -56,7 +56,7 @@ inline void check_matrix(const Tensor& grad, const OptionalTensor& matrix, const
         STD_TORCH_CHECK(tensor.scalar_type() == rdm_type(x, y), name, ": want the dtype of the matrix");
     };
     check(grad, "grad");
-    STD_TORCH_CHECK(matrix || method == "distance", "matrix: want what the forward pass returned");
+    STD_TORCH_CHECK(matrix || method == "euclidean", "matrix: want what the forward pass returned");
     if (matrix)
         check(*matrix, "matrix");
 }

@@ -165,8 +165,8 @@ def points_specialisations() -> list[Specialisation]:
 
 def _rows(x: str, planes: str | None, method: str, backward: bool = False) -> Specialisation:
     double = {"norms": "*fp64", "factors": "*fp64"}
-    double |= {"centre": "*fp64"} if method == "distance" and planes else {}
-    double |= {"inverses": "*fp64"} if backward and method != "distance" else {}
+    double |= {"centre": "*fp64"} if method == "euclidean" and planes else {}
+    double |= {"inverses": "*fp64"} if backward and method != "euclidean" else {}
     arguments = {"planes": planes and f"*{planes}", "x": f"*{x}", "stride_column": 1, "lift": "fp32", "unlift": "fp32"}
     arguments |= {"steps": "*fp64"} if planes and not backward else {}
     arguments |= {"METHOD": _Text(method), "SCALED": planes is not None, "BLOCK": rdm_rows.BLOCK, **double}
@@ -231,8 +231,8 @@ def _small_of_rdm() -> list[Specialisation]:
 def rdm_specialisations(warpgroups: bool) -> list[Specialisation]:
     """Return those of the dissimilarity matrices. They depend on the GPU's tensor cores: see ``tile_shape``."""
     few, many = 100, 1000
-    forms = [_rows("fp32", planes, method) for planes, method in (("fp16", "correlation"), ("fp16", "distance"))]
-    forms += [_rows("fp32", "bf16", "correlation"), _rows("fp32", None, "distance"), _rows("bf16", "fp16", "cosine")]
+    forms = [_rows("fp32", planes, method) for planes, method in (("fp16", "correlation"), ("fp16", "euclidean"))]
+    forms += [_rows("fp32", "bf16", "correlation"), _rows("fp32", None, "euclidean"), _rows("bf16", "fp16", "cosine")]
     forms += [_rows("fp64", "fp64", "correlation"), _rows("fp32", "fp32", "correlation", backward=True)]
     forms += [
         _tiles("fp16", many, form, warpgroups, units)

@@ -534,12 +534,12 @@ def _operands(
     """Return the rows of x and of y (or of x twice), the units of distances, and the whole-number steps."""
     dtype = plane_dtype(compute_dtype(x, y, accuracy), accuracy)
     steps, other_steps = _steps(x, y, accuracy, paired)
-    centre = mean_row(x) if method == "distance" and not paired else None
+    centre = mean_row(x) if method == "euclidean" and not paired else None
     rows = standardise(x, method, dtype, centre, steps=steps)
     others = rows if y is None else standardise(y, method, dtype, centre, steps=other_steps)
     if paired:
         multiply_pairs(rows, others)
-    if method != "distance":
+    if method != "euclidean":
         return rows, others, None, steps
     return *in_common_units(rows, others, x.shape[-1], paired), steps
 
@@ -551,7 +551,7 @@ def _write(x: Tensor, y: Tensor | None, method: str, accuracy: str, form: str, o
         paired = y is not None and form != "cross"
         x, y, neurons = x.detach(), None if y is None else y.detach(), x.shape[-1]
         rows, others, units, steps = _operands(x, y, method, accuracy, paired)
-        angles = method != "distance"
+        angles = method != "euclidean"
         _launch(out, rows, others, units, steps if angles else None, neurons, not paired, form)
         if angles:
             _finish_whole(out, rows, others, steps, neurons, method == "correlation", form)

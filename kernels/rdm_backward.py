@@ -227,9 +227,9 @@ def rdm_backward(
     grad, x, y = grad.detach(), x.detach(), None if y is None else y.detach()
     with torch.cuda.device_of(x):
         if y is None:
-            centre = mean_row(x) if method == "distance" else None
+            centre = mean_row(x) if method == "euclidean" else None
             rows = standardise(x, method, dtype, centre, backward=True)
-            through = _through_distances if method == "distance" else _through_angles
+            through = _through_distances if method == "euclidean" else _through_angles
             return through(x, grad, rows, rows, "full"), none
         a, b = (standardise(t, method, dtype, backward=True) for t in (x, y))
         # A row of x is paired with a row of y. If either is not valid, the pair is not valid.
@@ -256,8 +256,8 @@ def cross_rdm_backward(
     dtype = compute_dtype(x, y, accuracy)
     grad, x, y = grad.detach(), x.detach(), y.detach()
     with torch.cuda.device_of(x):
-        centre = mean_row(x) if method == "distance" else None
+        centre = mean_row(x) if method == "euclidean" else None
         a, b = (standardise(t, method, dtype, centre, backward=True) for t in (x, y))
-        through = _through_distances if method == "distance" else _through_angles
+        through = _through_distances if method == "euclidean" else _through_angles
         d_x = through(x, grad, a, b, "rows") if output_mask[0] else none
         return d_x, through(y, grad.mT, b, a, "rows") if output_mask[1] else none

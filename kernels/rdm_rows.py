@@ -112,11 +112,11 @@ def rows_kernel(
     lift,  # power of two: norm of the rows, for angles
     unlift,  # 1 / lift
     METHOD: tl.constexpr,
-    SCALED: tl.constexpr,  # distance: rows are scaled to values of order 1
+    SCALED: tl.constexpr,  # euclidean: rows are scaled to values of the order of 1
     BLOCK: tl.constexpr,
 ):
-    """Standardise one row."""
-    ANGLES: tl.constexpr = METHOD != "distance"
+    """One row."""
+    ANGLES: tl.constexpr = METHOD != "euclidean"
     CENTRED: tl.constexpr = METHOD == "correlation"
     b, s = tl.program_id(0) // S, tl.program_id(0) % S
     row = b.to(tl.int64) * S + s
@@ -269,9 +269,9 @@ class Rows(NamedTuple):
     """Rows in the form that the product reads."""
 
     planes: Tensor  # [1 or 2, B, S, columns]
-    norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; distance: squares of the planes; NaN: not valid
-    factors: Tensor  # [B, S]: the factors that undo the scale of the planes
-    # For angles between rows of whole numbers, norms are the squares and factors the sums of the planes.
+    norms: Tensor  # [B, S]: 1 - 1 / norm of the rounded unit rows; euclidean: squares of the planes; NaN: not valid
+    factors: Tensor  # [B, S]: what undoes the scale of the planes
+    # Angles between rows of whole numbers: squares, and sums, of the planes.
     inverses: Tensor | None  # [B, S]: 1 / norm of the given rows, for the backward pass of angles
 
     @property
@@ -333,7 +333,7 @@ def mean_row(x: Tensor) -> Tensor:  # [B, S, N] -> [B, N] float64
     """Return the mean of the valid rows. Subtracting it from all rows changes no distance."""
     batch, rows, neurons = x.shape
     out = _buffers(x[..., :0], torch.float64, inverses=False)
-    _launch_rows(x, "distance", None, None, out, None, 1.0, scaled=False)
+    _launch_rows(x, "euclidean", None, None, out, None, 1.0, scaled=False)
     centre = x.new_empty((batch, neurons), dtype=torch.float64)
     centre_kernel[(triton.cdiv(neurons, 32) * batch,)](
         centre, out.norms, x, rows, neurons, *x.stride(), BS=32, BN=32, num_warps=4, **OPTIONS
@@ -353,10 +353,10 @@ def standardise(
 
     For the backward pass, return unit rows (for distances, rows minus the centre), unrounded, and 1 / norm.
     """
-    out = _buffers(x, dtype, inverses=backward and method != "distance")
-    # Values of order 1, far from both ends of float16's range.
+    out = _buffers(x, dtype, inverses=backward and method != "euclidean")
+    # Values of the order of 1, far from both ends of float16's range.
     lift = 1.0 if backward or dtype == torch.float64 else 2.0 ** (x.shape[-1].bit_length() // 2)
-    _launch_rows(x, method, centre, steps, out, out.planes, lift, scaled=method != "distance" or not backward)
+    _launch_rows(x, method, centre, steps, out, out.planes, lift, scaled=method != "euclidean" or not backward)
     return out
 
 

@@ -263,7 +263,7 @@ def test_penalty():
         assert layer.regularizer(average=True).item() == pytest.approx(legacy / (N * 5 * 6 * 9), rel=1e-5)
     layer.reg_mode = "per_neuron"
     assert layer.regularizer().item() == pytest.approx(per_neuron, rel=1e-5)
-    with pytest.raises(ValueError, match='reduction: want "sum" or "mean", got None'):
+    with pytest.raises(ValueError, match="reduction: want one of sum, mean, got None"):
         layer.regularizer(reduction=None)
     with pytest.warns(DeprecationWarning, match="gamma_readout"):
         assert readout(gamma_readout=0.25).spatial_and_feature_reg_weight == 0.25
@@ -284,7 +284,7 @@ def test_unknown_arguments_are_accepted():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reg_mode": "sum"}, 'reg_mode: want "legacy" or "per_neuron", got \'sum\''),
+        ({"reg_mode": "sum"}, "reg_mode: want one of legacy, per_neuron, got 'sum'"),
         ({"shared_features": {"match_ids": [0, 1]}}, r"match_ids: want one id per neuron, \(12,\)"),
         ({"mean_activity": torch.zeros(3)}, r"mean_activity: want \[N\] = \(12,\), got \(3,\)"),
     ],

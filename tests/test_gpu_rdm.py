@@ -103,7 +103,7 @@ def test_matches_float64(on_gpu, method, dtype, shape):
 @pytest.mark.parametrize(
     ("method", "dtype", "accuracy"),
     [
-        ("correlation", f32, "bfloat16"), ("distance", f32, "float32"), ("correlation", f32, "high"),
+        ("correlation", f32, "bfloat16"), ("euclidean", f32, "float32"), ("correlation", f32, "high"),
     ],
     ids=str,
 )  # fmt: skip
@@ -145,7 +145,7 @@ def test_bfloat16_accuracy(on_gpu):
         assert 1e-5 < largest(error) <= 1e-3
 
 
-@pytest.mark.parametrize("method", ["correlation", "distance"])
+@pytest.mark.parametrize("method", ["correlation", "euclidean"])
 @pytest.mark.parametrize("condensed", [False, True])
 def test_large_tiles_give_the_same(monkeypatch, method, condensed):
     """Those of sm_90 and sm_100, executed as sm_80 would."""
@@ -223,10 +223,10 @@ def test_distances_of_all_scales():
         dtype = f64 if rows.abs().max() > 1e30 else f32
         rows = rows.to(dtype)
         want = data.exact(rows[0], "euclidean").to(dtype)
-        got = call(rows, method="distance")[0]
+        got = call(rows, method="euclidean")[0]
         torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-7 * want.max().item())
     x[0, 2, 3], y[0, 5, 0] = math.nan, math.inf
-    got = call(x, y, "distance")[0]
+    got = call(x, y, "euclidean")[0]
     spoilt = torch.zeros(9, 9, dtype=torch.bool)
     spoilt[[2, 5]] = True
     assert got.isnan().equal(spoilt | spoilt.T)
@@ -280,7 +280,7 @@ def test_the_order_of_blocks_does_not_matter():
     for order in ("forward", "reverse", 7):
         with emulator.active(80, order=order):
             gradient, _ = kernels.CUDA["rdm_backward"](grad, grad, x, None, "correlation", False, "float32", BOTH)
-        found.append((call(x, order=order), call(x, method="distance", order=order), gradient))
+        found.append((call(x, order=order), call(x, method="euclidean", order=order), gradient))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
@@ -318,7 +318,7 @@ def test_reads_nothing_on_the_host(on_gpu):
     x = torch.randn(2, 9, 20)
     with assert_no_host_reads():
         for method in reference.METHODS:
-            for y in {None, x if method == "distance" else None}:
+            for y in {None, x if method == "euclidean" else None}:
                 out = kernels.CUDA["rdm"](x, y, method, False, "float32")
                 kernels.CUDA["rdm_backward"](out, out, x, y, method, False, "float32", BOTH)
 
@@ -358,8 +358,8 @@ def test_gradient_errs_no_more_than_torch(on_gpu, method):
 @pytest.mark.parametrize(
     ("method", "dtype", "paired", "condensed"),
     [
-        ("correlation", f32, False, True), ("correlation", f64, False, False), ("distance", f32, False, False),
-        ("distance", f32, True, False), ("distance", f64, True, True),
+        ("correlation", f32, False, True), ("correlation", f64, False, False), ("euclidean", f32, False, False),
+        ("euclidean", f32, True, False), ("euclidean", f64, True, True),
     ],
     ids=str,
 )  # fmt: skip
@@ -382,7 +382,7 @@ def test_gradients_match_reference(method, dtype, paired, condensed):
             torch.testing.assert_close(found[0], found[2], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize(("method", "dtype"), [("cosine", f32), ("distance", f32), ("correlation", f64)], ids=str)
+@pytest.mark.parametrize(("method", "dtype"), [("cosine", f32), ("euclidean", f32), ("correlation", f64)], ids=str)
 def test_gradients_of_cross_rdm_match_reference(method, dtype):
     x, y = torch.randn(2, 70, 90, dtype=dtype), torch.randn(2, 20, 90, dtype=dtype)
     x[0, 3, 1], y[1, 6, 0] = math.nan, math.inf

@@ -314,12 +314,12 @@ def test_the_interval_is_scipys_over_images(method):
         (lambda r, p, i: metrics.ccnorm(r, p, None), r"image_ids: want \[T\], got None"),
         (
             lambda r, p, i: metrics.feve(r, p, i, weighting="x"),
-            "weighting: want 'image' or 'neuralpredictors', got 'x'",
+            "weighting: want one of image, neuralpredictors, got 'x'",
         ),
-        (lambda r, p, i: metrics.oracle_correlation(r, i, method="x"), "method: want 'jackknife' or 'conservative'"),
-        (lambda r, p, i: metrics.fraction_oracle(r, p, i, nan="x"), "nan: want 'omit' or 'zero', got 'x'"),
+        (lambda r, p, i: metrics.oracle_correlation(r, i, method="x"), "method: want one of jackknife, conservative"),
+        (lambda r, p, i: metrics.fraction_oracle(r, p, i, nan="x"), "nan: want one of omit, zero, got 'x'"),
         (lambda r, p, i: Bootstrap(confidence=95), "confidence: want a number between 0 and 1, got 95"),
-        (lambda r, p, i: Bootstrap(method="bca"), 'method: want "BCa" or "percentile", got \'bca\''),
+        (lambda r, p, i: Bootstrap(method="bca"), "method: want one of BCa, percentile, got 'bca'"),
     ],
 )
 def test_bad_arguments(call, message):

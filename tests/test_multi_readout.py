@@ -141,7 +141,7 @@ def test_shared_features_and_grid():
             {"share_features": True, "shared_match_ids": IDS | {"b": [9, 3, 1, 0, 0, 1, 3, 9, 9]}},
             "shared_match_ids of b: want the same ids as in a",
         ),
-        (PREDICTOR | {"grid_mean_predictor_type": None}, 'grid_mean_predictor_type: want "cortex", got None'),
+        (PREDICTOR | {"grid_mean_predictor_type": None}, "grid_mean_predictor_type: want one of cortex, got None"),
         (PREDICTOR | {"source_grids": {}}, r"source_grids: want an entry for a, got \[\]"),
     ],
 )

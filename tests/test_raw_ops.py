@@ -90,7 +90,7 @@ def test_the_result_may_not_lie_in_an_operand(condensed):
 def test_the_result_may_not_lie_in_the_second_operand():
     x, y = torch.rand(1, 5, 5), torch.rand(1, 5, 5)
     with pytest.raises((ValueError, RuntimeError), match="out: want memory of its own, got some of that of y"):
-        o.rdm_out(x, y, "distance", False, "float32", y)
+        o.rdm_out(x, y, "euclidean", False, "float32", y)
 
 
 def test_a_result_of_another_shape_is_refused():
@@ -109,8 +109,8 @@ def test_vmap_writes_what_is_batched():
 def test_gradients_that_are_not_wanted_are_empty():
     x, y, grad = torch.rand(1, 3, 4), torch.rand(1, 3, 4).double(), torch.rand(1, 3, 3)
     one = o.rdm_backward(grad, grad, x, None, "cosine", False, "float32", [False, True])
-    none = o.rdm_backward(grad.double(), None, x, y, "distance", False, "float32", [False, False])
-    cross = o.cross_rdm_backward(grad.double(), None, x, y, "distance", "float32", [False, False])
+    none = o.rdm_backward(grad.double(), None, x, y, "euclidean", False, "float32", [False, False])
+    cross = o.cross_rdm_backward(grad.double(), None, x, y, "euclidean", "float32", [False, False])
     for gradient in (*one, *none, *cross):
         assert gradient.shape == (0,)
         assert gradient.dtype == x.dtype

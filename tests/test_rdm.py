@@ -90,7 +90,7 @@ def test_matches_reference(shape, method, dtype, accuracy):
     """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
     x = torch.rand(2, *shape, dtype=dtype)
     x[0] += 1
-    y = torch.rand(2, *shape, dtype=dtype) if method == "distance" else None
+    y = torch.rand(2, *shape, dtype=dtype) if method == "euclidean" else None
     tolerance = 1e-2 if accuracy == "bfloat16" else 2e-6 if dtype == f32 else 1e-13
     for second in {None, y}:
         got = ops.rdm.rdm(x, second, method, False, accuracy)
@@ -508,7 +508,7 @@ def test_backward_matches_reference(shape, method, dtype, condensed):
     """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
     x, y = (torch.rand(2, 2, *shape) + 0.1).to(dtype)
     x[0, 0] = torch.nan
-    for accuracy, second in {("float32", None), ("high", None), ("float32", y if method == "distance" else None)}:
+    for accuracy, second in {("float32", None), ("high", None), ("float32", y if method == "euclidean" else None)}:
         matrix = reference.rdm(x, second, method, condensed, accuracy)
         given = (torch.randn_like(matrix), matrix, x, second, method, condensed, accuracy, [True, True])
         assert_agree(ops.rdm.rdm_backward(*given), reference.rdm_backward(*given), dtype)
@@ -578,8 +578,8 @@ def test_a_gradient_that_is_not_needed_is_not_computed():
         matrix = ops.rdm.cross_rdm(x, y, "cosine", "float32")
         found = ops.rdm.cross_rdm_backward(matrix, matrix, x, y, "cosine", "float32", mask)
         assert [g.numel() > 0 for g in found] == mask
-        matrix = ops.rdm.rdm(x, y, "distance", False, "float32")
-        found = ops.rdm.rdm_backward(matrix, None, x, y, "distance", False, "float32", mask)
+        matrix = ops.rdm.rdm(x, y, "euclidean", False, "float32")
+        found = ops.rdm.rdm_backward(matrix, None, x, y, "euclidean", False, "float32", mask)
         assert [g.numel() > 0 for g in found] == mask
 
 
@@ -622,7 +622,7 @@ def test_memory_of_a_gradient_is_bounded():
 def test_reference_backward_is_the_derivative_of_reference_forward():
     for method in reference.METHODS:
         x, y = torch.rand(2, 2, 5, 7, dtype=f64)
-        second = y.requires_grad_() if method == "distance" else None
+        second = y.requires_grad_() if method == "euclidean" else None
         for operands in [(x, None)] + ([(x, second)] if second is not None else []):
             leaves = [t.detach().requires_grad_() for t in operands if t is not None]
             given = (*leaves, None)[:2]
@@ -668,7 +668,7 @@ def test_pairwise_has_a_derivative():
 def test_opcheck(condensed):
     x, y = torch.rand(2, 2, 6, 9)
     x.requires_grad_(), y.requires_grad_()
-    for operands, method in (((x, None), "correlation"), ((x, None), "distance"), ((x, y), "distance")):
+    for operands, method in (((x, None), "correlation"), ((x, None), "euclidean"), ((x, y), "euclidean")):
         options = (method, condensed, "float32")
         torch.library.opcheck(torch.ops.v1fast.rdm, (*operands, *options))
         shape = (2, 15) if condensed else (2, 6, 6)
@@ -677,7 +677,7 @@ def test_opcheck(condensed):
         torch.library.opcheck(torch.ops.v1fast.rdm_backward, given)
         torch.library.opcheck(torch.ops.v1fast.rdm_out, (*detached, *options, torch.zeros(shape)))
     torch.library.opcheck(torch.ops.v1fast.cross_rdm, (x, y[:, :4], "cosine", "float32"))
-    given = (torch.randn(2, 6, 4), None, x.detach(), y.detach()[:, :4], "distance", "float32", [True, False])
+    given = (torch.randn(2, 6, 4), None, x.detach(), y.detach()[:, :4], "euclidean", "float32", [True, False])
     torch.library.opcheck(torch.ops.v1fast.cross_rdm_backward, given)
 
 
@@ -794,12 +794,12 @@ def test_rejects_bad_operands_of_the_others():
 def test_the_op_itself_refuses_to_read_or_write_outside_a_tensor():
     x, m = torch.rand(1, 6, 4), torch.rand(1, 6, 6)
     for call in (
-        lambda: torch.ops.v1fast.rdm(x, x[:, :5], "distance", False, "float32"),
-        lambda: torch.ops.v1fast.rdm(x, x[..., :3], "distance", False, "float32"),
+        lambda: torch.ops.v1fast.rdm(x, x[:, :5], "euclidean", False, "float32"),
+        lambda: torch.ops.v1fast.rdm(x, x[..., :3], "euclidean", False, "float32"),
         lambda: torch.ops.v1fast.rdm(x[0], None, "cosine", False, "float32"),
         lambda: torch.ops.v1fast.rdm(x, None, "angle", False, "float32"),
         lambda: torch.ops.v1fast.cross_rdm(x, x[..., :3], "cosine", "float32"),
-        lambda: torch.ops.v1fast.rdm_backward(x[..., :3], None, x, None, "distance", False, "float32", [True, True]),
+        lambda: torch.ops.v1fast.rdm_backward(x[..., :3], None, x, None, "euclidean", False, "float32", [True, True]),
         lambda: torch.ops.v1fast.rdm_backward(m, None, x, None, "cosine", False, "float32", [True, True]),
         lambda: torch.ops.v1fast.rdm_backward(m.double(), m, x, None, "cosine", False, "float32", [True, True]),
         lambda: torch.ops.v1fast.rdm_backward(m, m[:, 1:], x, None, "cosine", False, "float32", [True, True]),

@@ -294,7 +294,7 @@ def test_penalties_of_the_factorized_readout():
         ({"init_scales": None, "init_mask": torch.zeros(N, 1, H, W)}, "init_weights, init_scales"),
         ({"init_mask": torch.zeros(N, 1, H - 1, W)}, r"init_mask: want .* at least 6 x 9 pixels, got \(12, 1, 5, 9\)"),
         ({"init_weights": torch.zeros(N, C)}, r"init_weights: want \[C, N\] = \(5, 12\), got \(12, 5\)"),
-        ({"weights_constraint": "sum"}, "weights_constraint: want one of abs, norm, absnorm or None, got 'sum'"),
+        ({"weights_constraint": "sum"}, "weights_constraint: want one of abs, norm, absnorm, None, got 'sum'"),
         ({"mask_constraint": "norm"}, "mask_constraint"),
         ({"mean_activity": torch.zeros(3)}, r"mean_activity: want \[N\] = \(12,\), got \(3,\)"),
     ],

@@ -4,47 +4,85 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
+class Bar:
+    """What the work calls; this one shows nothing."""
+
+    def advance(self) -> None:
+        """One more step is done."""
+
+    def describe(self, what: str) -> None:
+        """Name what is being done now."""
+
+
 @contextmanager
-def progress(what: str, total: int, done: int = 0, show: bool = True) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each step.
+def progress(
+    what: str, total: int, done: int = 0, show: bool = True, console: rich.console.Console | None = None
+) -> Iterator[Bar]:
+    """A bar while the block runs. Lines printed on its console meanwhile come out above it.
 
     Args:
         what: name of the work.
         total: number of steps.
         done: steps that an earlier run has made.
         show: False prints nothing.
+        console: where the bar stands; by default on stderr.
     """
     if not show or done >= total:
-        yield lambda: None
+        yield Bar()
         return
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
     except ModuleNotFoundError:
-        yield _lines(what, total, done)
+        yield _Lines(what, total, done)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    console = console or Console(stderr=True)
     shown = console.is_terminal or console.is_jupyter  # elsewhere an empty line would be left of it
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda: bar.advance(task)
+    with Progress(*columns, *times, console=console, transient=True, disable=not shown) as bar:
+        yield _RichBar(bar, bar.add_task(what, total=total, completed=done))
 
 
-def _lines(what: str, total: int, done: int) -> Callable[[], None]:
-    last = time.monotonic()
+class _RichBar(Bar):
+    def __init__(self, bar: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+        self._bar, self._task = bar, task
 
-    def advance() -> None:
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES or done == total:
-            last = time.monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr)
+    def advance(self) -> None:
+        self._bar.advance(self._task)
 
-    return advance
+    def describe(self, what: str) -> None:
+        self._bar.update(self._task, description=what)
+
+
+class _Lines(Bar):
+    def __init__(self, what: str, total: int, done: int) -> None:
+        self._what, self._total, self._done = what, total, done
+        self._last = time.monotonic()
+
+    def advance(self) -> None:
+        self._done += 1
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES or self._done == self._total:
+            self._last = time.monotonic()
+            print(f"{self._what}: {self._done} of {self._total}", file=sys.stderr)
+
+    def describe(self, what: str) -> None:
+        self._what = what

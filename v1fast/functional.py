@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast import _arrays, _dissimilarities, ops
+from v1fast import _arrays, _choices, _rdm_methods, _rdm_rows, ops
 from v1fast.ops import _checks
 from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference._common import compute_dtype
@@ -401,10 +401,10 @@ def rdm(
     for name, labels in (("folds", folds), ("stimuli", stimuli)):
         if labels is not None and labels.device not in (responses.device, torch.device("cpu")):
             raise ValueError(f"{name}: want device cpu, or {responses.device}, that of responses, got {labels.device}")
-    _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
+    _choices.one_of("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
-    x, y, kernel = _dissimilarities.operands(responses, method, noise, folds, stimuli, prior_lambda, prior_weight)
+    x, y, kernel = _rdm_methods.operands(responses, method, noise, folds, stimuli, prior_lambda, prior_weight)
     ops.rdm.check(x, y, kernel, condensed, accuracy)
     found = ops.rdm.rdm(x, y, kernel, condensed, accuracy)
     return found.reshape(*responses.shape[:-2], *found.shape[1:])
@@ -413,9 +413,9 @@ def rdm(
 def _pairwise(responses: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor:
     if method != "correlation":
         raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
-    _dissimilarities.choice("accuracy", accuracy, _rdm_reference.ACCURACIES)
-    x = _dissimilarities.rows("responses", responses)
-    found = pairwise_rdm(_dissimilarities.by_batch(x), condensed)
+    _choices.one_of("accuracy", accuracy, _rdm_reference.ACCURACIES)
+    x = _rdm_rows.rows("responses", responses)
+    found = pairwise_rdm(_rdm_rows.by_batch(x), condensed)
     return found.to(_rdm_reference.output_dtype(x, None)).reshape(*responses.shape[:-2], *found.shape[1:])
 
 
@@ -446,10 +446,10 @@ def rdm_out(
         given = _arrays.to_tensor("responses", responses)
         rdm_out(given, torch.from_numpy(out), method=method, condensed=condensed, accuracy=accuracy)
         return out
-    _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
+    _choices.one_of("method", method, _rdm_reference.METHODS)
     if torch.is_grad_enabled() and (responses.requires_grad or out.requires_grad):
         raise ValueError("responses, out: want no gradient, got one that requires grad; use rdm, or torch.no_grad()")
-    x, y, kernel = _dissimilarities.operands(responses, method, None, None, None, 1.0, 0.1)
+    x, y, kernel = _rdm_methods.operands(responses, method, None, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
     batched: tuple[int, ...] = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
@@ -480,14 +480,13 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")
         arrays = _arrays.to_tensor("x", x), _arrays.to_tensor("y", y)
         return cross_rdm(*arrays, method=method, accuracy=accuracy).numpy()
-    _dissimilarities.choice("method", method, tuple(_dissimilarities.SYMMETRIC_METHODS))
-    first: Tensor = _dissimilarities.rows("x", x)
-    second: Tensor = _dissimilarities.rows("y", y)
+    _choices.one_of("method", method, _rdm_reference.METHODS)
+    first: Tensor = _rdm_rows.rows("x", x)
+    second: Tensor = _rdm_rows.rows("y", y)
     if first.shape[:-2] != second.shape[:-2] or first.shape[-1] != second.shape[-1]:
         want = (*first.shape[:-2], second.shape[-2], first.shape[-1])
         raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(second.shape)}")
-    kernel = _dissimilarities.SYMMETRIC_METHODS[method]
-    first, second = _dissimilarities.by_batch(first), _dissimilarities.by_batch(second)
-    ops.rdm.check_cross(first, second, kernel, accuracy)
-    found = ops.rdm.cross_rdm(first, second, kernel, accuracy)
+    first, second = _rdm_rows.by_batch(first), _rdm_rows.by_batch(second)
+    ops.rdm.check_cross(first, second, method, accuracy)
+    found = ops.rdm.cross_rdm(first, second, method, accuracy)
     return found.reshape(*x.shape[:-2], *found.shape[1:])

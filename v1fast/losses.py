@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v1fast import _choices
+
 __all__ = ["BernoulliLoss", "GammaLoss", "GaussianLoss", "Loss", "PoissonLoss", "ZIGLoss", "check_responses"]
 
 Support = Literal["real", "non-negative", "positive", "unit"]
@@ -40,9 +42,7 @@ def check_responses(responses: Tensor, session: object = None, support: Support 
         ValueError: some responses are outside the support; the message has the session, their number and the first
             one's index.
     """
-    if support not in _SUPPORTS:
-        raise ValueError(f"support: want one of {', '.join(_SUPPORTS)}, got {support!r}")
-    want, holds = _SUPPORTS[support]
+    want, holds = _choices.pick("support", support, _SUPPORTS)
     responses = torch.as_tensor(responses)
     bad = ~holds(responses)
     count = int(bad.sum())

@@ -1,49 +1,22 @@
-"""Figures of models and populations, as ``matplotlib.figure.Figure``: no window, no global state.
-
-Colours are those of Okabe & Ito, which colour-blind readers tell apart.
-"""
+"""Figures of models and populations, as ``matplotlib.figure.Figure``: no window, no global state."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from v1fast._plot_style import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
 
-BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
-_STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "figure.dpi": 130,
-}
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        try:
-            import matplotlib
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError('figures need matplotlib: pip install "v1fast[plot]"') from error
-        with matplotlib.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-@_styled
+@styled
 def positions(true: ArrayLike, learned: ArrayLike, image_shape: tuple[int, int], *, far: float = 2.0) -> Figure:
     """True and learned receptive-field centres over the visual field, and how far apart they are.
 
@@ -58,7 +31,7 @@ def positions(true: ArrayLike, learned: ArrayLike, image_shape: tuple[int, int],
         raise ValueError(f"true, learned: want [N, 2] both, got {wanted.shape} and {got.shape}")
     error = np.linalg.norm(got - wanted, axis=1)
     lost = error > far
-    figure, (field, spread) = _figure(1, 2, (11.5, 4.2), width_ratios=[1.9, 1])
+    figure, (field, spread) = new_figure(1, 2, (11.5, 4.2), width_ratios=[1.9, 1])
     field.plot(*wanted.T, "o", ms=4.5, mfc="none", mec="black", mew=0.7, label=f"true ({len(wanted)})", zorder=3)
     _pairs(field, wanted[~lost], got[~lost], BLUE, f"learned, within {far:g} px ({(~lost).sum()})")
     _pairs(field, wanted[lost], got[lost], VERMILLION, f"learned, farther than {far:g} px ({lost.sum()})")
@@ -77,7 +50,7 @@ def positions(true: ArrayLike, learned: ArrayLike, image_shape: tuple[int, int],
     return figure
 
 
-@_styled
+@styled
 def learning_curve(
     train_loss: Sequence[float],
     validation_loss: Sequence[float],
@@ -97,7 +70,7 @@ def learning_curve(
         correlation_ceiling: validation correlation of the true rates.
     """
     epochs = np.arange(1, len(train_loss) + 1)
-    figure, (loss, similarity, distance) = _figure(1, 3, (12.5, 3.8))
+    figure, (loss, similarity, distance) = new_figure(1, 3, (12.5, 3.8))
     loss.plot(epochs, train_loss, color=BLUE, lw=2, label="training, positions sampled")
     loss.plot(epochs, validation_loss, color=VERMILLION, lw=2, label="validation, mean positions")
     loss.axhline(loss_floor, color="black", ls=":", lw=1.5, label="validation, true rates")
@@ -120,7 +93,7 @@ def learning_curve(
     return figure
 
 
-@_styled
+@styled
 def speed_bars(milliseconds: Mapping[str, Mapping[str, float]], *, note: str = "") -> Figure:
     """Step times side by side, one panel for each shape.
 
@@ -128,7 +101,7 @@ def speed_bars(milliseconds: Mapping[str, Mapping[str, float]], *, note: str = "
         milliseconds: for each shape's name, the time by each way of computing, the slower ("eager") way first.
         note: what the times depend on, written below.
     """
-    figure, panels = _figure(1, len(milliseconds), (1.5 + 4.2 * len(milliseconds), 3.9))
+    figure, panels = new_figure(1, len(milliseconds), (1.5 + 4.2 * len(milliseconds), 3.9))
     for axes, (shape, times) in zip(np.atleast_1d(panels), milliseconds.items(), strict=True):
         names, values = list(times), np.array(list(times.values()))
         bars = axes.bar(names, values, color=[GREY, BLUE, GREEN, ORANGE][: len(names)], width=0.6)
@@ -142,7 +115,7 @@ def speed_bars(milliseconds: Mapping[str, Mapping[str, float]], *, note: str = "
     return figure
 
 
-@_styled
+@styled
 def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: ArrayLike, *, panels: int = 6) -> Figure:
     """Predicted against observed mean responses to held-out images, for neurons from the worst to the best predicted.
 
@@ -157,7 +130,7 @@ def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: Arra
     defined = np.flatnonzero(~np.isnan(r))
     chosen = defined[np.argsort(r[defined])][np.round(ranks * (len(defined) - 1)).astype(int)]
     columns = -(-panels // 2)
-    figure, grid = _figure(2, columns, (3.4 * columns, 6.6))
+    figure, grid = new_figure(2, columns, (3.4 * columns, 6.6))
     for axes, neuron in zip(np.ravel(grid), chosen, strict=False):
         top = 1.05 * max(rates[:, neuron].max(), means[:, neuron].max()) or 1.0  # of a neuron that is silent
         axes.plot([0, top], [0, top], color=GREY, lw=1, ls="--")
@@ -173,13 +146,6 @@ def example_neurons(predicted: ArrayLike, observed: ArrayLike, correlation: Arra
         f"{panels} neurons from the 5th to the 95th percentile of r; each dot is an image"
     )
     return figure
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **grid: Any) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, gridspec_kw=grid or None)
 
 
 def _pairs(axes: Axes, wanted: Any, got: Any, colour: str, label: str) -> None:

@@ -1,7 +1,7 @@
 // Row sums of condensed matrices on the CPU. v1fast/reference/condensed_row_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
-#include "isa.h"
+#include "detail/isa.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,7 +14,7 @@
 #endif
 
 #define V1FAST_ISA_FILE "condensed_row_sums.inc"
-#include "foreach_isa.h"
+#include "detail/foreach_isa.h"
 
 namespace v1fast {
 namespace {

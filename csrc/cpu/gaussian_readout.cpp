@@ -2,7 +2,7 @@
 #include "../gaussian_readout.h"
 #include "../boxed.h"
 
-#include "readout.h"
+#include "detail/readout.h"
 
 namespace v1fast {
 namespace {
@@ -50,7 +50,7 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
         const Gradients<T> found = backward<T>(features, weight, pyramid, grad, want);
         OptionalTensor d_mu, d_sigma, d_shift;
         if (want.mu)
-            d_mu = gather_rows<T>(mu, found.d_z, sizes.N, {{0}, {1}});
+            d_mu = pick_sums<T>(mu, found.d_z, sizes.N, {{0}, {1}});
         if (want.sigma)
             d_sigma = sigma_gradient<T>(*sigma, found.d_z, sizes.N);
         if (want.shift)

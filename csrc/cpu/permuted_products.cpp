@@ -1,8 +1,8 @@
 // Null distributions of label permutations on the CPU. v1fast/reference/permuted_products.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
-#include "isa.h"
-#include "samples.h"
+#include "detail/isa.h"
+#include "detail/samples.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -34,7 +34,7 @@ struct PermutedKernel {
 } // namespace v1fast
 
 #define V1FAST_ISA_FILE "permuted_products.inc"
-#include "foreach_isa.h"
+#include "detail/foreach_isa.h"
 
 namespace v1fast {
 namespace {

@@ -1,6 +1,6 @@
 // The normals that the Gaussian readout draws, on the CPU. v1fast/reference/philox.py defines them.
 #include "../boxed.h"
-#include "row_kernels.h"
+#include "detail/channel_kernels.h"
 
 namespace v1fast {
 namespace {

@@ -2,7 +2,7 @@
 #include "../boxed.h"
 #include "../points.h"
 
-#include "readout.h"
+#include "detail/readout.h"
 
 namespace v1fast {
 namespace {
@@ -24,7 +24,7 @@ Tensor gather(const Tensor& features, const Operands<T>& o) {
     images.for_each_chunk([&](int64_t first, int64_t last) {
         for_each_image(o.s, first, last, [&](int64_t b, int64_t n0, int64_t n1) {
             Points<T> points(1, std::min(kBlock, n1 - n0));
-            row_kernels<T>().gather(o, images, b, n0, n1, data + b * N * C, points);
+            channel_kernels<T>().gather(o, images, b, n0, n1, data + b * N * C, points);
         });
     });
     return out;
@@ -39,7 +39,7 @@ Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* 
         CellOrder<T> sorted(points.capacity);
         for (int64_t b = begin; b < end; ++b) {
             const Canvas<T> canvas{writer.begin(b, buffer.get()), writer.zeros(), nullptr, 0, 0, 1};
-            row_kernels<T>().backward_image(o, nullptr, grad + b * o.s.N * o.s.C, b, canvas, points, sorted);
+            channel_kernels<T>().backward_image(o, nullptr, grad + b * o.s.N * o.s.C, b, canvas, points, sorted);
             writer.finish(b, buffer.get());
         }
     });
@@ -57,7 +57,8 @@ std::vector<T> positions_gradient(const Tensor& features, const Operands<T>& o, 
     images.for_each_chunk([&](int64_t first, int64_t last) {
         for_each_image(o.s, first, last, [&](int64_t b, int64_t n0, int64_t n1) {
             Points<T> points(1, std::min(kBlock, n1 - n0));
-            row_kernels<T>().gather_positions(o, images, grad + b * N * C, b, n0, n1, out.data() + 2 * b * N, points);
+            channel_kernels<T>().gather_positions(o, images, grad + b * N * C, b, n0, n1, out.data() + 2 * b * N,
+                                                  points);
         });
     });
     return out;

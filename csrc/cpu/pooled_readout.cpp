@@ -3,7 +3,7 @@
 #include "../boxed.h"
 #include "../points.h"
 
-#include "readout.h"
+#include "detail/readout.h"
 
 namespace v1fast {
 namespace {
@@ -104,7 +104,7 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
                                                checked<T>(pooled, sizes, kernel, steps));
         OptionalTensor d_grid = found.positions, d_shift;
         if (want.mu)
-            d_grid = gather_rows<T>(grid, found.d_z, sizes.N, {{0}, {1}});
+            d_grid = pick_sums<T>(grid, found.d_z, sizes.N, {{0}, {1}});
         if (want.shift)
             d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
         return FiveTensors{cast_or_empty(found.features, features, features), cast_or_empty(d_grid, grid, grid),

@@ -8,7 +8,7 @@
 #include "../rdm.h"
 #include "../boxed.h"
 
-#include "rdm_rows.h"
+#include "detail/rdm_rows.h"
 
 namespace v1fast {
 namespace {
@@ -66,7 +66,7 @@ public:
     Finish(const Form& form, const Rows<T>& x, const Rows<T>& y, double factor, Out* out)
         : form_(form), x_(x), y_(y), factor_(factor), out_(out), shortfall_(y.own.size()), own_(y.own.size()),
           angles_(whole_angles(form.method == Method::correlation, x.source.columns, x.steps.offset)) {
-        if (x.steps.found && form.method != Method::distance)
+        if (x.steps.found && form.method != Method::euclidean)
             norms_.resize(y.own.size()), rests_.resize(y.own.size());
     }
 
@@ -110,7 +110,7 @@ private:
         const RdmKernels<T>& kernels = rdm_kernels<T>();
         if (x_.steps.found)
             return whole_row(values, i, j, count);
-        if (form_.method == Method::distance) {
+        if (form_.method == Method::euclidean) {
             const double own = x_.maps[i].valid ? static_cast<double>(x_.own[i]) : kNaN;
             kernels.row_of_distances(values, count, own, own_.data() + j, factor_, !form_.symmetric || &x_ == &y_);
             return;
@@ -125,7 +125,7 @@ private:
     void whole_row(T* values, int64_t i, int64_t j, int64_t count) const {
         const RdmKernels<T>& kernels = rdm_kernels<T>();
         const double own = x_.maps[i].valid ? static_cast<double>(x_.own[i]) : kNaN;
-        if (form_.method == Method::distance) {
+        if (form_.method == Method::euclidean) {
             const double steps[2] = {x_.steps.step, y_.steps.step};
             kernels.row_of_whole_distances(values, count, own, own_.data() + j, steps, angles_.columns);
             return;
@@ -349,7 +349,7 @@ void compute_all(const Tensor& x, const OptionalTensor& y, const Form& form, Out
 void fill(const Tensor& x, const OptionalTensor& y, Form form, const std::string& accuracy, const Tensor& out) {
     if (out.numel() == 0)
         return;
-    form.refine = accuracy == "high" && form.method != Method::distance;
+    form.refine = accuracy == "high" && form.method != Method::euclidean;
     ask_for_huge_pages(out.mutable_data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
     const int64_t size = out.numel() / out.size(0);
     if (rdm_type(x, y) == ScalarType::Double)

@@ -7,7 +7,7 @@
 #include "../boxed.h"
 #include "../rdm.h"
 
-#include "rdm_rows.h"
+#include "detail/rdm_rows.h"
 
 #include <tuple>
 
@@ -95,7 +95,7 @@ template <class G, class Pairs>
 struct MatrixGradient {
     Pairs pairs;
     const G* grad;
-    const G* matrix; // null for method distance, which does not use it
+    const G* matrix; // null for method euclidean, which does not ask for it
 };
 
 // The gradient of the rows `own`, which are paired with the rows `others`.
@@ -133,7 +133,7 @@ private:
     const Rows<T>&own_, &others_;
     Side side_;
     const MatrixGradient<G, Pairs>& given_;
-    double scale_; // of the gradients, for method distance; otherwise each row has its own
+    double scale_; // of the gradients, for method euclidean; else each row has its own
     int64_t panel_, others_count_, per_tile_ = 0;
     ScalarType out_type_;
     char* out_;
@@ -308,7 +308,7 @@ void member(const Given& g, const Gradients& out, int64_t b) {
     RowSets<T> rows(g.x, g.y, g.method, g.symmetric, b, false);
     const int64_t size = g.grad.numel() / g.sizes.B;
     const G* grad = g.grad.const_data_ptr<G>() + b * size;
-    const G* matrix = g.method == Method::distance ? nullptr : g.matrix->const_data_ptr<G>() + b * size;
+    const G* matrix = g.method == Method::euclidean ? nullptr : g.matrix->const_data_ptr<G>() + b * size;
     if (!g.symmetric)
         crossed(rows, grad, matrix, out, b);
     else if (g.condensed)

@@ -1,7 +1,7 @@
 // Sums over the trials of each image on the CPU. v1fast/reference/trial_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
-#include "isa.h"
+#include "detail/isa.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -34,7 +34,7 @@ using SumTrials = void (*)(TrialRows<T>, const int64_t* order, int64_t trials, c
 } // namespace v1fast
 
 #define V1FAST_ISA_FILE "trial_sums.inc"
-#include "foreach_isa.h"
+#include "detail/foreach_isa.h"
 
 namespace v1fast {
 namespace {

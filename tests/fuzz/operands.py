@@ -138,5 +138,5 @@ def another(draw, value, kind, huge):
         case "int" | "SymInt":
             return draw(st.sampled_from(EXTREMES))
         case "str":
-            return draw(st.sampled_from(["", "correlation", "cosine", "distance", "float32", "high", "bfloat16"]))
+            return draw(st.sampled_from(["", "correlation", "cosine", "euclidean", "float32", "high", "bfloat16"]))
     return draw(st.lists(st.booleans(), max_size=8))  # List[bool]

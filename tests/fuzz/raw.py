@@ -98,7 +98,7 @@ FILLS = ("normal", "normal", "tied")
 def _rows(draw):
     rows, columns = st.sampled_from([0, 1, 2, 3, 5, 19, 70]), st.sampled_from([1, 2, 3, 17, 300])
     shape = (draw(SIZES), draw(rows), draw(columns))
-    method = draw(st.sampled_from(["correlation", "cosine", "distance"]))
+    method = draw(st.sampled_from(["correlation", "cosine", "euclidean"]))
     accuracy = draw(st.sampled_from(["float32", "high", "bfloat16"]))
     return draw(tensors(shape, FILLS)), shape, method, draw(st.booleans()), accuracy, rows
 
@@ -115,7 +115,7 @@ def _rdm_shape(shape, condensed):
 @st.composite
 def _rdm(draw):
     x, shape, method, condensed, accuracy, _ = draw(_rows())
-    y = draw(_optional(tensors(shape, FILLS))) if method == "distance" else None
+    y = draw(_optional(tensors(shape, FILLS))) if method == "euclidean" else None
     return x, y, method, condensed, accuracy
 
 
@@ -130,7 +130,7 @@ def _rdm_backward(draw):
     x, y, method, condensed, accuracy = draw(_rdm())
     shape, dtype = _rdm_shape(x.shape, condensed), _matrix_dtype(x, y)
     matrix = tensors(shape, ("symmetric",), dtype=dtype)
-    given = draw(_optional(matrix) if method == "distance" else matrix)
+    given = draw(_optional(matrix) if method == "euclidean" else matrix)
     return draw(tensors(shape, dtype=dtype)), given, x, y, method, condensed, accuracy, draw(_mask(2))
 
 
@@ -144,7 +144,7 @@ def _cross(draw):
 def _cross_backward(draw):
     x, y, method, accuracy = draw(_cross())
     matrix = tensors((x.shape[0], x.shape[1], y.shape[1]), dtype=_matrix_dtype(x, y))
-    given = draw(_optional(matrix) if method == "distance" else matrix)
+    given = draw(_optional(matrix) if method == "euclidean" else matrix)
     return draw(matrix), given, x, y, method, accuracy, draw(_mask(2))
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from v1fast import _choices
 from v1fast.metrics._sums import Measure, Trials, features_of, neuron_blocks
 
 KEPT_FEATURES = 2**25  # elements of all features of all neurons that are kept between resamples: 256 MiB
@@ -37,8 +38,7 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence: want a number between 0 and 1, got {self.confidence}")
-        if self.method not in ("BCa", "percentile"):
-            raise ValueError(f'method: want "BCa" or "percentile", got {self.method!r}')
+        _choices.one_of("method", self.method, ("BCa", "percentile"))
         if self.resamples < 2:
             raise ValueError(f"resamples: want at least 2, got {self.resamples}")
 

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from v1fast import _choices
 from v1fast.metrics import _measures
 from v1fast.metrics._results import Bootstrap, Evaluation, Interval, Result, mean_over
 from v1fast.metrics._sums import Array, Measure, Trials
@@ -124,7 +125,7 @@ def oracle_correlation(
         ValueError: the operands do not fit together; an unknown method.
     """
     measures = {"jackknife": _measures.JACKKNIFE, "conservative": _measures.CONSERVATIVE}
-    return _by_image(_chosen("method", method, measures), responses, None, image_ids, bootstrap)
+    return _by_image(_choices.pick("method", method, measures), responses, None, image_ids, bootstrap)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def fraction_oracle(
     Raises:
         ValueError: the operands do not fit together; an unknown ``nan``.
     """
-    _chosen("nan", nan, {"omit": 0, "zero": 0})
+    _choices.one_of("nan", nan, ("omit", "zero"))
     trials = Trials.of(responses, predictions, image_ids, repeats=True)
     evaluation = Evaluation(trials, (_measures.SINGLE_TRIAL, _measures.JACKKNIFE))
     values = evaluation.values()
@@ -214,7 +215,7 @@ def explainable_variance(
     Raises:
         ValueError: the operands do not fit together; an unknown weighting.
     """
-    return _by_image(_chosen("weighting", weighting, _measures.FEV), responses, None, image_ids, bootstrap)
+    return _by_image(_choices.pick("weighting", weighting, _measures.FEV), responses, None, image_ids, bootstrap)
 
 
 fev = explainable_variance
@@ -248,7 +249,7 @@ def feve(
     Raises:
         ValueError: the operands do not fit together; an unknown weighting.
     """
-    measure = _chosen("weighting", weighting, _measures.FEVE)
+    measure = _choices.pick("weighting", weighting, _measures.FEVE)
     trials = Trials.of(responses, predictions, image_ids, repeats=True)
     evaluation = Evaluation(trials, (measure, _measures.FEV[weighting]))
     values, fraction = evaluation.values()
@@ -410,9 +411,3 @@ def _result(evaluation: Evaluation, values: Tensor, bootstrap: Bootstrap | None,
     interval = None if bootstrap is None else evaluation.interval(bootstrap, ~values.isnan(), mean_over)
     trials = evaluation.trials
     return Result(values, len(trials.counts), trials.left_out, below_threshold, interval)
-
-
-def _chosen(argument: str, name: str, known: dict[str, Any]) -> Any:
-    if name not in known:
-        raise ValueError(f"{argument}: want {' or '.join(repr(key) for key in known)}, got {name!r}")
-    return known[name]

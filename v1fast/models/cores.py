@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.models._checkpoints import adapt_biases
 from v1fast.models.activations import ACTIVATIONS, AdaptiveELU
@@ -145,14 +146,14 @@ class Stacked2dCore(nn.Module):
         self.stack = _stacked_layers(stack, layers)
         self.use_avg_reg = use_avg_reg
         self.linear = linear
-        self.activation_fn = _named("nonlinearity_type", nonlinearity_type, ACTIVATIONS)
+        self.activation_fn = _choices.pick("nonlinearity_type", nonlinearity_type, ACTIVATIONS)
         self.activation_config = dict(nonlinearity_config or {})
         self.conv_layer_name, self.ConvLayer = _hidden_convolution(depth_separable, attention_conv)
         self.ignore_group_sparsity = self.ConvLayer is not nn.Conv2d
         if self.ignore_group_sparsity and gamma_hidden > 0:
             warn_caller(f"gamma_hidden has no effect on layers of type {self.conv_layer_name}")
 
-        penalty = _named("input_regularizer", input_regularizer, REGULARIZERS)
+        penalty = _choices.pick("input_regularizer", input_regularizer, REGULARIZERS)
         self._input_weights_regularizer: LaplacePenalty = penalty(pair(input_kern), laplace_padding)
         self.features = nn.Sequential()
         for index in range(layers):
@@ -265,12 +266,6 @@ def _stacked_layers(stack: int | Iterable[int] | None, layers: int) -> list[int]
     if not chosen or not all(-layers <= index < layers for index in chosen):
         raise ValueError(f"stack: want layers from {-layers} to {layers - 1}, got {stack}")
     return chosen
-
-
-def _named(argument: str, name: str, known: Mapping[str, Any]) -> Any:
-    if name not in known:
-        raise ValueError(f"{argument}: want one of {', '.join(known)}, got {name!r}")
-    return known[name]
 
 
 def _hidden_convolution(depth_separable: bool, attention_conv: bool) -> tuple[str, Any]:

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from v1fast import _choices
 from v1fast.ops import _checks
 from v1fast.ops._define import define, derivative_of, save_tensors
 from v1fast.reference import rdm as reference
 
 
 def _check_choices(method: str, accuracy: str) -> None:
-    for name, value, known in (("method", method, reference.METHODS), ("accuracy", accuracy, reference.ACCURACIES)):
-        if value not in known:
-            raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
+    _choices.one_of("method", method, reference.METHODS)
+    _choices.one_of("accuracy", accuracy, reference.ACCURACIES)
 
 
 def _check_rows(name: str, x: Tensor) -> None:
@@ -31,8 +31,8 @@ def check(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
     _check_rows("x", x)
     if y is None:
         return
-    if method != "distance":
-        raise ValueError(f'y: want None beside method {method!r}, got a tensor; only "distance" takes one')
+    if method != "euclidean":
+        raise ValueError(f'y: want None beside method {method!r}, got a tensor; only "euclidean" takes one')
     _check_rows("y", y)
     _checks.shape("y", y, "x's shape", x.shape)
     _checks.device("y", y, x)
@@ -50,7 +50,7 @@ def _fake(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 def _save_matrix(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
     """Save x, y, the options and, if the derivative needs it, the matrix."""
     x, y, *ctx.options = arguments
-    ctx.save_for_backward(None if "distance" in ctx.options else output, x, y)
+    ctx.save_for_backward(None if "euclidean" in ctx.options else output, x, y)
 
 
 def _check_matrix(
@@ -62,7 +62,7 @@ def _check_matrix(
     shape: tuple[int, ...],
     output_mask: Sequence[bool],
 ) -> None:
-    if matrix is None and method != "distance":
+    if matrix is None and method != "euclidean":
         raise ValueError(f"matrix: want what the forward pass returned beside method {method!r}, got None")
     dtype = reference.output_dtype(x, y)
     for name, tensor in {"grad": grad, "matrix": matrix}.items():

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from v1fast import functional
+from v1fast import _choices, functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._ranges import Change, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
@@ -21,8 +21,7 @@ Noise = Mapping[str, Any]
 
 def check_sampler(sampler: str) -> None:
     """ValueError unless ``sampler`` is one."""
-    if sampler not in ("philox", "torch"):
-        raise ValueError(f'sampler: want "philox" or "torch", got {sampler!r}')
+    _choices.one_of("sampler", sampler, ("philox", "torch"))
 
 
 def check_seed(seed: int | Tensor | None, image_offset: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._arguments import ChecksArguments
 from v1fast.readouts._frames import check_map
@@ -147,13 +148,10 @@ class Readout(ChecksArguments):
             ValueError: for any other reduction.
         """
         reduction = self.resolve_reduction_method(reduction, average)
-        if reduction == "mean":
-            return x.mean()
-        if reduction == "sum":
-            return x.sum()
+        _choices.one_of("reduction", reduction, ("sum", "mean", None))
         if reduction is None:
             return x
-        raise ValueError(f'reduction: want "sum", "mean" or None, got {reduction!r}')
+        return x.mean() if reduction == "mean" else x.sum()
 
     def _sum_or_mean(self, reduction: Reduction, average: bool | None) -> Literal["sum", "mean"]:
         """The reduction, of a penalty that has several terms.
@@ -162,8 +160,7 @@ class Readout(ChecksArguments):
             ValueError: for any other.
         """
         reduction = self.resolve_reduction_method(reduction, average)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f'reduction: want "sum" or "mean", got {reduction!r}')
+        _choices.one_of("reduction", reduction, ("sum", "mean"))
         return reduction
 
     def resolve_deprecated_gamma_readout(

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
@@ -77,8 +78,7 @@ class FullFactorized2d(MapReadout):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_shape, outdims, mean_activity)
-        if reg_mode not in ("legacy", "per_neuron"):
-            raise ValueError(f'reg_mode: want "legacy" or "per_neuron", got {reg_mode!r}')
+        _choices.one_of("reg_mode", reg_mode, ("legacy", "per_neuron"))
         if positive_spatial and constrain_pos:
             warn_caller("positive_spatial has no effect beside constrain_pos")
         self.reg_mode, self.normalize, self.init_noise = reg_mode, normalize, init_noise

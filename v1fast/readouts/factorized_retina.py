@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v1fast import _choices
 from v1fast._laplace import Laplace
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
@@ -92,12 +93,8 @@ class FactorizedReadout(MapReadout):
         mean_activity: Tensor | None = None,
     ) -> None:
         super().__init__(in_shape, outdims, mean_activity)
-        if weights_constraint not in (None, *_CHANGES):
-            raise ValueError(
-                f"weights_constraint: want one of {', '.join(_CHANGES)} or None, got {weights_constraint!r}"
-            )
-        if mask_constraint not in (None, "abs"):
-            raise ValueError(f'mask_constraint: want "abs" or None, got {mask_constraint!r}')
+        _choices.one_of("weights_constraint", weights_constraint, (*_CHANGES, None))
+        _choices.one_of("mask_constraint", mask_constraint, ("abs", None))
         self.reg = [mask_l1_reg, weights_l1_reg, laplace_mask_reg]
         self.readout_bias, self.weights_constraint = readout_bias, weights_constraint
         self.mask_constraint = mask_constraint

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._points import GaussianPointReadout, Sampler
 from v1fast.readouts._ranges import Change, within_map
@@ -128,8 +129,7 @@ class FullGaussian2d(GaussianPointReadout):
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
         if not init_sigma > 0:
             raise ValueError(f"init_sigma: want a positive value, got {init_sigma}")
-        if gauss_type not in _SIGMA_SHAPE:
-            raise ValueError(f"gauss_type: want one of {', '.join(_SIGMA_SHAPE)}, got {gauss_type!r}")
+        _choices.one_of("gauss_type", gauss_type, _SIGMA_SHAPE)
         if grid_mean_predictor is not None and shared_grid is not None:
             raise ConfigurationError("grid_mean_predictor and shared_grid exclude each other")
         if shared_transform is not None and grid_mean_predictor is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v1fast import _choices
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._points import rows_of
@@ -79,8 +80,7 @@ class DeterministicGaussian2d(MapReadout):
             raise ValueError(f"init_mu_range: want a value in (0, 1], got {init_mu_range}")
         if not init_sigma > 0:
             raise ValueError(f"init_sigma: want a positive value, got {init_sigma}")
-        if constrain_mode not in ("default", "abs", "elu"):
-            raise ValueError(f'constrain_mode: want "default", "abs" or "elu", got {constrain_mode!r}')
+        _choices.one_of("constrain_mode", constrain_mode, ("default", "abs", "elu"))
         self.init_mu_range, self.init_sigma = init_mu_range, init_sigma
         self.positive, self.constrain_mode = positive, constrain_mode
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)

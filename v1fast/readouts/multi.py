@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from v1fast import _choices
 from v1fast.readouts._arguments import arguments, warn_of_misspelt
 from v1fast.readouts.base import Readout, Reduction, select_neurons
 
@@ -225,9 +226,8 @@ class MultiReadoutBase(nn.ModuleDict):
     def _session(self, data_key: str | None) -> Any:
         if data_key is None and len(self) == 1:
             return next(iter(self.values()))
-        if data_key is None or data_key not in self:
-            raise KeyError(f"data_key: want one of {', '.join(self)}, got {data_key!r}")
-        return self[data_key]
+        _choices.one_of("data_key", data_key, tuple(self), KeyError)
+        return self[str(data_key)]
 
     def forward(self, *args: Any, data_key: str | None = None, **kwargs: Any) -> Tensor:
         """The readout of session ``data_key`` of all other arguments; of the only session where there is one.
@@ -325,8 +325,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
         """Arguments of the readout of session ``data_key``: what it shares is that of ``first_data_key``."""
         first: Any = None if i == 0 else self[first_data_key]
         if grid_mean_predictor:
-            if grid_mean_predictor_type != "cortex":
-                raise ValueError(f'grid_mean_predictor_type: want "cortex", got {grid_mean_predictor_type!r}')
+            _choices.one_of("grid_mean_predictor_type", grid_mean_predictor_type, ("cortex",))
             kwargs["grid_mean_predictor"] = grid_mean_predictor
             kwargs["source_grid"] = _of_session("source_grids", source_grids, data_key)
             if share_transform and first is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast import functional
+from v1fast import _choices, functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout
 from v1fast.readouts._ranges import Change, at_least_zero
@@ -59,10 +59,8 @@ class Pyramid(nn.Module):
         super().__init__()
         if scale_n < 0:
             raise ValueError(f"scale_n: want at least 0, got {scale_n}")
-        if type not in _ROWS:
-            raise ValueError(f"type: want one of {', '.join(_ROWS)}, got {type!r}")
         self.scale_n, self.filter_type, self.downsample = scale_n, type, downsample
-        row, decimals = _ROWS[type]
+        row, decimals = _choices.pick("type", type, _ROWS)
         weights = np.round(np.outer(row, row), decimals)
         self.register_buffer("filter", torch.as_tensor(weights, dtype=torch.get_default_dtype()))
 

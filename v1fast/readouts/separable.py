@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from v1fast import _choices
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
 from v1fast.readouts._ranges import Change, at_least_zero
@@ -85,8 +86,7 @@ class SeparableReadout(MapReadout):
         super().__init__(in_shape, outdims, initial_bias)
         if rank < 1 or (rank > 1 and not yx_separable):
             raise ValueError(f"rank: want at least 1, and 1 where the mask is not separable, got {rank}")
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f'activation: want "elu" or "relu", got {activation!r}')
+        _choices.one_of("activation", activation, _ACTIVATIONS)
         if (c_init is None) != (coef_init is None):
             raise ValueError("c_init, coef_init: want both or neither, got one")
         self.rank, self.yx_separable = rank, yx_separable

@@ -2,7 +2,7 @@
 
 correlation  M[i,j] = 1 - u_i . u_j            u = (x - mean of the row) / norm
 cosine       M[i,j] = 1 - u_i . u_j            u = x / norm
-distance     M[i,j] = (x_i . y_i + x_j . y_j - 2 x_i . y_j) / K   for i < j; without y, y is x
+euclidean    M[i,j] = (x_i . y_i + x_j . y_j - 2 x_i . y_j) / K   for i < j; y is x where none is given
 
 The lower triangle mirrors the upper one, and the diagonal is 0. A row is invalid if it has no direction (correlation:
 all its values are equal; cosine: all are zero) or a value that is not finite. An invalid row is NaN in its row and
@@ -26,7 +26,7 @@ from torch import Tensor
 from v1fast.reference import whole_numbers
 from v1fast.reference.whole_numbers import Angles, Places
 
-METHODS = ("correlation", "cosine", "distance")
+METHODS = ("correlation", "cosine", "euclidean")
 ACCURACIES = ("float32", "high", "bfloat16")
 LARGEST_EXPONENT = 1000  # of a scale: 2 to this power and its inverse are finite
 
@@ -68,7 +68,7 @@ def _directions(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def _points(x: Tensor, centre: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows of order 1 for method "distance" (zero if invalid), the scale that was applied, and the valid rows.
+    """Rows for method "euclidean", of the order of 1 (zero where invalid), the scale that made them so, the valid rows.
 
     ``centre`` [B, 1, K] is subtracted. This changes no distance, and it avoids cancellation of what all rows share.
     """
@@ -120,7 +120,7 @@ def _whole(
     m = [p.of(x) for p, x in zip(places, sets, strict=True)]
     gram = product(m[0].to(dtype), m[-1].to(dtype).mT).double()
     squares = [gram.diagonal(dim1=-2, dim2=-1)] * 2 if paired else [t.square().sum(-1) for t in m]
-    if method == "distance":
+    if method == "euclidean":
         counts = squares[0].unsqueeze(-1) + squares[-1].unsqueeze(-2) - 2 * gram
         return counts * places[0].step[:, None, None] * places[-1].step[:, None, None] / columns
     sums = [t.sum(-1) for t in m]
@@ -145,7 +145,7 @@ def _with_whole(values: Tensor, x: Tensor, y: Tensor | None, method: str, accura
 
 def rdm(
     x: Tensor,  # [B, S, K]
-    y: Tensor | None,  # [B, S, K], for method "distance"
+    y: Tensor | None,  # [B, S, K], for method "euclidean"
     method: str,
     condensed: bool,
     accuracy: str,
@@ -156,7 +156,7 @@ def rdm(
         shape = (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
         return x.new_empty(shape, dtype=output_dtype(x, y))  # no elements
     dtype = compute_dtype(x, y, accuracy)
-    if method == "distance":
+    if method == "euclidean":
         a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
         b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
         gram, valid = product(a, b.mT).double(), valid & other_valid
@@ -181,7 +181,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
     if x.numel() == 0 or y.numel() == 0:
         return x.new_zeros((x.shape[0], x.shape[1], y.shape[1]), dtype=output_dtype(x, y))
     dtype = compute_dtype(x, y, accuracy)
-    if method == "distance":
+    if method == "euclidean":
         centre = _mean_row(x)
         a, scale, valid = _points(x, centre, dtype)
         b, other_scale, other_valid = _points(y, centre, dtype)
@@ -228,7 +228,7 @@ def no_gradients(x: Tensor, y: Tensor | None, output_mask: list[bool]) -> tuple[
 
 def rdm_backward(
     grad: Tensor,  # as the output of rdm
-    matrix: Tensor | None,  # that output; None for method "distance", which does not need it
+    matrix: Tensor | None,  # that output; for method "euclidean", which can do without, None
     x: Tensor,
     y: Tensor | None,
     method: str,
@@ -241,8 +241,8 @@ def rdm_backward(
     g_ij is the gradient of the pair of i and j. c is its sum over j, weighted by u_i . u_j for correlation and cosine.
 
     correlation, cosine  d_x_i = (c_i u_i - sum_j g_ij u_j) / norm_i
-    distance             d_x_i = 2 (c_i x_i - sum_j g_ij x_j) / K
-    distance, with y     d_x_i = (c_i y_i - 2 sum_(j > i) g_ij y_j) / K,  d_y_i = (c_i x_i - 2 sum_(j < i) g_ij x_j) / K
+    euclidean            d_x_i = 2 (c_i x_i - sum_j g_ij x_j) / K
+    euclidean, with y    d_x_i = (c_i y_i - 2 sum_(j > i) g_ij y_j) / K,  d_y_i = (c_i x_i - 2 sum_(j < i) g_ij x_j) / K
 
     Clipping is not differentiated. It only affects values that are out of range by rounding.
     """
@@ -253,7 +253,7 @@ def rdm_backward(
     if not want_x and not want_y:
         return none, none
     dtype = compute_dtype(x, y, accuracy)
-    if method != "distance":
+    if method != "euclidean":
         assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
         upper = _upper_gradient(grad.to(dtype), valid, condensed)
@@ -279,7 +279,7 @@ def cross_rdm_backward(
     if x.numel() == 0 or y.numel() == 0:
         return no_gradients(x, y, output_mask)
     dtype = compute_dtype(x, y, accuracy)
-    if method != "distance":
+    if method != "euclidean":
         assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
         v, other_inverse_norm, other_valid = _directions(y, method, dtype)

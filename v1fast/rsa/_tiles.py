@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from v1fast import _arrays, _dissimilarities, functional
-from v1fast.reference.rdm import ACCURACIES, output_dtype
+from v1fast import _arrays, _choices, _rdm_rows, functional
+from v1fast.reference.rdm import ACCURACIES, METHODS, output_dtype
 
 PART = 1 << 22  # numbers that are processed together
 WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
-METHODS = tuple(_dissimilarities.SYMMETRIC_METHODS)
 
 
 class Tile(NamedTuple):
@@ -63,7 +62,7 @@ class Responses:
     def rows(self, begin: int, end: int) -> Tensor:
         """[end - begin, N]."""
         part = _arrays.to_tensor(self.name, self.given[begin:end])
-        found = _dissimilarities.rows(self.name, part)
+        found = _rdm_rows.rows(self.name, part)
         return found if self.scale is None else found * self.scale
 
     def parts(self) -> Iterator[Tensor]:
@@ -100,9 +99,9 @@ def _largest(part: Tensor) -> float:
 
 
 def check_options(method_name: str, method: str, accuracy: str) -> None:
-    """Raise ValueError unless a tile can be computed with these options."""
-    _dissimilarities.choice(method_name, method, METHODS)
-    _dissimilarities.choice("accuracy", accuracy, ACCURACIES)
+    """Raise ValueError unless a tile can be computed in this way."""
+    _choices.one_of(method_name, method, METHODS)
+    _choices.one_of("accuracy", accuracy, ACCURACIES)
 
 
 def square(x: Responses, tile: Tile, method: str, accuracy: str) -> Tensor:

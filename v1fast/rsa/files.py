@@ -96,18 +96,18 @@ def _fill(unfinished: _Unfinished, x: _tiles.Responses, method: str, accuracy: s
     """Fill in the missing tiles. The next tile is computed while the last one is written to the disk."""
     every = list(_tiles.tiles(x.shape[0], SIDE))
     missing = [tile for tile in every if tile not in unfinished.done]
-    bar = progress_bar(unfinished.target.name, len(every), len(every) - len(missing), show)
-    with bar as advance, ThreadPoolExecutor(1) as writer:
+    shown = progress_bar(unfinished.target.name, len(every), len(every) - len(missing), show)
+    with shown as bar, ThreadPoolExecutor(1) as writer:
         last: Future[None] | None = None
         for tile in missing:
             values = _tiles.square(x, tile, method, accuracy).cpu().numpy()
             if last is not None:
                 last.result()
-                advance()
+                bar.advance()
             last = writer.submit(unfinished.store, tile, values)
         if last is not None:
             last.result()
-            advance()
+            bar.advance()
 
 
 def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) -> dict[str, Any]:

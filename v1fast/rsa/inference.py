@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import _arrays, _dissimilarities, functional, ops
+from v1fast import _arrays, _choices, functional, ops
 from v1fast.rsa._defined import CONSTANT, is_empty, is_undefined, scaled
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, ratio
@@ -75,7 +75,7 @@ def permutation_test(
         ValueError: an operand does not fit, or single pairs are NaN.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, PERMUTED)
+    _choices.one_of("method", method, PERMUTED)
     if not 1 <= permutations < 2**32:
         raise ValueError(f"permutations: want 1 to 2**32 - 1, got {permutations}")
     a, b = _vectors_without_nan(_one_vector("rdm1", rdm1), _one_vector("rdm2", rdm2))
@@ -240,7 +240,7 @@ def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple
         ValueError: an operand does not fit.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, METHODS)
+    _choices.one_of("method", method, METHODS)
     vectors, one = condensed("rdms", rdms)
     if one or len(vectors) < 2:
         raise ValueError(f"rdms: want a set of at least 2 matrices, got {len(vectors)}")
@@ -351,8 +351,8 @@ def bootstrap(
         ValueError: an operand does not fit.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, METHODS)
-    _dissimilarities.choice("over", over, RESAMPLED)
+    _choices.one_of("method", method, METHODS)
+    _choices.one_of("over", over, RESAMPLED)
     (a, _), (b, _) = condensed("rdms", rdms), condensed("models", models)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"models: want {a.shape[1]} pairs of stimuli, as rdms have, got {b.shape[1]}")
@@ -588,24 +588,24 @@ def _indices(neighbours: list[NDArray[np.int64]], neurons: int) -> list[NDArray[
 def _searchlight(
     values: NDArray[Any],
     neighbours: list[NDArray[np.int64]],
-    noise: ArrayLike | Sequence[ArrayLike] | None,
+    precision: ArrayLike | Sequence[ArrayLike] | None,
     options: _SearchlightOptions,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Yield centres and their matrices."""
     method, folds, stimuli, batch = options
     labels: dict[str, Any] = {"folds": folds, "stimuli": stimuli}
     neighbours = _indices(neighbours, values.shape[1])
-    given: Any = noise
-    diagonal = noise is not None and not isinstance(noise, (list, tuple)) and np.ndim(given) == 1
-    if noise is not None and not diagonal:
-        precisions = _precisions_around(noise, neighbours, values.shape[1])
-        for c, (near, precision) in enumerate(zip(neighbours, precisions, strict=True)):
+    given: Any = precision
+    diagonal = precision is not None and not isinstance(precision, (list, tuple)) and np.ndim(given) == 1
+    if precision is not None and not diagonal:
+        around = _precisions_around(precision, neighbours, values.shape[1])
+        for c, (near, its_own) in enumerate(zip(neighbours, around, strict=True)):
             if len(near):
-                of_one = functional.rdm(values[:, near], method=method, noise=precision, condensed=True, **labels)
+                of_one = functional.rdm(values[:, near], method=method, noise=its_own, condensed=True, **labels)
                 yield np.array([c]), of_one[None]
         return
     if diagonal:
-        values = values * _square_roots(_arrays.floats("noise", noise), method, values)
+        values = values * _square_roots(_arrays.floats("noise", precision), method, values)
     sizes = np.array([len(each) for each in neighbours], dtype=np.int64)
     for size in np.unique(sizes[sizes > 0]):
         centres = np.flatnonzero(sizes == size)
@@ -616,25 +616,25 @@ def _searchlight(
             yield chosen, functional.rdm(gathered.swapaxes(0, 1), method=method, condensed=True, **labels)
 
 
-def _square_roots(noise: NDArray[Any], method: str, values: NDArray[Any]) -> NDArray[Any]:
+def _square_roots(precision: NDArray[Any], method: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return the factors [N] that include a diagonal precision in the responses."""
     if method not in ("mahalanobis", "crossnobis"):
         raise ValueError(f"noise: want None beside method {method!r}, got an array")
-    if noise.shape != (values.shape[1],) or (noise < 0).any():
-        raise ValueError(f"noise: want [N] = ({values.shape[1]},), none negative, got {noise.shape}")
-    return np.sqrt(noise.astype(np.float64)).astype(values.dtype)
+    if precision.shape != (values.shape[1],) or (precision < 0).any():
+        raise ValueError(f"noise: want [N] = ({values.shape[1]},), none negative, got {precision.shape}")
+    return np.sqrt(precision.astype(np.float64)).astype(values.dtype)
 
 
 def _precisions_around(
-    noise: ArrayLike | Sequence[ArrayLike], neighbours: list[NDArray[np.int64]], neurons: int
+    precision: ArrayLike | Sequence[ArrayLike], neighbours: list[NDArray[np.int64]], neurons: int
 ) -> Iterator[NDArray[Any]]:
     """Return the precision of each neighbourhood: the given one, or the inverse of its part of the whole covariance."""
-    if isinstance(noise, (list, tuple)):
-        if len(noise) != len(neighbours):
-            raise ValueError(f"noise: want {len(neighbours)}, one for each neighbourhood, got {len(noise)}")
-        yield from (_arrays.floats(f"noise[{c}]", each).astype(np.float64) for c, each in enumerate(noise))
+    if isinstance(precision, (list, tuple)):
+        if len(precision) != len(neighbours):
+            raise ValueError(f"noise: want {len(neighbours)}, one for each neighbourhood, got {len(precision)}")
+        yield from (_arrays.floats(f"noise[{c}]", each).astype(np.float64) for c, each in enumerate(precision))
         return
-    array = _arrays.floats("noise", noise).astype(np.float64)
+    array = _arrays.floats("noise", precision).astype(np.float64)
     if array.ndim not in (2, 3) or array.shape[-2:] != (neurons, neurons):
         raise ValueError(f"noise: want [N], [N, N] or [F, N, N] with N = {neurons}, got {array.shape}")
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from v1fast.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, _figure, _styled
+from v1fast._plot_style import BLUE, COLOURS, new_figure, styled
 from v1fast.rsa._matrices import Condensed, condensed, to_squares
 from v1fast.rsa.embedding import Tuning
 from v1fast.rsa.similarity import ranks
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "black", GREY)
-MOST_DRAWN = 1000  # stimuli in a heat map: more would not have a pixel each
-FEW_POINTS = 20  # up to this number, each point shows its value
-MANY_NAMES = 4  # from this number of bars on, their names are rotated
+MOST_DRAWN = 1000  # stimuli in a heat map: more have no pixel of their own
+FEW_POINTS = 20  # up to which each bears its value
+MANY_NAMES = 4  # bars beside each other, from which on their names stand aslant
 
 
-@_styled
+@styled
 def rdm_heatmaps(
     rdms: Mapping[str, Condensed | ArrayLike],
     *,
@@ -54,7 +53,7 @@ def rdm_heatmaps(
     columns = len(matrices) if len(matrices) <= 3 else math.ceil(math.sqrt(len(matrices)))
     rows = math.ceil(len(matrices) / columns)
     colours = _viridis_on_white()
-    figure, grid = _figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
+    figure, grid = new_figure(rows, columns, (3.3 * columns + 1.8, 3.5 * rows + 0.8))
     every = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     low, high = (0, 100) if percentiles else limits or (min(0, every.min(initial=0)), every.max(initial=0) or 1)
     panels = list(np.ravel(grid))
@@ -119,7 +118,7 @@ def _name_groups(axes: Axes, groups: Sequence[str], names: bool) -> None:
     axes.tick_params(length=0)
 
 
-@_styled
+@styled
 def similarity_bars(
     similarity: Mapping[str, float],
     *,
@@ -140,7 +139,7 @@ def similarity_bars(
         ceiling_name: name of the band.
     """
     names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
-    figure, axes = _figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
+    figure, axes = new_figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
     if ceiling is not None and not np.isfinite(ceiling).all():
         ceiling, title = None, f"{title}\n({ceiling_name.rstrip(':')} undefined)".strip()
     if ceiling is not None:
@@ -177,7 +176,7 @@ def similarity_bars(
     return figure
 
 
-@_styled
+@styled
 def rdm_rows(
     stimuli: ArrayLike,
     rows: Mapping[str, ArrayLike],
@@ -197,7 +196,7 @@ def rdm_rows(
     """
     at, where = np.asarray(stimuli, dtype=np.float64), np.asarray(places, dtype=np.float64)
     order = np.argsort(at)
-    figure, panels = _figure(1, len(rows), (4.2 * len(rows) + 1.2, 3.9))
+    figure, panels = new_figure(1, len(rows), (4.2 * len(rows) + 1.2, 3.9))
     top = max(np.fmax.reduce(np.asarray(found, dtype=np.float64), axis=None, initial=0) for found in rows.values())
     for axes, (name, found) in zip(np.atleast_1d(panels), rows.items(), strict=True):
         for row, place, colour in zip(np.asarray(found, dtype=np.float64), where, COLOURS, strict=False):
@@ -213,7 +212,7 @@ def rdm_rows(
     return figure
 
 
-@_styled
+@styled
 def tuning_curves(
     tuning: Tuning,
     neurons: Sequence[int] | None = None,
@@ -236,7 +235,7 @@ def tuning_curves(
     chosen = list(np.argsort(span)[::-1][:8]) if neurons is None else list(neurons)
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure, grid = _figure(rows, columns, (2.9 * columns + 0.6, 2.6 * rows + 0.4))
+    figure, grid = new_figure(rows, columns, (2.9 * columns + 0.6, 2.6 * rows + 0.4))
     for axes, neuron in zip(np.ravel(grid), chosen, strict=False):
         mean, error = tuning.mean[:, neuron], np.nan_to_num(tuning.error[:, neuron])
         axes.fill_between(tuning.centre, mean - error, mean + error, color=BLUE, alpha=0.25, lw=0)
@@ -252,7 +251,7 @@ def tuning_curves(
     return figure
 
 
-@_styled
+@styled
 def low_dimensional_map(
     points: Mapping[str, ArrayLike],
     values: ArrayLike,
@@ -272,7 +271,7 @@ def low_dimensional_map(
     """
     given = np.asarray(values)
     numeric = given.dtype.kind in "fiu"
-    figure, panels = _figure(1, len(points), (4.1 * len(points) + 1.3, 4.3))
+    figure, panels = new_figure(1, len(points), (4.1 * len(points) + 1.3, 4.3))
     for axes, (name, where) in zip(np.atleast_1d(panels), points.items(), strict=True):
         x, y = np.asarray(where, dtype=np.float64).T[:2]
         if numeric:

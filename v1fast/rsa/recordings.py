@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from v1fast import _files
+from v1fast import _choices, _files
 from v1fast.models.pretrained import MOUSE_V1, load_mouse_v1
 from v1fast.rsa.layers import activations
 
@@ -148,8 +148,7 @@ def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float
     )
     times = data["times"].ravel()
     counts = data["spikes"][:, :, (times > 30) & (times < 530)].sum(2, dtype=np.float64)  # [units, conditions, repeats]
-    if contrast not in contrasts:
-        raise ValueError(f"contrast: want one of {sorted(set(contrasts))}, got {contrast}")
+    _choices.one_of("contrast", contrast, sorted(set(contrasts.tolist())))
     chosen = np.flatnonzero(contrasts == contrast)
     chosen = chosen[np.argsort(orientations[chosen])]
     return counts[:, chosen].transpose(2, 1, 0), orientations[chosen]

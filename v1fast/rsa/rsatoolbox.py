@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from v1fast import _dissimilarities, functional, ops
+from v1fast import _choices, _rdm_folds, functional, ops
 from v1fast.rsa import _descriptors
 from v1fast.rsa._matrices import condensed, stimuli_of
 from v1fast.rsa.inference import average_repeats, searchlight_rdms
@@ -110,7 +110,7 @@ def calc_rdm(
         >>> calc_rdm(trials, "crossnobis", "image", cv_descriptor="run").get_matrices().shape
         (1, 3, 3)
     """
-    _dissimilarities.choice("method", method, tuple(MEASURES))
+    _choices.one_of("method", method, tuple(MEASURES))
     if method in CROSSVALIDATED and descriptor is None:
         raise ValueError(f"descriptor: want one beside method {method!r}, got None")
     if method == "poisson_cv" and not every_fold:
@@ -118,17 +118,17 @@ def calc_rdm(
             "poisson_cv: the last fold alone, as rsatoolbox 0.3.2 has it; every_fold=True is the mean over folds",
             stacklevel=2,
         )
-    _dissimilarities.choice("nan", nan, ("propagate", "pairwise"))
+    _choices.one_of("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise" and method != "correlation":
         raise ValueError(f'nan: want "propagate" beside method {method!r}, got "pairwise"')
     several = isinstance(dataset, Iterable) and type(dataset).__name__ != "DataFrame"
     datasets: list[Any] = list(dataset) if several else [dataset]
     _check_datasets(datasets, several)
     uses_noise = noise is not None and method in ("mahalanobis", "crossnobis")
-    noises = _for_each(noise, len(datasets)) if uses_noise and several else [noise] * len(datasets)
+    precisions = _for_each(noise, len(datasets)) if uses_noise and several else [noise] * len(datasets)
     options = _Options(method, descriptor, cv_descriptor, prior_lambda, prior_weight, remove_mean, every_fold)
     found = []
-    for k, (each, precision) in enumerate(zip(datasets, noises, strict=True)):
+    for k, (each, precision) in enumerate(zip(datasets, precisions, strict=True)):
         try:
             found.append(_single(each, precision if uses_noise else None, options, nan, accuracy))
         except ValueError as error:
@@ -139,10 +139,10 @@ def calc_rdm(
     every = {key: None for each in datasets for key in each.descriptors}
     rdm_descriptors: dict[str, Any] = {key: [each.descriptors.get(key) for each in datasets] for key in every}
     descriptors: dict[str, Any] = {"cv_descriptor": cv_descriptor or OCCURRENCES} if method == "crossnobis" else {}
-    if uses_noise and all(_descriptors.equal(each.noise, found[0].noise) for each in found):
-        descriptors["noise"] = found[0].noise
+    if uses_noise and all(_descriptors.equal(each.precision, found[0].precision) for each in found):
+        descriptors["noise"] = found[0].precision
     elif uses_noise:
-        rdm_descriptors["noise"] = [each.noise for each in found]
+        rdm_descriptors["noise"] = [each.precision for each in found]
     measure = "euclidean" if method == "mahalanobis" and not uses_noise else method
     return _rdms(vectors, MEASURES[measure], descriptors, rdm_descriptors, patterns)
 
@@ -179,7 +179,7 @@ def get_searchlight_RDMs(
         ModuleNotFoundError: rsatoolbox is absent.
         ValueError: an operand does not fit.
     """
-    _dissimilarities.choice("method", method, [name for name in MEASURES if name != "poisson_cv"])
+    _choices.one_of("method", method, [name for name in MEASURES if name != "poisson_cv"])
     values = _measurements("data_2d", data_2d)
     grouping = _descriptors.groups("events", "events", events, len(values))
     voxels = [np.asarray(each, dtype=np.int64) for each in neighbors]
@@ -233,7 +233,7 @@ class _Found(NamedTuple):
 
     vector: NDArray[Any]
     patterns: dict[str, list[Any]]
-    noise: NDArray[Any] | None
+    precision: NDArray[Any] | None
 
 
 def _rdms(
@@ -256,28 +256,28 @@ def _rdms(
     )
 
 
-def _for_each(noise: Any, datasets: int) -> list[Any]:
-    """Return the noise of each dataset: a matrix or, with folds, several. One matrix can serve all."""
-    if not isinstance(noise, (list, tuple, Mapping)) and np.ndim(noise) <= 2:
-        return [noise] * datasets
-    entries = _entries(noise)
+def _for_each(precision: Any, datasets: int) -> list[Any]:
+    """Of each of several datasets its precision: a matrix, or, of folds, several. One matrix serves all."""
+    if not isinstance(precision, (list, tuple, Mapping)) and np.ndim(precision) <= 2:
+        return [precision] * datasets
+    entries = _entries(precision)
     if len(entries) != datasets:
         raise ValueError(f"noise: want one or {datasets}, one for each dataset, got {len(entries)}")
     return entries
 
 
-def _entries(noise: Any) -> list[Any]:
-    if not isinstance(noise, Mapping):
-        return list(noise)
-    if set(noise) != set(range(len(noise))):
-        raise ValueError(f"noise: want the keys 0 .. {len(noise) - 1} of a dictionary, got {list(noise)}")
-    return [noise[k] for k in range(len(noise))]
+def _entries(precision: Any) -> list[Any]:
+    if not isinstance(precision, Mapping):
+        return list(precision)
+    if set(precision) != set(range(len(precision))):
+        raise ValueError(f"noise: want the keys 0 .. {len(precision) - 1} of a dictionary, got {list(precision)}")
+    return [precision[k] for k in range(len(precision))]
 
 
-def _precision(noise: Any, channels: int, folds: int) -> NDArray[np.float64]:
-    """Return the precision [N, N], [N] or, with folds, [F, N, N]. A list holds matrices, or is a matrix itself."""
-    if isinstance(noise, (list, tuple, Mapping)):
-        entries = _entries(noise)
+def _precision(given: Any, channels: int, folds: int) -> NDArray[np.float64]:
+    """[N, N], [N] or, where there are folds, [F, N, N]; lists are of matrices, or matrices themselves."""
+    if isinstance(given, (list, tuple, Mapping)):
+        entries = _entries(given)
         if any(getattr(each, "ndim", 0) for each in entries):
             for k, each in enumerate(entries):
                 if np.shape(each) != (channels, channels):
@@ -287,7 +287,7 @@ def _precision(noise: Any, channels: int, folds: int) -> NDArray[np.float64]:
         else:
             array = _matrix_of_lists(entries)
     else:
-        array = np.asarray(noise)
+        array = np.asarray(given)
     wanted = [(channels, channels), (channels,), (folds, channels, channels)][: 3 if folds else 2]
     if array.dtype.kind not in "fiub" or array.shape not in wanted:
         forms = f"[N, N] or [N] with N = {channels}" + (f", or {folds} [N, N], one for each fold" if folds else "")
@@ -327,11 +327,11 @@ def _check_datasets(datasets: list[Any], several: bool) -> None:
             raise ValueError(f"{name}: want a Dataset, got {got}; {made}")
 
 
-def _single(dataset: Dataset, noise: Any, options: _Options, nan: str, accuracy: str) -> _Found:
+def _single(dataset: Dataset, given: Any, options: _Options, nan: str, accuracy: str) -> _Found:
     values = _measurements("measurements", dataset.measurements)
     columns, method = dataset.obs_descriptors, options.method
     if options.descriptor is None:
-        grouping, patterns = None, {name: _descriptors.column(given, len(values)) for name, given in columns.items()}
+        grouping, patterns = None, {name: _descriptors.column(each, len(values)) for name, each in columns.items()}
     else:
         grouping = _grouping(dataset, "descriptor", options.descriptor)
         patterns = _descriptors.of_patterns(columns, grouping, options.descriptor)
@@ -342,10 +342,10 @@ def _single(dataset: Dataset, noise: Any, options: _Options, nan: str, accuracy:
         folds = _folds(
             "cv_descriptor", name or OCCURRENCES, None if name is None else _column_of(dataset, name), grouping
         )
-        precision = None if noise is None else _precision(noise, values.shape[1], len(folds.labels))
+        precision = None if given is None else _precision(given, values.shape[1], len(folds.labels))
         vector = _crossvalidated(values, grouping, folds, precision, options, accuracy)
         return _Found(vector, patterns, precision)
-    precision = None if noise is None else _precision(noise, values.shape[1], 0)
+    precision = None if given is None else _precision(given, values.shape[1], 0)
     means = values if grouping is None else _means(values, grouping.codes, nan)
     priors: dict[str, Any] = {"prior_lambda": options.prior_lambda, "prior_weight": options.prior_weight}
     vector = functional.rdm(means, method=method, noise=precision, nan=nan, condensed=True, accuracy=accuracy, **priors)
@@ -362,9 +362,7 @@ def _means(values: NDArray[Any], codes: NDArray[np.int64], nan: str) -> NDArray[
 
 
 def _column_of(dataset: Dataset, name: str, argument: str = "cv_descriptor") -> Any:
-    if name not in dataset.obs_descriptors:
-        raise ValueError(f"{argument}: want one of {', '.join(dataset.obs_descriptors)}, got {name!r}")
-    return dataset.obs_descriptors[name]
+    return _choices.pick(argument, name, dataset.obs_descriptors)
 
 
 def _grouping(dataset: Dataset, argument: str, name: str) -> _descriptors.Groups:
@@ -407,14 +405,14 @@ def _crossvalidated(
         labels: dict[str, Any] = {"folds": folds.codes, "stimuli": patterns.codes}
         return functional.rdm(values, method="crossnobis", noise=precision, condensed=True, accuracy=accuracy, **labels)
     labels_of = torch.from_numpy(folds.codes), torch.from_numpy(patterns.codes)
-    own, others, _ = _dissimilarities.fold_means(torch.from_numpy(np.array(values)), *labels_of)
+    own, others, _ = _rdm_folds.fold_means(torch.from_numpy(np.array(values)), *labels_of)
     prior, weight = options.prior_lambda * options.prior_weight, 1 + options.prior_weight
     chosen = slice(None) if options.every_fold else slice(-1, None)
     rates = ((others[chosen] + prior) / weight).transpose(0, 1).flatten(1)  # [S, F N]
     logs = ((own[chosen] + prior) / weight).log().transpose(0, 1).flatten(1)
     x, y = torch.cat([rates, logs], 1)[None], torch.cat([logs, rates], 1)[None]  # the op's product is symmetric
-    ops.rdm.check(x, y, "distance", True, accuracy)
-    return ops.rdm.rdm(x, y, "distance", True, accuracy)[0].numpy().astype(values.dtype)
+    ops.rdm.check(x, y, "euclidean", True, accuracy)
+    return ops.rdm.rdm(x, y, "euclidean", True, accuracy)[0].numpy().astype(values.dtype)
 
 
 def _joined(found: list[_Found], descriptor: str | None) -> tuple[NDArray[Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from v1fast import _arrays, _dissimilarities, ops
+from v1fast import _arrays, _choices, ops
 from v1fast._progress import progress as progress_bar
 from v1fast.rsa import _tiles
 from v1fast.rsa._defined import Range, is_constant, is_empty, scaled
@@ -72,7 +72,7 @@ def rdm_correlation(
     Raises:
         ValueError: an operand does not fit; the message names it.
     """
-    _dissimilarities.choice("method", method, STREAMED)
+    _choices.one_of("method", method, STREAMED)
     _tiles.check_options("dissimilarity", dissimilarity, accuracy)
     given = _tiles.Responses("x", x), _tiles.Responses("y", y)
     if given[0].shape[0] != given[1].shape[0]:
@@ -81,7 +81,7 @@ def rdm_correlation(
         given = given[0].scaled(), given[1].scaled()
     sums, ranges = PairSums(1, 1), (Range(), Range())
     every = list(_tiles.tiles(given[0].shape[0], SIDE))
-    with progress_bar("comparing", len(every), show=progress) as advance:
+    with progress_bar("comparing", len(every), show=progress) as bar:
         for tile in every:
             a, b = (_tiles.pairs(z, tile, dissimilarity, accuracy).cpu().numpy()[None] for z in given)
             ends = [_ends(vector) for vector in (a, b)]
@@ -92,7 +92,7 @@ def rdm_correlation(
             sums.add(a, b)
             for found, (low, high), vector in zip(ranges, ends, (a, b), strict=True):
                 found.add(low, high, vector.dtype)
-            advance()
+            bar.advance()
     if any(found.is_undefined(method) for found in ranges):
         return float("nan")
     return float((sums.pearson() if method == "pearson" else sums.cosine())[0, 0])
@@ -135,7 +135,7 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
         ValueError: an operand does not fit; the message names it.
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _dissimilarities.choice("method", method, METHODS)
+    _choices.one_of("method", method, METHODS)
     (a, one_a), (b, one_b) = condensed("rdm1", rdm1), condensed("rdm2", rdm2)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"rdm2: want {a.shape[1]} pairs of stimuli, as rdm1 has, got {b.shape[1]}")

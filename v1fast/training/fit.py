@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from v1fast._progress import Bar, progress
 from v1fast.data import Simulation, Tier
 from v1fast.losses import PoissonLoss
 from v1fast.metrics import single_trial_correlation
@@ -18,7 +19,6 @@ from v1fast.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +107,15 @@ def fit(simulation: Simulation, settings: Settings, console: Console) -> Fit:
     best: dict[str, Any] = {}
     interrupted = False
     try:
-        with _progress(console) as progress:
-            task = progress.add_task("fitting", total=steps)
+        with progress("fitting", steps, console=console) as bar:
             for number in range(1, settings.epochs + 1):
                 start = time.perf_counter()
-                losses = list(_epoch(model, tier, settings.batch, optimizer, schedule, progress, task))
+                losses = list(_epoch(model, tier, settings.batch, optimizer, schedule, bar))
                 epoch = _assess(model, simulation, sum(losses) / len(losses), start)
                 if all(epoch.validation_loss < earlier.validation_loss for earlier in history):
                     best = copy.deepcopy(model.state_dict())
                 history.append(epoch)
-                progress.console.print(_line(number, settings.epochs, epoch))
+                console.print(_line(number, settings.epochs, epoch))
     except KeyboardInterrupt:
         if not history:
             raise
@@ -187,8 +186,7 @@ def _epoch(
     batch: int,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    progress: Progress,
-    task: TaskID,
+    bar: Bar,
 ) -> Iterator[float]:
     """The loss of each step."""
     model.train()
@@ -199,7 +197,7 @@ def _epoch(
         loss.backward()
         optimizer.step()
         schedule.step()
-        progress.advance(task)
+        bar.advance()
         yield loss.item()
 
 
@@ -212,27 +210,6 @@ def _assess(model: Encoder, simulation: Simulation, train_loss: float, start: fl
         correlation=single_trial_correlation(tier.responses[0], predicted).median,
         position_error=(model.centres() - simulation.population.position).norm(dim=1).quantile(0.5).item(),
         seconds=time.perf_counter() - start,
-    )
-
-
-def _progress(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
     )
 
 

@@ -1,4 +1,4 @@
-// Weights of neurons [N, C], of any dtype and strides, and the rows of the compute type that the kernels use.
+// Weights of neurons [N, C], of any dtype and strides, and packed [N, C] in the compute type, as the kernels read them.
 //
 // Layers keep the weights as published checkpoints do, channel after channel: the weights of one neuron lie N elements
 // apart. The kernels need the weights of a neuron to be contiguous, in the order in which neurons are processed.
@@ -26,9 +26,9 @@ struct WeightColumns {
 
     int64_t offset(int64_t n, int64_t c) const { return n * stride_n + (channel + c) * stride_c; }
 
-    // Whether they already are contiguous rows of T.
+    // Whether they are of T and packed already.
     template <class T>
-    bool are_rows() const {
+    bool are_packed() const {
         return dtype == kScalarType<T> && (C == 1 || stride_c == 1) && (N == 1 || stride_n == C);
     }
 
@@ -56,15 +56,15 @@ void specialised(int64_t value, const Work& work) {
         work(value);
 }
 
-// rows [N, C]: the row of neuron n is row place[n].
+// packed [N, C]: the weights of neuron n are at place[n].
 template <class T>
-void read_weights(const Tensor& weight, const WeightColumns& w, const int32_t* place, T* rows) {
+void read_weights(const Tensor& weight, const WeightColumns& w, const int32_t* place, T* packed) {
     V1FAST_DISPATCH_FLOATING(w.dtype, "weight", [&] {
         const scalar_t* const data = static_cast<const scalar_t*>(weight.const_data_ptr());
         if (w.stride_c == 1)
             return w.for_each_tile(w.C, [&](int64_t n0, int64_t n1, int64_t, int64_t) {
                 for (int64_t n = n0; n < n1; ++n)
-                    std::copy_n(data + w.offset(n, 0), w.C, rows + place[n] * w.C);
+                    std::copy_n(data + w.offset(n, 0), w.C, packed + place[n] * w.C);
             });
         w.for_each_tile(w.kChannels, [&](int64_t n0, int64_t n1, int64_t c0, int64_t c1) {
             T tile[WeightColumns::kChannels][WeightColumns::kNeurons];
@@ -76,28 +76,28 @@ void read_weights(const Tensor& weight, const WeightColumns& w, const int32_t* p
             specialised<WeightColumns::kChannels>(c1 - c0, [&](auto count) {
                 for (int64_t n = n0; n < n1; ++n)
                     for (int64_t c = 0; c < count; ++c)
-                        rows[place[n] * w.C + c0 + c] = tile[c][n - n0];
+                        packed[place[n] * w.C + c0 + c] = tile[c][n - n0];
             });
         });
     });
 }
 
-// The reverse: copies rows to their positions in `weight`, rounded to its dtype.
+// The reverse: packed ones, rounded to the dtype of `weight`, to where they belong in it.
 template <class T>
-void write_weights(const T* rows, const int32_t* place, const WeightColumns& w, Tensor& weight) {
+void write_weights(const T* packed, const int32_t* place, const WeightColumns& w, Tensor& weight) {
     V1FAST_DISPATCH_FLOATING(w.dtype, "weight", [&] {
         scalar_t* const data = static_cast<scalar_t*>(weight.mutable_data_ptr());
         if (w.stride_c == 1)
             return w.for_each_tile(w.C, [&](int64_t n0, int64_t n1, int64_t, int64_t) {
                 for (int64_t n = n0; n < n1; ++n)
-                    std::copy_n(rows + place[n] * w.C, w.C, data + w.offset(n, 0));
+                    std::copy_n(packed + place[n] * w.C, w.C, data + w.offset(n, 0));
             });
         w.for_each_tile(w.kChannels, [&](int64_t n0, int64_t n1, int64_t c0, int64_t c1) {
             T tile[WeightColumns::kChannels][WeightColumns::kNeurons];
             specialised<WeightColumns::kChannels>(c1 - c0, [&](auto count) {
                 for (int64_t n = n0; n < n1; ++n)
                     for (int64_t c = 0; c < count; ++c)
-                        tile[c][n - n0] = rows[place[n] * w.C + c0 + c];
+                        tile[c][n - n0] = packed[place[n] * w.C + c0 + c];
             });
             specialised<1>(w.stride_n, [&](auto stride) {
                 for (int64_t c = c0; c < c1; ++c)

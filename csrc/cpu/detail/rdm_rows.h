@@ -15,10 +15,10 @@
 
 namespace v1fast {
 
-enum class Method { correlation, cosine, distance };
+enum class Method { correlation, cosine, euclidean };
 
 inline Method method_of(const std::string& name) {
-    return name == "correlation" ? Method::correlation : name == "cosine" ? Method::cosine : Method::distance;
+    return name == "correlation" ? Method::correlation : name == "cosine" ? Method::cosine : Method::euclidean;
 }
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
@@ -52,7 +52,7 @@ struct Rows {
     std::vector<RowMap> maps;       // [whole panels]
     std::vector<T> own;             // [whole panels]
     const double* centre = nullptr; // [columns], null: none
-    double scale = 1;               // of method distance, for all rows
+    double scale = 1;               // of method euclidean, for all rows
     Steps steps;                    // found: the rows are whole numbers
     std::vector<double> sums;       // [whole panels], for whole numbers
 
@@ -86,7 +86,7 @@ RowMap row_map(const RowMoments<T>& found, double before, double shift, Method m
     return {before, 0, 1 / std::sqrt(found.squares), true, false};
 }
 
-// The maps of rows begin .. end - 1. The scale of method distance is missing: it is common to all rows.
+// The maps of the rows begin .. end - 1, but for the scale of method euclidean, which is that of all rows.
 template <class T>
 void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double* largest) {
     const RdmKernels<T>& kernels = rdm_kernels<T>();
@@ -115,7 +115,7 @@ void measure_rows(Rows<T>& x, Method method, int64_t begin, int64_t end, double*
     }
 }
 
-// Sets one scale for all rows, for method distance.
+// One scale for all rows, for method euclidean.
 template <class T>
 void set_scale(Rows<T>& x, double scale) {
     constexpr bool before = sizeof(T) == sizeof(double); // double: differences of a row's values may overflow
@@ -137,7 +137,7 @@ void measure(Rows<T>& x, Method method) {
             measure_rows(x, method, first, (p + 1) * x.panel - x.absent, largest.data() + first);
         }
     });
-    if (method != Method::distance)
+    if (method != Method::euclidean)
         return;
     set_scale(x, power_of_two(*std::max_element(largest.begin(), largest.end())));
 }
@@ -226,7 +226,7 @@ public:
             set_steps(x, x.steps, method);
             if (second_)
                 set_steps(*second_, second_->steps, method);
-        } else if (method == Method::distance && !(second_ && paired)) {
+        } else if (method == Method::euclidean && !(second_ && paired)) {
             subtract_mean();
         }
     }

@@ -1,5 +1,5 @@
-// The kernels that read and write rows of channels. row_kernels.cpp compiles them once for each instruction set. The
-// best one is chosen at run time.
+// The kernels that read and write the channels of feature maps. Compiled once for each instruction set in
+// channel_kernels.cpp; the best is chosen at run time.
 #pragma once
 
 #include "operands.h"
@@ -31,17 +31,17 @@ struct Canvas {
     int64_t pooled_H, pooled_W, kernel;
 };
 
-// The row kernels of one instruction set, for one compute type. They process images b0 .. b1 - 1, at most kImages, and
-// neurons n0 .. n1 - 1. Images b1 .. last - 1 are expected next.
+// The channel kernels that one instruction set provides, for one compute type: images b0 .. b1 - 1, at most kImages,
+// neurons n0 .. n1 - 1; images b1 .. last - 1 are expected next.
 template <class T>
-struct RowKernels {
+struct ChannelKernels {
     void (*forward)(const Operands<T>&, const ImageReader<T>&, int64_t b0, int64_t b1, int64_t last, int64_t n0,
                     int64_t n1, T* out, Points<T>&);
     void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
                              int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
-    // rows [N, C]: the rows that neurons write, multiplied by their gradient. grad null: not multiplied.
-    void (*backward_image)(const Operands<T>&, const T* grad, const T* rows, int64_t b, const Canvas<T>&, Points<T>&,
-                           CellOrder<T>&);
+    // channels [N, C]: what neurons write, times their gradient; grad null: as it is.
+    void (*backward_image)(const Operands<T>&, const T* grad, const T* channels, int64_t b, const Canvas<T>&,
+                           Points<T>&, CellOrder<T>&);
 
     // For neurons that read the same point in all images: located and ordered by cell once. Samples i0 .. i1 - 1 of
     // that order, at most kFixedImages images.
@@ -56,7 +56,7 @@ struct RowKernels {
 
     // What neurons read in image b, out [N, C]; and the gradient of their positions, out [N, 2].
     void (*gather)(const Operands<T>&, const ImageReader<T>&, int64_t b, int64_t n0, int64_t n1, T* out, Points<T>&);
-    void (*gather_positions)(const Operands<T>&, const ImageReader<T>&, const T* rows, int64_t b, int64_t n0,
+    void (*gather_positions)(const Operands<T>&, const ImageReader<T>&, const T* channels, int64_t b, int64_t n0,
                              int64_t n1, T* out, Points<T>&);
 
     // The average pooling of an image [H, W, C]. Kernel and stride are equal; the remainder is dropped.
@@ -64,7 +64,7 @@ struct RowKernels {
 };
 
 template <class T>
-const RowKernels<T>& row_kernels();
+const ChannelKernels<T>& channel_kernels();
 
 // Normals [N, 2] of one image.
 using DrawNormals = void (*)(uint64_t seed, const uint32_t* neuron_index, int64_t image, int64_t N, float* out);

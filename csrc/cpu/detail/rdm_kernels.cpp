@@ -1,6 +1,6 @@
 #include "rdm_kernels.h"
 
-#include "../philox.h"
+#include "../../philox.h"
 #include "isa.h"
 
 #include <cstring>

@@ -2,7 +2,7 @@
 // is chosen at run time.
 #pragma once
 
-#include "rows.h"
+#include "rdm_row_source.h"
 
 #include <limits>
 

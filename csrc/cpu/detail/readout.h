@@ -6,7 +6,7 @@
 // order, whatever the number of threads.
 #pragma once
 
-#include "row_kernels.h"
+#include "channel_kernels.h"
 
 #include <deque>
 #include <optional>
@@ -20,7 +20,7 @@ struct FixedPoints {
     CellOrder<T> sorted;
 
     explicit FixedPoints(const Operands<T>& o) : points(1, o.s.N), sorted(o.s.N) {
-        row_kernels<T>().locate_fixed(o, points, sorted);
+        channel_kernels<T>().locate_fixed(o, points, sorted);
     }
 };
 
@@ -62,7 +62,7 @@ public:
 
     // Images first .. last - 1, out [B, N].
     void forward(const ImageReader<T>& images, int64_t first, int64_t last, T* out) const {
-        const RowKernels<T>& kernels = row_kernels<T>();
+        const ChannelKernels<T>& kernels = channel_kernels<T>();
         if (fixed_)
             for_each_block(first, last, [&](int64_t b0, int64_t b1, int64_t n0, int64_t n1) {
                 kernels.forward_fixed(o, images, fixed_->sorted, b0, b1, n0, n1, out);
@@ -93,7 +93,7 @@ public:
     // Adds the contributions of images first .. last - 1.
     void add_neuron_gradients(const ImageReader<T>& images, int64_t first, int64_t last, const T* grad,
                               const NeuronSums<T>& sums) const {
-        const RowKernels<T>& kernels = row_kernels<T>();
+        const ChannelKernels<T>& kernels = channel_kernels<T>();
         const int64_t blocks = (o.s.N + kShiftBlock - 1) / kShiftBlock;
         torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
             const int64_t n0 = begin * kShiftBlock, n1 = std::min(end * kShiftBlock, o.s.N);
@@ -122,9 +122,10 @@ public:
 
     void write_image_gradient(const T* grad, int64_t b, const Canvas<T>& canvas, Workspace& workspace) const {
         if (fixed_)
-            row_kernels<T>().backward_image_fixed(o, grad, b, canvas, fixed_->sorted, workspace.corner_weight.get());
+            channel_kernels<T>().backward_image_fixed(o, grad, b, canvas, fixed_->sorted,
+                                                      workspace.corner_weight.get());
         else
-            row_kernels<T>().backward_image(o, grad, o.weight, b, canvas, workspace.points, workspace.sorted);
+            channel_kernels<T>().backward_image(o, grad, o.weight, b, canvas, workspace.points, workspace.sorted);
     }
 };
 
@@ -135,7 +136,7 @@ ImageReader<T> pool(const ImageReader<T>& maps, const ReadoutSizes& from, int64_
     const ImageLayout<T> to(from.B, from.C, from.H / kernel, from.W / kernel);
     torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b)
-            row_kernels<T>().pool(maps.image(b), from.C, from.H, from.W, kernel, memory + (b - first) * to.size());
+            channel_kernels<T>().pool(maps.image(b), from.C, from.H, from.W, kernel, memory + (b - first) * to.size());
     });
     return {memory - first * to.size(), to};
 }
@@ -245,15 +246,15 @@ Tensor bias_gradient(const Tensor& like, int64_t B, int64_t N, const T* grad) {
 
 // [N, columns]. Each column is the sum of some rows of sums [6, N].
 template <class T>
-Tensor gather_rows(const Tensor& like, const std::vector<double>& sums, int64_t N,
-                   const std::vector<std::vector<int64_t>>& rows_of_column) {
-    const int64_t columns = static_cast<int64_t>(rows_of_column.size());
+Tensor pick_sums(const Tensor& like, const std::vector<double>& sums, int64_t N,
+                 const std::vector<std::vector<int64_t>>& terms) {
+    const int64_t columns = static_cast<int64_t>(terms.size());
     Tensor out = torch::stable::new_empty(like, {N, columns}, kScalarType<T>);
     T* data = out.mutable_data_ptr<T>();
     for (int64_t n = 0; n < N; ++n)
         for (int64_t k = 0; k < columns; ++k) {
             double sum = 0;
-            for (int64_t row : rows_of_column[k])
+            for (int64_t row : terms[k])
                 sum += sums[row * N + n];
             data[n * columns + k] = static_cast<T>(sum);
         }
@@ -264,8 +265,8 @@ template <class T>
 Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, int64_t N) {
     const int64_t columns = OwnedOperands<T>::sigma_columns(sigma);
     if (columns == 4)
-        return torch::stable::view(gather_rows<T>(sigma, sums, N, {{2}, {3}, {4}, {5}}), {N, 2, 2});
-    return columns == 2 ? gather_rows<T>(sigma, sums, N, {{2}, {5}}) : gather_rows<T>(sigma, sums, N, {{2, 5}});
+        return torch::stable::view(pick_sums<T>(sigma, sums, N, {{2}, {3}, {4}, {5}}), {N, 2, 2});
+    return columns == 2 ? pick_sums<T>(sigma, sums, N, {{2}, {5}}) : pick_sums<T>(sigma, sums, N, {{2, 5}});
 }
 
 template <class T>
@@ -312,7 +313,7 @@ void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T
     const auto [B, C, H, W, N] = pyramid.sizes();
     const size_t levels = pyramid.levels().size();
     std::vector<std::vector<double>> d_z(levels);
-    std::vector<Tensor> d_weight; // rows, in the working order
+    std::vector<Tensor> d_weight; // packed, in the working order
     for (size_t l = 0; l < levels; ++l) {
         d_z[l].resize(out.d_z.size());
         if (want.weight)

@@ -1,7 +1,7 @@
 // Feature maps of any dtype and strides, seen by the kernels as [H, W, C] images of the compute type T.
 //
-// Channels-last maps of type T are read and written in place. All others go through a bounded buffer, a few images at a
-// time. So the row kernels exist once per compute type, and the whole map is never copied.
+// Channels-last maps of type T are read and written where they are. Anything else goes through a bounded buffer, a few
+// images at a time, so that the channel kernels exist once per compute type and no copy of the whole map is made.
 #pragma once
 
 #include "dispatch.h"

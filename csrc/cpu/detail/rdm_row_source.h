@@ -1,4 +1,4 @@
-// Rows of any dtype and strides. The kernels see them as parts of rows of the compute type T.
+// Rows of responses, of any dtype and strides, seen by the kernels as parts of rows of the compute type T.
 #pragma once
 
 #include "images.h"

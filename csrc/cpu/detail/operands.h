@@ -1,8 +1,8 @@
-// Operands of the readouts, as the row kernels take them.
+// Operands of the readouts as the channel kernels want them.
 #pragma once
 
-#include "../bilinear.h"
-#include "../sizes.h"
+#include "../../bilinear.h"
+#include "../../sizes.h"
 #include "images.h"
 #include "samples.h"
 #include "weights.h"
@@ -79,8 +79,8 @@ std::vector<int32_t> places_of(const Operands<T>& o) {
     return place;
 }
 
-// Operands as the row kernels take them, and the copies made for that. The copies have the size of parameters, never of
-// features.
+// Operands as the channel kernels want them, and what had to be copied for it: of parameter size, never of the
+// features'.
 template <class T>
 class OwnedOperands {
 public:
@@ -98,7 +98,7 @@ public:
         }
         operands.order = order_.data();
         place(mu);
-        operands.weight = rows(weight, WeightColumns(weight, channel, s.C));
+        operands.weight = packed(weight, WeightColumns(weight, channel, s.C));
         operands.zeros = zeros_.data();
         operands.bias = values(bias);
         operands.shift = values(shift);
@@ -164,9 +164,9 @@ private:
             out[k] = data[order_[k] * columns + which];
         return out;
     }
-    // The weights as rows, in the working order.
-    const T* rows(const Tensor& weight, const WeightColumns& columns) {
-        if (!operands.reordered && columns.are_rows<T>())
+    // The weights, packed and ordered.
+    const T* packed(const Tensor& weight, const WeightColumns& columns) {
+        if (!operands.reordered && columns.are_packed<T>())
             return static_cast<const T*>(kept_.emplace_back(weight).const_data_ptr()) + columns.offset(0, 0);
         T* out = copied_.emplace_back(neurons_ * columns.C).get();
         read_weights(weight, columns, places_of(operands).data(), out);
