@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class Readout(ChecksArguments):
         """
         reduction = self.resolve_reduction_method(reduction, average)
         _choices.one_of("reduction", reduction, ("sum", "mean"))
-        return reduction
+        return cast("Literal['sum', 'mean']", reduction)
 
     def resolve_deprecated_gamma_readout(
         self, feature_reg_weight: float | None, gamma_readout: float | None, default: float = 1.0
