@@ -154,10 +154,11 @@ def _array_spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _array_whitened(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Compute from sums, without a centred matrix, for symmetric matrices with a diagonal of 0."""
     means = [to_squares(vector[None])[0].mean(0, dtype=np.float64) for vector in (a, b)]
+    wide = [vector.astype(np.float64) for vector in (a, b)]  # large sums cancel
     size = len(means[0])
 
     def product(i: int, j: int) -> float:
-        own = 2 * np.vdot((a, b)[i], (a, b)[j])
+        own = 2 * np.vdot(wide[i], wide[j])
         return own - 2 * size * means[i] @ means[j] + size**2 * means[i].mean() * means[j].mean()
 
     return product(0, 1) / np.sqrt(product(0, 0) * product(1, 1))
