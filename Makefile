@@ -37,7 +37,7 @@ test-slow: $(VENV)/.built test-emulator
 # before all else, and so does the library whose exceptions they watch; what is never freed is Python's.
 SANITIZED := build/sanitized
 SANITIZED_TESTS := $(addprefix tests/test_,raw_ops.py fuzz.py instruction_sets.py philox.py point_gather.py \
-	gaussian_readout.py pooled_readout.py rdm.py rsa_ops.py memory.py)
+	gaussian_readout.py pooled_readout.py rdm.py rsa_ops.py memory.py trial_sums.py)
 SANITIZE := PYTHONPATH=$(SANITIZED)/lib V1FAST_KERNELS=native \
 	ASAN_OPTIONS=detect_leaks=0,allocator_may_return_null=1,max_allocation_size_mb=2048 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) \
