@@ -44,6 +44,8 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # each format has its own, and some have any
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         said = " ".join(text.split()) or type(error).__name__
+        if "allow_pickle" in said:  # what NumPy says of any other file, too, is advice to run code that it may hold
+            said = "it holds no plain array of numbers"
         raise ValueError(f"{path}: cannot be read: {said}") from error
 
 
