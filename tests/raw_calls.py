@@ -36,6 +36,7 @@ REFUSED = {
     "another device": "o.point_gather(z(2,1,4,4), z(5,2, device='meta'), None, True)",
 }  # fmt: skip
 RETURNED = {
+    "no pooling of many images": "o.pooled_levels(z(1,1,1,1).expand(2**40,1,1,1), 1, 0, False)",
     "one operand, no gradient of it": "o.rdm_backward(z(4,1), z(4,1), torch.rand(4,2,2), None, 'cosine', True, 'float32', [False, True])",
     "no gradient at all": "o.rdm_backward(z(4,1), z(4,1), torch.rand(4,2,2), None, 'cosine', True, 'float32', [False, False])",
     "none of two sets": "o.cross_rdm_backward(z(1,2,2), z(1,2,2), torch.rand(1,2,2), torch.rand(1,2,2), 'cosine', 'float32', [False, False])",

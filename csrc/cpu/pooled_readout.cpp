@@ -34,6 +34,8 @@ Tensor pool_all(const Tensor& features, const ReadoutSizes& sizes, int64_t kerne
         total += s.B * s.C * (s.H / kernel) * (s.W / kernel);
     }
     Tensor out = torch::stable::new_empty(features, {total}, kScalarType<T>);
+    if (total == 0) // of however many images
+        return out;
     T* const data = out.mutable_data_ptr<T>();
     ImageReader<T> images(features);
     images.for_each_chunk([&](int64_t first, int64_t last) {
