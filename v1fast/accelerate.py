@@ -1,8 +1,8 @@
-"""Faster readouts for a model that is there: neuralpredictors' and openretina's layers go on with v1fast's computation.
+"""Make an existing model faster: readouts of neuralpredictors and openretina compute with v1fast's kernels.
 
-A readout stays the object that it is: it gets a subclass of its class, in which ``forward`` is that of v1fast's layer.
-So nothing that refers to the module, its parameters, buffers, hooks or name has to be carried over, and everything that
-is not ``forward`` stays the library's.
+A readout stays the same object. Its class becomes a subclass of the library's class whose ``forward`` is that of
+v1fast's layer. So references to the module, its parameters, buffers, hooks and name stay valid, and everything but
+``forward`` stays the library's.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ LIBRARIES = ("neuralpredictors", "openretina")
 
 
 class _PointPooled2d(readouts.PointPooled2d):
-    return_weighted_features = False  # which release 0.3.0 does not know
+    return_weighted_features = False  # release 0.3.0 does not have the attribute
 
 
 class _GeneralizedPointPooled2d(readouts.GeneralizedPointPooled2d):
     def forward(self, x: Tensor, shift: Tensor | None = None, out_idx: Any = None, **kwargs: Any) -> Tensor:
-        # neuralpredictors' encoders count on the axes that get lost where there is one image or one neuron.
+        # neuralpredictors' encoders rely on axes of length 1 (one image, one neuron) being dropped.
         return super().forward(x, shift=shift, out_idx=out_idx).squeeze()
 
 
@@ -140,7 +140,7 @@ _TAKEN = ("forward", "mu")
 _APART_FROM_FORWARD = {
     "_abc_impl",
     "_plot_weight_for_neuron",
-    "apply_constraints",  # of which the library's or the subclass's own is called
+    "apply_constraints",  # the library's or the subclass's own version is called
     "apply_reduction",
     "extra_repr",
     "feature_l1",
@@ -165,7 +165,7 @@ class Outcome:
     """What became of one readout.
 
     Attributes:
-        names: under which the model has it; "" is the model itself.
+        names: its names in the model; "" is the model itself.
         kind: its class and library.
         why: reason why it was left; "" if it was replaced.
     """
@@ -181,12 +181,12 @@ class Outcome:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What :func:`accelerate` did, in words where it is shown.
+    """What :func:`accelerate` did; ``print`` shows it in words.
 
     Attributes:
         replaced: readouts that v1fast computes from now on.
         left: readouts that stay as they were, and why.
-        unknown: modules that might be readouts, by their class, but of no library that v1fast knows.
+        unknown: modules that look like readouts but belong to no library that v1fast knows.
         channels_last: names of the cores that compute in channels-last from now on.
     """
 
@@ -207,9 +207,9 @@ class Report:
 
 
 class _Accelerated:
-    """Marks the classes that are made at run time here.
+    """Marks the classes that this module makes at run time.
 
-    They are derived from the library's class first: an object's class can only be changed to one of the same layout.
+    Their first base is the library's class: Python changes an object's class only to one of the same memory layout.
     """
 
     _v1fast_base: ClassVar[type]
@@ -219,7 +219,7 @@ class _Accelerated:
         made = super().__reduce_ex__(max(protocol, 2))
         if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return made
-        # A class that is made at run time cannot be found by its name.
+        # pickle cannot find a class made at run time by its name.
         return _new_accelerated, (*self._v1fast_made_by, *made[1][1:]), *made[2:]
 
 
@@ -237,33 +237,32 @@ def accelerate(
     also: Mapping[type, type[readouts.Readout]] | None = None,
     channels_last: bool = False,
 ) -> Report:
-    """Let v1fast compute the readouts of neuralpredictors and openretina that a model has.
+    """Let v1fast compute the readouts of neuralpredictors and openretina in a model.
 
-    In place, wherever they are: in multi-readouts, in models that are compiled or wrapped by DistributedDataParallel,
-    or as the model itself. The modules and their parameters stay the same objects: optimisers, tied parameters, hooks,
-    ``state_dict`` and checkpoints stay valid, before and after. Initialisation, penalties and everything else but
-    ``forward`` stay the library's. A compiled model compiles anew when it is called next.
+    The model is changed in place. Its readouts are found wherever they are: in multi-readouts, in compiled models, in
+    models wrapped by DistributedDataParallel, or as the model itself. The modules and their parameters stay the same
+    objects: optimisers, tied parameters, hooks, ``state_dict`` and checkpoints stay valid. Initialisation, penalties
+    and everything else but ``forward`` stay the library's. A compiled model is compiled again at its next call.
 
-    A subclass that changes what ``forward`` computes is left as it is, and so are readouts that v1fast computes
-    otherwise or has no counterpart of; the report says which and why. Readouts that are accelerated already are left,
-    unless another sampler is asked for.
+    Left as they are: subclasses that change what ``forward`` computes, readouts without a counterpart in v1fast, and
+    readouts that v1fast computes differently. The report says which and why. Readouts that are already accelerated
+    are left too, unless another sampler is asked for.
 
     Args:
         model: any module.
-        sampler: where readouts draw positions: "torch" draws the random numbers that the library draws, so that a run
-            with the same seed goes on as it would have; "philox" draws them inside the kernel, which is faster.
-        also: classes that are copies of a library's, under other names or in other modules, and for each the class of
-            ``v1fast.readouts`` that stands for the original, as ``{mylab.Gaussian: v1fast.readouts.FullGaussian2d}``.
-            What such a copy computes is not checked beyond its methods' names and the arguments of ``forward``.
-        channels_last: let each module of the name ``core`` compute in channels-last too, so that its feature maps are
-            as the readouts read them fastest. Its images [B, C, H, W] are copied into that layout; parameters and
-            videos stay as they are.
+        sampler: how readouts that sample positions draw random numbers. "torch" draws those that the library draws, so
+            that a run with the same seed gives the same samples. "philox" draws them in the kernel, which is faster.
+        also: copies of a library's classes under other names or in other modules, each with the class of
+            ``v1fast.readouts`` that replaces it: ``{mylab.Gaussian: v1fast.readouts.FullGaussian2d}``. Of such a copy
+            only the names of the methods and the arguments of ``forward`` are checked.
+        channels_last: let each module named ``core`` compute in channels-last too, the layout that the readouts read
+            fastest. Images [B, C, H, W] are copied into that layout; parameters and videos stay as they are.
 
     Returns:
         The report.
 
     Raises:
-        TypeError: ``model`` is no module, or ``also`` holds something else than classes.
+        TypeError: ``model`` is not a module, or ``also`` holds something other than classes.
         ValueError: an unknown sampler, or no module to compute in channels-last.
     """
     check_sampler(sampler)
@@ -295,7 +294,7 @@ def accelerate(
 
 
 def restore(model: nn.Module) -> tuple[str, ...]:
-    """Undo :func:`accelerate`: the readouts, and cores in channels-last, compute as their library does.
+    """Undo :func:`accelerate`: readouts and cores compute with their library's code again.
 
     Args:
         model: any module.
@@ -335,12 +334,12 @@ def _library(cls: Any) -> str:
 
 
 def _names(classes: Iterable[type]) -> set[str]:
-    """What these classes define, without what Python gives every class."""
+    """Names that these classes define, without those that Python gives every class."""
     return {name for cls in classes for name in vars(cls) if not name.startswith("__")}
 
 
 def _is_readout(cls: type) -> bool:
-    """Whether it is one readout of a library, not a dictionary of several or a part of one."""
+    """Whether the class is a single readout of a library: not a dictionary of readouts, not a part of one."""
     theirs = (c for c in cls.__mro__ if _library(c) in LIBRARIES and "readout" in c.__module__)
     return not issubclass(cls, nn.ModuleDict) and any(hasattr(c, "initialize") for c in theirs)
 
@@ -350,7 +349,7 @@ def _path(cls: type) -> str:
 
 
 def _known_class(cls: type, also: Mapping[type, Any]) -> type[nn.Module] | None:
-    """The first class of the method resolution order that v1fast has a computation for, or is told of."""
+    """The first class of the method resolution order that v1fast can replace or that ``also`` names."""
     return next((c for c in cls.__mro__ if c in also or _path(c) in REPLACEABLE), None)
 
 
@@ -364,7 +363,7 @@ def _check_also(also: Mapping[Any, Any]) -> None:
 
 
 def _resembles_a_readout(module: nn.Module) -> bool:
-    """By the name of its class, or by what it has; of another library than torch and v1fast."""
+    """Whether its class name or its attributes are those of a readout; never for modules of torch and v1fast."""
     cls = type(module)
     if _library(cls) in ("torch", "v1fast") or isinstance(module, nn.ModuleDict):
         return False
@@ -380,9 +379,9 @@ def _kind(base: type) -> str:
 
 
 def _inner(cls: type) -> type:
-    """The accelerated class in ``cls``, or what torch derived it from at run time to parametrise or shard a module."""
+    """The accelerated class in ``cls``; else ``cls`` without the classes that torch adds to parametrise or shard it."""
     accelerated = [c for c in cls.__mro__ if "_v1fast_base" in vars(c)]
-    # A class made at run time says that it is of the module that made it, which may be that of its metaclass.
+    # The __module__ of a class made at run time may be that of its metaclass.
     by_torch = {
         c for c in cls.__mro__ if _library(c) in ("torch", "abc") and c.__name__.startswith(("Parametrized", "FSDP"))
     }
@@ -390,7 +389,7 @@ def _inner(cls: type) -> type:
 
 
 def _rebuilt(cls: type, inner: type, new: type) -> type:
-    """``cls``, derived from ``new`` where it is derived from ``inner``."""
+    """``cls`` with its base ``inner`` replaced by ``new``."""
     if cls is inner:
         return new
     bases = tuple(_rebuilt(base, inner, new) if issubclass(base, inner) else base for base in cls.__bases__)
@@ -401,7 +400,7 @@ def _rebuilt(cls: type, inner: type, new: type) -> type:
 @functools.cache
 def _accelerated(base: type, sampler: Sampler, ours: type[readouts.Readout]) -> type:
     """A subclass of ``base`` with the computation of ``ours``."""
-    # base comes first; but what it has from nn.Module alone would come last.
+    # What base inherits from nn.Module alone comes after ours in the method resolution order: keep base's.
     methods = {name: getattr_static(base, name) for name in _names(_v1fast(ours)) & set(dir(nn.Module))}
     methods |= {name: getattr_static(ours, name) for name in _TAKEN if hasattr(ours, name)}
     methods |= {"__module__": __name__, "__doc__": base.__doc__, "_v1fast_base": base, "sampler": sampler}
@@ -411,7 +410,7 @@ def _accelerated(base: type, sampler: Sampler, ours: type[readouts.Readout]) -> 
 
 
 def _is_core(module: nn.Module, names: Iterable[str]) -> bool:
-    """By its name, which torch.compile gives to a module around it."""
+    """Whether the module is named ``core``; the wrapper that torch.compile puts around it has that name too."""
     if isinstance(module, torch._dynamo.OptimizedModule):
         return False
     return any(name.removesuffix("._orig_mod").rpartition(".")[2] == "core" for name in names)
@@ -427,8 +426,8 @@ def _compute_in_channels_last(core: nn.Module) -> None:
 def _channels_last(base: type[nn.Module]) -> type:
     """A subclass of ``base`` that hands images [B, C, H, W] to ``forward`` in channels-last.
 
-    Convolutions, norms and nonlinearities keep the layout. Converted parameters would give it too, but the state that
-    an optimiser has of them would not follow, and a fused one takes their layouts for the same.
+    Convolutions, norms and nonlinearities keep the layout. Converting the parameters would have the same effect, but an
+    optimiser's state would keep the old layout, and a fused optimiser assumes that both have the same.
     """
     forward = base.forward
 
@@ -444,7 +443,7 @@ def _channels_last(base: type[nn.Module]) -> type:
 def _images_last(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.dim() != 4:
         return value
-    # Images of a single channel are contiguous in both layouts, of which convolutions go on in the other.
+    # Images of one channel are contiguous in both layouts. Only a copy makes convolutions choose channels-last.
     convert = Tensor.contiguous if value.shape[1] > 1 else Tensor.clone
     return convert(value, memory_format=torch.channels_last)
 
@@ -454,20 +453,20 @@ def _ours(base: type, also: Mapping[type, type[readouts.Readout]]) -> type[reado
     known = _known_class(base, also)
     if known is None or known not in also:
         return None if known is None else REPLACEABLE[_path(known)]
-    # What stands for the library's class, with its habits, is meant where the copy has those too.
+    # REPLACEABLE may hold a variant of ``given`` that imitates the library: use it where the copy's forward matches.
     given = also[known]
     twins = [cls for cls in REPLACEABLE.values() if cls.__base__ is given and _library(cls) == "v1fast"]
     return next((cls for cls in (*twins, given) if _parameters(cls) == _parameters(known)), given)
 
 
 def _made_for(inner: type) -> type[readouts.Readout] | None:
-    """The class that was told of when ``inner`` was accelerated."""
+    """The class of v1fast that ``also`` named when ``inner`` was accelerated."""
     make, options = getattr(inner, "_v1fast_made_by", (None, ()))
     return options[2] if make is _accelerated else None  # type: ignore[misc]
 
 
 def _parameters(cls: type[nn.Module]) -> list[str]:
-    """Of forward; what ours takes by keyword alone is an addition, and no sign of another version."""
+    """Arguments of forward. Keyword-only arguments are v1fast's additions, no sign of another version."""
     return [p.name for p in inspect.signature(cls.forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
 
 
@@ -496,7 +495,7 @@ def _why_left(
         return "v1fast has no counterpart"
     theirs = [c for c in known.__mro__ if _library(c) not in ("torch", "abc", "builtins", "typing")]
     classes = [*theirs, *_v1fast(ours)]
-    # Methods and properties: plain values are for objects to have their own.
+    # Methods and properties only: plain values may differ between objects.
     used = {name for c in classes for name in _names([c]) if hasattr(vars(c)[name], "__get__")} | {"sampler"}
     subclasses = base.__mro__[: base.__mro__.index(known)]
     if _names(c for c in subclasses if _library(c) in LIBRARIES) & used - _APART_FROM_FORWARD:
@@ -534,7 +533,7 @@ def _why_poolings_are_left(module: Any) -> str:
 
 
 class _Callable(types.ModuleType):
-    """This module, which is called as the function of its name: ``v1fast.accelerate`` is both, whatever is imported."""
+    """The class of this module. ``v1fast.accelerate`` is both the module and, when called, the function."""
 
     def __call__(self, model: nn.Module, **options: Any) -> Report:
         return accelerate(model, **options)

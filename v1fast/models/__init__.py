@@ -1,4 +1,4 @@
-"""Cores: networks from images to the feature maps that a readout reads; and a model of another kind."""
+"""Cores (networks from images to feature maps), and the multitask linear-nonlinear model."""
 
 from v1fast.models.cores import Stacked2dCore
 from v1fast.models.geometry import Positions, input_positions

@@ -1,4 +1,4 @@
-"""Checkpoints of a core whose layers differ in which of their convolutions and batch norms have a bias."""
+"""Loading checkpoints whose convolutions and batch norms have other biases than the core."""
 
 from typing import Any
 

@@ -30,14 +30,14 @@ class Stacked2dCore(nn.Module):
     neuralpredictors' main are ``conv_bias=True``, whatever their ``bias``.
 
     Loading: ``load_state_dict`` takes, strictly, checkpoints with other biases than the core was built with.
-    Convolution biases that a checkpoint lacks are set to 0, which is the same function. Those that it has and the core
-    has not, and likewise the scale and bias of batch norms, are added to the core, with a warning: an optimiser made
-    earlier does not hold the new parameters.
+    Convolution biases that a checkpoint lacks are set to 0, which is the same function. Biases that only the checkpoint
+    has are added to the core, and so are the scale and bias of batch norms, with a warning: an optimiser made earlier
+    does not hold the new parameters.
 
-    Differences, where neuralpredictors' main fails or does something else than it says:
+    Differences, where neuralpredictors' main fails or does not do what it says:
 
     - ``bias=False`` gives convolutions without a bias (there it is ignored), and ``bias=True, batch_norm=False`` gives
-      the first one a bias. Both are as in its release 0.3.0, and so then are the weights drawn from a seed.
+      the first one a bias. Both are as in release 0.3.0, so a seed gives the same initial weights as there.
     - ``outchannels`` is the number of channels that ``forward`` returns, rather than always that of all layers.
     - ``hidden_padding=0`` means no padding (there it means None); a list with too many entries is an error.
     - ``GaussianLaplaceL2`` works with ``laplace_padding=0``, ``Log1Exp`` does not overflow, and ``skip > 1`` works with
@@ -65,8 +65,8 @@ class Stacked2dCore(nn.Module):
         batch_norm_scale: Whether batch norms have a scale: one bool for all layers but the last, or a list for all.
         final_batchnorm_scale: The same for the last layer; without effect if batch_norm_scale is a list.
         hidden_dilation: Of the layers after the first.
-        laplace_padding: Zeros around the first layer's filters when they are penalised, pixels; None is 1. With 0 the
-            filters' borders go free.
+        laplace_padding: Zeros around the first layer's filters in the penalty, pixels; None is 1. With 0 the filters'
+            borders are not penalised.
         input_regularizer: Penalty of the first layer's filters: ``LaplaceL1``, ``LaplaceL2``, ``LaplaceL2norm``,
             ``GaussianLaplaceL2`` or ``GaussianLaplaceL2Adaptive`` (see :mod:`v1fast.models.regularizers`).
         stack: Layers whose maps ``forward`` returns, concatenated: None for all, an int i for ``layers[i:]``, or a list

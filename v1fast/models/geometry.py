@@ -15,11 +15,11 @@ Axis = tuple[float, float]
 
 @dataclass(frozen=True)
 class Positions:
-    """Where neurons look, in pixels of the input image; (0, 0) is the centre of the first pixel.
+    """Positions of neurons in pixels of the input image; (0, 0) is the centre of the first pixel.
 
     Attributes:
         x, y: [N].
-        spread_x, spread_y: [N], standard deviation of the positions drawn in training; NaN where none are drawn.
+        spread_x, spread_y: [N], standard deviation of the positions sampled in training; NaN if none are sampled.
         at_clamp: [N], whether x or y lies on the border of the feature map, where a readout clamps it.
     """
 
@@ -37,9 +37,10 @@ class Positions:
 def input_grid(core: nn.Module) -> tuple[Axis, Axis]:
     """For x and for y: input pixel of the core's first output pixel, and input pixels from one to the next.
 
-    The centre of what an output pixel sees, by kernel, padding, stride and dilation of each convolution or pooling in
+    Computed as centres of receptive fields, from kernel, padding, stride and dilation of each convolution or pooling in
     ``core.features`` up to the layer whose map the core returns. A convolution without padding takes half its kernel
-    off each side: of the 64 pixels of a Sensorium image, the map's first and last of 56 look at pixels 4 and 59.
+    off each side: with Sensorium images of 64 pixels, the first and last of the map's 56 pixels are centred on pixels
+    4 and 59.
 
     Args:
         core: with ``features``, a sequence of layers (``Stacked2dCore``, here and in neuralpredictors).

@@ -1,4 +1,4 @@
-"""Building blocks of the cores. The names of their parameters are those that published checkpoints use."""
+"""Building blocks of the cores. Their parameters are named as in published checkpoints."""
 
 from collections.abc import Sequence
 
@@ -115,7 +115,7 @@ class AttentionConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, in the order that gives a seed the weights it gives in neuralpredictors."""
+        """Draw new weights, in the order that gives a seed the weights it gives in neuralpredictors."""
         for conv in (self.key_conv, self.value_conv, self.query_conv):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.rel_h)

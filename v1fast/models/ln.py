@@ -1,4 +1,4 @@
-"""The linear-nonlinear model that the cells of a class share."""
+"""A linear-nonlinear model whose filters are shared by all cells of a class."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class MultitaskLN(ChecksArguments):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the spatial filters anew; set temporal filters, gains (1) and offsets. The positions stay."""
+        """Draw new spatial filters; set temporal filters, gains (1) and offsets. The positions stay."""
         self.spatial.normal_(0, self.init_noise)
         self.temporal.fill_(1 / self.history)
         self.gain.fill_(1.0)
@@ -116,7 +116,7 @@ class MultitaskLN(ChecksArguments):
         maps = F.conv2d(x.transpose(1, 2).flatten(0, 1), self.spatial, padding="same")  # [B T, K, H, W]
         own = F.one_hot(kinds, len(self.spatial)).to(maps.dtype)
         traces = functional.levels_readout([maps], self.positions[index], own).unflatten(0, (len(x), -1))
-        if len(index) == 0:  # of which a convolution wants to hear nothing
+        if len(index) == 0:  # convolutions refuse zero channels
             return traces[:, self.history - 1 :]
         filters = self.temporal.flip(1)[kinds].unsqueeze(1)  # [N, 1, L]
         drive = F.conv1d(traces.transpose(1, 2), filters, groups=len(index)).transpose(1, 2)
@@ -131,7 +131,7 @@ class MultitaskLN(ChecksArguments):
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, T - L + 1, N], of the frames that have L - 1 before them; or [B, T - L + 1, len(out_idx)].
+            [B, T - L + 1, N] or [B, T - L + 1, len(out_idx)]: one value per frame with L - 1 frames before it.
 
         Raises:
             ValueError: the video does not fit.

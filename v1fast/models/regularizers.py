@@ -87,7 +87,7 @@ class GaussianLaplaceL2(LaplacePenalty):
             raise ValueError(f"input_kern: want {want} for a Gaussian mask, got {kernel[0]} x {kernel[1]}")
         cut = 1 - self.laplace.padding
         mask = (1 - (gauss - low) / (high - low))[cut : kernel[0] - cut, cut : kernel[1] - cut]
-        # Made anew from the kernel's size: not part of a checkpoint.
+        # Computed again from the kernel's size: not part of a checkpoint.
         self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, weight: Tensor, avg: bool) -> Tensor:
@@ -101,6 +101,6 @@ REGULARIZERS: dict[str, type[LaplacePenalty]] = {
     "LaplaceL2": LaplaceL2,
     "LaplaceL2norm": LaplaceL2norm,
     "GaussianLaplaceL2": GaussianLaplaceL2,
-    # The same penalty: the adaptive one takes the kernel's size from the weights, which here always have it.
+    # The same penalty: the adaptive one takes the kernel's size from the weights, which is always known here.
     "GaussianLaplaceL2Adaptive": GaussianLaplaceL2,
 }

@@ -1,4 +1,4 @@
-"""Keyword arguments that a readout ignores: a misspelt one is worth a warning, the many that others need are not."""
+"""Keyword arguments that a readout ignores: warn of those that look misspelt, not of those that others use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 from v1fast._warnings import run_while_tracing, warn_caller
 
-# Of difflib: two letters exchanged in a word of five ("shfit"), and in a word of four ("bais").
+# Ratios of difflib: two letters exchanged in a word of five ("shfit"), and of four ("bais").
 _SIMILARITY, _SIMILARITY_OF_LETTERS = 0.8, 0.7
-# What batches, data sets and configurations bring along, as far as it might look like an argument.
+# Common names in batches, data sets and configurations that look like arguments but are not misspelt.
 _FIELDS = """
 a_init b_init batch behavior biases bout_idx channels condition_hash cut_idx data_key data_keys features frame
 frame_image_id frames gaze grids image image_id image_offsets image_onset image_onsets images in_shapes_dict index
@@ -28,9 +28,9 @@ _warned: set[tuple[type, str]] = set()
 
 @functools.cache
 def arguments(cls: type, method: str) -> frozenset[str]:
-    """Names of the arguments of a method, and of those of the base classes to which it may hand ``**kwargs`` on.
+    """Names of the arguments of a method, and of the methods of base classes that may get its ``**kwargs``.
 
-    Those of a multi-session readout's constructor go to ``prepare_readout_kwargs`` too.
+    A multi-session readout's constructor also passes them to ``prepare_readout_kwargs``.
     """
     names: set[str] = set()
     for base in cls.__mro__:
@@ -58,7 +58,7 @@ def _meant(name: str, classes: tuple[type, ...], method: str) -> str | None:
     """The argument that ``name`` is a misspelling of."""
     parameters = inspect.signature(getattr(classes[0], method)).parameters.values()
     if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-        return None  # Python itself says that there is no such argument
+        return None  # Python itself refuses an unknown argument
     if name in _FIELDS.split() or name in _of_all_readouts(method):
         return None
     real = sorted(frozenset().union(*(arguments(cls, method) for cls in classes)))
@@ -71,7 +71,7 @@ def _meant(name: str, classes: tuple[type, ...], method: str) -> str | None:
     return close[0] if close else None
 
 
-@functools.lru_cache(4096)  # of all at once: a look-up for each of a batch's fields would show in a small model's step
+@functools.lru_cache(4096)  # keyed by all names at once: a look-up per field would slow a small model's step
 def _misspelt(names: tuple[str, ...], classes: tuple[type, ...], method: str) -> tuple[tuple[str, str], ...]:
     found = ((name, _meant(name, classes, method)) for name in names)
     return tuple((name, meant) for name, meant in found if meant is not None)
@@ -79,9 +79,10 @@ def _misspelt(names: tuple[str, ...], classes: tuple[type, ...], method: str) ->
 
 @run_while_tracing
 def warn_of_misspelt(classes: tuple[type, ...], method: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Warn of each name that resembles an argument of the method of ``classes``, once for the first of them.
+    """Warn once per class and name of each name that resembles an argument of the method of ``classes``.
 
-    Arguments of other readouts are not misspelt, as one configuration often serves several; nor are fields of a batch.
+    Arguments of other readouts count as known, because one configuration often serves several readouts. So do fields
+    of a batch.
 
     Returns:
         The names that are misspelt.
@@ -90,15 +91,15 @@ def warn_of_misspelt(classes: tuple[type, ...], method: str, names: tuple[str, .
     for name, meant in misspelt:
         if (classes[0], name) not in _warned:
             warn_caller(f"{classes[0].__name__} ignores the argument {name!r}: did you mean {meant!r}?")
-            _warned.add((classes[0], name))  # not where the warning is raised as an error
+            _warned.add((classes[0], name))  # after the warning, which may be raised as an error
     return tuple(name for name, _ in misspelt)
 
 
 class ChecksArguments(nn.Module):
-    """A module that warns of misspelt keyword arguments, of its constructor and of forward."""
+    """A module that warns of misspelt keyword arguments of its constructor and of forward."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """As usual; it sees what the constructor was called with, whatever classes are derived."""
+        """Check the names first. ``__new__`` gets the caller's arguments whatever a subclass's constructor does."""
         if kwargs:
             warn_of_misspelt((cls,), "__init__", tuple(kwargs))
         return super().__new__(cls)

@@ -8,10 +8,10 @@ from torch import nn
 def convolutions(name: str, layers: int, channels: int, outputs: int, kernel: int) -> nn.Sequential:
     """Convolutions that keep the size of the map, with batch normalisation and ELU between them.
 
-    They are named as in neuralpredictors: conv0, norm0, nonlin0, conv1, ..., and the last conv<layers>.
+    Names as in neuralpredictors: conv0, norm0, nonlin0, conv1, ...; the last is conv<layers>.
 
     Raises:
-        ValueError: fewer than one layer; ``name`` is the argument's.
+        ValueError: fewer than one layer; the message calls the argument ``name``.
     """
     if layers < 1:
         raise ValueError(f"{name}: want at least 1, got {layers}")
@@ -25,7 +25,7 @@ def convolutions(name: str, layers: int, channels: int, outputs: int, kernel: in
 
 
 def initialize_convolutions(network: nn.Module) -> None:
-    """Draw all filters anew (Xavier) and set their biases to zero."""
+    """Initialise all filters (Xavier) and set their biases to zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_normal_(module.weight)

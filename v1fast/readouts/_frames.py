@@ -14,16 +14,16 @@ def check_map(x: Tensor, channels: int, height: int, width: int) -> None:
 
 
 def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Features [B, C, H, W] as they are; of videos [B, C, T, H, W] the frames as B T images, and a shift for each.
+    """Make the frames of videos [B, C, T, H, W] images [B T, C, H, W], each with a shift. Images stay as they are.
 
-    ``channels_last_3d`` features are a view. Others are copied once, into the layout that the kernels read fastest.
+    Of ``channels_last_3d`` features this is a view. Others are copied once, into the kernels' fastest layout.
 
     Args:
         x: features.
-        shift: [B, 2], or for videos [B, 2] or [B, T, 2]; B and T may be 1 instead, for all.
+        shift: [B, 2], for videos also [B, T, 2]; B and T may be 1.
 
     Raises:
-        ValueError: the shift of a video has another shape; that of an image is left to be checked below.
+        ValueError: the shift of a video has another shape. (The op checks that of images.)
     """
     if x.dim() != 5:
         return x, shift
@@ -40,5 +40,5 @@ def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor 
 
 
 def unfold_frames(out: Tensor, x: Tensor, axis: int = -2) -> Tensor:
-    """The result of the images that ``fold_frames`` made of ``x``, with an axis of frames beside that of the batch."""
+    """Undo ``fold_frames(x)`` in a result: for videos, split the axis of images into batch and frames."""
     return out.unflatten(axis, (x.shape[0], x.shape[2])) if x.dim() == 5 else out

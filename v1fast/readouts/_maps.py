@@ -1,4 +1,4 @@
-"""What the readouts share that read whole maps, rather than points of them."""
+"""What all readouts share that read whole maps instead of points."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class MapReadout(FeatureReadout, ABC):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: moves the masks by so much, in (x, y)
-                with x along the width, where the map reaches from -1 to 1. Between pixels the features are
-                interpolated, outside the map they are zero.
+            x: features [B, C, H, W], or features of videos [B, C, T, H, W].
+            shift: moves the masks by (x, y), in units in which the map reaches from -1 to 1 and x runs along the width:
+                [B, 2], for videos also [B, T, 2]; B and T may be 1. Between pixels the features are interpolated,
+                outside the map they are zero.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+            [B, N] or [B, len(out_idx)]; for videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
             ValueError: an operand does not fit; the message names it.
@@ -38,4 +38,4 @@ class MapReadout(FeatureReadout, ABC):
 
     @abstractmethod
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:
-        """Of the neurons ``index``, or of all, to features that fit."""
+        """Responses of the neurons ``index``, or of all. ``x`` has been checked."""

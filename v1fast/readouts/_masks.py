@@ -1,4 +1,4 @@
-"""What the readouts share that weight the features by a mask of pixels and a vector of channels per neuron."""
+"""What all readouts share that weight the pixels by a mask and the channels by a vector, per neuron."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _images_last(x: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 
 
 def _cheapest(images: int, channels: int, pixels: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """All orders multiply one matrix of the same B C S N products; they differ in the tensor beside it.
+    """Choose the order of the sums. All need B C S N products; they differ in the intermediate tensor.
 
-    It has the axis of the neurons and two of the three others: best is to be rid of the longest.
+    That tensor has the axis of neurons and two of the other three. The cheapest order sums over the longest first.
     """
     longest = max(images, channels, pixels)
     if longest == pixels:
@@ -52,7 +52,7 @@ def masked_sum(x: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 def _pixel_centres(like: Tensor) -> Tensor:
     """Positions (x, y) of all pixels of [B, C, H, W], [H W, 2]; the outermost are at -1 and 1."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    # A single pixel is in the middle, where a shift of 0 leaves it.
+    # A single pixel is in the middle, so that a shift of 0 reads it.
     axes = (
         torch.linspace(-1, 1, size, dtype=dtype, device=like.device) if size > 1 else like.new_zeros(1, dtype=dtype)
         for size in like.shape[2:]
@@ -64,8 +64,8 @@ def _pixel_centres(like: Tensor) -> Tensor:
 def shifted_pixels(x: Tensor, shift: Tensor | None) -> Tensor:
     """Features [B, C, H, W], read at their pixels plus ``shift`` [B, 2], as [B, C, H W].
 
-    A mask then sees what a point readout would see at each of its pixels: between pixels the features are
-    interpolated, outside the map they are zero.
+    Each pixel of a mask then gets what a point readout reads there: between pixels the features are interpolated,
+    outside the map they are zero.
     """
     if shift is None:
         return x.flatten(2)
@@ -78,14 +78,14 @@ def masked_readout(
     """Each neuron weights the pixels by its mask and the channels by its vector, and adds all up.
 
     Args:
-        x: features [B, C, H, W], or of videos [B, C, T, H, W].
+        x: features [B, C, H, W], or features of videos [B, C, T, H, W].
         mask: [N, H, W].
         weight: [..., N, C].
         bias: [..., N].
-        shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: see ``shifted_pixels``.
+        shift: see ``shifted_pixels``: [B, 2], for videos also [B, T, 2]; B and T may be 1.
 
     Returns:
-        [..., B, N], of videos [..., B, T, N].
+        [..., B, N], for videos [..., B, T, N].
     """
     images, shift = fold_frames(x, shift)
     out = masked_sum(shifted_pixels(images, shift), mask.flatten(1), weight)

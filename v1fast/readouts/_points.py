@@ -1,4 +1,4 @@
-"""What the readouts share that read the features at one point per neuron."""
+"""What all readouts share that read the features at one point per neuron."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 
 Sampler = Literal["philox", "torch"]
 Noise = Mapping[str, Any]
-"""How a call draws: the arguments noise or seed, and share_noise, of ``gaussian_readout``; nothing at the means."""
+"""How a call samples: arguments of ``gaussian_readout`` (noise or seed, share_noise); empty to read the means."""
 
 
 def check_sampler(sampler: str) -> None:
-    """ValueError unless ``sampler`` is one."""
+    """Raise ValueError unless ``sampler`` is "philox" or "torch"."""
     _choices.one_of("sampler", sampler, ("philox", "torch"))
 
 
 def check_seed(seed: int | Tensor | None, image_offset: int) -> None:
-    """ValueError unless a forward pass can draw by them; the seed itself is checked where it is used."""
+    """Raise ValueError unless seed and offset fit together. The seed itself is checked where it is used."""
     if image_offset < 0:
         raise ValueError(f"image_offset: want at least 0, got {image_offset}")
     if image_offset and seed is None:
@@ -33,18 +33,18 @@ def check_seed(seed: int | Tensor | None, image_offset: int) -> None:
 
 
 def rows_of(features: Tensor) -> Tensor:
-    """[..., N, C]: the weights (..., C, 1, N) as the kernels take them, a view."""
-    # Flattened, not squeezed: the gradient then has the strides of a contiguous parameter, in axes of length 1 too.
+    """Weights (..., C, 1, N) as the kernels take them, [..., N, C]: a view."""
+    # flatten instead of squeeze: the gradient then has the strides of a contiguous parameter, also in axes of length 1.
     return features.flatten(-3, -2).mT
 
 
 def stacked(weight: Tensor) -> Tensor:
-    """[R * N, C] of weights [R, N, C]: a view where R is 1, else a copy in which neurons stay side by side."""
+    """Weights [R, N, C] as [R * N, C]: a view if R is 1, else a copy in which neurons stay adjacent in memory."""
     return weight.permute(2, 0, 1).flatten(1).t()
 
 
 def of_neurons(noise: Noise, index: Tensor) -> Noise:
-    """The draws of the neurons ``index``; a seed needs the index beside it."""
+    """The noise of the neurons ``index``. With a seed, the op selects it by ``neuron_index``."""
     return {**noise, "noise": noise["noise"][:, index]} if "noise" in noise else noise
 
 
@@ -61,10 +61,10 @@ class PointReadout(FeatureReadout):
 
 
 class SeveralOutputs(PointReadout):
-    """Mixin of the layers with several outputs per neuron, the parameters of its response distribution.
+    """Mixin of the layers with several outputs per neuron: the parameters of its response distribution.
 
     Attributes:
-        inferred_params_n: number of outputs P, >= 1; to be set before the constructor of the layer with one output.
+        inferred_params_n: number of outputs P, >= 1. Set it before calling the constructor of the one-output layer.
     """
 
     inferred_params_n: int
@@ -101,8 +101,7 @@ class GridReadout(PointReadout):
     def _neurons(
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """For a forward pass: positions [N, 2], weights [..., N, C] and biases [..., N], of all neurons or those
-        chosen."""
+        """Positions [N, 2], weights [..., N, C] and biases [..., N] of all or the chosen neurons, for one pass."""
         grid = self._in_range("grid", write=True).view(self.outdims, 2)
         if out_idx is None:
             return grid, rows_of(features), self.bias
@@ -114,10 +113,10 @@ class GaussianPointReadout(PointReadout, ABC):
     """Base class of the layers that hand :func:`v1fast.functional.gaussian_readout` the parameters they keep.
 
     Attributes:
-        frame_sample: whether each frame of a video has a draw of its own.
+        frame_sample: whether positions are sampled for each frame of a video, or once for all frames.
     """
 
-    frame_sample: bool = True  # also for another library's layer, which does not have it
+    frame_sample: bool = True  # a class attribute because accelerated layers of other libraries do not set it
 
     def __init__(
         self,
@@ -143,30 +142,30 @@ class GaussianPointReadout(PointReadout, ABC):
     def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
         """mu (1, N, 1, 2) and sigma for this pass, in range; ``write``: see ``_in_range``.
 
-        neuralpredictors clamps on every pass too, and so writes it into checkpoints.
+        neuralpredictors also clamps in every pass: its checkpoints hold clamped values.
         """
 
     @abstractmethod
     def _check_features(self, x: Tensor) -> None:
-        """Warn or raise where the features are not of ``in_shape``."""
+        """Warn or raise if the features do not have ``in_shape``."""
 
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
-        # Views, not indices: an index's gradient is a tensor of zeros to copy into.
+        # Views, because the gradient of indexing is a tensor of zeros that is then copied into.
         mu, sigma = self._clamped(write)
         neurons, rows, columns = sigma.shape[1:]
         return mu.view(neurons, 2), sigma.view((neurons, 2, 2) if rows == 2 else (neurons, columns))
 
     def _draw_seed(self, device: torch.device) -> Tensor:
-        # On the device and without .item(): neither a compiled graph nor a CUDA graph freezes it.
+        # On the device and without .item(), so that neither a compiled graph nor a CUDA graph makes it a constant.
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
 
     def _draw_noise(self, images: int, like: Tensor) -> Tensor:
-        """[images, N, 2] of the stream that neuralpredictors draws."""
+        """Standard normals [images, N, 2], drawn from torch's generator in the order of neuralpredictors."""
         return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
 
     def _positions(self, mu: Tensor, sigma: Tensor, noise: Noise, images: int) -> Tensor:
-        """Where a call reads that draws by ``noise``: [images, N, 2], without the shift."""
+        """The positions that a call with ``noise`` reads, [images, N, 2], without the shift."""
         if not noise:
             return mu.clamp(-1, 1).expand(images, -1, -1)
         eps = noise.get("noise")
@@ -197,7 +196,7 @@ class GaussianPointReadout(PointReadout, ABC):
     def _noise(
         self, x: Tensor, like: Tensor, sample: bool | None, seed: int | Tensor | None, image_offset: int
     ) -> Noise:
-        """One draw for each image, or fewer that images share: those of a batch, those of a video's frames, or both."""
+        """The noise of a call: one sample per image, or shared by the images of a batch, a video's frames, or both."""
         check_seed(seed, image_offset)
         if seed is not None and self.sampler == "torch":
             raise ValueError('seed: want sampler="philox", which draws from a seed, got sampler="torch"')
@@ -212,7 +211,7 @@ class GaussianPointReadout(PointReadout, ABC):
         else:
             drawn_seed = self._draw_seed(x.device) if seed is None else seed
             first = image_offset * drawn[1] if self.batch_sample else 0
-            if each or (share_noise and not first):  # a shared draw of the op's is that of image 0
+            if each or (share_noise and not first):  # the op shares the noise of image 0
                 return {"seed": drawn_seed, "share_noise": share_noise, "image_offset": first}
             noise = functional.philox_normal(
                 functional.seed_tensor(drawn_seed, x.device), drawn[0] * drawn[1], self.outdims, image_offset=first
@@ -235,26 +234,25 @@ class GaussianPointReadout(PointReadout, ABC):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W], of which channels-last is fastest; or of videos [B, C, T, H, W], of which
-                ``torch.channels_last_3d`` is.
-            sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
-            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions after the
-                clamp, e.g. from an eye-movement shifter.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
+            x: features [B, C, H, W], fastest in channels-last; or features of videos [B, C, T, H, W], fastest in
+                ``torch.channels_last_3d``.
+            sample: sample the positions (True) or read the means (False); None: sample in training mode only.
+            shift: added to the positions after the clamp, e.g. from an eye-movement shifter: [B, 2], for videos also
+                [B, T, 2]; B and T may be 1.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The sample of a
                 neuron does not depend on which others are computed.
-            seed: of the draw, an int of 64 bits with sign or an int64 tensor [1]; None: a fresh one of torch's
-                generator. Without effect where the means are read.
-            image_offset: index of the first image, or clip, of ``x`` in the batch that it is a part of, >= 0: two parts
-                of one batch, with the same seed and the number of images of the first as offset of the second, draw
-                what the whole batch draws.
+            seed: of the samples, a signed 64-bit int or an int64 tensor [1]; None: a new one from torch's generator.
+                It has no effect when the means are read.
+            image_offset: index of the first image, or clip, of ``x`` in a larger batch, >= 0. Parts of a batch that are
+                read with the same seed and with their offsets get the samples that the whole batch gets.
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+            [B, N] or [B, len(out_idx)]; for videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
-            ValueError: an operand does not fit; the message names it. Also a seed where ``sampler`` is "torch", and an
-                ``image_offset`` without a seed.
+            ValueError: an operand does not fit (the message names it), a seed is given although ``sampler`` is "torch",
+                or an ``image_offset`` without a seed.
         """
         self._check_features(x)
         mu, sigma = self._gaussian(write=True)
@@ -277,7 +275,7 @@ class GaussianPointReadout(PointReadout, ABC):
         index: Tensor | None,
         noise: Noise,
     ) -> Tensor:
-        """[B, N] of the neurons ``index``, or of all."""
+        """Responses [B, N] of the neurons ``index``, or of all."""
         features = self.features if index is None else self.features[..., index]
         if index is not None:
             mu, sigma = mu[index], sigma[index]

@@ -1,10 +1,9 @@
 """Parameters that are kept in a range: positions in the map, weights of one sign, weights of a norm.
 
-A pass computes with a copy that is in range, and the gradient passes to the parameter as if the change were not there
-(Bengio, Léonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013: straight-through).
-So autograd keeps no parameter, which an optimiser or another pass may change before the backward pass. The parameter
-itself is changed by a training pass alone, as the libraries do that these layers stand in for, and where autograd and
-its transforms see it.
+A pass computes with a copy that is in range. The gradient passes to the parameter unchanged: straight-through (Bengio,
+Léonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013). Autograd therefore saves
+no parameter, and an optimiser or another pass may change it before the backward pass. Only a pass in training mode
+changes the parameter itself, as neuralpredictors and openretina do, and never inside a transform or an exporter.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def at_least_zero(values: Tensor) -> Tensor:
 
 
 def _straight_through(values: Tensor, parameter: Tensor) -> Tensor:
-    """Exactly ``values``; the gradient is the parameter's. Nothing is saved for the backward pass."""
+    """Return exactly ``values``, with the parameter's gradient. Nothing is saved for the backward pass."""
     return values + (parameter - parameter.detach())
 
 
@@ -41,10 +40,9 @@ def _save_all(*args: Any, **kwargs: Any) -> CheckpointPolicy:
 
 
 def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
-    """``_straight_through``, whose result a compiled backward pass keeps.
+    """``_straight_through`` with a result that compiled code saves for its backward pass.
 
-    The compiler would rather make it again from the parameter, and must where activations are checkpointed; by then the
-    parameter is changed.
+    The compiler would otherwise recompute the result from the parameter, which has changed by then.
     """
     result: Tensor = checkpoint(
         _straight_through,
@@ -59,7 +57,7 @@ def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _may_be_written(parameter: Tensor) -> bool:
-    """Not where a transform or an exporter makes a function of the layer, nor what ``functional_call`` puts in."""
+    """Whether the parameter may be changed: not in a transform or an exporter, nor what ``functional_call`` puts in."""
     return (
         torch.is_grad_enabled()
         and isinstance(parameter, nn.Parameter)
@@ -69,7 +67,7 @@ def _may_be_written(parameter: Tensor) -> bool:
 
 
 def in_range(parameter: Tensor, change: Change, write: bool) -> Tensor:
-    """The parameter's values in range, for one pass; with ``write`` the parameter is changed too, where it may be."""
+    """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed."""
     values = change(parameter.detach())
     if not (write and _may_be_written(parameter)):
         return _straight_through(values, parameter) if torch.is_grad_enabled() else values

@@ -15,11 +15,10 @@ from v1fast.readouts._masks import shifted_pixels
 
 
 class AttentionReadout(MapReadout):
-    """Each neuron weights the pixels by a softmax that a small network makes of the features, and the channels by a
-    vector.
+    """Each neuron weights the channels by a vector and the pixels by a softmax that a small network computes.
 
     Drop-in for ``AttentionReadout`` of neuralpredictors: same constructor, state_dict keys and shapes. The network
-    sees the features after the ``shift``. Differences from it: docs/layers.md.
+    gets the features after the ``shift``. Differences from it: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
@@ -63,13 +62,13 @@ class AttentionReadout(MapReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw features and filters anew and set the bias to ``mean_activity`` or zero."""
+        """Draw new features and filters and set the bias to ``mean_activity`` or zero."""
         self.features.normal_(0, self.init_noise)
         self._start_bias(mean_activity)
         self.initialize_attention()
 
     def initialize_attention(self) -> None:
-        """Draw the network's filters anew."""
+        """Draw new filters for the network."""
         initialize_convolutions(self.attention)
 
     def _responses(self, x: Tensor, shift: Tensor | None, index: Tensor | None) -> Tensor:

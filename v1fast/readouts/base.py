@@ -1,4 +1,4 @@
-"""What all readouts share."""
+"""What all readouts share: arguments, bias, ranges of parameters, penalties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NeuronSelection = Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]
 
 
 def require_finite(name: str, positions: ArrayLike | Tensor) -> None:
-    """Raise ValueError where a position is NaN or infinite: responses would be NaN, its neuron's or all of them."""
+    """Raise ValueError if a position is NaN or infinite: it would make one neuron's responses NaN, or all of them."""
     values = np.asarray(positions)
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
@@ -58,7 +58,7 @@ def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device)
     if index.dim() != 1 or (index.is_floating_point() and index.numel() > 0):
         raise ValueError(f"out_idx: want a list of integers or a mask, got {index.dtype} of shape {tuple(index.shape)}")
     index = index.to(torch.int64)
-    # On a GPU an index out of range would end in an assertion that no later call survives. A graph has its own check.
+    # On a GPU an index out of range fails an assertion and breaks every later call. A compiled graph checks by itself.
     if index.numel() and not (index.is_meta or torch.compiler.is_compiling()):
         low, high = torch.stack(index.aminmax()).tolist()
         if low < -outdims or high >= outdims:
@@ -68,7 +68,7 @@ def select_neurons(out_idx: NeuronSelection, outdims: int, device: torch.device)
 
 
 def sharing_index(match_ids: ArrayLike, outdims: int) -> tuple[int, Tensor]:
-    """Number of distinct ids and, for each neuron, the rank of its id among them; ValueError unless there are N ids."""
+    """Return the number of distinct ids, and for each neuron the rank of its id. ValueError unless there are N."""
     ids = np.asarray(match_ids)
     if ids.shape != (outdims,):
         raise ValueError(f"match_ids: want one id per neuron, ({outdims},), got {ids.shape}")
@@ -90,12 +90,12 @@ class Readout(ChecksArguments):
     feature_reg_weight: float
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """As usual; where openretina has been imported, it is one of its readouts from now on."""
+        """Make the object as usual; first register this class with openretina, if that has been imported."""
         join_openretina()
         return super().__new__(cls, *args, **kwargs)
 
     def number_of_neurons(self) -> int:
-        """N, which openretina's containers ask for."""
+        """Return N; openretina's containers call this."""
         return self.outdims
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -107,15 +107,15 @@ class Readout(ChecksArguments):
         raise TypeError(f"{type(self).__name__} has to define regularizer()")
 
     def _ranges(self) -> Mapping[str, Change]:
-        """By name, the parameters that are kept in a range, and how their values are brought there."""
+        """Names of the parameters that are kept in a range -> the function that brings their values there."""
         return {}
 
     def _in_range(self, name: str, write: bool = False) -> Tensor:
-        """A parameter's values in range, for this pass.
+        """Return a parameter's values in range, for this pass.
 
         Args:
             name: of the parameter.
-            write: this is a forward pass, which in training mode changes the parameter itself.
+            write: whether to change the parameter itself too, in training mode.
         """
         parameter: Tensor = getattr(self, name)
         change = self._ranges().get(name)
@@ -124,10 +124,9 @@ class Readout(ChecksArguments):
     def project_(self) -> None:
         """Bring the parameters into their range, in place: means into [-1, 1], weights that are kept positive to >= 0.
 
-        A forward pass in training mode with gradients enabled does so by itself, before it computes. Every other pass
-        computes with values that are in range and leaves the parameters as they are; so do exporters and function
-        transforms. Call it where parameters changed since, and their values are to be used as they are: after the last
-        step of an optimiser, or with weights of another library.
+        A forward pass in training mode with gradients enabled does this before it computes. Every other pass, exporters
+        and function transforms compute with values in range but leave the parameters as they are. Call this before
+        using the parameters directly: after an optimiser's last step, or after loading weights of another library.
         """
         with torch.no_grad():
             for name, change in self._ranges().items():
@@ -154,10 +153,10 @@ class Readout(ChecksArguments):
         return x.mean() if reduction == "mean" else x.sum()
 
     def _sum_or_mean(self, reduction: Reduction, average: bool | None) -> Literal["sum", "mean"]:
-        """The reduction, of a penalty that has several terms.
+        """The reduction of a penalty that has several terms, so that None makes no sense.
 
         Raises:
-            ValueError: for any other.
+            ValueError: for anything but "sum" and "mean".
         """
         reduction = self.resolve_reduction_method(reduction, average)
         _choices.one_of("reduction", reduction, ("sum", "mean"))
@@ -166,7 +165,7 @@ class Readout(ChecksArguments):
     def resolve_deprecated_gamma_readout(
         self, feature_reg_weight: float | None, gamma_readout: float | None, default: float = 1.0
     ) -> float:
-        """``feature_reg_weight``, or else its old name ``gamma_readout``, or else the default."""
+        """Return ``feature_reg_weight``, else ``gamma_readout`` (its old name), else the default."""
         if gamma_readout is not None:
             warn_caller(
                 "gamma_readout is deprecated: use feature_reg_weight, which takes precedence", DeprecationWarning
@@ -178,8 +177,8 @@ class Readout(ChecksArguments):
     def initialize_bias(self, mean_activity: Tensor | None = None) -> None:
         """Set the bias to a copy of ``mean_activity`` [N], or to zero.
 
-        The values are copied into the parameter, which keeps its own dtype and device. (In neuralpredictors the
-        parameter becomes the caller's tensor, and training changes it.)
+        The values are copied; the parameter keeps its dtype and device. (In neuralpredictors the parameter becomes the
+        caller's tensor, which training then changes.)
 
         Raises:
             ValueError: ``mean_activity`` has another shape.
@@ -197,7 +196,7 @@ class Readout(ChecksArguments):
 
 
 class FeatureReadout(Readout):
-    """Base class of the layers that weight the features of a core: what they have in common beside forward.
+    """Base class of the layers that weight the features of a core: all that they share but forward.
 
     Args:
         in_shape: (C, H, W) of the features, or (C, T, H, W).
@@ -207,7 +206,7 @@ class FeatureReadout(Readout):
     Attributes:
         in_shape: as given.
         outdims: as given.
-        mean_activity: as given; ``initialize`` uses it where it is given no other.
+        mean_activity: as given; the default of ``initialize``.
         bias: [N], for several outputs per neuron [P, N]; or None.
         feature_reg_weight: factor of ``regularizer``.
     """
@@ -232,7 +231,7 @@ class FeatureReadout(Readout):
         return (self.outdims,)
 
     def _make_bias(self, trained: bool, buffer: bool = False) -> None:
-        """Register a bias to train, whose values ``_start_bias`` sets; otherwise None, or a ``buffer`` of zeros."""
+        """Register a trained bias, whose values ``_start_bias`` sets; or a ``buffer`` of zeros; or None."""
         if trained:
             self.bias = nn.Parameter(torch.empty(self._bias_shape))
         elif buffer:
@@ -241,7 +240,7 @@ class FeatureReadout(Readout):
             self.register_parameter("bias", None)
 
     def _start_bias(self, mean_activity: Tensor | None = None) -> None:
-        """Set the bias to ``mean_activity``, or else to the constructor's, or else to zero."""
+        """Set the bias to ``mean_activity``, else to the constructor's, else to zero."""
         self.initialize_bias(self.mean_activity if mean_activity is None else mean_activity)
 
     def _bias_of(self, index: Tensor | None) -> Tensor | None:
@@ -250,7 +249,7 @@ class FeatureReadout(Readout):
         return bias if bias is None or index is None else bias[..., index]
 
     def _magnitudes(self) -> Tensor:
-        """Whose sum is ``feature_l1``."""
+        """Absolute weights; their sum is ``feature_l1``."""
         features: Any = self.features
         magnitudes: Tensor = features.abs()
         return magnitudes
@@ -264,7 +263,7 @@ class FeatureReadout(Readout):
         return self.feature_l1(reduction=reduction, average=average) * self.feature_reg_weight
 
     def _details(self) -> list[str]:
-        """What ``print`` shows beside shapes and bias."""
+        """Words that ``print`` shows after shapes and bias."""
         return []
 
     def extra_repr(self) -> str:
@@ -274,10 +273,10 @@ class FeatureReadout(Readout):
 
 
 def join_openretina() -> None:
-    """Let openretina's containers take these readouts: they ask for instances of an abstract class of its own.
+    """Register these readouts with openretina's abstract class, which its containers ask for.
 
-    It is not imported for that: where somebody has imported it, its class is told. Importing v1fast does so, and so
-    does making a readout, for those who import openretina later.
+    openretina is never imported here. Importing v1fast registers them if openretina has been imported before; making a
+    readout does so if it was imported later.
     """
     theirs = getattr(sys.modules.get("openretina.modules.readout.base"), "Readout", None)
     if isinstance(theirs, ABCMeta) and not issubclass(Readout, theirs):

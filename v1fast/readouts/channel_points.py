@@ -1,4 +1,4 @@
-"""Readouts that read single values of the features: at a point of the map, and at a point between two channels."""
+"""Readouts that read single values of the features, at points (x, y, channel)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from v1fast.readouts.base import FeatureReadout, NeuronSelection, Reduction, sel
 class ChannelPointReadout(FeatureReadout, ABC):
     """Base class of the layers that read each neuron's value, or few values, at points (x, y, channel).
 
-    Eight numbers make a value, by trilinear interpolation (``torch.nn.functional.grid_sample``, which has no second
-    derivative in three dimensions): where a point readout has to read all channels at two rows, this needs no kernel.
-    Positions are drawn from torch's stream of random numbers, as neuralpredictors does, unless a seed is given.
+    A value is interpolated from eight numbers (``torch.nn.functional.grid_sample``, which has no second derivative in
+    three dimensions). That is little work beside a readout of all channels, so there is no kernel for it. Positions
+    are sampled with torch's generator, as in neuralpredictors, unless a seed is given.
 
     Attributes:
         num_filters: number of points F of each neuron.
-        features: the points' weights, N F of them.
+        features: one weight per point, N F in all.
     """
 
     features: nn.Parameter
@@ -57,12 +57,14 @@ class ChannelPointReadout(FeatureReadout, ABC):
 
     @abstractmethod
     def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        """mu and sigma for this pass, in range, (1, 1, F N, 1, 3), first all neurons' first points; ``write``: see
-        ``_in_range``."""
+        """mu and sigma for this pass, in range, (1, 1, F N, 1, 3): all neurons' first points, then the second, ...
+
+        ``write``: see ``_in_range``.
+        """
 
     def _start_sigma(self, *sigmas: Tensor) -> None:
         for sigma in sigmas:
-            # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same numbers.
+            # neuralpredictors draws a fixed sigma too. Without that, whatever is drawn next would differ.
             sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
 
     def _draw(
@@ -110,24 +112,23 @@ class ChannelPointReadout(FeatureReadout, ABC):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            sample: draw positions (True) or read the means (False); None: as in training or evaluation mode.
-            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions in the map after
-                the clamp.
-            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The draw of a
+            x: features [B, C, H, W], or features of videos [B, C, T, H, W].
+            sample: sample the positions (True) or read the means (False); None: sample in training mode only.
+            shift: added to the positions in the map after the clamp: [B, 2], for videos also [B, T, 2]; B and T may
+                be 1.
+            out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor). The sample of a
                 neuron does not depend on which others are computed.
-            seed: draw by a counter from this seed (an int of 64 bits with sign, or an int64 tensor [1]), as
-                :func:`v1fast.functional.philox_normal` does; None: from torch's stream.
-            image_offset: index of the first image, or clip, of ``x`` in the batch that it is a part of, >= 0: two parts
-                of one batch, with the same seed and the number of images of the first as offset of the second, draw
-                what the whole batch draws.
+            seed: sample as :func:`v1fast.functional.philox_normal` does with this seed, a signed 64-bit int or an int64
+                tensor [1]; None: from torch's generator.
+            image_offset: index of the first image, or clip, of ``x`` in a larger batch, >= 0. Parts of a batch that are
+                read with the same seed and with their offsets get the samples that the whole batch gets.
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N] or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+            [B, N] or [B, len(out_idx)]; for videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
-            ValueError: an operand does not fit; the message names it. Also an ``image_offset`` without a seed.
+            ValueError: an operand does not fit (the message names it), or an ``image_offset`` without a seed.
         """
         self._require_in_shape(x)
         check_seed(seed, image_offset)
@@ -150,7 +151,7 @@ class ChannelPointReadout(FeatureReadout, ABC):
         return unfold_frames(out if bias is None else out + bias, x)
 
     def _values(self, images: Tensor, points: Tensor) -> Tensor:
-        """What is at the points [B, F, N, 3], [B, F, N]; positions are never rounded below float32."""
+        """The values at the points [B, F, N, 3], as [B, F, N]. Positions are never rounded below float32."""
         dtype = torch.promote_types(torch.promote_types(images.dtype, points.dtype), torch.float32)
         volume, grid = images.unsqueeze(1).to(dtype), points.unsqueeze(1).to(dtype)
         return F.grid_sample(volume, grid, align_corners=self.align_corners)[:, 0, 0].to(images.dtype)
@@ -220,7 +221,7 @@ class Gaussian3d(ChannelPointReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        """Draw new means and sigma, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
         self._start_sigma(self.sigma)
         self.features.fill_(1 / self.in_shape[0])
@@ -260,9 +261,9 @@ class UltraSparse(ChannelPointReadout):
     Raises:
         ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
 
-    Shapes of the parameters: ``mu`` and ``sigma`` (1, 1, F N, 1, 3), (x, y, channel) in [-1, 1], first all neurons'
-    first points; with ``shared_mean`` ``mu_xy`` and ``sigma_xy`` (1, 1, N, 1, 2), ``mu_ch`` and ``sigma_ch``
-    (1, 1, F N, 1, 1); ``features`` (1, 1, N, F); ``bias`` (N).
+    Shapes of the parameters: ``mu`` and ``sigma`` (1, 1, F N, 1, 3), (x, y, channel) in [-1, 1], all neurons'
+    first points, then the second, ...; with ``shared_mean`` ``mu_xy`` and ``sigma_xy`` (1, 1, N, 1, 2), ``mu_ch`` and
+    ``sigma_ch`` (1, 1, F N, 1, 1); ``features`` (1, 1, N, F); ``bias`` (N).
     """
 
     mu: nn.Parameter
@@ -315,7 +316,7 @@ class UltraSparse(ChannelPointReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        """Draw new means and sigma, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         if self.shared_mean:
             self.mu_ch.uniform_(-1, 1)
             self.mu_xy.uniform_(-self.init_mu_range, self.init_mu_range)

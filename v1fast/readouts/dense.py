@@ -1,4 +1,4 @@
-"""The readout without any assumption, as a baseline."""
+"""The readout without assumptions about receptive fields, as a baseline."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DenseReadout(MapReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the weights anew and set the bias to ``mean_activity`` or zero."""
+        """Draw new weights and set the bias to ``mean_activity`` or zero."""
         self.weight.normal_(0, self.init_noise)
         self._start_bias(mean_activity)
 

@@ -24,9 +24,9 @@ class FullFactorized2d(MapReadout):
 
     Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
     NeurIPS 2017. Drop-in for ``FullFactorized2d`` of neuralpredictors (also ``SpatialXFeatureLinear``, ``FullSXF``):
-    same constructor, state_dict keys and shapes, forward arguments. The sums are made in the order that keeps the
-    tensor between them smallest, see ``v1fast.readouts._masks``: images x channels x neurons only where the map has
-    more pixels than there are images (times frames) or channels.
+    same constructor, state_dict keys and shapes, forward arguments. The order of the sums is the one with the
+    smallest intermediate tensor, see ``v1fast.readouts._masks``. It is images x channels x neurons only if the map has
+    more pixels than there are images (times frames) and channels.
 
     Differences from neuralpredictors: docs/layers.md.
 
@@ -36,19 +36,18 @@ class FullFactorized2d(MapReadout):
         bias: whether to add a bias per neuron.
         normalize: divide each mask by its L2 norm (plus 1e-6).
         init_noise: standard deviation of the initial masks and features.
-        constrain_pos: features are kept at 0 or above, see :meth:`project_`, and so are the masks where they are not
-            normalised. Normalised ones are cut off at 0 after the division; their gradient passes the cut, as
-            in neuralpredictors.
-        positive_weights: features are kept at 0 or above, see :meth:`project_`.
-        positive_spatial: use the absolute values of the masks; without effect beside ``constrain_pos``.
+        constrain_pos: keep features and masks at 0 or above, see :meth:`project_`. Normalised masks are clamped after
+            the division instead, and their gradient ignores the clamp, as in neuralpredictors.
+        positive_weights: keep the features at 0 or above, see :meth:`project_`.
+        positive_spatial: use the absolute values of the masks; no effect together with ``constrain_pos``.
         shared_features: dict of ``match_ids`` [N]: neurons with equal ids share a feature vector, scaled per neuron;
             and ``shared_features``: the parameter of another readout to use, or None to own it.
         mean_activity: [N], initial bias.
         spatial_and_feature_reg_weight: factor of the penalty; default 1.
         gamma_readout: deprecated name of ``spatial_and_feature_reg_weight``.
-        reg_mode: "legacy" multiplies the L1 norm of all masks with that of all features, as neuralpredictors does:
-            some N times the sum over the neurons of the product of their two norms, which is "per_neuron". Factors in
-            the literature were chosen for the first.
+        reg_mode: "legacy" is the L1 norm of all masks times that of all features, as in neuralpredictors. "per_neuron"
+            is the sum over neurons of the product of the two norms, about N times less. Factors in the literature
+            were chosen for "legacy".
         **kwargs: accepted and ignored, as neuralpredictors does.
 
     Raises:
@@ -114,7 +113,7 @@ class FullFactorized2d(MapReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw masks and features anew and set the bias to ``mean_activity`` or zero.
+        """Draw new masks and features and set the bias to ``mean_activity`` or zero.
 
         Features that belong to another readout are left as they are.
         """
@@ -137,7 +136,7 @@ class FullFactorized2d(MapReadout):
 
     @property
     def normalized_spatial(self) -> Tensor:
-        """The masks as they weight the pixels, (N, H, W)."""
+        """The masks that weight the pixels, (N, H, W), after the constraints."""
         return self._masks_of(None)
 
     @property
@@ -167,7 +166,7 @@ class FullFactorized2d(MapReadout):
         if self.normalize:
             masks = masks / (torch.linalg.vector_norm(masks, dim=(1, 2), keepdim=True) + 1e-6)
         if self.constrain_pos and self.normalize:
-            return masks - masks.detach().clamp(max=0)  # the values are cut, the gradient is not
+            return masks - masks.detach().clamp(max=0)  # clamps the values, not the gradient
         return masks.abs() if self.positive_spatial and not self.constrain_pos else masks
 
     def l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:

@@ -48,25 +48,25 @@ class FactorizedReadout(MapReadout):
 
     Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
     NeurIPS 2017. Drop-in for ``FactorizedReadout`` of openretina: same constructor, state_dict keys and shapes. The
-    sums are made in the order that keeps the tensor between them smallest, as in
-    :class:`v1fast.readouts.FullFactorized2d`; of videos there are often more frames than pixels.
+    order of the sums is the one with the smallest intermediate tensor, as in
+    :class:`v1fast.readouts.FullFactorized2d`; videos often have more frames than pixels.
 
     Differences from openretina: docs/layers.md.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.
         outdims: number of neurons N.
-        mask_l1_reg: factor of the masks' L1 norm, in the mean over the neurons.
-        weights_l1_reg: factor of the features' L1 norm, likewise.
-        laplace_mask_reg: factor of the penalty on masks that are not smooth.
+        mask_l1_reg: factor of the L1 norm of the masks, a mean over neurons.
+        weights_l1_reg: factor of the L1 norm of the features, a mean over neurons.
+        laplace_mask_reg: factor of the smoothness penalty on the masks.
         mask_size: (H, W), or H of a square.
-        readout_bias: whether to add a bias per neuron; otherwise it is a buffer that is not used.
-        weights_constraint: "abs", "norm" (L2 norm of 1) or "absnorm", of the features; see :meth:`project_`.
-        mask_constraint: "abs", of the masks, likewise.
-        init_mask: [N, 1, H', W'], initial masks, of which the middle H x W is taken.
+        readout_bias: whether to add a bias per neuron; otherwise ``bias`` is an unused buffer.
+        weights_constraint: constraint on the features: "abs", "norm" (L2 norm of 1) or "absnorm"; see :meth:`project_`.
+        mask_constraint: constraint on the masks: "abs".
+        init_mask: [N, 1, H', W'], initial masks; the middle H x W is used.
         init_weights: [C, N], initial features.
-        init_scales: ((mean, standard deviation) of the initial masks, the same of the features), where those are not
-            given.
+        init_scales: ((mean, standard deviation) of the initial masks, the same for the features), used where
+            ``init_mask`` or ``init_weights`` is None.
         mean_activity: [N], initial bias.
 
     Raises:
@@ -144,7 +144,7 @@ class FactorizedReadout(MapReadout):
         return {name: _CHANGES[kind] for name, kind in kinds.items() if kind is not None}
 
     def _in_range(self, name: str, write: bool = False) -> Tensor:
-        # A checkpointed pass runs again inside the backward pass. To norm once more what it normed would be a change.
+        # A checkpointed pass runs again inside the backward pass: it must not normalise a second time.
         if torch.compiler.is_compiling() or not write:
             return super()._in_range(name, write)
         normed: dict[str, int] = self.__dict__.setdefault("_normed", {})

@@ -34,9 +34,9 @@ def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final
 
 
 def _centred(places: NDArray[Any]) -> NDArray[Any]:
-    """[N, D], finite: without their mean, and divided by the largest absolute value of what is left, if any is."""
+    """Subtract the mean of [N, D], then divide by the largest absolute value unless that is 0."""
     centred = places - places.mean(axis=0, keepdims=True)
-    # A rounded mean of equal values would leave something to blow up.
+    # The rounded mean of equal values leaves a remainder, which the division would blow up.
     centred[:, (places == places[:1]).all(axis=0)] = 0
     largest = np.abs(centred).max(initial=0)
     return centred / largest if largest > 0 else centred
@@ -46,7 +46,7 @@ class FullGaussian2d(GaussianPointReadout):
     """Each neuron reads the features at a point drawn from its Gaussian, by bilinear interpolation.
 
     Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021. In training a position is
-    drawn for every neuron and image, in evaluation the mean is read. Drop-in for ``FullGaussian2d`` of
+    sampled for every neuron and image, in evaluation the mean is read. Drop-in for ``FullGaussian2d`` of
     neuralpredictors: same constructor, state_dict keys and shapes, forward arguments. The computation is
     :func:`v1fast.functional.gaussian_readout`.
 
@@ -218,7 +218,7 @@ class FullGaussian2d(GaussianPointReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero.
+        """Draw new means and sigma, set features to 1 / C and the bias to ``mean_activity`` or zero.
 
         Means and features that belong to another readout are left as they are.
         """
@@ -256,7 +256,7 @@ class FullGaussian2d(GaussianPointReadout):
         """Means of every neuron, (1, N, 1, 2), (x, y) in [-1, 1]."""
         if not (self._predicted_grid or self._shared_grid):
             return self._mu
-        # A mean in bfloat16 would be off by up to .07 pixels.
+        # In bfloat16 the means would be off by up to .07 pixels.
         with torch.autocast(self.sigma.device.type, enabled=False):
             if self._predicted_grid:
                 return self.mu_transform(self.source_grid).view(self.grid_shape)
@@ -266,7 +266,7 @@ class FullGaussian2d(GaussianPointReadout):
 
     @property
     def mu_dispersion(self) -> Tensor:
-        """Standard deviation of the means over neurons, summed over x and y: a penalty that draws them together.
+        """Standard deviation of the means over neurons, summed over x and y: a penalty that pulls them together.
 
         0 for a single neuron.
         """
@@ -275,7 +275,7 @@ class FullGaussian2d(GaussianPointReadout):
     def feature_l1(  # type: ignore[override]
         self, reduction: Reduction = "sum", average: bool | None = None
     ) -> Tensor | int:
-        """L1 norm of the features; 0 where they belong to another readout, which counts them."""
+        """L1 norm of the features; 0 if they belong to another readout, which counts them."""
         if not self._original_features:
             return 0
         return super().feature_l1(reduction=reduction, average=average)
@@ -283,7 +283,7 @@ class FullGaussian2d(GaussianPointReadout):
     def regularizer(  # type: ignore[override]
         self, reduction: Reduction = "sum", average: bool | None = None
     ) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``; 0 where that is 0."""
+        """``feature_l1`` times ``feature_reg_weight``; 0 if ``feature_l1`` is 0."""
         return super().regularizer(reduction=reduction, average=average)
 
     def _ranges(self) -> Mapping[str, Change]:
@@ -297,7 +297,7 @@ class FullGaussian2d(GaussianPointReadout):
     def _check_features(self, x: Tensor) -> None:
         got, want = (x.shape[1], *x.shape[-2:]), self._map_shape
         if got != want:
-            # A size that is traced may stand for any.
+            # A traced size may be symbolic.
             shown = "another" if torch.compiler.is_compiling() else got
             warn_caller(f"features of shape (C, H, W) = {shown} where the readout was made for {want}")
 

@@ -14,7 +14,7 @@ from v1fast.readouts.gaussian import FullGaussian2d
 
 
 class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
-    """:class:`FullGaussian2d` with several outputs per neuron, the parameters of its response distribution.
+    """:class:`FullGaussian2d` with several outputs per neuron: the parameters of its response distribution.
 
     All outputs of a neuron read the same point. Drop-in for ``GeneralizedFullGaussianReadout2d`` of neuralpredictors.
     Differences from it: docs/layers.md.
@@ -24,16 +24,16 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
         outdims: number of neurons N.
         bias: whether to add a bias per output and neuron.
         inferred_params_n: number of outputs P per neuron, >= 1.
-        **kwargs: as in :class:`FullGaussian2d`; ``mean_activity`` [N], for all outputs, or [P, N];
-            ``return_weighted_features`` makes forward return the features at the points times their weights,
-            [P, B, C, N], before the sum over the channels and without the bias.
+        **kwargs: as in :class:`FullGaussian2d`. ``mean_activity`` is [N], for all outputs, or [P, N]. With
+            ``return_weighted_features``, forward returns the features at the points times their weights,
+            [P, B, C, N], before the sum over channels and without the bias.
 
     Raises:
         ValueError: an argument out of range; in forward, features that are not of ``in_shape``.
 
     Shapes of the parameters: as in :class:`FullGaussian2d`, but ``_features`` (P, 1, C, 1, N), ``scales``
-    (P, 1, 1, 1, N) and ``bias`` (P, N). The result is
-    [P, B, N], or [B, N] where P = 1; of videos [P, B, T, N] likewise.
+    (P, 1, 1, 1, N) and ``bias`` (P, N). The result is [P, B, N], for videos [P, B, T, N]; without the first axis if
+    P = 1.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
         index: Tensor | None,
         noise: Noise,
     ) -> Tensor:
-        """[P, B, N], or [B, N] where P = 1; or the weighted features."""
+        """Responses [P, B, N], or [B, N] if P = 1; or the weighted features."""
         features = self.features if index is None else self.features[..., index]
         weight = rows_of(features).squeeze(1)  # [P, N, C]
         if self.return_weighted_features:
@@ -70,7 +70,7 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
                 grid = grid[:, index]
             gathered = functional.gather_levels([images], grid, shift, align_corners=self.align_corners)
             return (weight.unsqueeze(1) * gathered).mT
-        # All outputs of a neuron are read as if they were neurons of the same index: a draw depends on that alone.
+        # The outputs of a neuron are read as neurons with the same index. A sample depends on the index alone.
         index = torch.arange(self.outdims, device=mu.device) if index is None else index
         bias, neurons = self._bias_of(index), index.repeat(self.inferred_params_n)
         out = functional.gaussian_readout(
@@ -85,5 +85,5 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
             **of_neurons(noise, neurons),
         )
         out = out.unflatten(1, (self.inferred_params_n, -1)).transpose(0, 1)
-        # ONNX can squeeze an axis of one alone.
+        # ONNX squeezes only axes of length 1.
         return out.squeeze(0) if self.inferred_params_n == 1 else out

@@ -21,8 +21,8 @@ class Gaussian2d(GaussianPointReadout):
     corresponds to this. Drop-in for ``Gaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes,
     forward arguments. The computation is :func:`v1fast.functional.gaussian_readout`.
 
-    Other than in ``FullGaussian2d``, sigma is kept at 0 or above, as the means are kept in [-1, 1]; see
-    :meth:`project_`; it starts at random; and features of another shape are an error.
+    Unlike ``FullGaussian2d``: sigma is kept at 0 or above (see :meth:`project_`) and starts at random, and features of
+    another shape are an error.
 
     Differences from neuralpredictors: docs/layers.md.
 
@@ -93,9 +93,9 @@ class Gaussian2d(GaussianPointReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the means and sigma anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        """Draw new means and sigma, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
-        # A fixed sigma is drawn too, as neuralpredictors does: what is initialised next gets the same random numbers.
+        # neuralpredictors draws a fixed sigma too. Without that, whatever is drawn next would differ for the same seed.
         self.sigma.uniform_(self.init_sigma_range if self.fixed_sigma else 0, self.init_sigma_range)
         self.features.fill_(1 / self.in_shape[0])
         self._start_bias(mean_activity)

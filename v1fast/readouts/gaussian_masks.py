@@ -21,13 +21,13 @@ ConstrainMode = Literal["default", "abs", "elu"]
 
 
 def _grid(outdims: int, row_end: float, rows: int, column_end: float, columns: int) -> Tensor:
-    """(row, column) of every pixel, from minus to plus the ends, for each neuron: (N, rows, columns, 2)."""
+    """(row, column) of every pixel, from -ends to +ends, for each neuron: (N, rows, columns, 2)."""
     axes = torch.linspace(-row_end, row_end, rows), torch.linspace(-column_end, column_end, columns)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).repeat(outdims, 1, 1, 1)
 
 
 def _square_distance(grid: Tensor, centre: Tensor, index: Tensor | None) -> Tensor:
-    """Of every pixel to every centre [N, 2], [N, rows, columns]; the neurons are those of ``index``, or all."""
+    """Squared distance of every pixel to every centre [N, 2], as [N, rows, columns], for neurons ``index`` or all."""
     rows, columns = grid[:, :, 0, 0], grid[:, 0, :, 1]
     if index is not None:
         rows, columns = rows[index], columns[index]
@@ -35,10 +35,10 @@ def _square_distance(grid: Tensor, centre: Tensor, index: Tensor | None) -> Tens
 
 
 class DeterministicGaussian2d(MapReadout):
-    """Each neuron weights the pixels by a round Gaussian, of a sum of 1, and the channels by a vector, and adds all up.
+    """Each neuron weights the pixels by a round Gaussian with a sum of 1 and the channels by a vector.
 
     Drop-in for ``DeterministicGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
-    arguments. Differences from it: docs/layers.md. The sums are made as in
+    arguments. Differences from it: docs/layers.md. The sums run in the order of
     :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
@@ -46,10 +46,10 @@ class DeterministicGaussian2d(MapReadout):
         outdims: number of neurons N.
         bias: whether to add a bias per neuron.
         init_mu_range: means start uniform in [-init_mu_range, init_mu_range]; in (0, 1].
-        init_sigma: initial standard deviation, > 0, where the map reaches from -1 to 1 in both directions.
+        init_sigma: initial standard deviation, > 0, in units in which the map reaches from -1 to 1 in both directions.
         positive: keep the weights positive, by ``constrain_mode``.
         constrain_mode: "default" keeps the features at 0 or above, see :meth:`project_`; "abs" uses absolute
-            values; "elu" uses ELU + 1, of the features and of the masks.
+            values, "elu" ELU + 1, both of the features and of the masks.
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the penalty, which is on the features and on the variances; default 1.
         gamma_readout: deprecated name of ``feature_reg_weight``.
@@ -94,7 +94,7 @@ class DeterministicGaussian2d(MapReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the means anew, set variances, features (1 / C) and the bias (``mean_activity`` or zero)."""
+        """Draw new means, set variances, features (1 / C) and the bias (``mean_activity`` or zero)."""
         self.mu.uniform_(-self.init_mu_range, self.init_mu_range)
         self.log_var.fill_(math.log(self.init_sigma**2))
         self.features.fill_(1 / self.in_shape[0])
@@ -114,7 +114,7 @@ class DeterministicGaussian2d(MapReadout):
         if index is not None:
             mu, log_var = mu[index], log_var[index]
         exponent = -0.5 * _square_distance(self.grid, mu, index) / log_var.exp().view(-1, 1, 1)
-        # exp(exponent), divided by its sum, which underflows to 0 where the Gaussian is narrow and between pixels.
+        # A softmax, because the sum of exp(exponent) underflows to 0 for a narrow Gaussian between pixels.
         return exponent.flatten(1).softmax(1).view_as(exponent)
 
     def variance_l1(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
@@ -139,11 +139,11 @@ class DeterministicGaussian2d(MapReadout):
 
 
 class GaussianMaskReadout(MapReadout):
-    """Each neuron weights the pixels by a round Gaussian and the channels by a vector, adds up, and goes on to a rate.
+    """Each neuron weights the pixels by a round Gaussian and the channels by a vector; a nonlinearity makes a rate.
 
     Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. Drop-in for
     ``GaussianMaskReadout`` of openretina: same constructor, state_dict keys and shapes. Differences from it:
-    docs/layers.md. The sums are made as in :class:`v1fast.readouts.FullFactorized2d`.
+    docs/layers.md. The sums run in the order of :class:`v1fast.readouts.FullFactorized2d`.
 
     Args:
         in_shape: (C, T, H, W) of the features; T may differ in a call.
@@ -152,8 +152,8 @@ class GaussianMaskReadout(MapReadout):
         gaussian_mean_scale: the means are ``mask_mean`` times this.
         gaussian_var_scale: the logarithms of the variances are ``mask_log_var`` times this.
         positive: keep the features at 0 or above, see :meth:`project_`.
-        scale: learn a factor of each neuron; otherwise it is a buffer of ones.
-        bias: learn a bias per neuron; otherwise it is a buffer, which is added all the same.
+        scale: learn a factor per neuron; otherwise ``scale_param`` is a buffer of ones.
+        bias: learn a bias per neuron; otherwise ``bias`` is a buffer, which is still added.
         nonlinearity_function: applied to scale times sum plus bias.
         mask_l1_reg: factor of the penalty on the variances and on the squares of the means.
         feature_weights_l1_reg: factor of the L1 norm of the features.
@@ -161,8 +161,8 @@ class GaussianMaskReadout(MapReadout):
     Raises:
         ValueError: an argument does not fit; in forward, features that are not of ``in_shape``.
 
-    Shapes of the parameters: ``mask_mean`` (N, 2), (row, column), where the longer side of the map reaches from -1 to
-    1; ``mask_log_var`` (N); ``features`` (1, C, 1, N); ``scale_param`` (N); ``bias`` (N). Buffer ``grid``
+    Shapes of the parameters: ``mask_mean`` (N, 2), (row, column), in units in which the map's longer side reaches from
+    -1 to 1; ``mask_log_var`` (N); ``features`` (1, C, 1, N); ``scale_param`` (N); ``bias`` (N). Buffer ``grid``
     (N, H, W, 2).
     """
 
@@ -205,7 +205,7 @@ class GaussianMaskReadout(MapReadout):
         self._start_bias(mean_activity)
 
     def get_mask(self) -> Tensor:
-        """The Gaussians, [N, H, W]; none falls below exp(-10) before they are normalised."""
+        """The Gaussians, [N, H, W], clamped to at least exp(-10) before they are normalised."""
         return self._mask_of(None)
 
     def _mask_of(self, index: Tensor | None) -> Tensor:
@@ -224,18 +224,18 @@ class GaussianMaskReadout(MapReadout):
         return self.get_mask().permute(1, 2, 0)
 
     def feature_l1(self, average: bool = False) -> Tensor:  # type: ignore[override]  # as openretina's
-        """L1 norm of the features, or their mean magnitude."""
+        """L1 norm of the features; with ``average`` their mean absolute value."""
         return self.apply_reduction(self._magnitudes(), "mean" if average else "sum")
 
     def mask_l1(self, average: bool = False) -> Tensor:
-        """Sum, or mean, of the variances, plus that of the squares of the means."""
+        """Sum of the variances and of the squared means of the Gaussians; with ``average`` the two means, added."""
         reduction: Reduction = "mean" if average else "sum"
         variances = (self.mask_log_var * self.gaussian_var_scale).exp()
         squares = (self.mask_mean * self.gaussian_mean_scale).square()
         return self.apply_reduction(variances, reduction) + self.apply_reduction(squares, reduction)
 
     def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Tensor:
-        """``mask_l1`` and ``feature_l1``, times their factors; summed unless ``reduction`` is "mean"."""
+        """``mask_l1`` and ``feature_l1`` times their factors, added; with ``reduction="mean"`` each is a mean."""
         mean = self.resolve_reduction_method(reduction, average) == "mean"
         return self.mask_l1(mean) * self.mask_l1_reg + self.feature_l1(mean) * self.feature_weights_l1_reg
 
@@ -246,7 +246,7 @@ class GaussianMaskReadout(MapReadout):
         features = self._in_range("features", write=True)
         scale = self.scale_param
         bias = self._bias_of(index)
-        assert bias is not None  # a buffer at least
+        assert bias is not None  # a parameter or a buffer, never None
         if index is not None:
             features, scale = features[..., index], scale[index]
         out = masked_readout(x, self._mask_of(index), rows_of(features).squeeze(0), None, shift)

@@ -13,7 +13,7 @@ from v1fast.readouts.gaussian import FullGaussian2d
 
 
 class RemappedGaussian2d(FullGaussian2d):
-    """:class:`FullGaussian2d` whose positions are moved by a vector field, which a small network makes of the features.
+    """:class:`FullGaussian2d` with positions moved by a vector field that a small network computes from the features.
 
     Drop-in for ``RemappedGaussian2d`` of neuralpredictors: same constructor, state_dict keys and shapes, forward
     arguments. Differences from it: docs/layers.md. The field is read at the drawn positions (after the clamp) and added
@@ -23,7 +23,7 @@ class RemappedGaussian2d(FullGaussian2d):
         *args: as in :class:`FullGaussian2d`.
         remap_layers: number of convolutions, >= 1.
         remap_kernel: size of their kernels.
-        max_remap_amplitude: the field's vectors reach so far in x and y, in units of the positions.
+        max_remap_amplitude: largest component of the field's vectors, in units of the positions.
         **kwargs: as in :class:`FullGaussian2d`.
 
     Raises:
@@ -50,13 +50,13 @@ class RemappedGaussian2d(FullGaussian2d):
         self.initialize_remap_field()
 
     def initialize_remap_field(self) -> None:
-        """Draw the network's filters anew."""
+        """Draw new filters for the network."""
         initialize_convolutions(self.remap_field)
 
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """As in :class:`FullGaussian2d`, and draw the network's filters anew."""
+        """As in :class:`FullGaussian2d`, and draw new filters for the network."""
         super().initialize(mean_activity)
-        if "remap_field" in self._modules:  # not yet where FullGaussian2d's constructor calls
+        if "remap_field" in self._modules:  # not yet when FullGaussian2d's constructor calls this
             self.initialize_remap_field()
 
     def _check_features(self, x: Tensor) -> None:

@@ -15,7 +15,7 @@ from v1fast.readouts.gaussian import FullGaussian2d, GaussType
 
 
 class PointGaussianReadout(FullGaussian2d):
-    """:class:`FullGaussian2d` with the constructor of openretina, whose features are videos.
+    """:class:`FullGaussian2d` with openretina's constructor, for features of videos.
 
     Drop-in for ``PointGaussianReadout`` of openretina (there also ``FullGaussian2d``): same constructor, state_dict
     keys and shapes, forward arguments. Differences from it: docs/layers.md.
@@ -32,8 +32,8 @@ class PointGaussianReadout(FullGaussian2d):
         grid_mean_predictor: see :class:`FullGaussian2d`.
         shared_features: see :class:`FullGaussian2d`.
         shared_grid: see :class:`FullGaussian2d`.
-        init_grid: (1, N, 1, 2) or anything of as many numbers in that order, the initial means, where they are neither
-            predicted nor shared.
+        init_grid: initial means, (1, N, 1, 2) or as many numbers in that order; unused if means are predicted or
+            shared.
         source_grid: see :class:`FullGaussian2d`.
         mean_activity: [N], initial bias.
         gamma_readout: factor of the L1 penalty on the features.

@@ -1,4 +1,4 @@
-"""Readouts of several recording sessions that share a core: one for each, and what they may share."""
+"""Readouts for several recording sessions with one core: one readout per session, with or without shared parts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from v1fast.readouts.base import Readout, Reduction, select_neurons
 
 
 class ClonedReadout(Readout):
-    """Another readout's output, times a gain per neuron, plus an offset per neuron.
+    """The same neurons in another session: another readout's output times a gain, plus an offset, per neuron.
 
-    For the same neurons in another session. Drop-in for ``ClonedReadout`` of neuralpredictors.
-    ``MultiReadoutBase(clone_readout=True)`` makes it. Differences from it: docs/layers.md.
+    Drop-in for ``ClonedReadout`` of neuralpredictors. ``MultiReadoutBase(clone_readout=True)`` makes such readouts.
+    Differences from neuralpredictors: docs/layers.md.
 
     Args:
-        original_readout: the readout whose output is used. It is a submodule, trained along, of both sessions.
+        original_readout: the readout whose output is used. It is a submodule here too, and both sessions train it.
         **kwargs: accepted and ignored, as neuralpredictors does.
 
     Raises:
-        ValueError: the features of ``original_readout`` are not those of its ``outdims`` neurons.
+        ValueError: ``original_readout`` has features for another number of neurons than its ``outdims``.
 
     Shapes of the parameters: ``alpha`` (N), ``beta`` (N); and those of ``_source``.
     """
@@ -49,13 +49,13 @@ class ClonedReadout(Readout):
         return int(getattr(self._source, "neuron_axis", -1))
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Set gains to 1 and offsets to 0: the output is that of the original, whatever the mean activity."""
+        """Set gains to 1 and offsets to 0: the output equals the original's. The mean activity is not used."""
         with torch.no_grad():
             self.alpha.fill_(1.0)
             self.beta.zero_()
 
     def project_(self) -> None:
-        """Bring the original's parameters into their range, in place; see its ``project_``."""
+        """Bring the original's parameters into their ranges, in place; see its ``project_``."""
         self._source.project_()
 
     @property
@@ -76,9 +76,9 @@ class ClonedReadout(Readout):
         return self.feature_l1(reduction=reduction, average=average) * weight
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """What the original makes of ``x`` and of all other arguments, [B, N], times ``alpha``, plus ``beta``.
+        """The original's output for ``x`` and all other arguments, [B, N], times ``alpha``, plus ``beta``.
 
-        Where ``out_idx`` (or ``subs_idx``, as the pooled readout of videos calls it) chooses neurons, of those.
+        ``out_idx`` (``subs_idx`` in the pooled readout of videos) chooses neurons, of ``alpha`` and ``beta`` too.
         """
         alpha: Tensor = self.alpha
         beta: Tensor = self.beta
@@ -95,26 +95,28 @@ class ClonedReadout(Readout):
 
 
 class MultiReadoutBase(nn.ModuleDict):
-    """One readout per session, under its ``data_key``.
+    """One readout per session, stored under its ``data_key``.
 
     Drop-in for ``MultiReadoutBase`` of neuralpredictors: same constructor, state_dict keys
     (``<data_key>.<key of the readout>``), forward arguments. Differences from it: docs/layers.md. Sessions can be
-    added later.
+    added later: :meth:`add_session`.
 
-    A subclass may name the class of its readouts by ``_base_readout``.
+    A subclass may set the class of its readouts as ``_base_readout``.
 
     Args:
         in_shape_dict: (C, H, W) of the features of each session.
-        n_neurons_dict: number of neurons of each session; its order is that of the sessions.
-        base_readout: class of the readouts, where the class does not set ``_base_readout``, which takes precedence.
+        n_neurons_dict: number of neurons of each session, in the order of the sessions.
+        base_readout: class of the readouts. ``_base_readout``, where a subclass sets it, takes precedence.
         mean_activity_dict: [N], initial bias of each session.
-        clone_readout: all sessions have the same neurons, and those after the first a :class:`ClonedReadout` of it.
-        **kwargs: arguments of the readouts. Those that no signature of theirs names reach their constructors, but are
-            not kept: a copy, a pickle or a checkpoint does not hold a data loader that came along.
+        clone_readout: all sessions have the same neurons: each session after the first gets a :class:`ClonedReadout`
+            of the first.
+        **kwargs: arguments of the readouts. Those that no signature names are passed to the constructors but are not
+            kept, so that a copy, a pickle or a checkpoint never holds, for example, a data loader.
 
     Raises:
-        ValueError: no class of readouts is given. In ``load_state_dict`` (RuntimeError): sessions of the checkpoint
-            differ in what they share here.
+        ValueError: no class of readouts is given.
+        RuntimeError: in ``load_state_dict``, if sessions of the checkpoint have different values for a parameter that
+            they share here.
     """
 
     _base_readout: type[nn.Module] | None = None
@@ -138,18 +140,18 @@ class MultiReadoutBase(nn.ModuleDict):
         for data_key, n_neurons in n_neurons_dict.items():
             mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
             self[data_key] = self._make(data_key, in_shape_dict[data_key], n_neurons, mean_activity, kwargs)
-        # The readouts have initialised themselves: as in neuralpredictors a second time, for the same random numbers.
+        # A second time, as in neuralpredictors: the same seed then gives the same initial values.
         self.initialize(mean_activity_dict)
 
     def _readout_class(self) -> tuple[type, ...]:
-        """What makes the readouts: a class, bare or in a ``functools.partial``; empty for another function."""
+        """The class of the readouts, also from within a ``functools.partial``; empty if a function makes them."""
         factory: Any = self._base_readout
         while isinstance(factory, functools.partial):
             factory = factory.func
         return (factory,) if isinstance(factory, type) else ()
 
     def _named_arguments(self) -> frozenset[str] | None:
-        """Names that readouts take, those of their class and those to prepare; None where no class tells."""
+        """Names of arguments of the readouts and of ``prepare_readout_kwargs``; None if a function makes readouts."""
         cls: Any = type(self)
         prepared = arguments(cls, "prepare_readout_kwargs")
         return next((prepared | arguments(made, "__init__") for made in self._readout_class()), None)
@@ -178,9 +180,9 @@ class MultiReadoutBase(nn.ModuleDict):
         return clone
 
     def prepare_readout_kwargs(self, i: int, data_key: str, first_data_key: str, **kwargs: Any) -> dict[str, Any]:
-        """Arguments of the readout of session ``data_key``, the ``i``-th, from those of the constructor.
+        """Return the arguments for the readout of session ``data_key``, the ``i``-th, given those of the constructor.
 
-        For subclasses to override.
+        Subclasses may override it.
         """
         return kwargs
 
@@ -192,18 +194,18 @@ class MultiReadoutBase(nn.ModuleDict):
         mean_activity: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the readout of one more session; those that are there keep their values.
+        """Add a readout for one more session. The existing readouts keep their values.
 
-        It is on the device, of the floating dtype and in the mode (training or evaluation) of the first. An optimiser
-        made before does not know its parameters: give it those that are new by ``optimizer.add_param_group``.
+        The new readout has the device, the floating dtype and the mode (training or evaluation) of the first. An
+        optimiser made earlier does not hold its parameters: add them by ``optimizer.add_param_group``.
 
         Args:
             data_key: name of the session.
             n_neurons: number of its neurons.
             in_shape: (C, H, W) of its features; None: as the first session's.
             mean_activity: [N], initial bias.
-            **kwargs: arguments of the constructor to use for this session in place of those given there. Where these
-                are dicts of sessions (``source_grids``), one of the new session alone will do.
+            **kwargs: constructor arguments that differ for this session. Dicts of sessions (``source_grids``) need only
+                the new session's entry.
 
         Raises:
             ValueError: there is a session of that name.
@@ -230,7 +232,7 @@ class MultiReadoutBase(nn.ModuleDict):
         return self[str(data_key)]
 
     def forward(self, *args: Any, data_key: str | None = None, **kwargs: Any) -> Tensor:
-        """The readout of session ``data_key`` of all other arguments; of the only session where there is one.
+        """Read with the readout of session ``data_key``, which may be left out if there is only one session.
 
         Raises:
             KeyError: no such session.
@@ -241,14 +243,14 @@ class MultiReadoutBase(nn.ModuleDict):
         return out
 
     def initialize(self, mean_activity_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Initialise the readouts, their bias to the mean activity of their session."""
+        """Initialise all readouts; the bias of each starts at the mean activity of its session."""
         for data_key, readout in self.items():
             mean_activity = None if mean_activity_dict is None else mean_activity_dict[data_key]
             initialize: Any = readout.initialize
             initialize(mean_activity)
 
     def project_(self) -> None:
-        """Bring the parameters of all readouts into their range, in place; see their ``project_``."""
+        """Bring the parameters of all readouts into their ranges, in place; see their ``project_``."""
         for readout in self.values():
             project: Any = readout.project_
             project()
@@ -286,7 +288,7 @@ class MultiReadoutBase(nn.ModuleDict):
 
 
 class MultiReadoutSharedParametersBase(MultiReadoutBase):
-    """:class:`MultiReadoutBase` whose readouts share parameters with that of the first session.
+    """:class:`MultiReadoutBase` whose readouts share parameters with the first session's readout.
 
     For readouts that take the arguments ``shared_features``, ``shared_grid`` and ``shared_transform``, as
     :class:`v1fast.readouts.FullGaussian2d` does. Drop-in for ``MultiReadoutSharedParametersBase`` of neuralpredictors.
@@ -295,17 +297,17 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
     ``**kwargs`` of the constructor, beside those of the readouts:
 
     - ``grid_mean_predictor``: arguments of the network that predicts the means from the ``source_grids`` (the readout's
-      ``grid_mean_predictor``), and ``grid_mean_predictor_type``, which has to be "cortex" with it;
+      ``grid_mean_predictor``). It needs ``grid_mean_predictor_type="cortex"``;
     - ``source_grids``: [N, D] of each session, e.g. cortical positions;
     - ``share_transform``: all sessions use one such network;
-    - ``share_grid``: matched neurons have the same mean, up to an affine map of each session;
-    - ``share_features``: matched neurons have the same features, up to a factor of each neuron;
-    - ``shared_match_ids``: ids of the neurons [N] of each session, of which each has all.
+    - ``share_grid``: matched neurons have the same mean, up to an affine map per session;
+    - ``share_features``: matched neurons have the same features, up to a factor per neuron;
+    - ``shared_match_ids``: ids [N] of the neurons of each session. All sessions have the same ids.
 
     Raises:
-        ValueError: an argument is missing, or sessions have different ids. In ``load_state_dict`` (RuntimeError): the
-            checkpoint is of neuralpredictors, with a transform for each session although one was to be shared; it
-            loads without ``share_transform``.
+        ValueError: an argument is missing, or sessions have different ids.
+        RuntimeError: in ``load_state_dict``, if the checkpoint has a transform for each session although they share one
+            here. neuralpredictors writes such checkpoints; they load without ``share_transform``.
     """
 
     def prepare_readout_kwargs(
@@ -322,7 +324,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
         shared_match_ids: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Arguments of the readout of session ``data_key``: what it shares is that of ``first_data_key``."""
+        """Return the arguments for session ``data_key``, with the shared parts of ``first_data_key``."""
         first: Any = None if i == 0 else self[first_data_key]
         if grid_mean_predictor:
             _choices.one_of("grid_mean_predictor_type", grid_mean_predictor_type, ("cortex",))
@@ -340,7 +342,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
         return kwargs
 
     def _matched(self, given: Mapping[str, Any] | None, data_key: str, first_data_key: str) -> Any:
-        """The ids of a session. Equal places among the sorted ids are one neuron, so all sessions have the same."""
+        """The ids of a session: the same set as in the first, since neurons are matched by the rank of their id."""
         ids = _of_session("shared_match_ids", given, data_key)
         of_first = self._readout_kwargs.get("shared_match_ids", {}).get(first_data_key, ids)
         if not np.array_equal(np.unique(ids), np.unique(of_first)):
@@ -349,7 +351,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two entries of a checkpoint may be one parameter; entries without values (``meta``) may."""
+    """Whether two entries of a checkpoint can be one parameter. Entries without values (``meta``) can."""
     if one is other or one.is_meta or other.is_meta:
         return True
     return one.shape == other.shape and torch.allclose(one, other.to(one), rtol=0, atol=0, equal_nan=True)

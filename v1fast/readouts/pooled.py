@@ -23,7 +23,7 @@ def whole_number(name: str, value: float) -> int:
 
 
 def _without_one(outputs: Tensor) -> Tensor:
-    """[R, ...], without its first axis where R is 1: ``squeeze``, which ONNX has for that alone."""
+    """[R, ...] without its first axis if R is 1. ONNX squeezes only axes of length 1."""
     return outputs.squeeze(0) if outputs.shape[0] == 1 else outputs
 
 
@@ -36,7 +36,7 @@ class PooledReadout(GridReadout):
     def pool_steps(self) -> int:
         """Number of poolings. Setting another replaces ``features`` by a new parameter, all 1 / C.
 
-        The new parameter is on the device and of the dtype of the old one. An optimiser does not learn of it.
+        The new parameter has the device and the dtype of the old one. An existing optimiser does not hold it.
         """
         return self._pool_steps
 
@@ -79,15 +79,15 @@ class PointPooled2d(PooledReadout):
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the L1 penalty on the features; default 1.
         gamma_readout: deprecated name of ``feature_reg_weight``.
-        return_weighted_features: forward returns what would be summed, see there.
+        return_weighted_features: forward returns the products before the sum over channels, see there.
         **kwargs: accepted and ignored, as neuralpredictors does.
 
     Raises:
-        ValueError: an argument out of range; in forward, features that are not of ``in_shape`` or that the poolings
-            leave nothing of.
+        ValueError: an argument out of range; in forward, features that are not of ``in_shape`` or too
+            small for the poolings.
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), first the
-    weights of the features' own channels, then of the first pooling's, ...; ``bias`` (N).
+    weights of the unpooled channels, then those of the first pooling, ...; ``bias`` (N).
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PointPooled2d(PooledReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        """Draw new positions, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.grid.uniform_(-self.init_range, self.init_range)
         self.features.fill_(1 / self.in_shape[0])
         self._start_bias(mean_activity)
@@ -132,16 +132,16 @@ class PointPooled2d(PooledReadout):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W], of which channels-last is fastest; or of videos [B, C, T, H, W], of which
-                ``torch.channels_last_3d`` is.
-            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions after the
-                clamp, e.g. from an eye-movement shifter.
+            x: features [B, C, H, W], fastest in channels-last; or features of videos [B, C, T, H, W], fastest in
+                ``torch.channels_last_3d``.
+            shift: added to the positions after the clamp, e.g. from an eye-movement shifter: [B, 2], for videos also
+                [B, T, 2]; B and T may be 1.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N], or [B, len(out_idx)]; with ``return_weighted_features`` [B, (P + 1) * C, N], the features at the
-            points times their weights, before the sum over the channels and without the bias. Of videos [B, T, ...].
+            [B, N] or [B, len(out_idx)]. With ``return_weighted_features`` [B, (P + 1) * C, N]: the features at the
+            points times their weights, before the sum over channels and without the bias. For videos [B, T, ...].
 
         Raises:
             ValueError: an operand does not fit; the message names it.
@@ -149,7 +149,7 @@ class PointPooled2d(PooledReadout):
         self._require_in_shape(x)
         images, shift = fold_frames(x, shift)
         grid, weight, bias = self._neurons(self.features, out_idx, x.device)
-        weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C], of which R = 1 in this class
+        weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C]; R = 1 in this class
         if self.return_weighted_features:
             levels = functional.pool_levels(images, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
@@ -176,7 +176,7 @@ SpatialTransformerPooled2d = PointPooled2d
 
 
 class GeneralizedPointPooled2d(SeveralOutputs, PointPooled2d):
-    """:class:`PointPooled2d` with several outputs per neuron, the parameters of its response distribution.
+    """:class:`PointPooled2d` with several outputs per neuron: the parameters of its response distribution.
 
     All outputs of a neuron read the same point. Drop-in for ``GeneralizedPointPooled2d`` of neuralpredictors.
     Differences from it: docs/layers.md.
@@ -192,7 +192,7 @@ class GeneralizedPointPooled2d(SeveralOutputs, PointPooled2d):
         **kwargs: as in :class:`PointPooled2d`; ``mean_activity`` [N], for all outputs, or [R, N].
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2); ``features`` (R, 1, (P + 1) * C, 1, N); ``bias`` (R, N). The result
-    is [R, B, N], or [B, N] where R = 1; with ``return_weighted_features`` [R, B, (P + 1) * C, N] likewise.
+    is [R, B, N], with ``return_weighted_features`` [R, B, (P + 1) * C, N]; without the first axis if R = 1.
     """
 
     def __init__(
@@ -229,8 +229,8 @@ class SpatialTransformerPooled3d(PooledReadout):
         init_range: positions start uniform in [-init_range, init_range].
         kernel_size: of each pooling, >= 1.
         stride: of each pooling, >= 1.
-        grid: another readout's positions (1, N, 1, 2), to share.
-        stop_grad: the features get no gradient.
+        grid: positions (1, N, 1, 2) of another readout, to share.
+        stop_grad: let no gradient pass to the features.
         align_corners: as in ``torch.nn.functional.grid_sample``.
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the L1 penalty on the features; default 1.
@@ -241,7 +241,7 @@ class SpatialTransformerPooled3d(PooledReadout):
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N);
     ``bias`` (N). Buffer ``mask``, in the shape of ``features``: 0 where :meth:`prune` removed a
-    weight for good.
+    weight.
     """
 
     mask: Tensor
@@ -286,7 +286,7 @@ class SpatialTransformerPooled3d(PooledReadout):
     def initialize(
         self, mean_activity: Tensor | None = None, grid: bool = True, init_noise: float | None = None
     ) -> None:
-        """Draw the positions anew if ``grid``, set features to 1 / C and the bias to ``mean_activity`` or zero.
+        """Draw new positions if ``grid``, set features to 1 / C and the bias to ``mean_activity`` or zero.
 
         ``init_noise`` has no effect, as in neuralpredictors.
         """
@@ -305,15 +305,15 @@ class SpatialTransformerPooled3d(PooledReadout):
         return self.apply_reduction(features.abs(), reduction=reduction, average=average)
 
     def reset_fisher_prune_scores(self) -> None:
-        """Start a new average of the scores."""
+        """Forget all scores."""
         self._prune_n = 0
         self._prune_scores: Tensor | None = None
 
     def update_fisher_prune_scores(self) -> None:
-        """Add the scores of the last backward pass: half of (gradient times weight) squared, for each weight.
+        """Add the last backward pass to the average of the scores: (gradient * weight)^2 / 2 for each weight.
 
         Raises:
-            ValueError: there was no backward pass.
+            ValueError: the features have no gradient yet.
         """
         if self.features.grad is None:
             raise ValueError("features: want a gradient, from a backward pass, got none")
@@ -334,7 +334,7 @@ class SpatialTransformerPooled3d(PooledReadout):
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Remove from each neuron, for good, the weight with the lowest score of those it still has."""
+        """Remove, permanently, the weight with the lowest score from each neuron."""
         scores = self.fisher_prune_scores.masked_fill(self.mask == 0, torch.inf)
         least = scores.argmin(dim=1, keepdim=True)  # (1, 1, 1, N)
         self.mask.scatter_(1, least, 0)
@@ -344,7 +344,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         return {**super()._ranges(), "features": self._keep}
 
     def _keep(self, features: Tensor) -> Tensor:
-        """The features in their range and without what was pruned."""
+        """The features in their range, 0 where they were pruned."""
         return (at_least_zero(features) if self.positive else features) * self.mask
 
     def forward(

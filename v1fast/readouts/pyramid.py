@@ -1,4 +1,4 @@
-"""A readout that looks at one point per neuron in a Laplacian pyramid of the features."""
+"""The readout of one point per neuron in a Laplacian pyramid of the features."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PyramidType = Literal["gauss5x5", "gauss3x3", "laplace5x5"]
 
 
 def _gaussian(size: int) -> NDArray[np.float64]:
-    """The mass of a standard Gaussian in each of ``size`` pixels around 0, of their total."""
+    """The share of a standard Gaussian's mass in each of ``size`` pixels around 0."""
     edges = np.arange(size + 1) - size / 2
     mass = np.diff([math.erf(edge / math.sqrt(2)) for edge in edges])
     return mass / mass.sum()
 
 
-# A row of each filter, whose weights are the products of a row's and a column's, to so many decimals: checkpoints hold
-# the filter, and theirs was made with rounded numbers.
+# Each filter is the outer product of a row with itself, rounded to this many decimals: released checkpoints hold
+# filters that were rounded like this.
 _ROWS: dict[str, tuple[NDArray[Any], int]] = {
     "gauss5x5": (np.round(_gaussian(5), 5), 6),
     "gauss3x3": (np.array([1, 2, 1]) / 4, 16),
@@ -40,11 +40,11 @@ _ROWS: dict[str, tuple[NDArray[Any], int]] = {
 class Pyramid(nn.Module):
     """The Laplacian pyramid of Burt and Adelson (1983), channel by channel.
 
-    Each level is what smoothing takes away from the one before; the last is what is left.
+    Each level is the difference between a map and its smoothed version; the last level is the last smoothed map.
 
     Args:
         scale_n: number of smoothings, >= 0.
-        type: of the filter: a Gaussian of 5 x 5 or the binomial filters of 3 x 3 and 5 x 5 pixels.
+        type: the filter: a Gaussian of 5 x 5 pixels, or a binomial filter of 3 x 3 or 5 x 5 pixels.
         downsample: keep every second pixel of a smoothed map.
 
     Raises:
@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
         self.register_buffer("filter", torch.as_tensor(weights, dtype=torch.get_default_dtype()))
 
     def lap_split(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The smoothed map, and what smoothing took away from ``image`` [B, C, H, W]."""
+        """Return ``image`` [B, C, H, W] smoothed, and its difference from the smoothed image."""
         channels, height, width = image.shape[1:]
         size = self.filter.shape[0]
         each = self.filter.to(image.dtype).expand(channels, 1, size, size)
@@ -73,7 +73,7 @@ class Pyramid(nn.Module):
         if not self.downsample:
             return smooth, image - smooth
         low = smooth[:, :, ::2, ::2]
-        # 4: three quarters of the pixels that the filter meets on its way back are zero.
+        # The factor 4: upsampling fills three quarters of the pixels with zeros.
         back = 4 * F.conv_transpose2d(
             low,
             each,
@@ -85,7 +85,7 @@ class Pyramid(nn.Module):
         return low, image - back
 
     def forward(self, img: Tensor, **kwargs: Any) -> list[Tensor]:
-        """``scale_n + 1`` maps of ``img`` [B, C, H, W], the finest first."""
+        """Return ``scale_n + 1`` maps of ``img`` [B, C, H, W], finest first."""
         levels = []
         for _ in range(self.scale_n):
             img, detail = self.lap_split(img)
@@ -156,7 +156,7 @@ class PointPyramid2d(GridReadout):
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
-        """Draw the positions anew, set features to 1 / C and the bias to ``mean_activity`` or zero."""
+        """Draw new positions, set features to 1 / C and the bias to ``mean_activity`` or zero."""
         self.grid.uniform_(-self.init_range, self.init_range)
         self.features.fill_(1 / self.in_shape[0])
         self._start_bias(mean_activity)
@@ -181,14 +181,14 @@ class PointPyramid2d(GridReadout):
         """Read the features.
 
         Args:
-            x: features [B, C, H, W], or of videos [B, C, T, H, W].
-            shift: [B, 2], for videos also [B, T, 2], of which B and T may be 1: added to the positions after the
-                clamp, e.g. from an eye-movement shifter.
+            x: features [B, C, H, W], or features of videos [B, C, T, H, W].
+            shift: added to the positions after the clamp, e.g. from an eye-movement shifter: [B, 2], for videos also
+                [B, T, 2]; B and T may be 1.
             out_idx: neurons to compute, as integer indices or a boolean mask (array, list or tensor).
             **kwargs: accepted and ignored.
 
         Returns:
-            [B, N], or [B, len(out_idx)]; of videos [B, T, N] or [B, T, len(out_idx)].
+            [B, N], or [B, len(out_idx)]; for videos [B, T, N] or [B, T, len(out_idx)].
 
         Raises:
             ValueError: an operand does not fit; the message names it.

@@ -30,28 +30,28 @@ class SeparableReadout(MapReadout):
 
     with f the ELU or ReLU. The readout of Du et al., "A simplified minimodel of visual cortical neurons", bioRxiv 2024,
     whose code calls it ``Readout``: same constructor, state_dict keys and shapes, and penalties. The masks, of rank R,
-    are made first, and the sums as in :class:`v1fast.readouts.FullFactorized2d`: four factors multiplied out one after
-    the other cost as much and keep more. Differences from that code: docs/layers.md.
+    are computed first; the sums then run as in :class:`v1fast.readouts.FullFactorized2d`. Contracting the four factors
+    one after the other costs as much and saves more for the backward pass. Differences from that code: docs/layers.md.
 
     Args:
         in_shape: (C, H, W) of the features.
         outdims: number of neurons N.
-        y_init: [N], row at which a neuron's mask starts higher.
-        x_init: [N], column of the same.
-        c_init: [N, M], channels at which a neuron's first vector starts higher, by half of ``coef_init``.
+        y_init: [N], row where the initial mask is raised by ``Wxy_gabor_init``.
+        x_init: [N], column where it is raised.
+        c_init: [N, M], channels whose initial weights in a neuron's first vector are raised by ``coef_init / 2``.
         coef_init: [N, M].
-        rank: R, number of products that a mask is the sum of, and of vectors of channels.
-        yx_separable: otherwise the mask is free, and the rank has to be 1.
-        bias_init: initial bias, of its shape; default ``mean_activity`` or 0.
+        rank: R: each mask is the sum of R products, and there are R vectors of channels.
+        yx_separable: False makes the masks free; ``rank`` must then be 1.
+        bias_init: initial bias, in the shape of ``bias``; default ``mean_activity`` or 0.
         poisson: kept for compatibility, unused.
         activation: "elu" or "relu".
         Wc_coef: standard deviation of the initial weights of channels.
-        Wxy_gabor_init: what is added at ``y_init`` and ``x_init``.
+        Wxy_gabor_init: see ``y_init``.
         Wxy_init: standard deviation of the initial weights of rows and columns.
         positive: keep the weights of rows and columns at 0 or above, see :meth:`project_`; minimodel's trainer does
             that after every step.
         feature_reg_weight: factor of ``regularizer``.
-        mean_activity: another name of ``bias_init``, as other readouts call it.
+        mean_activity: the other readouts' name of ``bias_init``.
         **kwargs: accepted and ignored.
 
     Raises:
@@ -139,9 +139,9 @@ class SeparableReadout(MapReadout):
         return torch.stack([w.square().flatten(1).sum(1) for w in (*masks, self.Wc)]).sum(0)
 
     def hoyer_square(self) -> Tensor:
-        """How many channels a neuron uses, [N]: the square of the L1 norm of their weights over the sum of squares.
+        """Effective number of channels that a neuron uses, [N]: its squared L1 norm over its sum of squares.
 
-        0 where all weights are 0.
+        0 if all weights are 0.
         """
         squares = self.Wc.square().sum((1, 2))
         return self.l1_norm().square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
@@ -169,7 +169,7 @@ class SeparableReadout(MapReadout):
         chosen = [w if index is None else w[index] for w in kept]
         if not self.yx_separable:
             return chosen[0]
-        # Through two axes: the gradient then has the strides of a contiguous parameter, where the rank is 1 too.
+        # flatten and unflatten: the gradient then has the strides of a contiguous parameter, also for rank 1.
         rows = chosen[0].flatten(1).unflatten(1, (self.rank, -1))
         return rows.mT @ chosen[1]
 

@@ -26,7 +26,7 @@ def _shared_sums(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     return covariance, variance, variance.mT, doubtful | doubtful.mT
 
 
-def _pairs_anew(x: Tensor, present: Tensor, i: Tensor, j: Tensor) -> Tensor:
+def _pairs_again(x: Tensor, present: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """Return the correlations of the pairs (i, j), in two passes over their rows."""
     both = present[i] & present[j]
     count = both.sum(-1, keepdim=True).clamp(min=1)
@@ -55,7 +55,7 @@ def _one(x: Tensor, condensed: bool) -> Tensor:  # [S, K] -> [S, S] or [S (S - 1
     r = (covariance / safe)[i, j]
     again = doubtful[i, j].nonzero().squeeze(-1)
     for part in again.split(max(1, PAIR_ELEMENTS // x.shape[-1])):
-        r = r.index_put((part,), _pairs_anew(x, present, i[part], j[part]))
+        r = r.index_put((part,), _pairs_again(x, present, i[part], j[part]))
     d = (1 - r).clamp(0, 2)
     if condensed:
         return d
