@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from v1fast import readouts
+from v1fast._layout import channels_last
 from v1fast.readouts._points import Sampler, check_sampler
 from v1fast.readouts._ranges import Change, at_least_zero
 
@@ -441,11 +442,7 @@ def _channels_last(base: type[nn.Module]) -> type:
 
 
 def _images_last(value: Any) -> Any:
-    if not isinstance(value, Tensor) or value.dim() != 4:
-        return value
-    # Images of one channel are contiguous in both layouts. Only a copy makes convolutions choose channels-last.
-    convert = Tensor.contiguous if value.shape[1] > 1 else Tensor.clone
-    return convert(value, memory_format=torch.channels_last)
+    return channels_last(value) if isinstance(value, Tensor) and value.dim() == 4 else value
 
 
 def _ours(base: type, also: Mapping[type, type[readouts.Readout]]) -> type[readouts.Readout] | None:

@@ -1,8 +1,13 @@
-"""Pointwise nonlinearities of the cores, under the names that ``nonlinearity_type`` takes."""
+"""Pointwise nonlinearities of cores and encoders, under the names that ``nonlinearity_type`` takes."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from v1fast import _choices
 
 
 class AdaptiveELU(nn.Module):
@@ -66,3 +71,20 @@ class SoftThreshold(Log1Exp):
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     activation.__name__: activation for activation in (AdaptiveELU, Elu1, Exp, Log1Exp, SoftThreshold)
 }
+
+_NAMES: dict[str, type[nn.Module]] = {
+    "elu": AdaptiveELU,
+    "exp": Exp,
+    "softplus": Log1Exp,
+    "identity": nn.Identity,
+    **ACTIVATIONS,
+}
+
+
+def nonlinearity(name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return the nonlinearity ``name`` of an encoder, made with the arguments ``config``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _choices.pick("nonlinearity_type", name, _NAMES)(**(config or {}))

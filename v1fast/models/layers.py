@@ -39,6 +39,39 @@ class Scale2d(nn.Module):
         return x * self.scale
 
 
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a factor in (0, 1) that a small network computes from the means of all channels.
+
+    Hu, Shen & Sun, "Squeeze-and-excitation networks", CVPR 2018.
+
+    Args:
+        channels: Of the maps.
+        reduction: The network's hidden layer has ``channels // reduction`` units.
+
+    Raises:
+        ValueError: If that is less than 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        if channels < reduction:
+            raise ValueError(f"se_reduction: want at most {channels}, the number of channels, got {reduction}")
+        hidden = channels // reduction
+        # The keys of neuralpredictors, where the mean is the first module: se.1.weight, se.3.weight.
+        self.se = nn.Sequential(
+            _SpatialMean(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] in, maps of the same shape out."""
+        return x * self.se(x)[:, :, None, None]
+
+
+class _SpatialMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1))
+
+
 class DepthSeparableConv2d(nn.Sequential):
     """Mixes channels, filters each channel in space, mixes channels again.
 

@@ -1,4 +1,4 @@
-"""Convolutional cores: images in, feature maps out."""
+"""Cores of stacked convolutions: images in, feature maps out."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,15 @@ from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.models._checkpoints import adapt_biases
 from v1fast.models.activations import ACTIVATIONS, AdaptiveELU
-from v1fast.models.layers import AttentionConv2d, Bias2d, DepthSeparableConv2d, Scale2d, Size, pair
+from v1fast.models.layers import (
+    AttentionConv2d,
+    Bias2d,
+    DepthSeparableConv2d,
+    Scale2d,
+    Size,
+    SqueezeExcitation,
+    pair,
+)
 from v1fast.models.regularizers import REGULARIZERS, LaplacePenalty
 
 
@@ -159,6 +167,7 @@ class Stacked2dCore(nn.Module):
         for index in range(layers):
             name, convolution = self._convolution(index)
             modules = OrderedDict({name: convolution}, **self._normalization(index), **self._nonlinearity(index))
+            modules.update(self._appended(index))
             self.features.add_module(f"layer{index}", nn.Sequential(modules))
         self.initialize()
         self.register_load_state_dict_pre_hook(adapt_biases)
@@ -185,7 +194,9 @@ class Stacked2dCore(nn.Module):
     def _normalization(self, index: int) -> dict[str, nn.Module]:
         if not self.batch_norm[index]:
             return {}
-        channels, bias, scale = self.hidden_channels[index], self.bias[index], self.batch_norm_scale[index]
+        return self._norm_of(self.hidden_channels[index], self.bias[index], self.batch_norm_scale[index])
+
+    def _norm_of(self, channels: int, bias: bool, scale: bool) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {
             "norm": nn.BatchNorm2d(channels, momentum=self.momentum, affine=bool(bias and scale))
         }
@@ -201,6 +212,10 @@ class Stacked2dCore(nn.Module):
         if self.activation_fn is AdaptiveELU:
             return {"nonlin": AdaptiveELU(self.elu_xshift, self.elu_yshift)}
         return {"nonlin": self.activation_fn(**self.activation_config)}
+
+    def _appended(self, index: int) -> dict[str, nn.Module]:
+        """Modules that a subclass adds at the end of a layer."""
+        return {}
 
     def initialize(self) -> None:
         """Draw the weights of all convolutions (Glorot & Bengio 2010, normal) and set their biases to 0."""
@@ -248,6 +263,72 @@ class Stacked2dCore(nn.Module):
     def extra_repr(self) -> str:
         """What the modules do not show, for ``repr``."""
         return f"gamma_input={self.gamma_input}, gamma_hidden={self.gamma_hidden}, skip={self.skip}, stack={self.stack}"
+
+
+class SE2dCore(Stacked2dCore):
+    """A :class:`Stacked2dCore` whose last layers rescale their channels by squeeze and excitation.
+
+    The core of Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021; squeeze and
+    excitation after Hu, Shen & Sun, CVPR 2018. A drop-in for ``SE2dCore`` of neuralpredictors: same arguments, defaults
+    and state_dict keys. Its main branch fails with ``n_se_blocks > 0``; release 0.3.0 does not.
+
+    Args:
+        input_channels: Channels of the images.
+        hidden_channels: Channels of each layer's map: one number, or a list.
+        input_kern: Kernel size of the first layer, pixels.
+        hidden_kern: Kernel size of the other layers: one number, or a list.
+        bias: See :class:`Stacked2dCore`; here False by default.
+        laplace_padding: See :class:`Stacked2dCore`; here None by default.
+        input_regularizer: See :class:`Stacked2dCore`; here "LaplaceL2norm" by default.
+        n_se_blocks: Number of layers, counted from the last, with squeeze and excitation; the first layer never has it.
+        se_reduction: Channels of a layer per unit of its block's bottleneck.
+        use_avg_reg: See :class:`Stacked2dCore`; here False by default.
+        **kwargs: Other arguments of :class:`Stacked2dCore`. ``gamma_hidden`` has no effect, as in neuralpredictors.
+
+    Raises:
+        ValueError: As :class:`Stacked2dCore`; or ``se_reduction`` leaves no unit in a bottleneck.
+
+    >>> import torch
+    >>> core = SE2dCore(1, 64, input_kern=15, hidden_kern=13, layers=4, depth_separable=True, pad_input=False, stack=-1)
+    >>> core(torch.randn(2, 1, 36, 64)).shape
+    torch.Size([2, 64, 22, 50])
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int | Iterable[int],
+        input_kern: Size,
+        hidden_kern: int | Iterable[Size],
+        bias: bool | Iterable[bool] = False,
+        laplace_padding: int | None = None,
+        input_regularizer: str = "LaplaceL2norm",
+        n_se_blocks: int = 0,
+        se_reduction: int = 32,
+        use_avg_reg: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.n_se_blocks, self.se_reduction = n_se_blocks, se_reduction
+        super().__init__(
+            input_channels,
+            hidden_channels,
+            input_kern,
+            hidden_kern,
+            bias=bias,
+            laplace_padding=laplace_padding,
+            input_regularizer=input_regularizer,
+            use_avg_reg=use_avg_reg,
+            **kwargs,
+        )
+
+    def _appended(self, index: int) -> dict[str, nn.Module]:
+        if index == 0 or self.num_layers - index > self.n_se_blocks:
+            return {}
+        return {"seg_ex_block": SqueezeExcitation(self.hidden_channels[index], self.se_reduction)}
+
+    def regularizer(self) -> Tensor:
+        """``gamma_input * laplace()``, a scalar to add to the loss."""
+        return self.gamma_input * self.laplace()
 
 
 def _concatenate(maps: list[Tensor]) -> Tensor:
