@@ -1,4 +1,4 @@
-"""Networks of which each session has its own."""
+"""Networks with separate parameters for each session."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from v1fast import _choices
+
+
+def of_session(part: Any, data_key: str | None) -> Any:
+    """Return the network of session ``data_key``, which may be None if there is only one; ``part`` itself serves all.
+
+    Args:
+        part: a ModuleDict of networks by session, or one network for all sessions.
+        data_key: name of the session.
+
+    Raises:
+        KeyError: no such session.
+    """
+    if not isinstance(part, nn.ModuleDict):
+        return part
+    if data_key is None and len(part) == 1:
+        return next(iter(part.values()))
+    _choices.one_of("data_key", data_key, tuple(part), KeyError)
+    return part[str(data_key)]
 
 
 class PerSession(nn.ModuleDict):
@@ -20,18 +38,7 @@ class PerSession(nn.ModuleDict):
         super().__init__()
         self._gamma = gamma
 
-    def of(self, data_key: str | None) -> Any:
-        """Return the network of session ``data_key``, which may be None if there is only one session.
-
-        Raises:
-            KeyError: no such session.
-        """
-        if data_key is None and len(self) == 1:
-            return next(iter(self.values()))
-        _choices.one_of("data_key", data_key, tuple(self), KeyError)
-        return self[str(data_key)]
-
-    def initialize(self, **kwargs: Any) -> None:
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Initialise the networks of all sessions."""
         for network in self.values():
             initialize: Any = network.initialize
@@ -43,5 +50,5 @@ class PerSession(nn.ModuleDict):
         Raises:
             KeyError: no such session.
         """
-        penalty: Tensor | float = self.of(data_key).regularizer() * self._gamma
+        penalty: Tensor | float = of_session(self, data_key).regularizer() * self._gamma
         return penalty

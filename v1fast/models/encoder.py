@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v1fast._warnings import warn_caller
 from v1fast._layout import channels_last
-from v1fast.models.activations import AdaptiveELU, nonlinearity
+from v1fast._warnings import warn_caller
+from v1fast.models._sessions import of_session
+from v1fast.models.activations import nonlinearity
 from v1fast.models.cores import Stacked2dCore
 from v1fast.models.geometry import input_positions
 from v1fast.readouts import FullGaussian2d
@@ -145,7 +146,7 @@ class FiringRateEncoder(nn.Module):
         if self.shifter is not None:
             if pupil_center is None:
                 raise ValueError("pupil_center: want [B, 2] for the shifter, got None")
-            shift = _of_session(self.shifter, data_key)(_last_frames(pupil_center, frames), trial_idx)
+            shift = of_session(self.shifter, data_key)(_last_frames(pupil_center, frames), trial_idx)
         x: Tensor = self.readout(features, data_key=data_key, shift=shift, **kwargs)
         if self.modulator is not None:
             if behavior is None:
@@ -155,11 +156,11 @@ class FiringRateEncoder(nn.Module):
         return rates
 
     def _modulated(self, x: Tensor, behavior: Tensor, data_key: str | None, out_idx: Any) -> Tensor:
-        modulator = _of_session(self.modulator, data_key)
+        modulator = of_session(self.modulator, data_key)
         if out_idx is None:
             modulated: Tensor = modulator(x, behavior=behavior)
             return modulated
-        neurons = _of_session(self.readout, data_key).outdims
+        neurons = of_session(self.readout, data_key).outdims
         selected: Tensor = modulator(x, behavior=behavior, out_idx=select_neurons(out_idx, neurons, x.device))
         return selected
 
@@ -181,7 +182,7 @@ class FiringRateEncoder(nn.Module):
         core = _penalty(self.core)
         total = core.detach() if detach_core and isinstance(core, Tensor) else core
         options = {"reduction": reduction, "average": average}
-        total = total + _penalty(_of_session(self.readout, data_key), **options)
+        total = total + _penalty(of_session(self.readout, data_key), **options)
         for part in (self.shifter, self.modulator):
             if part is not None:
                 total = total + _penalty(part, data_key)
@@ -195,17 +196,6 @@ class FiringRateEncoder(nn.Module):
     def predict_variance(self, x: Tensor, *args: Any, data_key: str | None = None, **kwargs: Any) -> Tensor:
         """Return the variance of a Poisson distribution: the rates."""
         return self.predict_mean(x, *args, data_key=data_key, **kwargs)
-
-
-def _of_session(part: Any, data_key: str | None) -> Any:
-    """The network of one session, or ``part`` itself if it serves all."""
-    if not isinstance(part, nn.ModuleDict):
-        return part
-    if data_key is None and len(part) == 1:
-        return next(iter(part.values()))
-    if data_key not in part:
-        raise KeyError(f"data_key: want one of {', '.join(part)}, got {data_key!r}")
-    return part[data_key]
 
 
 def _last_frames(behavior: Tensor, frames: int | None) -> Tensor:

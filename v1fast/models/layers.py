@@ -39,6 +39,30 @@ class Scale2d(nn.Module):
         return x * self.scale
 
 
+class Bias3d(nn.Module):
+    """Adds a learned number per channel, 0 at first, to maps of videos."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, T, H, W] in, maps of the same shape out."""
+        return x + self.bias
+
+
+class Scale3d(nn.Module):
+    """Multiplies maps of videos by a learned number per channel, 1 at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, T, H, W] in, maps of the same shape out."""
+        return x * self.scale
+
+
 class SqueezeExcitation(nn.Module):
     """Multiplies each channel by a factor in (0, 1) that a small network computes from the means of all channels.
 

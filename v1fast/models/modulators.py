@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         self.modulator_networks = nn.ModuleList()
         for _ in range(n_parameters_to_modulate):
             stack: list[nn.Module] = []
-            for before, after in zip(widths[:-1], widths[1:], strict=True):
+            for before, after in itertools.pairwise(widths):
                 stack += [nn.Linear(before, after, bias=bias), nn.ReLU()]
             self.modulator_networks.append(nn.Sequential(*stack))
 

@@ -96,6 +96,25 @@ class GaussianLaplaceL2(LaplacePenalty):
         return _relative(_aggregate(masked.square(), avg), _aggregate(weight.square(), avg))
 
 
+class TemporalPenalty(nn.Module):
+    """``sum (L w)^2 / sum w^2`` of temporal filters, with neuralpredictors' L = (-1, 4, -1), one zero beyond each end.
+
+    With a sum of 2 rather than 0, L also penalises slow filters. Key: ``laplace.filter`` (1, 1, 3).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.laplace = nn.Module()
+        self.laplace.register_buffer("filter", torch.tensor([[[-1.0, 4.0, -1.0]]]))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The penalty of filters [out, in, T], a scalar."""
+        rows = weight.flatten(0, 1).unsqueeze(1)
+        filters: Tensor = self.laplace.filter  # type: ignore[assignment]
+        rough = nn.functional.conv1d(rows, filters.to(rows.dtype), padding=1)
+        return _relative(rough.square().sum(), rows.square().sum())
+
+
 REGULARIZERS: dict[str, type[LaplacePenalty]] = {
     "LaplaceL1": LaplaceL1,
     "LaplaceL2": LaplaceL2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ class MLP(nn.Module):
             raise ValueError(f"shift_layers: want at least 1, got {shift_layers}")
         widths = [input_features, *[hidden_channels] * (shift_layers - 1), 2]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after, bias=bias), nn.Tanh()]
         self.mlp = nn.Sequential(*layers)
 
@@ -61,9 +62,7 @@ class MLP(nn.Module):
         first: Any = self.mlp[0]
         if inputs.shape[-1] != first.in_features:
             beside = "" if trial_idx is None else ", trial_idx included"
-            raise ValueError(
-                f"pupil_center: want [B, {first.in_features}]{beside}, got {tuple(inputs.shape)}"
-            )
+            raise ValueError(f"pupil_center: want [B, {first.in_features}]{beside}, got {tuple(inputs.shape)}")
         shift: Tensor = self.mlp(inputs)
         return shift
 
@@ -129,7 +128,7 @@ class StaticAffine2d(nn.Linear):
         """Mean of the squared weights."""
         return self.weight.square().mean()
 
-    def forward(self, pupil_center: Tensor, trial_idx: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, pupil_center: Tensor, trial_idx: Tensor | None = None) -> Tensor:
         """Return the shift (x, y) in (-1, 1) of inputs [B, input_channels]; ``trial_idx`` is ignored."""
         return super().forward(pupil_center).tanh()
 

@@ -27,9 +27,9 @@ def _orders(ranks: int) -> Iterator[tuple[int, int]]:
 def hermite_functions(ranks: int, size: int, extent: float) -> tuple[NDArray[np.float64], list[int]]:
     """Two-dimensional Hermite functions in polar form, sampled on a square grid.
 
-    ``(-1)^n exp(-r^2 / 4) r^m L_n^m(r^2 / 2)`` times 1, or times cos(m theta) and sin(m theta): the filters of Victor,
-    Mechler, Repucci, Purpura & Sharpee, "Responses of V1 neurons to two-dimensional Hermite functions", J. Neurophysiol.
-    2006. Each is divided by its L2 norm on the grid.
+    ``(-1)^n exp(-r^2 / 4) r^m L_n^m(r^2 / 2)`` times 1, or times cos(m theta) and sin(m theta), divided by the L2 norm
+    on the grid. The filters of Victor, Mechler, Repucci, Purpura & Sharpee, "Responses of V1 neurons to two-dimensional
+    Hermite functions", J. Neurophysiol. 2006.
 
     Args:
         ranks: number of ranks m + 2n, from 0.
@@ -239,7 +239,7 @@ class RotationEquivariant2dCore(Stacked2dCore):
                 raise ValueError(f"{name}: want {value} in a rotation-equivariant core, got {kwargs[name]}")
         self.num_rotations, self.upsampling = num_rotations, upsampling
         self.rot_eq_batch_norm, self.init_std = rot_eq_batch_norm, init_std
-        super().__init__(*args, stride=stride, input_regularizer=input_regularizer, **kwargs)
+        super().__init__(*args, stride=stride, input_regularizer=input_regularizer, **kwargs)  # type: ignore[misc]
 
     def _convolution(self, index: int) -> tuple[str, nn.Module]:
         kernel = self.input_kern if index == 0 else self.hidden_kern[index - 1]

@@ -331,6 +331,27 @@ class SE2dCore(Stacked2dCore):
         return self.gamma_input * self.laplace()
 
 
+class LinearNonlinearCore(Stacked2dCore):
+    """A core of one convolution, a batch norm and a nonlinearity: with a readout, a linear-nonlinear model.
+
+    Args:
+        input_channels: Channels of the images.
+        hidden_channels: Number of filters.
+        input_kern: Size of the filters, pixels.
+        **kwargs: Other arguments of :class:`Stacked2dCore`, which apply to its first layer.
+
+    Raises:
+        ValueError: As :class:`Stacked2dCore`.
+
+    >>> import torch
+    >>> LinearNonlinearCore(1, 16, 15, pad_input=False)(torch.randn(2, 1, 36, 64)).shape
+    torch.Size([2, 16, 22, 50])
+    """
+
+    def __init__(self, input_channels: int, hidden_channels: int, input_kern: Size, **kwargs: Any) -> None:
+        super().__init__(input_channels, hidden_channels, input_kern, hidden_kern=[], layers=1, **kwargs)
+
+
 def _concatenate(maps: list[Tensor]) -> Tensor:
     return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
