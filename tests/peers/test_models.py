@@ -137,3 +137,41 @@ def test_openretinas_core(kind, options):
         assert got.keys() == want.keys()
         for name, value in want.items():  # theirs keeps its filters, so that a copy in float64 cannot be made
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()), msg=name)
+
+
+PLACES = {"a": torch.randn(6, 3).numpy(), "b": torch.randn(5, 3).numpy()}
+TANH = {"hidden_layers": 1, "hidden_features": 30, "final_tanh": True}
+CORTEX = {"grid_mean_predictor_type": "cortex", "source_grids": PLACES}
+LAYOUTS = {  # core, its options, the readouts' options, whether there is a shifter
+    "Sensorium": (cores.Stacked2dCore, {"depth_separable": True}, {"grid_mean_predictor": TANH, **CORTEX}, False),
+    "Sensorium+": (cores.Stacked2dCore, {"depth_separable": True}, {"grid_mean_predictor": TANH, **CORTEX}, True),
+    "nnvision": (cores.SE2dCore, {"n_se_blocks": 2, "se_reduction": 4}, {"gauss_type": "isotropic"}, False),
+    "nndichromacy": (cores.SE2dCore, {}, {"grid_mean_predictor": {"hidden_layers": 0}, **CORTEX}, True),
+    "nnsysident": (
+        cores.Stacked2dCore,
+        {"batch_norm_scale": False, "independent_bn_bias": False},
+        {"share_features": True, "shared_match_ids": {"a": [0, 1, 2, 3, 4, 4], "b": [4, 3, 2, 1, 0]}},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_published_layouts_are_read(layout, tmp_path):
+    make, core_options, options, shifter = LAYOUTS[layout]
+    core = make(**{**SMALL, "pad_input": False}, stack=-1, **core_options)
+    shape = tuple(core(torch.zeros(2, 1, 20, 24)).shape[1:])
+    multi = readouts.MultiReadoutSharedParametersBase(
+        {"a": shape, "b": shape}, {"a": 6, "b": 5}, readouts.FullGaussian2d, bias=True, **options
+    )
+    shift = shifters.MLPShifter(["a", "b"], hidden_channels_shifter=4, shift_layers=3) if shifter else None
+    peer = encoders.FiringRateEncoder(core, multi, shifter=shift).eval()
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape)) if parameter.requires_grad else None
+    torch.save(peer.state_dict(), tmp_path / "model.pth")
+    ours = models.FiringRateEncoder.from_checkpoint(tmp_path / "model.pth", image_shape=(20, 24))
+    x, pupil = torch.randn(3, 1, 20, 24), torch.randn(3, 2)
+    for data_key in ("a", "b"):
+        want = peer(x, data_key=data_key, pupil_center=pupil)
+        torch.testing.assert_close(ours(x, data_key=data_key, pupil_center=pupil), want, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from v1fast import _choices
+from v1fast._config import Configured
 
 
 def of_session(part: Any, data_key: str | None) -> Any:
@@ -27,7 +28,7 @@ def of_session(part: Any, data_key: str | None) -> Any:
     return part[str(data_key)]
 
 
-class PerSession(nn.ModuleDict):
+class PerSession(Configured, nn.ModuleDict):
     """One network per session, stored under its ``data_key``.
 
     Args:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from v1fast._layout import channels_last
 from v1fast._warnings import warn_caller
+from v1fast.models import checkpoints, saving
 from v1fast.models._sessions import of_session
 from v1fast.models.activations import nonlinearity
 from v1fast.models.cores import Stacked2dCore
@@ -64,11 +66,116 @@ class FiringRateEncoder(nn.Module):
         self.core, self.readout = core, readout
         self.shifter, self.modulator = shifter, modulator
         self.offset, self.nonlinearity_type = elu_offset, nonlinearity_type
+        self.nonlinearity_config = None if nonlinearity_config is None else dict(nonlinearity_config)
         if nonlinearity_type != "elu" and elu_offset:
             warn_caller(f"elu_offset has no effect with nonlinearity_type={nonlinearity_type!r}")
         config = {"xshift": -elu_offset, "yshift": 1.0} if nonlinearity_type == "elu" else nonlinearity_config
         self.nonlinearity_fn = nonlinearity(nonlinearity_type, config)
         self._core_is_frozen = False
+        self.inferred: checkpoints.Inferred | None = None
+        self.normalization: dict[str, Any] = {}
+        self.versions: dict[str, str] = {}
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: str | Path | Mapping[str, Any],
+        *,
+        image_shape: tuple[int, int] = (36, 64),
+        core_options: Mapping[str, Any] | None = None,
+        readout_options: Mapping[str, Any] | None = None,
+        core: nn.Module | None = None,
+        readout: nn.Module | None = None,
+        shifter: nn.Module | None = None,
+        modulator: nn.Module | None = None,
+        elu_offset: float = 0.0,
+        nonlinearity_type: str = "elu",
+        nonlinearity_config: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Build the encoder that a released state_dict was saved from, and load it, strictly.
+
+        Sizes and options are read off keys and shapes: kind of core, layers, channels, kernels, biases; class of
+        readouts, sessions, neurons, position predictor, what sessions share; shifter; modulator. Padding, strides,
+        nonlinearities and the normalisation of the images are not in a state_dict: they are arguments, with the
+        defaults of the Sensorium models. ``print(encoder.inferred)`` shows what was found and what was assumed.
+
+        Args:
+            source: a file of ``torch.save`` or safetensors, or a mapping. It is read with ``weights_only=True``.
+            image_shape: (H, W) of the images, from which the size of the maps follows.
+            core_options: arguments of the core's class in place of what was inferred or assumed, e.g.
+                ``{"pad_input": True, "hidden_dilation": 2}``.
+            readout_options: arguments of the readouts' class, e.g. ``{"pool_kern": 3}``.
+            core, readout, shifter, modulator: modules to load into, where none can be inferred.
+            elu_offset, nonlinearity_type, nonlinearity_config: see the class.
+
+        Returns:
+            The encoder, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: no encoder is in it, or a part is of no known kind.
+            RuntimeError: keys or shapes do not fit.
+        """
+        state = checkpoints.read_state(source)
+        inferred = checkpoints.Inferred()
+        read = checkpoints.part(state, "readout")
+        if core is None:
+            made = checkpoints.infer_core(
+                checkpoints.part(state, "core"), checkpoints.channels_read(read), core_options or {}, inferred
+            )
+        else:
+            made = core
+        if readout is None:
+            readout = checkpoints.infer_readout(read, made, image_shape, readout_options or {}, inferred)
+        if shifter is None:
+            shifter = checkpoints.infer_shifter(checkpoints.part(state, "shifter"), inferred)
+        if modulator is None:
+            modulator = checkpoints.infer_modulator(checkpoints.part(state, "modulator"), inferred)
+        encoder = cls(
+            made,
+            readout,
+            shifter=shifter,
+            modulator=modulator,
+            elu_offset=elu_offset,
+            nonlinearity_type=nonlinearity_type,
+            nonlinearity_config=nonlinearity_config,
+        )
+        inferred.assumed |= {
+            "image_shape": image_shape,
+            "normalisation of the images": "that of the training data",
+            "nonlinearity_type": nonlinearity_type,
+            "elu_offset": elu_offset,
+        }
+        encoder.load_state_dict(state)
+        encoder.inferred = inferred
+        return encoder.eval()
+
+    def save(self, path: str | Path, normalization: Mapping[str, Any] | None = None) -> None:
+        """Write weights, configuration, data keys and versions into one file of safetensors, without pickle.
+
+        The file is written at once: if it cannot be, a file that was there before stays as it was.
+
+        Args:
+            path: of the file.
+            normalization: what the images (and pupil, behaviour) were normalised by, e.g.
+                ``{"images": {"mean": 113.5, "std": 59.6}}``; numbers, text, lists and arrays. :meth:`load`
+                restores it as ``encoder.normalization``.
+
+        Raises:
+            ValueError: a part is not of a class of v1fast: its configuration is not known.
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        saving.save(self, path, normalization)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read an encoder that :meth:`save` wrote; in evaluation mode, on ``device``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is cut, of another format, or written by a later version in a way unknown to this one.
+        """
+        return cast("Self", saving.load(cls, path, device))
 
     def freeze_core(self, frozen: bool = True) -> Self:
         """Keep the core as it is: no gradients, and evaluation mode even after ``train()``; or end that.

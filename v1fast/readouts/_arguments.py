@@ -7,8 +7,7 @@ import functools
 import inspect
 from typing import Any, Self
 
-from torch import nn
-
+from v1fast._config import Configured
 from v1fast._warnings import run_while_tracing, warn_caller
 
 # Ratios of difflib: two letters exchanged in a word of five ("shfit"), and of four ("bais").
@@ -95,14 +94,14 @@ def warn_of_misspelt(classes: tuple[type, ...], method: str, names: tuple[str, .
     return tuple(name for name, _ in misspelt)
 
 
-class ChecksArguments(nn.Module):
+class ChecksArguments(Configured):
     """A module that warns of misspelt keyword arguments of its constructor and of forward."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Check the names first. ``__new__`` gets the caller's arguments whatever a subclass's constructor does."""
         if kwargs:
             warn_of_misspelt((cls,), "__init__", tuple(kwargs))
-        return super().__new__(cls)
+        return super().__new__(cls, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As usual."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from v1fast import _choices
+from v1fast._config import Configured
 from v1fast.readouts._arguments import arguments, warn_of_misspelt
 from v1fast.readouts.base import Readout, Reduction, select_neurons
 
@@ -94,7 +95,7 @@ class ClonedReadout(Readout):
         return f"{self.outdims} neurons"
 
 
-class MultiReadoutBase(nn.ModuleDict):
+class MultiReadoutBase(Configured, nn.ModuleDict):
     """One readout per session, stored under its ``data_key``.
 
     Drop-in for ``MultiReadoutBase`` of neuralpredictors: same constructor, state_dict keys
@@ -224,6 +225,14 @@ class MultiReadoutBase(nn.ModuleDict):
             like = next(first.parameters())
             readout.to(device=like.device, dtype=like.dtype)
         self[data_key] = readout.train(self.training)
+        self._note_call(
+            "add_session",
+            data_key=data_key,
+            n_neurons=n_neurons,
+            in_shape=in_shape,
+            mean_activity=mean_activity,
+            kwargs=kwargs,
+        )
 
     def _session(self, data_key: str | None) -> Any:
         if data_key is None and len(self) == 1:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from v1fast import _choices
+from v1fast._config import Configured
 from v1fast._warnings import warn_caller
-from v1fast.models._checkpoints import adapt_biases
 from v1fast.models.activations import ACTIVATIONS, AdaptiveELU
+from v1fast.models.cores._biases import adapt_biases
 from v1fast.models.layers import (
     AttentionConv2d,
     Bias2d,
@@ -23,7 +24,7 @@ from v1fast.models.layers import (
 from v1fast.models.regularizers import REGULARIZERS, LaplacePenalty
 
 
-class Stacked2dCore(nn.Module):
+class Stacked2dCore(Configured):
     """A stack of convolutions, each with a batch norm and a nonlinearity; a drop-in for neuralpredictors' class.
 
     Arguments, parameter names, the order of the initial random draws and the results are those of that class on

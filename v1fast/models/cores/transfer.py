@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from v1fast._config import Configured
 from v1fast._warnings import warn_caller
 
 _VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
@@ -39,7 +40,7 @@ def vgg16_features() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class TransferLearningCore(nn.Module):
+class TransferLearningCore(Configured):
     """A network cut after one of its layers, as a core; frozen unless ``fine_tune``.
 
     Cadena et al., "Deep convolutional models improve predictions of macaque V1 responses to natural images", PLoS

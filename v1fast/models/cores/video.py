@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from v1fast import _choices
+from v1fast._config import Configured
 from v1fast._laplace import Laplace
 from v1fast.models.activations import AdaptiveELU
 from v1fast.models.layers import Bias3d, Scale3d, Size, pair
@@ -39,7 +40,7 @@ def _each(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-class _VideoCore(nn.Module):
+class _VideoCore(Configured):
     """What :class:`Basic3dCore` and :class:`Factorized3dCore` share: norms, nonlinearities, penalties."""
 
     def __init__(
@@ -510,7 +511,7 @@ _CONVOLUTIONS: dict[str, Any] = {
 }
 
 
-class SimpleCoreWrapper(nn.Module):
+class SimpleCoreWrapper(Configured):
     """The core of openretina's models: convolutions over space and time, each with a norm, a bias and an ELU.
 
     Höfling et al., "A chromatic feature detector in the retina signals visual context changes", eLife 2024. A drop-in
