@@ -13,10 +13,10 @@ import torch
 from v1fast import _files, ops, plots
 from v1fast._version import __version__
 from v1fast.cli._common import benchmark
+from v1fast.cli._simulated_fit import LOSS, Fit, Settings, evaluate, fit_population
 from v1fast.data import Simulation, simulate
 from v1fast.metrics import single_trial_correlation
 from v1fast.models.reproduction import Comparison, check_trained_model, require_match
-from v1fast.training.fit import LOSS, Fit, Settings, evaluate, fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def _simulated(settings: Settings, console: Console) -> tuple[dict[str, Any], di
         f"{settings.neurons} Gabor energy cells, Poisson responses to {settings.train} crops of photographs; "
         f"a model of {settings.channels} channels and a Gaussian readout learns them."
     )
-    fitted = fit(simulation, settings, console)
+    fitted = fit_population(simulation, settings, console)
     summary, tensors = evaluate(fitted, simulation)
     console.print(
         f"Held-out images: correlation with the mean response {summary['correlation_median']:.3f} (median; the true "
@@ -137,20 +137,22 @@ def _simulated(settings: Settings, console: Console) -> tuple[dict[str, Any], di
         f"Positions: {summary['position_error_median_px']:.2f} px from the true ones (median), "
         f"{summary['within_2_px']:.0%} of the neurons within 2 px"
     )
-    shape = (settings.batch, *fitted.model.map_shape, settings.neurons)
+    readout: Any = fitted.model.readout
+    channels, height, width = readout.in_shape
+    shape = (settings.batch, channels, height, width, settings.neurons)
     return summary, _fit_pictures(fitted, simulation, tensors), shape
 
 
 def _fit_pictures(fitted: Fit, simulation: Simulation, tensors: dict[str, torch.Tensor]) -> dict[str, Figure]:
-    history = fitted.history
+    history = fitted.epochs
     truth = (simulation.validation.rates, simulation.validation.responses[0])
     learning = plots.learning_curve(
-        train_loss=[epoch.train_loss for epoch in history],
-        validation_loss=[epoch.validation_loss for epoch in history],
-        correlation=[epoch.correlation for epoch in history],
-        position_error=[epoch.position_error for epoch in history],
+        train_loss=[epoch["train_loss"] for epoch in history],
+        validation_loss=[epoch["val_loss"] for epoch in history],
+        correlation=[epoch["val_correlation"] for epoch in history],
+        position_error=[epoch["position_error"] for epoch in history],
         loss_floor=LOSS(*truth).item(),
-        correlation_ceiling=single_trial_correlation(*truth).median,
+        correlation_ceiling=single_trial_correlation(*truth).mean,
     )
     return {
         "positions": plots.positions(tensors["true"], tensors["learned"], simulation.population.image_shape),

@@ -15,7 +15,7 @@ def demo(
     quick: Quick = False,
 ) -> None:
     """Fit Gaussian readouts to simulated neurons and, where the data is there, run a trained model of mouse V1."""
-    need("demo", "matplotlib", "skimage")
+    need("demo", "matplotlib", "skimage", "lightning", "torchmetrics")
     from v1fast.cli._demonstration import demonstrate
 
     demonstrate(out=out, real_data=real_data, quick=quick)

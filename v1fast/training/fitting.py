@@ -1,0 +1,222 @@
+"""Fitting an encoder: a ``lightning.Trainer`` with defaults that suit encoding models."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor, nn
+
+from v1fast.losses import Loss
+from v1fast.training.batches import RESPONSES, Loader, SessionCycle, SessionSequence, TensorBatches
+from v1fast.training.callbacks import AtomicCheckpointIO, EpochLines, LastCheckpoint
+from v1fast.training.module import EncodingModule
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Data = Mapping[str, "Loader | Mapping[str, Tensor]"]
+
+_NOT_OURS = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*You defined a .validation_step. but have no.*",
+    ".*in eval mode at the start of training.*",  # a frozen core
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """What a fit did.
+
+    Attributes:
+        epochs: of each epoch "epoch" (from 1), "train_loss", "learning_rate", and with validation "val_loss" and
+            "val_correlation".
+        interrupted: whether Ctrl-C ended it.
+        checkpoint: the last complete checkpoint, from which the same call goes on; None if nothing was written.
+    """
+
+    epochs: list[dict[str, float]]
+    interrupted: bool
+    checkpoint: Path | None
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights the encoder has, counted from 1: that of the highest validation correlation."""
+        judged = [(epoch.get("val_correlation", float(epoch["epoch"])), -epoch["epoch"]) for epoch in self.epochs]
+        return int(-max(judged)[1])
+
+
+def fit(
+    encoder: nn.Module,
+    train: Data,
+    validation: Data | None = None,
+    *,
+    out: str | Path | None = None,
+    loss: Loss | None = None,
+    max_epochs: int = 200,
+    batch_size: int = 64,
+    seed: int = 0,
+    precision: Any = "32-true",
+    accelerator: str = "auto",
+    devices: Any = 1,
+    show: bool = True,
+    console: Console | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    trainer_options: Mapping[str, Any] | None = None,
+    **module_options: Any,
+) -> History:
+    """Fit an encoder to the responses of one session or several; it then has the weights of the best epoch.
+
+    With ``out``, a checkpoint is written at the end of each epoch. The same call goes on from it. Its
+    parameters are in the end, bit for bit, those of a run that was never stopped (same versions, device and number of
+    threads). Ctrl-C ends training with the best weights so far.
+
+    Args:
+        encoder: see :class:`EncodingModule`.
+        train: name of each session -> a loader, or a mapping of tensors ("images" [T, C, H, W], "responses" [T, N],
+            ...) from which batches are drawn in random order, see :class:`TensorBatches`.
+        validation: likewise; None: no early end, and the last weights are kept.
+        out: folder for ``last.ckpt``, ``metrics.csv`` (a row per epoch) and logs for TensorBoard, if that or
+            tensorboardX is installed; None writes nothing.
+        loss: of :mod:`v1fast.losses` with ``avg=False``; default Poisson.
+        max_epochs: the most epochs.
+        batch_size: of each session, where tensors are given.
+        seed: of the order of the trials and of the sampled positions.
+        precision: as in ``lightning.Trainer``, e.g. "bf16-mixed".
+        accelerator, devices: as in ``lightning.Trainer``.
+        show: whether to show a progress bar and print a line for each epoch.
+        console: of rich, to print on; default stderr.
+        callbacks: further callbacks of Lightning.
+        trainer_options: further arguments of ``lightning.Trainer``.
+        **module_options: of :class:`EncodingModule`: ``learning_rate``, ``learning_rates``, ``optimizer``,
+            ``schedule``, ``scale_loss``, ``check_every``.
+
+    Returns:
+        The history; ``encoder`` itself is changed.
+
+    Raises:
+        ValueError: responses that the loss has no likelihood for; data of unequal lengths.
+        NonFiniteLossError: the loss became NaN or infinite.
+        KeyboardInterrupt: Ctrl-C before the first epoch was done.
+
+    >>> import torch
+    >>> from v1fast.models import FiringRateEncoder, Stacked2dCore
+    >>> from v1fast.readouts import FullGaussian2d, MultiReadoutBase
+    >>> core = Stacked2dCore(1, 8, 5, 3, layers=2, stack=-1)
+    >>> readout = MultiReadoutBase({"mouse": (8, 16, 16)}, {"mouse": 20}, FullGaussian2d, bias=True)
+    >>> trials = {"images": torch.randn(64, 1, 16, 16), "responses": torch.rand(64, 20)}
+    >>> encoder = FiringRateEncoder(core, readout)
+    >>> history = fit(encoder, {"mouse": trials}, {"mouse": trials}, max_epochs=2, show=False)
+    >>> len(history.epochs)
+    2
+    """
+    module = EncodingModule(encoder, loss=loss, **module_options)
+    loaders = {name: _loader(module.loss, name, data, batch_size, True, seed) for name, data in train.items()}
+    validating = {
+        name: _loader(module.loss, name, data, batch_size, False, seed) for name, data in (validation or {}).items()
+    }
+    checkpoint = None if out is None else Path(out) / "last.ckpt"
+    lines = EpochLines(console) if show else None
+    writing = [LastCheckpoint(checkpoint.parent)] if checkpoint else []
+    options: dict[str, Any] = {
+        "max_epochs": max_epochs,
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision,
+        "logger": [] if out is None else _loggers(Path(out)),
+        "callbacks": [
+            *([lines] if lines else []),
+            *callbacks,
+            *([LastCheckpoint(checkpoint.parent)] if checkpoint else []),
+        ],
+        "plugins": [AtomicCheckpointIO()],
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": checkpoint is not None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        **(trainer_options or {}),
+    }
+    torch.manual_seed(seed)
+    resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
+    interrupted = _run(options, module, loaders, validating, resumed)
+    if interrupted:
+        if not module.epochs:
+            raise KeyboardInterrupt
+        module.restore_best()
+        if lines:
+            where = "" if checkpoint is None else f"; {checkpoint} holds the last epoch: the same call goes on from it"
+            lines.console.print(f"Interrupted: going on with the best of {len(module.epochs)} epochs{where}.")
+    encoder.eval()
+    return History(module.epochs, interrupted, checkpoint if checkpoint and checkpoint.exists() else None)
+
+
+def _loader(loss: Loss, name: str, data: Any, batch_size: int, shuffle: bool, seed: int) -> Loader:
+    if isinstance(data, Mapping):
+        data = TensorBatches(data, batch_size, shuffle, seed)
+    fields = getattr(data, "fields", {})
+    for key in RESPONSES:
+        if key in fields:
+            loss.check_responses(fields[key], name)
+    loader: Loader = data
+    return loader
+
+
+def _loggers(out: Path) -> list[Logger]:
+    out.mkdir(parents=True, exist_ok=True)
+    loggers: list[Logger] = []
+    with suppress(ModuleNotFoundError):
+        loggers.append(TensorBoardLogger(out, name="", version=""))
+    return loggers
+
+
+def _run(
+    options: Mapping[str, Any],
+    module: EncodingModule,
+    train: Mapping[str, Loader],
+    validation: Mapping[str, Loader],
+    resumed: Path | None,
+) -> bool:
+    """Train; whether Ctrl-C ended it."""
+    handler = signal.getsignal(signal.SIGINT)
+    path = None if resumed is None else str(resumed)
+    sequence = SessionSequence(validation) if validation else None
+    with _quiet():
+        trainer = lightning.Trainer(**options)
+        try:
+            trainer.fit(module, SessionCycle(train), sequence, ckpt_path=path, weights_only=False)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            if not trainer.interrupted:
+                raise
+            return True
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says about devices, loaders with workers, and itself."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOT_OURS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

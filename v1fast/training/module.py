@@ -1,0 +1,270 @@
+"""The LightningModule that trains an encoder."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from v1fast.losses import Loss, PoissonLoss
+from v1fast.metrics import SingleTrialCorrelation
+from v1fast.training.batches import SessionCycle, as_fields
+from v1fast.training.schedule import EarlyStopping, Schedule, parameter_groups
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite. The message says in which session and step, and which operand is to blame."""
+
+
+class EncodingModule(lightning.LightningModule):
+    """Trains an encoder on one session or several, as neuralpredictors and the Sensorium baselines do.
+
+    One optimiser step takes a batch of every session: a forward and a backward pass each, one after the other, so that
+    the memory is that of one session; their gradients add up. The loss of a session's batch is
+    ``sqrt(trials / batch) * loss + penalty``. After each epoch the objective, the correlation with single
+    responses to the validation images (mean over all neurons that have one), decides on learning rate, best weights and
+    end, see :class:`EarlyStopping`.
+
+    It works with any ``lightning.Trainer`` and its callbacks. It logs "train_loss", "val_loss" and "val_correlation".
+
+    Args:
+        encoder: e.g. :class:`v1fast.models.FiringRateEncoder`. Called with a batch's images and ``data_key``, and its
+            other fields by name; ``regularizer(data_key)``, if it has one, is the penalty.
+        loss: of :mod:`v1fast.losses`; default Poisson, summed over trials and neurons (``avg=False``).
+        learning_rate: of all parameters, unless ``learning_rates`` names them.
+        learning_rates: end of a parameter's name, e.g. "sigma" -> learning rate.
+        optimizer: called with the groups of parameters; default ``torch.optim.Adam``.
+        schedule: of the learning rate; default :class:`EarlyStopping`.
+        scale_loss: whether to multiply the loss by sqrt(trials of the session / trials of the batch).
+        check_every: after so many steps, losses are looked at (on a GPU this waits for it): a NaN ends training.
+
+    Raises:
+        NonFiniteLossError: in training, up to ``check_every`` steps after the first such loss.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        loss: Loss | None = None,
+        learning_rate: float = 0.005,
+        learning_rates: Mapping[str, float] | None = None,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        schedule: Schedule | None = None,
+        scale_loss: bool = True,
+        check_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder = encoder
+        self.loss = PoissonLoss(avg=False) if loss is None else loss
+        self.learning_rate, self.learning_rates = learning_rate, dict(learning_rates or {})
+        self.schedule = EarlyStopping() if schedule is None else schedule
+        self.scale_loss, self.check_every = scale_loss, check_every
+        self._make_optimizer = optimizer
+        self.best: dict[str, Tensor] | None = None
+        self.epochs: list[dict[str, float]] = []
+        self._validation: dict[str, SingleTrialCorrelation] = {}
+        self._validation_loss: list[Tensor] = []
+        self._restored: dict[str, Any] | None = None
+        self._begin_watching()
+
+    # training
+
+    def configure_optimizers(self) -> Optimizer:
+        """See Lightning."""
+        return self._make_optimizer(parameter_groups(self.encoder, self.learning_rate, self.learning_rates))
+
+    def on_train_start(self) -> None:
+        """Begin the schedule; in a resumed run, go on with random numbers and schedule where they were."""
+        self._trials = _trials_of(self.trainer.train_dataloader)
+        optimizer: Any = self.optimizers()
+        self.schedule.begin(optimizer.optimizer, int(self.trainer.estimated_stepping_batches))
+        if self._restored is not None:
+            self.schedule.load_state_dict(self._restored["schedule"])
+            _set_random_states(self._restored["random"])
+            self._restored = None
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a new average of the loss."""
+        self._epoch_loss: list[Tensor] = []
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One optimiser step on a batch of every session, ``{data_key: batch}``."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self._watch_parameters()
+        total = []
+        for data_key, fields in batch.items():
+            loss = self._loss_of(data_key, fields)
+            self.manual_backward(loss)
+            total.append(loss.detach())
+        optimizer.step()
+        self.schedule.after_step()
+        self._epoch_loss.append(torch.stack(total).sum())
+        if (batch_idx + 1) % self.check_every == 0:
+            self._look()
+
+    def _loss_of(self, data_key: str, batch: Any) -> Tensor:
+        inputs, responses, fields = as_fields(batch)
+        rates: Tensor = self.encoder(inputs, data_key=data_key, **fields)
+        loss: Tensor = self.loss(rates, responses)
+        if self.scale_loss:
+            loss = loss * math.sqrt(self._trials_in(data_key) / len(responses))
+        self._watch(data_key, inputs, responses, rates, loss)
+        regularizer = getattr(self.encoder, "regularizer", None)
+        return loss if regularizer is None else loss + regularizer(data_key)
+
+    def _trials_in(self, data_key: str) -> int:
+        trials = self._trials.get(data_key)
+        if trials is None:
+            raise ValueError(f"scale_loss: want a loader of session {data_key} with a dataset that has a length")
+        return trials
+
+    # a loss that is not finite
+
+    def _begin_watching(self) -> None:
+        self._seen: list[tuple[int, int, str]] = []
+        self._finite: list[Tensor] = []
+        self._sizes: list[Tensor] = []
+
+    def _watch_parameters(self) -> None:
+        """Note, on the device, the largest magnitude of each parameter at the beginning of a step."""
+        self._sizes.append(torch.stack(torch._foreach_norm(list(self.encoder.parameters()), math.inf)).detach())
+
+    def _watch(self, data_key: str, *operands: Tensor) -> None:
+        """Note, on the device and without waiting for it, which operands of a step are finite."""
+        self._seen.append((self.global_step, len(self._sizes) - 1, data_key))
+        self._finite.append(torch.stack([operand.detach().isfinite().all() for operand in operands]))
+
+    def _look(self) -> None:
+        """Raise NonFiniteLossError if a loss since the last look is not finite."""
+        if not self._finite:
+            return
+        finite, seen, sizes = torch.stack(self._finite).cpu(), self._seen, self._sizes
+        self._begin_watching()
+        bad = (~finite[:, -1]).nonzero()
+        if len(bad) == 0:
+            return
+        first = int(bad[0])
+        step, index, data_key = seen[first]
+        inputs, responses, rates = (bool(value) for value in finite[first, :-1])
+        if not inputs:
+            blame = "the images hold NaN or infinite values"
+        elif not responses:
+            blame = "the responses hold NaN or infinite values"
+        else:
+            pairs = zip(self.encoder.named_parameters(), sizes[index].tolist(), strict=True)
+            names = [name for (name, _), size in pairs if not math.isfinite(size)]
+            others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
+            what = "the rates" if not rates else "the loss of finite rates"
+            blame = f"the parameter {names[0]}{others} is not finite" if names else f"{what} overflowed"
+            blame += ": the learning rate may be too high"
+        raise NonFiniteLossError(f"the loss of session {data_key} is not finite at step {step}: {blame}")
+
+    # validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin new sums."""
+        self._validation, self._validation_loss, self._validation_responses = {}, [], 0
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Add a batch ``{data_key: batch}`` to the sums."""
+        for data_key, given in batch.items():
+            inputs, responses, fields = as_fields(given)
+            rates = self.encoder(inputs, data_key=data_key, **fields)
+            metric = self._validation.setdefault(data_key, SingleTrialCorrelation(per_neuron=True).to(self.device))
+            metric.update(responses, rates)
+            loss: Tensor = self.loss(rates, responses).detach()
+            self._validation_loss.append(loss * responses.numel() if self.loss.avg else loss)
+            self._validation_responses += responses.numel()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log objective and loss."""
+        values = torch.cat([metric.compute() for metric in self._validation.values()])
+        self._objective = float(values.nanmean())
+        self._objective_loss = float(torch.stack(self._validation_loss).sum()) / self._validation_responses
+        self.log("val_correlation", self._objective, prog_bar=True)
+        self.log("val_loss", self._objective_loss)
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the epoch: keep the best weights, go back to them, lower the rate, or stop."""
+        self._look()
+        train_loss = float(torch.stack(self._epoch_loss).mean())
+        self.log("train_loss", train_loss)
+        optimizer: Any = self.optimizers()
+        epoch = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": train_loss,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+        }
+        if self._validation:
+            epoch |= {"val_loss": self._objective_loss, "val_correlation": self._objective}
+            verdict = self.schedule.after_epoch(self._objective)
+            if verdict == "better" or self.best is None:
+                self.best = {name: value.detach().clone() for name, value in self.encoder.state_dict().items()}
+            elif verdict in ("decay", "stop"):
+                self.restore_best()
+            self.trainer.should_stop = self.trainer.should_stop or verdict == "stop"
+        self.epochs.append(epoch)
+
+    def restore_best(self) -> None:
+        """Bring back the weights of the best epoch, if one was judged."""
+        if self.best is not None:
+            self.encoder.load_state_dict(self.best)
+
+    def on_train_end(self) -> None:
+        """End with the best weights."""
+        self.restore_best()
+
+    # checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not keep: best weights, schedule, history, states of the random generators."""
+        checkpoint["v1fast"] = {
+            "best": self.best,
+            "schedule": self.schedule.state_dict(),
+            "epochs": self.epochs,
+            "random": _random_states(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back. The generators are set when training starts."""
+        kept = checkpoint["v1fast"]
+        self.best, self.epochs, self._restored = kept["best"], list(kept["epochs"]), kept
+
+
+def _trials_of(loader: Any) -> dict[str, int]:
+    """Trials of each session, as far as the loaders tell."""
+    loaders = loader.loaders if isinstance(loader, SessionCycle) else getattr(loader, "iterables", loader)
+    if not isinstance(loaders, Mapping):
+        return {}
+    datasets: dict[str, Any] = {data_key: getattr(one, "dataset", None) for data_key, one in loaders.items()}
+    return {data_key: len(dataset) for data_key, dataset in datasets.items() if hasattr(dataset, "__len__")}
+
+
+def _random_states() -> dict[str, Any]:
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the global generator)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] and torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002  (the global generator)
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
