@@ -135,11 +135,7 @@ def fit(
         "devices": devices,
         "precision": precision,
         "logger": [] if out is None else _loggers(Path(out)),
-        "callbacks": [
-            *([lines] if lines else []),
-            *callbacks,
-            *([LastCheckpoint(checkpoint.parent)] if checkpoint else []),
-        ],
+        "callbacks": [*([lines] if lines else []), *callbacks, *writing],
         "plugins": [AtomicCheckpointIO()],
         "enable_progress_bar": False,
         "enable_model_summary": False,
