@@ -16,5 +16,9 @@ def import_package(name: str) -> ModuleType:
         if spec is not None and spec.loader is not None:
             module = importlib.util.module_from_spec(spec)
             sys.modules[qualified] = module
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[qualified]  # half a module: the next import must fail as this one did
+                raise
     return importlib.import_module(qualified)

@@ -9,7 +9,7 @@ import torch
 
 from v1fast._build import why_absent
 from v1fast._source_tree import import_package
-from v1fast.ops._define import library
+from v1fast.ops._define import behind_check, library
 
 KERNEL_SETS = ("native", "triton")
 
@@ -46,7 +46,7 @@ def _load_triton() -> str:
             raise
         return f"not available: no module named {error.name!r}"
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, launcher, "CUDA")
+        library.impl(name, behind_check(name, launcher), "CUDA")
     return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
 
 
