@@ -54,7 +54,7 @@ def sources():
 
 
 SOURCES = {module: (path, is_package) for module, path, is_package in sources()}
-IMPORTERS = {"import_module": "", "import_package": "v1fast.", "benchmark": "v1fast.benchmarks."}  # functions
+IMPORTERS = {"import_module": "", "benchmark": "v1fast.benchmarks."}  # functions
 
 
 def base_of(node, module, is_package):
@@ -125,7 +125,7 @@ def test_imports_point_one_way(module):
         ("v1fast.doctor", "def f():\n    from v1fast import cli"),
         ("v1fast.plots", "if TYPE_CHECKING:\n    from v1fast.cli import app"),
         ("v1fast.training.x", "import importlib\nimportlib.import_module('v1fast.benchmarks.one_step')"),
-        ("v1fast.doctor", "import_package('benchmarks')"),
+        ("v1fast.doctor", "import_module('v1fast.benchmarks')"),
         ("v1fast.readouts.x", "from v1fast import models"),
         ("v1fast.ops.x", "from v1fast import functional"),
         ("v1fast.ops.x", "from v1fast import release_memory"),
