@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from v1fast._source_tree import import_package
-
-import_package("benchmarks")  # for a source tree that is not installed
 bench = importlib.import_module("v1fast.benchmarks.bench_gaussian_readout")
 
 

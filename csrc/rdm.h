@@ -1,4 +1,4 @@
-// What a kernel of the dissimilarity matrices may rely on. v1fast/ops checks the meaning of the shapes. The checks here
+// What a kernel of the dissimilarity matrices may rely on. v1fast/contracts says what the shapes mean. The checks here
 // are for memory safety: a direct call of the op gets an error, not a read outside a tensor.
 #pragma once
 

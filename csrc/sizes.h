@@ -1,5 +1,5 @@
-// Sizes of a readout's operands, and the check of one operand against them. v1fast/ops checks the meaning of the
-// shapes. The checks here are for memory safety: a direct call of an op gets an error, not a read outside a tensor.
+// Sizes of a readout's operands, and the check of one operand against them. v1fast/contracts says what the shapes
+// mean. The checks here are for memory safety: a direct call of an op gets an error, not a read outside a tensor.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

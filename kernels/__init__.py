@@ -1,4 +1,7 @@
-"""Triton kernels and their launchers, imported as ``v1fast.kernels``. They register nothing themselves."""
+"""Triton kernels and their launchers, imported as ``v1fast.kernels``. They register nothing and check nothing.
+
+``v1fast.ops`` registers each launcher for CUDA tensors, behind the check of its op in ``v1fast.contracts``.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,4 +22,4 @@ CUDA: dict[str, Callable[..., Any]] = {
     "rdm_backward": rdm_backward.rdm_backward,
     "cross_rdm_backward": rdm_backward.cross_rdm_backward,
 }
-"""Op name -> launcher with exactly that op's arguments; ``v1fast.ops`` registers each for CUDA tensors."""
+"""Op name -> launcher with exactly that op's arguments, which are legal."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from v1fast.ops.gaussian_readout import check, check_backward
-from v1fast.reference.gaussian_readout import compute_dtype
+from v1fast.contracts import gaussian_readout as contract
+from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
 from ._forward import read
@@ -29,8 +28,7 @@ def gaussian_readout(
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::gaussian_readout``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    check(*operands, image_offset, share_noise, align_corners)
-    out = features.new_empty((features.shape[0], mu.shape[0]), dtype=torch.promote_types(features.dtype, weight.dtype))
+    out = contract.new_output(*operands)
     if out.numel() == 0:
         return out
     return read([prepare(compute_dtype(*operands[:7]), *operands, image_offset, share_noise, align_corners)], out)
@@ -54,7 +52,6 @@ def gaussian_readout_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    check_backward(grad_output, *operands, image_offset, share_noise, align_corners, output_mask)
     want = Wanted(*(like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)))
     dtype = compute_dtype(*operands[:7])
     out = gradients(

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.ops.philox_normal import check
+from v1fast.contracts import philox_normal as contract
 
 from ._common import draw
 from ._launch import OPTIONS, jit, philox_block
@@ -45,8 +45,7 @@ def philox_normal(
     image_offset: int,
 ) -> Tensor:  # [B, N, 2] float32
     """The op ``v1fast::philox_normal``."""
-    check(seed, images, neurons, neuron_index, image_offset)
-    out = seed.new_empty((images, neurons, 2), dtype=torch.float32)
+    out = contract.new_output(seed, images, neurons)
     if out.numel() == 0:
         return out
     index = None if neuron_index is None else neuron_index.contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from v1fast.ops.point_gather import check, check_backward
+from v1fast.contracts import point_gather as contract
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -19,9 +19,7 @@ def point_gather(
     align_corners: bool,
 ) -> Tensor:  # [B, N, C]
     """The op ``v1fast::point_gather``."""
-    check(features, grid, shift, align_corners)
-    batch, channels = features.shape[:2]
-    out = features.new_empty((batch, grid.shape[-2], channels))
+    out = contract.new_output(features, grid)
     if out.numel() == 0:
         return out
     dtype = compute_dtype(features, grid, shift)
@@ -38,7 +36,6 @@ def point_gather_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = {"features": features, "mu": grid, "shift": shift}
-    check_backward(grad_output, features, grid, shift, align_corners, output_mask)
     want = Wanted(**{k: v for (k, v), wanted in zip(operands.items(), output_mask, strict=True) if wanted})
     dtype = compute_dtype(features, grid, shift)
     out = gradients(

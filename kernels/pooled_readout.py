@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from v1fast.ops.pooled_readout import check_all, check_backward
+from v1fast.contracts import pooled_readout as contract
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -27,9 +26,7 @@ def pooled_readout(
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
     operands = (features, grid, weight, bias, shift)
-    check_all(*operands, pooled, align_corners, pool_kernel, pool_steps)
-    dtype = torch.promote_types(features.dtype, weight.dtype)
-    out = features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
+    out = contract.new_output(*operands)
     if out.numel() == 0:
         return out
     o = prepare_points(compute_dtype(*operands), *operands, align_corners)
@@ -51,7 +48,6 @@ def pooled_readout_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, grid, weight, bias, shift)
-    check_backward(grad_output, *operands, pooled, align_corners, pool_kernel, pool_steps, output_mask)
     names = ("features", "mu", "weight", "bias", "shift")
     want = Wanted(**{k: v for k, v, wanted in zip(names, operands, output_mask, strict=True) if wanted})
     dtype = compute_dtype(*operands)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from v1fast.ops import rdm as contract
+from v1fast.contracts import rdm as contract
 from v1fast.reference import whole_numbers as whole_reference
 from v1fast.reference.rdm import compute_dtype, output_dtype
 
@@ -568,7 +568,6 @@ def rdm_out(
     out: Tensor,  # [B, S, S] or [B, S (S - 1) / 2]
 ) -> None:
     """The op ``v1fast::rdm_out``."""
-    contract.check_out(x, y, method, condensed, accuracy, out)
     _write(x, y, method, accuracy, "condensed" if condensed else "square", out)
 
 
@@ -580,15 +579,13 @@ def rdm(
     accuracy: str,
 ) -> Tensor:  # [B, S, S] or [B, S (S - 1) / 2]
     """The op ``v1fast::rdm``."""
-    contract.check(x, y, method, condensed, accuracy)
-    out = x.new_empty(contract.output_shape(x.shape[0], x.shape[1], condensed), dtype=output_dtype(x, y))
+    out = contract.new_output(x, y, method, condensed, accuracy)
     _write(x, y, method, accuracy, "condensed" if condensed else "square", out)
     return out
 
 
 def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
     """The op ``v1fast::cross_rdm``."""
-    contract.check_cross(x, y, method, accuracy)
-    out = x.new_empty((x.shape[0], x.shape[1], y.shape[1]), dtype=output_dtype(x, y))
+    out = contract.new_cross(x, y, method, accuracy)
     _write(x, y, method, accuracy, "cross", out)
     return out

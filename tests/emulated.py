@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from v1fast import kernels
+from v1fast.ops._define import behind_check
 
 ATOMICS = re.compile(r"\s(red|atom)\.")
 """In the PTX of a kernel that adds to memory by them."""
@@ -22,7 +23,7 @@ def gpu(arch, **how):
     """Everything in it runs on this architecture; ``how`` is ``emulator.active``'s."""
     library = torch.library.Library("v1fast", "IMPL")
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, launcher, "CPU", allow_override=True)
+        library.impl(name, behind_check(name, launcher), "CPU", allow_override=True)
     try:
         with emulator.active(arch, **how):
             yield

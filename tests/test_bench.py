@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from v1fast import _eager
-from v1fast._source_tree import import_package
-
-import_package("benchmarks")  # for a source tree that nothing has installed
 
 
 def _module(name):

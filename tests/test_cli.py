@@ -15,7 +15,6 @@ import pytest
 
 from v1fast import doctor
 from v1fast.__main__ import main
-from v1fast._source_tree import import_package
 from v1fast._version import __version__
 
 CliRunner = pytest.importorskip("typer.testing").CliRunner
@@ -199,7 +198,6 @@ COMMANDS = {
 )
 def test_errors_end_in_one_line(run, monkeypatch, command, error, code, said):
     pytest.importorskip("matplotlib")
-    import_package("benchmarks")
     monkeypatch.delenv("V1FAST_REAL_DATA", raising=False)
 
     def fail(*_, **__):

@@ -110,6 +110,68 @@ def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for(build
         assert "built for the CPU alone" in state
 
 
+# Where the argument is "tree", only the source tree finds v1fast: nothing is installed.
+WITHOUT_TRITON = """
+import importlib, sys
+sys.modules["triton"] = None
+sys.path.insert(0, sys.argv[2])
+if sys.argv[1] == "tree":
+    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+
+def half_imported():
+    return [name for name in sys.modules if name.startswith("v1fast.kernels")]
+
+from v1fast.ops import _load, loaded
+assert loaded["triton"] == "not available: no module named 'triton'", loaded
+assert not half_imported(), half_imported()
+for _ in range(2):
+    try:
+        importlib.import_module("v1fast.kernels")
+    except ModuleNotFoundError as error:
+        assert error.name == "triton", repr(error)
+    else:
+        raise AssertionError("imported")
+    assert not half_imported(), half_imported()
+assert _load.load_kernels() == loaded
+"""
+
+
+@pytest.fixture
+def source_tree(tmp_path):
+    for folder in ("v1fast", "kernels", "benchmarks"):
+        (tmp_path / folder).symlink_to(Path(__file__).parents[1] / folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["installed", "tree"])
+def test_an_absent_triton_leaves_nothing_half_imported(where, source_tree):
+    environment = os.environ | {"V1FAST_KERNELS": "native,triton"}
+    path = str(source_tree) if where == "tree" else ""
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_TRITON, where, path]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd=source_tree.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_source_tree_has_kernels_and_benchmarks(source_tree):
+    code = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+import v1fast.benchmarks
+print(v1fast.benchmarks.__file__)
+try:
+    from v1fast import kernels
+    print(kernels.__file__)
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    environment = os.environ | {"PYTHONPATH": str(source_tree), "V1FAST_KERNELS": ""}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=source_tree.parent)
+    benchmarks, kernels = done.stdout.splitlines()
+    assert Path(benchmarks).parts[-2:] == ("benchmarks", "__init__.py")
+    assert kernels == "triton" or Path(kernels).parts[-2:] == ("kernels", "__init__.py")
+
+
 def test_cuda_devices(monkeypatch, no_probe):
     def properties(index: int) -> SimpleNamespace:
         if index == 1:

@@ -1,12 +1,16 @@
 """The Triton launchers called without the checks of the public functions, on an emulated GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from raw_calls import REFUSED
 
 pytest.importorskip("triton")
 
-from v1fast import kernels
+from v1fast import functional, kernels
+from v1fast.contracts import _checks
+from v1fast.ops import _load
 
 CALLS = {"o": torch.ops.v1fast, "z": torch.zeros, "s": torch.zeros(1, dtype=torch.int64), "torch": torch}
 LAUNCHED = {name: call for name, call in REFUSED.items() if call[2:].split("(")[0] in kernels.CUDA}
@@ -20,6 +24,28 @@ ampere = pytest.mark.parametrize("on_gpu", [80], indirect=True)  # the emulator 
 def test_raw_calls_are_refused(name):
     with pytest.raises((ValueError, RuntimeError)):
         eval(LAUNCHED[name], CALLS)
+
+
+def test_what_is_loaded_is_behind_the_check(monkeypatch):
+    registered = {}
+    library = SimpleNamespace(impl=lambda name, kernel, key: registered.update({name: kernel}))
+    monkeypatch.setattr(_load, "library", library)
+    monkeypatch.setenv("V1FAST_KERNELS", "triton")
+    assert _load._load_triton() == "loaded"
+    assert registered.keys() == kernels.CUDA.keys()
+    for call in LAUNCHED.values():  # without a GPU, a launch would be an error with other words
+        with pytest.raises((ValueError, RuntimeError), match=r"want|memory|overflow"):
+            eval(call, CALLS | {"o": SimpleNamespace(**registered)})
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_legal_call_is_checked_once(monkeypatch, grad):
+    seen = []
+    monkeypatch.setattr(_checks, "feature_map", lambda *operands: seen.append(operands))
+    z = torch.zeros
+    functional.gaussian_readout(z(2, 1, 4, 4, requires_grad=grad), z(5, 2), None, z(5, 1))
+    assert len(seen) == 1
 
 
 @ampere

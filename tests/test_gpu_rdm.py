@@ -15,7 +15,7 @@ import tie_checks
 import torch
 from assertions import assert_as_accurate, largest, rms
 
-from v1fast import functional, ops
+from v1fast import contracts, functional
 from v1fast.reference import rdm as reference
 
 pytest.importorskip("triton")
@@ -367,7 +367,7 @@ def test_gradients_match_reference(method, dtype, paired, condensed):
     """With rows that are not valid; the reference in float64 is exact."""
     x, y = torch.randn(2, 2, 70, 90, dtype=dtype) + 0.5
     x[0, 3, 1], y[1, 66, 0] = math.nan, math.inf
-    grad = torch.randn(2, *ops.rdm.output_shape(2, 70, condensed)[1:], dtype=dtype)
+    grad = torch.randn(2, *contracts.rdm.output_shape(2, 70, condensed)[1:], dtype=dtype)
     matrix = reference.rdm(x.double(), y.double() if paired else None, method, condensed, "float32").to(dtype)
     operands = (grad, matrix, x, y if paired else None)
     options = (method, condensed, "float32", BOTH)

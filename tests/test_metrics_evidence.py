@@ -5,9 +5,6 @@ import importlib
 import numpy as np
 import pytest
 
-from v1fast._source_tree import import_package
-
-import_package("benchmarks")  # for a source tree that nothing has installed
 evidence = importlib.import_module("v1fast.benchmarks.metrics_evidence")
 UNEQUAL = evidence.SETTINGS["2 to 18 repeats"]
 SEEDS = 16

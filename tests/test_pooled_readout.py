@@ -37,7 +37,7 @@ from pooled_checks import (
 from torch.nn import functional as F
 
 from v1fast import _eager as eager
-from v1fast import functional, ops
+from v1fast import contracts, functional, ops
 from v1fast.reference import pooled_readout as reference
 
 
@@ -88,7 +88,7 @@ class TestOneLevel(point_ops.PointOp):
         return None
 
     def check(self, **arguments):
-        ops.pooled_readout.check(**arguments, **self.pooling)
+        contracts.pooled_readout.check(**arguments, pooled=None, **self.pooling)
 
     def eager(self, *operands, **options):
         return eager.pooled_readout(*operands, **options, **self.pooling)
@@ -134,7 +134,7 @@ class TestTwoLevels(TestOneLevel):
         return operands | {"weight": torch.cat([weight, weight.flip(0)], dim=1)}, options
 
     def poolings(self, features, grid, weight, bias=None, shift=None, align_corners=True):
-        wide = ops.pooled_readout.is_wide(features, grid, weight, bias, shift)
+        wide = reference.compute_dtype(features, grid, weight, bias, shift) == f64
         return ops.pooled_readout.pooled_levels(features.detach(), *self.pooling.values(), wide)
 
     test_rejects_bad_operands = None  # below: those of the function are those of the op

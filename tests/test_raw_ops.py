@@ -7,7 +7,8 @@ import pytest
 import torch
 from raw_calls import REFUSED, RETURNED
 
-from v1fast import functional
+from v1fast import functional, ops
+from v1fast.contracts import _checks
 
 o = torch.ops.v1fast
 z = torch.zeros
@@ -36,6 +37,23 @@ def test_raw_calls_are_survived():
     want = [f"{name}: refused" for name in REFUSED] + [f"{name}: returned" for name in RETURNED]
     assert found.stdout.splitlines() == want, f"exit {found.returncode}\n{found.stderr[-2000:]}"
     assert found.returncode == 0
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_legal_call_is_checked_once(monkeypatch, grad):
+    """By its kernel: one in C++ has a check of its own."""
+    seen = []
+    monkeypatch.setattr(_checks, "feature_map", lambda *operands: seen.append(operands))
+    functional.gaussian_readout(z(2, 1, 4, 4, requires_grad=grad), z(5, 2), None, z(5, 1))
+    assert len(seen) == (ops.loaded["native"] != "loaded")
+
+
+def test_what_a_kernel_refuses_is_an_error_of_the_contract_alone():
+    """Not one that has come while another was handled."""
+    with pytest.raises(ValueError, match=r"^weight: want \[N, C\] = \(5, 1\), got \(5, 2\)$") as raised:
+        functional.gaussian_readout(z(2, 1, 4, 4), z(5, 2), None, z(5, 2))
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None or raised.value.__suppress_context__
 
 
 def test_a_writing_op_bumps_the_version():

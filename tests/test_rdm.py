@@ -25,7 +25,6 @@ from rdm_checks import (
 )
 
 from v1fast import functional, ops
-from v1fast._source_tree import import_package
 from v1fast.reference import rdm as reference
 
 f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -447,7 +446,6 @@ def test_writing_into_memory_that_is_there(method, condensed):
 
 @native
 def test_memory_beside_the_output_is_bounded():
-    import_package("benchmarks")
     memory = importlib.import_module("v1fast.benchmarks.memory")
     for x in (torch.randn(2500, 3000), torch.randn(200, 100_000), torch.randn(1200, 3000, dtype=f64)):
         matrix, peak = memory.peak_of(lambda x=x: functional.rdm(x), "cpu")
@@ -606,7 +604,6 @@ def test_threads_give_the_same_gradient():
 
 @native
 def test_memory_of_a_gradient_is_bounded():
-    import_package("benchmarks")
     memory = importlib.import_module("v1fast.benchmarks.memory")
     for rows, columns in ((2500, 3000), (200, 100_000)):
         x = torch.randn(rows, columns, requires_grad=True)

@@ -206,9 +206,6 @@ def test_rdm_correlation_rejects():
 def test_rdm_correlation_keeps_no_matrix():
     import importlib
 
-    from v1fast._source_tree import import_package
-
-    import_package("benchmarks")
     memory = importlib.import_module("v1fast.benchmarks.memory")
     x, y = torch.randn(2, 12_000, 20)
     _, peak = memory.peak_of(lambda: rsa.rdm_correlation(x, y), "cpu")

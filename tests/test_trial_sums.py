@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from v1fast import ops
-from v1fast.ops.trial_sums import SETS, trial_sums, which
+from v1fast.contracts.trial_sums import SETS, which
+from v1fast.ops.trial_sums import trial_sums
 from v1fast.reference.trial_sums import BITS
 
 f32, f64 = torch.float32, torch.float64

@@ -16,6 +16,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from v1fast import _source_tree as _source_tree  # first: it finds what the others import
 from v1fast import accelerate as accelerate  # a module that is called as its function
 from v1fast import functional, ops, readouts
 from v1fast._version import __version__

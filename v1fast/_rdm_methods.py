@@ -10,7 +10,7 @@ from torch import Tensor
 from v1fast import _choices
 from v1fast._rdm_folds import equal_folds, fold_means
 from v1fast._rdm_rows import by_batch, rows
-from v1fast.ops import _checks
+from v1fast.contracts import _checks
 from v1fast.reference.rdm import METHODS as OP_METHODS
 from v1fast.reference.rdm import power_of_two, product
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast import _arrays
-from v1fast.ops import _checks
+from v1fast.contracts import _checks
 
 
 def rows(name: str, given: Tensor) -> Tensor:

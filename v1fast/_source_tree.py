@@ -1,20 +1,26 @@
-"""Packages that stand at the top level of the source tree and are installed inside v1fast."""
+"""``kernels/`` and ``benchmarks/`` stand at the top level of the source tree, and are installed inside v1fast.
 
-import importlib
-import importlib.util
+Once this module is imported, ``import v1fast.kernels`` and ``import v1fast.benchmarks`` also work in a source tree that
+nothing has installed.
+"""
+
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+_FOLDERS = {f"v1fast.{name}": Path(__file__).parents[1] / name for name in ("kernels", "benchmarks")}
 
-def import_package(name: str) -> ModuleType:
-    """``v1fast.<name>``; in a source tree that nothing has installed, the folder ``<name>`` beside ``v1fast``."""
-    qualified = f"v1fast.{name}"
-    init = Path(__file__).parents[1] / name / "__init__.py"
-    if importlib.util.find_spec(qualified) is None and init.exists():
-        spec = importlib.util.spec_from_file_location(qualified, init)
-        if spec is not None and spec.loader is not None:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[qualified] = module
-            spec.loader.exec_module(module)
-    return importlib.import_module(qualified)
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        init = _FOLDERS[fullname] / "__init__.py" if fullname in _FOLDERS else None
+        return spec_from_file_location(fullname, init) if init is not None and init.exists() else None
+
+
+sys.meta_path.append(_Finder())  # the last: what is installed comes first

@@ -1,7 +1,7 @@
 """The library's computations as functions of tensors.
 
-Each function checks its operands and calls an op ``torch.ops.v1fast.*``, once or once for each level of a pyramid; the
-dispatcher picks the kernel.
+Each function calls an op ``torch.ops.v1fast.*``, once or once for each level of a pyramid. The dispatcher picks the
+kernel, and the op refuses what its contract does not allow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast import _arrays, _choices, _rdm_methods, _rdm_rows, ops
-from v1fast.ops import _checks
+from v1fast import _arrays, _choices, _rdm_methods, _rdm_rows, contracts, ops
+from v1fast.contracts import _checks
 from v1fast.reference import rdm as _rdm_reference
 from v1fast.reference._common import compute_dtype
 from v1fast.reference.pairwise_rdm import pairwise_rdm
@@ -122,13 +122,11 @@ def gaussian_readout(
     """
     key = None if seed is None else seed_tensor(seed, features.device)
     shift = shift_of_images(shift, features.shape[0])
-    operands = (features, mu, sigma, weight, bias, shift, noise, key, neuron_index)
-    options = (image_offset, share_noise, align_corners)
-    ops.gaussian_readout.check(*operands, *options)
     _check_neuron_index(neuron_index)
     if noise is not None and noise.requires_grad:
         raise ValueError("noise: want a constant, got a tensor that requires grad; pass noise.detach()")
-    return ops.gaussian_readout.gaussian_readout(*operands, *options)
+    operands = (features, mu, sigma, weight, bias, shift, noise, key, neuron_index)
+    return ops.gaussian_readout.gaussian_readout(*operands, image_offset, share_noise, align_corners)
 
 
 def philox_normal(
@@ -161,7 +159,6 @@ def philox_normal(
     device = torch.device("cpu") if neuron_index is None else neuron_index.device
     key = seed_tensor(seed, device)
     _check_neuron_index(neuron_index)
-    ops.philox_normal.check(key, images, neurons, neuron_index, image_offset)
     return ops.philox_normal.philox_normal(key, images, neurons, neuron_index, image_offset)
 
 
@@ -227,7 +224,7 @@ def levels_readout(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     shift = shift_of_images(shift, levels[0].shape[0]) if levels else shift
-    ops.pooled_readout.check_levels(levels, grid, weight, bias, shift)
+    contracts.pooled_readout.check_levels(levels, grid, weight, bias, shift)
     dtype = functools.reduce(torch.promote_types, (level.dtype for level in levels), weight.dtype)
     # The op's output is at least of the weight's dtype: with weights of the dtype to compute in, no part is rounded to
     # half precision before the sum.
@@ -277,11 +274,10 @@ def pooled_readout(
     """
     operands = (features, grid, weight, bias, shift_of_images(shift, features.shape[0]))
     options = (align_corners, pool_kernel, pool_steps)
-    ops.pooled_readout.check(*operands, *options)
     pooled = None
     if pool_steps and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grid, weight, shift)):
         # The backward pass reads the poolings again; where there is none, they stay in the cache, a few at a time.
-        wide = ops.pooled_readout.is_wide(*operands)
+        wide = compute_dtype(*operands) == torch.float64
         pooled = ops.pooled_readout.pooled_levels(features.detach(), pool_kernel, pool_steps, wide)
     return ops.pooled_readout.pooled_readout(*operands, pooled, *options)
 
@@ -306,7 +302,7 @@ def gather_levels(
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
     shift = shift_of_images(shift, levels[0].shape[0]) if levels else shift
-    ops.point_gather.check_levels(levels, grid, shift)
+    contracts.point_gather.check_levels(levels, grid, shift)
     parts = [ops.point_gather.point_gather(level, grid, shift, align_corners) for level in levels]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -405,7 +401,6 @@ def rdm(
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
     x, y, kernel = _rdm_methods.operands(responses, method, noise, folds, stimuli, prior_lambda, prior_weight)
-    ops.rdm.check(x, y, kernel, condensed, accuracy)
     found = ops.rdm.rdm(x, y, kernel, condensed, accuracy)
     return found.reshape(*responses.shape[:-2], *found.shape[1:])
 
@@ -452,10 +447,9 @@ def rdm_out(
     x, y, kernel = _rdm_methods.operands(responses, method, None, None, None, 1.0, 0.1)
     if not out.is_contiguous():
         raise ValueError("out: want a contiguous tensor")
-    batched: tuple[int, ...] = ops.rdm.output_shape(x.shape[0], x.shape[1], condensed)
+    batched: tuple[int, ...] = contracts.rdm.output_shape(x.shape[0], x.shape[1], condensed)
     _checks.shape("out", out, "rdm's shape", (*responses.shape[:-2], *batched[1:]))
     target = out.view(batched)
-    ops.rdm.check_out(x, y, kernel, condensed, accuracy, target)
     ops.rdm.rdm_out(x, y, kernel, condensed, accuracy, target)
     return out
 
@@ -487,6 +481,5 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
         want = (*first.shape[:-2], second.shape[-2], first.shape[-1])
         raise ValueError(f"y: want [..., T, N] = {want}, got {tuple(second.shape)}")
     first, second = _rdm_rows.by_batch(first), _rdm_rows.by_batch(second)
-    ops.rdm.check_cross(first, second, method, accuracy)
     found = ops.rdm.cross_rdm(first, second, method, accuracy)
     return found.reshape(*x.shape[:-2], *found.shape[1:])

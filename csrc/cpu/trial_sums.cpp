@@ -56,7 +56,7 @@ template <class T>
 void sum_all(const Tensor& x, const Tensor& y, const Tensor& center, const Grouping& trials, int64_t which,
              double* out) {
     const SumTrials<T> sum = V1FAST_PICK_ISA(sum_trials_of<T>)(which);
-    STD_TORCH_CHECK(sum, "trial_sums: want one of the sets of sums of v1fast.ops.trial_sums");
+    STD_TORCH_CHECK(sum, "trial_sums: want one of the sets of sums of v1fast.contracts.trial_sums");
     const int64_t N = x.size(1), stride = trials.images * N;
     const int64_t count = __builtin_popcountll(static_cast<unsigned long long>(which));
     const T *first = x.const_data_ptr<T>(), *second = y.const_data_ptr<T>();

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 from hypothesis import strategies as st
 
+from v1fast.contracts.trial_sums import BITS, SETS
 from v1fast.ops import _define
-from v1fast.ops.trial_sums import BITS, SETS
 
 from .operands import Make, another, made, tensors
 

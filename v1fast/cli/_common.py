@@ -13,8 +13,6 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from v1fast._source_tree import import_package
-
 P = ParamSpec("P")
 
 
@@ -76,8 +74,7 @@ def need(extra: str, *modules: str) -> None:
 
 
 def benchmark(name: str) -> ModuleType:
-    """The module ``v1fast.benchmarks.<name>``, in a source tree that nothing has installed, too."""
-    import_package("benchmarks")
+    """The module ``v1fast.benchmarks.<name>``."""
     return importlib.import_module(f"v1fast.benchmarks.{name}")
 
 

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from v1fast.ops.trial_sums import trial_sums, which
+from v1fast.contracts.trial_sums import which
+from v1fast.ops.trial_sums import trial_sums
 
 Array = Tensor | NDArray[Any]
 TRIAL_BLOCK = 2**17  # float64 elements that are allocated at a time for terms

@@ -1,4 +1,4 @@
-"""The contracts of the ops, ``torch.ops.v1fast.*``, and which kernels run them.
+"""The ops ``torch.ops.v1fast.*``, and which kernels run them.
 
 Importing this package defines every op with its reference as the default kernel. Then it loads the faster kernels of
 this installation. ``loaded`` holds the result.

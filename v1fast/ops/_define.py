@@ -15,7 +15,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ library = torch.library.Library("v1fast", "DEF")
 
 references: dict[str, Callable[..., Any]] = {}
 """Name of each op -> its reference, behind the op's check: what every kernel of it is held against."""
+
+_checks: dict[str, Callable[..., None]] = {}
 
 
 def _autograd_kernel(
@@ -143,6 +145,33 @@ def _behind(check: Callable[..., None], function: Callable[..., Any]) -> Callabl
     return checked
 
 
+def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python."""
+    return _behind(_checks[name], kernel)
+
+
+def _named_errors(op: Any, check: Callable[..., None]) -> Callable[..., Any]:
+    """Return the op with errors that name the operand, whichever kernel runs.
+
+    A legal call is checked once, by its kernel. If a kernel in C++ refuses, with few words, the check says more.
+    """
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling():  # a compiler would wrap the error of the fake in its own
+            check(*arguments)
+            return op(*arguments)
+        try:
+            return op(*arguments)
+        except RuntimeError:
+            try:
+                check(*arguments)
+            except ValueError as error:
+                raise error from None
+            raise
+
+    return call
+
+
 def define(
     schema: str,
     *,
@@ -156,45 +185,31 @@ def define(
 
     Args:
         schema: name, arguments and returns; no argument has a default.
-        check: raises ValueError unless the arguments are legal. Runs before the reference and before the fake. A faster
-            kernel refuses the same arguments itself.
+        check: raises ValueError unless the arguments are legal. Runs before the reference, before the fake and before
+            every other kernel in Python (``behind_check``). A kernel in C++ refuses the same arguments itself.
         reference: the computation in plain torch, out of place, so that it can be differentiated itself.
         fake: outputs of the right shape, dtype and strides, without values.
         setup_context: called with the autograd context, the arguments and the output.
         backward: called with the context (its ``needs_input_grad[0]`` is not an argument) and the gradients of the
             outputs. Returns one gradient or None for each argument.
+
+    Returns:
+        The op. What it refuses is a ValueError of ``check``; ``torch.ops.v1fast`` has the op without this.
     """
     name = schema.partition("(")[0]
     qualname = f"v1fast::{name}"
     library.define(schema)
     op = getattr(torch.ops.v1fast, name).default
-    references[name] = _behind(check, reference)
+    _checks[name] = check
+    references[name] = behind_check(name, reference)
     library.impl(name, references[name], "CompositeExplicitAutograd")
     kernel = _autograd_kernel(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
-    torch.library.register_fake(qualname, _behind(check, fake), lib=library)
+    torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
     torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
-    return op
-
-
-def fake_gradients(
-    operands: Sequence[Tensor | None], like: Sequence[Tensor], mask: Sequence[bool], laid_out: Sequence[int]
-) -> tuple[Tensor, ...]:
-    """Return the outputs of a backward op without values: ``empty(0)`` in the dtype of ``like`` if not requested.
-
-    The outputs numbered ``laid_out`` (features and weights) have the layout of ``torch.empty_like`` of their operand.
-    The others are contiguous.
-    """
-
-    def gradient(i: int) -> Tensor:
-        operand = operands[i]
-        if operand is None or not mask[i]:
-            return like[i].new_empty(0)
-        return torch.empty_like(operand) if i in laid_out else operand.new_empty(operand.shape)
-
-    return tuple(gradient(i) for i in range(len(operands)))
+    return _named_errors(op, check)
 
 
 def save_tensors(count: int) -> Callable[..., None]:
@@ -261,7 +276,7 @@ def define_with_backward(
         reference: computes the op in plain torch.
         reference_backward: computes the backward op in plain torch.
         fake: the output without values.
-        fake_backward: the gradients without values; see :func:`fake_gradients`.
+        fake_backward: the gradients without values.
     """
     name, arguments = schema.split(")")[0].split("(")
     kinds = [argument.split()[0] for argument in arguments.split(",")]

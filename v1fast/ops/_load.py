@@ -8,8 +8,7 @@ import os
 import torch
 
 from v1fast._build import why_absent
-from v1fast._source_tree import import_package
-from v1fast.ops._define import library
+from v1fast.ops._define import behind_check, library
 
 KERNEL_SETS = ("native", "triton")
 
@@ -40,13 +39,13 @@ def _load_triton() -> str:
     if not (torch.version.cuda or torch.version.hip or asked_for):
         return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton loads them all the same"
     try:
-        kernels = import_package("kernels")
+        kernels = importlib.import_module("v1fast.kernels")
     except ModuleNotFoundError as error:
         if error.name not in ("triton", "v1fast.kernels"):
             raise
         return f"not available: no module named {error.name!r}"
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, launcher, "CUDA")
+        library.impl(name, behind_check(name, launcher), "CUDA")
     return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
 
 

@@ -1,30 +1,12 @@
-"""The contract of ``v1fast::condensed_row_sums``."""
+"""The op ``v1fast::condensed_row_sums``."""
 
-from __future__ import annotations
-
-import torch
-from torch import Tensor
-
-from v1fast.ops import _checks
+from v1fast.contracts import condensed_row_sums as contract
 from v1fast.ops._define import define
-from v1fast.reference.condensed_row_sums import condensed_row_sums as _reference
-
-
-def check(x: Tensor, stimuli: int) -> None:
-    """Raise ValueError unless ``x`` has the pairs of that many stimuli, in float32 or float64."""
-    if stimuli < 0:
-        raise ValueError(f"stimuli: want at least 0, got {stimuli}")
-    _checks.at_most("stimuli", "a number", stimuli)
-    _checks.dims("x", x, "[M, S (S - 1) / 2]", 2)
-    _checks.shape("x", x, "[M, S (S - 1) / 2]", (x.shape[0], stimuli * (stimuli - 1) // 2))
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x: want float32 or float64, got {str(x.dtype).removeprefix('torch.')}")
-
-
-def _fake(x: Tensor, stimuli: int) -> Tensor:
-    return x.new_empty((x.shape[0], stimuli), dtype=torch.float64)
-
+from v1fast.reference import condensed_row_sums as reference
 
 condensed_row_sums = define(
-    "condensed_row_sums(Tensor x, SymInt stimuli) -> Tensor", check=check, reference=_reference, fake=_fake
+    "condensed_row_sums(Tensor x, SymInt stimuli) -> Tensor",
+    check=contract.check,
+    reference=reference.condensed_row_sums,
+    fake=contract.new_output,
 )

@@ -1,38 +1,12 @@
-"""The contract of ``v1fast::philox_normal``: the position noise that the readout kernels draw, as a tensor."""
+"""The op ``v1fast::philox_normal``: the position noise that the readout kernels draw, as a tensor."""
 
-from __future__ import annotations
-
-import torch
-from torch import Tensor
-
-from v1fast.ops import _checks
+from v1fast.contracts import philox_normal as contract
 from v1fast.ops._define import define
-from v1fast.reference import philox
-
-
-def check(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> None:
-    """Raise ValueError that names the operand unless the arguments fit each other."""
-    _checks.shape("seed", seed, "[1]", (1,))
-    _checks.int64("seed", seed)
-    if images < 0:
-        raise ValueError(f"images: want at least 0, got {images}")
-    if neurons < 0:
-        raise ValueError(f"neurons: want at least 0, got {neurons}")
-    _checks.image_offset(image_offset, images)
-    if neuron_index is not None:
-        _checks.shape("neuron_index", neuron_index, "[N]", (neurons,))
-        _checks.int64("neuron_index", neuron_index)
-        if neuron_index.device != seed.device:
-            raise ValueError(f"neuron_index: want device {seed.device}, that of seed, got {neuron_index.device}")
-
-
-def _fake(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> Tensor:
-    return seed.new_empty((images, neurons, 2), dtype=torch.float32)
-
+from v1fast.reference import philox as reference
 
 philox_normal = define(
     "philox_normal(Tensor seed, SymInt images, SymInt neurons, Tensor? neuron_index, SymInt image_offset) -> Tensor",
-    check=check,
-    reference=philox.philox_normal,
-    fake=_fake,
+    check=contract.check,
+    reference=reference.philox_normal,
+    fake=contract.new_output,
 )

@@ -1,145 +1,25 @@
-"""The contract of ``v1fast::pooled_readout`` and its backward: shapes, fake outputs, derivatives, schemas."""
+"""The op ``v1fast::pooled_readout`` and its backward."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from v1fast.ops import _checks
-from v1fast.ops._define import define, define_with_backward, fake_gradients
+from v1fast.contracts import pooled_readout as contract
+from v1fast.ops._define import define, define_with_backward
 from v1fast.reference import pooled_readout as reference
-
-
-def _check_neurons(
-    features: Tensor, channels: int, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
-) -> None:
-    _checks.points(grid, shift, features)
-    neurons = grid.shape[-2]
-    _checks.shape("weight", weight, "[N, C]", (neurons, channels))
-    if bias is not None:
-        _checks.shape("bias", bias, "[N]", (neurons,))
-    _checks.floats({"weight": weight, "bias": bias}, features)
-
-
-def check(
-    features: Tensor,
-    grid: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shift: Tensor | None,
-    align_corners: bool,
-    pool_kernel: int,
-    pool_steps: int,
-) -> None:
-    """Raise ValueError unless the operands fit each other. It names the operand, what was wanted and what came."""
-    check_pooling(features, pool_kernel, pool_steps, False)
-    _check_neurons(features, (pool_steps + 1) * features.shape[1], grid, weight, bias, shift)
-
-
-def check_levels(
-    levels: Sequence[Tensor], grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
-) -> None:
-    """Like ``check``, for several feature maps and the weights of all their channels side by side."""
-    _checks.levels(levels)
-    _check_neurons(levels[0], sum(level.shape[1] for level in levels), grid, weight, bias, shift)
-
-
-def pooled_size(features: Tensor, pool_kernel: int, pool_steps: int) -> int:
-    """Return the number of elements of all poolings."""
-    batch, channels, height, width = features.shape
-    size = 0
-    for _ in range(pool_steps):
-        height, width = height // pool_kernel, width // pool_kernel
-        size += batch * channels * height * width
-    return size
-
-
-def is_wide(*operands: Tensor | None) -> bool:
-    """Whether the arithmetic is float64."""
-    return any(t is not None and t.dtype == torch.float64 for t in operands)
-
-
-def _check_pooled(pooled: Tensor | None, operands: Sequence[Tensor | None], pool_kernel: int, pool_steps: int) -> None:
-    if pooled is None:
-        return
-    features = operands[0]
-    assert features is not None
-    dtype = torch.float64 if is_wide(*operands) else torch.float32
-    _checks.shape("pooled", pooled, "that of pooled_levels", (pooled_size(features, pool_kernel, pool_steps),))
-    if pooled.dtype != dtype or not pooled.is_contiguous():
-        layout = "contiguous" if pooled.is_contiguous() else "strided"
-        raise ValueError(f"pooled: want contiguous {dtype}, got {layout} {pooled.dtype}")
-    _checks.device("pooled", pooled, features)
-
-
-def check_pooling(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> None:
-    """Raise ValueError that names the operand unless the poolings of the features leave at least one pixel."""
-    _checks.feature_map("features", features)
-    _checks.floating("features", features)
-    _checks.poolings(features, pool_kernel, pool_kernel, pool_steps)
-
-
-def _fake_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
-    dtype = torch.float64 if wide else torch.float32
-    return features.new_empty(pooled_size(features, pool_kernel, pool_steps), dtype=dtype)
-
-
-def check_all(
-    features: Tensor,
-    grid: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shift: Tensor | None,
-    pooled: Tensor | None,
-    align_corners: bool,
-    pool_kernel: int,
-    pool_steps: int,
-) -> None:
-    """Like ``check``, including the poolings."""
-    check(features, grid, weight, bias, shift, align_corners, pool_kernel, pool_steps)
-    _check_pooled(pooled, (features, grid, weight, bias, shift), pool_kernel, pool_steps)
-
-
-def check_backward(grad_output: Tensor, features: Tensor, grid: Tensor, *rest: Any) -> None:
-    """Like ``check_all``, for the arguments of the backward op."""
-    *operands, output_mask = rest
-    check_all(features, grid, *operands)
-    _checks.grad_output(grad_output, "[B, N]", (features.shape[0], grid.shape[-2]), features)
-    _checks.output_mask(output_mask, 5)
-
-
-def _fake(features: Tensor, grid: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    dtype = torch.promote_types(features.dtype, weight.dtype)
-    return features.new_empty((features.shape[0], grid.shape[-2]), dtype=dtype)
-
-
-def _fake_backward(
-    grad_output: Tensor, features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
-) -> tuple[Tensor, ...]:
-    shift, *_, output_mask = rest
-    operands = (features, grid, weight, bias, shift)
-    return fake_gradients(operands, (features, grid, weight, grid, grid), output_mask, laid_out=(0, 2))
-
 
 # For the op below. It has no derivative of its own: the readout's derivative covers the features.
 pooled_levels = define(
     "pooled_levels(Tensor features, int pool_kernel, int pool_steps, bool wide) -> Tensor",
-    check=check_pooling,
+    check=contract.check_pooling,
     reference=reference.pooled_levels,
-    fake=_fake_levels,
+    fake=contract.new_levels,
 )
 
 pooled_readout, pooled_readout_backward = define_with_backward(
     "pooled_readout(Tensor features, Tensor grid, Tensor weight, Tensor? bias, Tensor? shift, Tensor? pooled, "
     "bool align_corners, int pool_kernel, int pool_steps) -> Tensor",
     gradients=5,
-    check=check_all,
-    check_backward=check_backward,
+    check=contract.check,
+    check_backward=contract.check_backward,
     reference=reference.pooled_readout,
     reference_backward=reference.pooled_readout_backward,
-    fake=_fake,
-    fake_backward=_fake_backward,
+    fake=contract.new_output,
+    fake_backward=contract.new_gradients,
 )

@@ -10,13 +10,13 @@ from v1fast.readouts.base import ConfigurationError, Readout
 from v1fast.readouts.channel_points import Gaussian3d, UltraSparse
 from v1fast.readouts.dense import DenseReadout
 from v1fast.readouts.factorized import FullFactorized2d, FullSXF, SpatialXFeatureLinear
-from v1fast.readouts.factorized_retina import FactorizedReadout, KlindtReadoutWrapper3D
+from v1fast.readouts.factorized_softplus import FactorizedReadout, KlindtReadoutWrapper3D
 from v1fast.readouts.gaussian import FullGaussian2d
 from v1fast.readouts.gaussian_generalized import GeneralizedFullGaussianReadout2d
-from v1fast.readouts.gaussian_legacy import Gaussian2d
 from v1fast.readouts.gaussian_masks import DeterministicGaussian2d, GaussianMaskReadout
 from v1fast.readouts.gaussian_remapped import RemappedGaussian2d
-from v1fast.readouts.gaussian_retina import PointGaussianReadout
+from v1fast.readouts.gaussian_uncorrelated import Gaussian2d
+from v1fast.readouts.gaussian_video import PointGaussianReadout
 from v1fast.readouts.multi import ClonedReadout, MultiReadoutBase, MultiReadoutSharedParametersBase
 from v1fast.readouts.pooled import (
     GeneralizedPointPooled2d,

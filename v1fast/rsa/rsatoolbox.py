@@ -411,7 +411,6 @@ def _crossvalidated(
     rates = ((others[chosen] + prior) / weight).transpose(0, 1).flatten(1)  # [S, F N]
     logs = ((own[chosen] + prior) / weight).log().transpose(0, 1).flatten(1)
     x, y = torch.cat([rates, logs], 1)[None], torch.cat([logs, rates], 1)[None]  # the op's product is symmetric
-    ops.rdm.check(x, y, "euclidean", True, accuracy)
     return ops.rdm.rdm(x, y, "euclidean", True, accuracy)[0].numpy().astype(values.dtype)
 
 

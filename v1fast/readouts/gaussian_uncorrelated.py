@@ -1,4 +1,4 @@
-"""The older Gaussian readout, for models that were trained with it."""
+"""The Gaussian readout with independent x and y, for models that were trained with it."""
 
 from __future__ import annotations
 

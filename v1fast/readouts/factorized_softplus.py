@@ -1,4 +1,4 @@
-"""The factorised readout as openretina has it, for videos and with its nonlinearity."""
+"""The factorised readout of videos, followed by a softplus, as openretina has it."""
 
 from __future__ import annotations
 

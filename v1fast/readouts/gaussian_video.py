@@ -1,4 +1,4 @@
-"""The Gaussian readout as openretina has it."""
+"""The Gaussian readout of videos, with a draw for each clip or each frame, as openretina has it."""
 
 from __future__ import annotations
 
