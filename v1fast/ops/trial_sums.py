@@ -1,4 +1,4 @@
-"""The contract of ``v1fast::trial_sums``."""
+"""The contracts of ``v1fast::trial_sums`` and ``v1fast::trial_products``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from v1fast.ops import _checks
 from v1fast.ops._define import define
+from v1fast.reference import trial_sums as reference
 from v1fast.reference.trial_sums import BITS
-from v1fast.reference.trial_sums import trial_sums as _reference
 
 SETS = (
     ("x", "y"),
@@ -54,6 +54,50 @@ def _fake(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, w
 trial_sums = define(
     "trial_sums(Tensor x, Tensor y, Tensor center, Tensor order, Tensor counts, int which) -> Tensor",
     check=check,
-    reference=_reference,
+    reference=reference.trial_sums,
     fake=_fake,
+)
+
+
+def check_products(
+    x: Tensor,
+    y: Tensor,
+    center: Tensor,
+    order: Tensor,
+    counts: Tensor,
+    factors: Tensor,
+    weights: Tensor,
+    which: int,
+) -> None:
+    """Raise ValueError unless the operands fit together."""
+    check(x, y, center, order, counts, which)
+    for name, operand in (("factors", factors), ("weights", weights)):
+        _checks.device(name, operand, x)
+    _checks.int64("factors", factors)
+    if factors.dim() != 2 or factors.shape[1] != 2:
+        raise ValueError(f"factors: want [K, 2], got {tuple(factors.shape)}")
+    _checks.shape("weights", weights, "[K, I]", (factors.shape[0], counts.shape[0]))
+    if weights.dtype != torch.float64:
+        raise ValueError(f"weights: want float64, got {weights.dtype}")
+
+
+def _fake_products(
+    x: Tensor,
+    y: Tensor,
+    center: Tensor,
+    order: Tensor,
+    counts: Tensor,
+    factors: Tensor,
+    weights: Tensor,
+    which: int,
+) -> Tensor:
+    return x.new_empty((factors.shape[0], x.shape[1]), dtype=torch.float64)
+
+
+trial_products = define(
+    "trial_products(Tensor x, Tensor y, Tensor center, Tensor order, Tensor counts, Tensor factors, Tensor weights, "
+    "int which) -> Tensor",
+    check=check_products,
+    reference=reference.trial_products,
+    fake=_fake_products,
 )
