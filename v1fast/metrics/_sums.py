@@ -55,7 +55,8 @@ Product = tuple[Tensor, str, str]
 """Weights of the images [I, 1], and the names of two sums, whose product is weighted; "" stands for ones."""
 
 
-class Products(NamedTuple):
+@dataclass(frozen=True)
+class Products:
     """Features that are sums of weighted products of two sums over trials.
 
     Attributes:
