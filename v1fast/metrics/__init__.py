@@ -11,9 +11,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from v1fast.metrics._results import Bootstrap, Interval, Result
 from v1fast.metrics.functional import (
+    Bootstrap,
     FractionOracleResult,
+    Interval,
+    Result,
     ccnorm,
     correlation_to_average,
     evaluate,

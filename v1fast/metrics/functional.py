@@ -31,6 +31,24 @@ from v1fast.metrics import _measures
 from v1fast.metrics._results import Bootstrap, Evaluation, Interval, Result, mean_over
 from v1fast.metrics._sums import Array, Measure, Trials
 
+__all__ = [
+    "Bootstrap",
+    "FractionOracleResult",
+    "Interval",
+    "Result",
+    "ccnorm",
+    "correlation_to_average",
+    "evaluate",
+    "explainable_variance",
+    "fev",
+    "feve",
+    "fraction_oracle",
+    "information_gain",
+    "oracle_correlation",
+    "poisson_deviance_explained",
+    "single_trial_correlation",
+]
+
 Weighting = Literal["image", "neuralpredictors"]
 FEV_THRESHOLD = 0.15
 
