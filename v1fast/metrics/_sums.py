@@ -174,7 +174,7 @@ def totals_of(trials: Trials, measures: Sequence[Measure]) -> list[list[Tensor]]
     rows = iter(
         trial_products(
             *(r, p, _first(trials, r, p)),
-            *(trials.order, trials.counts),
+            *(trials.order, trials.counts.to(r.device)),
             torch.tensor([[at[left], at[right]] for _, left, right in products], device=r.device),
             torch.stack([weights[:, 0] for weights, *_ in products]),
             mask,
@@ -203,7 +203,7 @@ def _summed(trials: Trials, r: Tensor, p: Tensor, center: Tensor, names: tuple[s
     if not names:
         return {}
     mask, order = which(names)
-    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts, mask), strict=True))
+    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts.to(r.device), mask), strict=True))
 
 
 def _images(
