@@ -28,12 +28,15 @@ OP, TITLE, HEADLINE = "metrics", "Metrics of predicted responses", "metrics-all"
 BASELINES = ("numpy", "neuralpredictors")
 NAMES = COMPARED = (*BASELINES, "v1fast")
 REPEATS = 10
-# NumPy's definitions need more than 3 GB for 10^4 trials of 10^4 neurons.
+SINGLE = ("correlation", "average", "oracle", "conservative", "fev", "feve")
+GROUPED = "-grouped"  # trials already in the order of their images, so that NumPy can take views of them
+NEURONS_AT_ONCE = 500  # of the exact results in float64
+# NumPy's definitions need about 4 GB. In float32 their errors reach 1e-4.
 CASES = tuple(
-    Case(name, {"T": 4000, "N": 10_000, "R": REPEATS}, dtype="float64", error_bound=1e-6)
-    for name in ("metrics-all", "metrics-correlation", "metrics-oracle", "metrics-feve")
+    Case(f"metrics-{name}", {"T": 10_000, "N": 10_000, "R": REPEATS}, error_bound=1e-4)
+    for name in ("all", *SINGLE, *(name + GROUPED for name in SINGLE))
 )
-Floats = NDArray[np.float64]
+Floats = NDArray[Any]
 
 
 def plan(case: Case, threads: int | None) -> tuple[str, ...]:
@@ -42,13 +45,21 @@ def plan(case: Case, threads: int | None) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def session(trials: int, neurons: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return responses and predictions [T, N] and images [T], in the order of presentation."""
+def session(trials: int, neurons: int, grouped: bool) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return responses and predictions [T, N] in float32 and images [T], in a random order unless grouped."""
     draw = np.random.default_rng(1)
-    ids = draw.permutation(np.repeat(np.arange(trials // REPEATS), REPEATS))
-    rates = draw.gamma(2, 1, (trials // REPEATS, neurons))
-    responses = draw.poisson(rates[ids]).astype(np.float64)
-    return responses, 0.8 * rates[ids] + 0.3, ids
+    ids = np.repeat(np.arange(trials // REPEATS), REPEATS)
+    ids = ids if grouped else draw.permutation(ids)
+    rates = draw.gamma(2, 1, (trials // REPEATS, neurons)).astype(np.float32)
+    responses = np.empty((trials, neurons), np.float32)
+    for trial, image in enumerate(ids):
+        responses[trial] = draw.poisson(rates[image])
+    return responses, np.float32(0.8) * rates[ids] + np.float32(0.3), ids
+
+
+def operands(case: Case) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return the case's session."""
+    return session(case.shape["T"], case.shape["N"], case.name.endswith(GROUPED))
 
 
 class NumPy:
@@ -78,51 +89,89 @@ class NumPy:
         total = np.var(np.vstack(images), axis=0, ddof=1)
         return [(total - noise) / total, 1 - (error - noise) / (total - noise)]
 
+    @staticmethod
+    def explainable_var(images: Floats) -> Floats:
+        total = np.var(np.vstack(list(images)), axis=0, ddof=1)
+        return np.asarray((total - np.var(images, axis=1, ddof=1).mean(0)) / (total + 1e-9))
 
-def by_definition(case: Case, functions: Any) -> Floats:
-    """Compute all metrics, one after another. Trials are first grouped by image, as Sensorium does."""
-    r, p, ids = session(case.shape["T"], case.shape["N"])
-    if case.name == "metrics-correlation":
+
+def by_image(values: Floats, ids: NDArray[np.int64], grouped: bool) -> list[Floats]:
+    """Return the trials of each image, as Sensorium groups them: copies, unless they are grouped already."""
+    if grouped:
+        return np.split(values, len(values) // REPEATS)
+    return [values[ids == i] for i in np.unique(ids)]
+
+
+def by_definition(case: Case, functions: Any, r: Floats, p: Floats, ids: NDArray[np.int64]) -> Floats:
+    """Compute one metric, or all of them one after another. Trials are first grouped by image."""
+    name = case.name.removeprefix("metrics-").removesuffix(GROUPED)
+    grouped = case.name.endswith(GROUPED)
+    if name == "correlation":
         return np.asarray(functions.corr(r, p, axis=0))
-    images = [r[ids == i] for i in np.unique(ids)]
-    if case.name == "metrics-oracle":
+    images = by_image(r, ids, grouped)
+    if name == "oracle":
         return np.asarray(functions.oracle_corr_jackknife(images))
-    predicted = [p[ids == i] for i in np.unique(ids)]
-    fev = functions.fev(images, predicted, return_exp_var=True)
-    if case.name == "metrics-feve":
-        return np.asarray(fev[1])
+    if name == "conservative":
+        return np.asarray(functions.oracle_corr_conservative(images))
+    if name == "fev":
+        return np.asarray(
+            functions.explainable_var(r.reshape(-1, REPEATS, r.shape[1]) if grouped else np.stack(images))
+        )
+    predicted = by_image(p, ids, grouped)
+    if name == "feve":
+        return np.asarray(functions.fev(images, predicted, return_exp_var=True)[1])
     a, b = (np.stack([image.mean(0) for image in each]) for each in (images, predicted))
+    average = np.asarray(functions.corr(a, b, axis=0))
+    if name == "average":
+        return average
     return np.concatenate(
         [
             functions.corr(r, p, axis=0),
-            functions.corr(a, b, axis=0),
+            average,
             functions.oracle_corr_jackknife(images),
             functions.oracle_corr_conservative(images),
-            *fev,
+            *functions.fev(images, predicted, return_exp_var=True),
         ]
     )
 
 
-ALL = (
-    _measures.SINGLE_TRIAL,
-    _measures.TO_AVERAGE,
-    _measures.JACKKNIFE,
-    _measures.CONSERVATIVE,
-    _measures.FEV["image"],
-    _measures.FEVE["image"],
-)
+MEASURES = {
+    "correlation": _measures.SINGLE_TRIAL,
+    "average": _measures.TO_AVERAGE,
+    "oracle": _measures.JACKKNIFE,
+    "conservative": _measures.CONSERVATIVE,
+    "fev": _measures.FEV["image"],
+    "feve": _measures.FEVE["image"],
+}
+FUNCTIONS: Mapping[str, Callable[..., metrics.Result]] = {
+    "correlation": lambda r, p, ids: metrics.single_trial_correlation(r, p),
+    "average": metrics.correlation_to_average,
+    "oracle": lambda r, p, ids: metrics.oracle_correlation(r, ids),
+    "conservative": lambda r, p, ids: metrics.oracle_correlation(r, ids, method="conservative"),
+    "fev": lambda r, p, ids: metrics.explainable_variance(r, ids),
+    "feve": lambda r, p, ids: metrics.feve(r, p, ids, threshold=None),
+}
 
 
 def by_sums(case: Case) -> Tensor:
     """Compute the same with v1fast."""
-    r, p, ids = session(case.shape["T"], case.shape["N"])
-    if case.name == "metrics-correlation":
-        return metrics.single_trial_correlation(r, p).per_neuron
-    if case.name == "metrics-oracle":
-        return metrics.oracle_correlation(r, ids).per_neuron
-    if case.name == "metrics-feve":
-        return metrics.feve(r, p, ids, threshold=None).per_neuron
-    return torch.cat(Evaluation(Trials.of(r, p, ids, repeats=True), ALL).values())
+    r, p, ids = operands(case)
+    name = case.name.removeprefix("metrics-").removesuffix(GROUPED)
+    if name in FUNCTIONS:
+        return FUNCTIONS[name](r, p, ids).per_neuron
+    return torch.cat(Evaluation(Trials.of(r, p, ids, repeats=True), tuple(MEASURES.values())).values())
+
+
+def exact(case: Case) -> Tensor:
+    """Compute the definitions in float64, some neurons at a time."""
+    r, p, ids = operands(case)
+    blocks = [slice(n, n + NEURONS_AT_ONCE) for n in range(0, r.shape[1], NEURONS_AT_ONCE)]
+    parts = [
+        by_definition(case, NumPy, r[:, block].astype(np.float64), p[:, block].astype(np.float64), ids)
+        for block in blocks
+    ]
+    metrics_at_once = len(MEASURES) if case.name == "metrics-all" else 1
+    return torch.from_numpy(np.concatenate([part.reshape(metrics_at_once, -1) for part in parts], axis=1).ravel())
 
 
 class MetricsCheck:
@@ -139,7 +188,7 @@ class MetricsCheck:
 @lru_cache(maxsize=1)
 def check(case: Case) -> MetricsCheck:
     """Return the exact results, computed once for all providers."""
-    return MetricsCheck(torch.from_numpy(by_definition(case, NumPy)))
+    return MetricsCheck(exact(case))
 
 
 class MetricsStep(Step):
@@ -161,7 +210,7 @@ class MetricsStep(Step):
 
 
 def _numpy(case: Case) -> MetricsStep:
-    return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, NumPy)))
+    return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, NumPy, *operands(case))))
 
 
 def _neuralpredictors(case: Case) -> MetricsStep:
@@ -175,7 +224,7 @@ def _neuralpredictors(case: Case) -> MetricsStep:
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")  # only imported, not used by what is measured
     functions = importlib.import_module("neuralpredictors.measures.np_functions")
-    return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, functions)))
+    return MetricsStep(case, lambda: torch.from_numpy(by_definition(case, functions, *operands(case))))
 
 
 def _ours(case: Case) -> MetricsStep:

@@ -23,13 +23,13 @@ from v1fast.rsa.recordings import antolik
 
 START, END = "<!-- statistics -->", "<!-- end of statistics -->"
 
-# What it is called in the table, and what others found, with the source; ~ where that is approximate.
+# What it is called in the table, and what others found, with the source.
 ROWS: dict[str, tuple[str, str]] = {
     "noise_correlation": (
         "noise correlation",
-        "~0.1 to 0.2 in most studies of cortex (review: Cohen & Kohn 2011, Nat. Neurosci. 14, 811); 0.16 "
-        "anaesthetised, 0.18 awake, mouse V1 (Denman & Contreras 2014, Cereb. Cortex 24, 2707); 0.01, macaque V1 "
-        "(Ecker et al. 2010, Science 327, 584)",
+        "0.01 to 0.4 in studies of V1 (Ecker et al. 2014, doi:10.1016/j.neuron.2014.02.006); 0.16 anaesthetised, 0.18 "
+        "awake, mouse V1 (Denman & Contreras 2014, Cereb. Cortex 24, 2707); virtually none, awake macaque V1 (Ecker et "
+        "al. 2010, Science 327, 584); what changes the estimate: Cohen & Kohn 2011, Nat. Neurosci. 14, 811",
     ),
     "signal_correlation": (
         "signal correlation",
@@ -37,11 +37,12 @@ ROWS: dict[str, tuple[str, str]] = {
     ),
     "explainable_variance": (
         "explainable variance",
-        "no common value; neurons below 0.15 are left out (Cadena et al. 2019, PLoS Comput. Biol. 15, e1006897)",
+        "no common value: it depends on the images",
     ),
     "lifetime_sparsity": (
         "lifetime sparsity",
-        "~0.4 to 0.6, more with larger images, macaque V1 (Vinje & Gallant 2000, Science 287, 1273)",
+        "it rises with the size of the image: from 0.13 to 0.51 in a neuron of macaque V1 (Vinje & Gallant 2002, J. "
+        "Neurosci. 22, 2904)",
     ),
     "zeros": ("responses that are zero", ""),
 }

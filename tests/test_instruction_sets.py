@@ -70,10 +70,13 @@ def trial_results():
     x, y = torch.randn(2, 60, 1037, generator=generator, dtype=torch.float64)
     center = torch.zeros(2, 1037, dtype=torch.float64)
     groups = torch.randperm(60, generator=generator), torch.tensor([7, 0, 30, 23])
-    return {
-        f"trial sums {dtype}": (ops.trial_sums.trial_sums(x.to(dtype), y.to(dtype), center, *groups, 63),)
-        for dtype in (torch.float32, torch.float64)
-    }
+    factors, weights = torch.tensor([[0, 1], [3, 0], [1, 2]]), torch.ones(3, 4, dtype=torch.float64)
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        operands = x.to(dtype), y.to(dtype), center, *groups
+        sums = ops.trial_sums.trial_sums(*operands, 63)
+        found[f"trial sums {dtype}"] = sums, ops.trial_sums.trial_products(*operands, factors, weights, 63)
+    return found
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])

@@ -103,6 +103,39 @@ def test_in_a_collection():
     assert set(collection.compute()) == {"SingleTrialCorrelation", "CCNorm", "OracleCorrelation"}
 
 
+def collection():
+    return MetricCollection([getattr(metrics, name)(**CASES[name][2], per_neuron=True) for name in CASES])
+
+
+def fed_collection(data, split, **options):
+    """All metrics at once. Those with the same states share them (torchmetrics' compute groups)."""
+    made = collection()
+    for _ in range(2):  # again after a reset
+        made.reset()
+        for part in range(0, len(data["r"]), split):
+            batch = {name: values[part : part + split] for name, values in options.items()}
+            r, p, ids = (data[k][part : part + split] for k in "rpi")
+            made.update(responses=r, predictions=p, image_ids=ids, **batch)
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"trial_id": torch.arange(T)}], ids=["sums", "trial ids"])
+def test_metrics_that_share_their_states(options):
+    data = trials()
+    made = fed_collection(data, 50, **options)
+    found = made.compute()
+    groups = {frozenset(group) for group in made.compute_groups.values()}
+    assert frozenset({"FEVE", "CCNorm", "CorrelationToAverage"}) in groups
+    assert frozenset({"OracleCorrelation", "ExplainableVariance"}) in groups
+    assert_functions_values(found, data)
+
+
+def assert_functions_values(found, data):
+    for name, (function, arguments, options) in CASES.items():
+        want = getattr(metrics, function)(*(data[k] for k in arguments), **options).per_neuron
+        torch.testing.assert_close(found[name], want, rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
+
+
 def process(rank, folder):
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     data = trials()
@@ -115,6 +148,7 @@ def process(rank, folder):
     part = [data[k][rank * 40 : 40 + 80 * rank] for k in "rp"]
     for name in WITHOUT_IDS:
         found[f"{name}, sums"] = fed(getattr(metrics, name)(per_neuron=True), part, 7).compute()
+    found["collection"] = fed_collection({k: values[own] for k, values in data.items()}, 20, trial_id=own).compute()
     torch.save(found, f"{folder}/results.{rank}")
     dist.destroy_process_group()
 
@@ -126,9 +160,8 @@ def test_two_processes_give_the_same(tmp_path):
     data = trials()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"results.{rank}")
-        for name, (function, arguments, options) in CASES.items():
-            want = getattr(metrics, function)(*(data[k] for k in arguments), **options).per_neuron
-            torch.testing.assert_close(found[name], want, rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
+        assert_functions_values(found, data)
+        assert_functions_values(found["collection"], data)
         for name in WITHOUT_IDS:
             want = getattr(metrics, CASES[name][0])(data["r"], data["p"]).per_neuron
             got = found[f"{name}, sums"]

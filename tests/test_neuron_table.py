@@ -123,14 +123,18 @@ def test_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     written, _ = table()
     metrics.write_table(tmp_path / "neurons.parquet", written)
+    assert [path.name for path in tmp_path.iterdir()] == ["neurons.parquet"]
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "neurons.parquet"), pandas.DataFrame(written))
 
 
-def test_parquet_without_pandas(tmp_path, monkeypatch):
+@pytest.mark.parametrize("absent", ["pandas", "pyarrow"])
+def test_parquet_without_what_it_needs(absent, tmp_path, monkeypatch):
+    if absent != "pandas":
+        pytest.importorskip("pandas")
     real = builtins.__import__
 
     def refuse(name, *arguments, **options):
-        if name == "pandas":
+        if name == absent:
             raise ModuleNotFoundError(name)
         return real(name, *arguments, **options)
 

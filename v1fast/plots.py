@@ -64,7 +64,7 @@ def learning_curve(
 
     Args:
         train_loss, validation_loss: Poisson loss, nats for each response.
-        correlation: median over neurons of the validation correlation.
+        correlation: mean over neurons of the validation correlation.
         position_error: median over neurons of the distance to the true position, pixels.
         loss_floor: validation loss of the true rates.
         correlation_ceiling: validation correlation of the true rates.
@@ -81,7 +81,7 @@ def learning_curve(
     similarity.axhline(correlation_ceiling, color="black", ls=":", lw=1.5, label="true rates")
     similarity.set(ylabel="correlation with single responses", ylim=(0, None))
     similarity.set_title(f"Validation correlation reaches {max(correlation):.2f} of {correlation_ceiling:.2f}")
-    similarity.legend(loc="lower right", title="median over neurons")
+    similarity.legend(loc="lower right", title="mean over neurons")
     distance.plot(epochs, position_error, color=BLUE, lw=2)
     distance.set(yscale="log", ylabel="distance from the true position (px)")
     distance.set_title(f"Position error falls to {min(position_error):.2f} px")

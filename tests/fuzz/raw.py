@@ -192,6 +192,14 @@ def _trial_sums(draw):
     return x, y, draw(tensors((2, neurons), dtype="float64")), *indices, which
 
 
+@st.composite
+def _trial_products(draw):
+    *operands, which = draw(_trial_sums())
+    products, images = draw(SIZES), operands[-1].shape[0]
+    factors = draw(tensors((products, 2), ("ones",), dtype="int64"))
+    return *operands, factors, draw(tensors((products, images), dtype="float64")), which
+
+
 LEGAL = {
     "gaussian_readout": _gaussian(),
     "gaussian_readout_backward": _with_gradient(_gaussian(), 6, lambda a: (a[0].shape[0], a[1].shape[0])),
@@ -212,6 +220,7 @@ LEGAL = {
     "average_ranks": st.tuples(SIZES, NEURONS).flatmap(lambda s: st.tuples(tensors(s, FILLS, WIDE))),
     "rank_sums": _two_lists(),
     "trial_sums": _trial_sums(),
+    "trial_products": _trial_products(),
 }
 """Op -> its legal calls. ``tests/test_fuzz.py`` sees to it that there is one for each op."""
 

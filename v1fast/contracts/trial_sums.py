@@ -1,4 +1,4 @@
-"""The contract of ``v1fast::trial_sums``."""
+"""The contracts of ``v1fast::trial_sums`` and ``v1fast::trial_products``."""
 
 from __future__ import annotations
 
@@ -48,3 +48,39 @@ def check(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, w
 def new_output(x: Tensor, y: Tensor, center: Tensor, order: Tensor, counts: Tensor, which: int) -> Tensor:
     """Return the output without values."""
     return x.new_empty((which.bit_count(), counts.shape[0], x.shape[1]), dtype=torch.float64)
+
+
+def check_products(
+    x: Tensor,
+    y: Tensor,
+    center: Tensor,
+    order: Tensor,
+    counts: Tensor,
+    factors: Tensor,
+    weights: Tensor,
+    which: int,
+) -> None:
+    """Raise ValueError unless the operands of ``trial_products`` fit together."""
+    check(x, y, center, order, counts, which)
+    for name, operand in (("factors", factors), ("weights", weights)):
+        _checks.device(name, operand, x)
+    _checks.int64("factors", factors)
+    if factors.dim() != 2 or factors.shape[1] != 2:
+        raise ValueError(f"factors: want [K, 2], got {tuple(factors.shape)}")
+    _checks.shape("weights", weights, "[K, I]", (factors.shape[0], counts.shape[0]))
+    if weights.dtype != torch.float64:
+        raise ValueError(f"weights: want float64, got {weights.dtype}")
+
+
+def new_products(
+    x: Tensor,
+    y: Tensor,
+    center: Tensor,
+    order: Tensor,
+    counts: Tensor,
+    factors: Tensor,
+    weights: Tensor,
+    which: int,
+) -> Tensor:
+    """Return the output of ``trial_products`` without values."""
+    return x.new_empty((factors.shape[0], x.shape[1]), dtype=torch.float64)

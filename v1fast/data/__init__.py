@@ -1,35 +1,6 @@
 """Simulated populations with known ground truth."""
 
-from v1fast.data.simulated import (
-    PHOTOGRAPHS,
-    CorePopulation,
-    Neurons,
-    Population,
-    SimulatedRecording,
-    Simulation,
-    Statistics,
-    Tier,
-    Trials,
-    photograph_crops,
-    response_statistics,
-    simulate,
-    simulate_animals,
-    statistics,
-)
+from v1fast.data import simulated
+from v1fast.data.simulated import *  # noqa: F403 - its list of names is the only one
 
-__all__ = [
-    "PHOTOGRAPHS",
-    "CorePopulation",
-    "Neurons",
-    "Population",
-    "SimulatedRecording",
-    "Simulation",
-    "Statistics",
-    "Tier",
-    "Trials",
-    "photograph_crops",
-    "response_statistics",
-    "simulate",
-    "simulate_animals",
-    "statistics",
-]
+__all__ = list(simulated.__all__)

@@ -26,7 +26,7 @@ Noise = Literal["poisson", "gamma"]
 
 # The core.
 FREQUENCIES = (0.07, 0.22)  # cycles per pixel
-CYCLES_PER_SIGMA = (0.3, 0.55)  # bandwidths of 2.2 to 1.0 octaves at half height (De Valois et al. 1982: 1.5 typical)
+CYCLES_PER_SIGMA = (0.3, 0.55)  # bandwidths of 2.2 to 1.0 octaves at half height
 LENGTHS = (1.0, 1.8)  # of a filter along its bars, relative to its width across
 RADIUS = 12  # pixels: filters are cut off there
 SEMISATURATION = 0.3  # relative to the mean pool
@@ -348,13 +348,13 @@ def simulate_animals(
         repeats: fewest and most repeats of a test image, drawn for each image and recording.
         sessions: recordings of each animal.
         matched: neurons that all sessions of an animal have in common; the first of every session.
-        noise: "poisson" counts; or "gamma", of deconvolved calcium signals (Wei et al. 2020, zero-inflated gamma):
+        noise: "poisson" counts; or "gamma", of deconvolved calcium signals (Wei et al. 2019, doi:10.1101/637652):
             zero with a probability exp(-rate / 0.6), a gamma variable of shape 2 else.
         gaze: standard deviation in pixels; no gaze is farther than 4 from the middle in x or y.
-        running: mean of the relative change of rates at full speed; rates about double by running in mouse V1 (Niell
-            & Stryker 2010, Neuron 65, 472). 0: none.
+        running: mean of the relative change of rates at full speed; most rates more than double by running in
+            mouse V1 (Niell & Stryker 2010, Neuron 65, 472). 0: none.
         shared_gain: mean over neurons of the deviation of the logarithm of the gain that they share (Goris et al.
-            2014, Nat. Neurosci. 17, 858; Ecker et al. 2014, Neuron 82, 235).
+            2014, Nat. Neurosci. 17, 858; Ecker et al. 2014, doi:10.1016/j.neuron.2014.02.006).
         channels: K of the core, >= 3, half of them of complex cells.
         seed: of everything random here, >= 0.
 

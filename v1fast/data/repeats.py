@@ -26,7 +26,7 @@ class Statistics:
             correlation and finite repeats do to it (Pospisil & Bair 2021, J. Neurosci. 41, 5638) stays in it.
         explainable_variance: [N]; see :func:`v1fast.metrics.explainable_variance`.
         lifetime_sparsity: [N], (1 - mean(a)^2 / mean(a^2)) / (1 - 1 / I) of average responses a >= 0 to I images: 0 if
-            all are alike, 1 if one image alone drives the neuron (Vinje & Gallant 2000, Science 287, 1273).
+            all are alike, 1 if one image alone drives the neuron (Vinje & Gallant 2002, J. Neurosci. 22, 2904).
         zeros: [N], fraction of trials without a response.
 
     All float64. A pair is NaN where either neuron does not vary, a neuron where it does not vary or never responds.

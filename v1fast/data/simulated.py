@@ -38,7 +38,7 @@ MARGIN = 8.0  # pixels between the mapped field and the image's edge
 SCATTER = 1.0  # pixels, standard deviation of a receptive field about the smooth map
 CORTEX_UM = (900.0, 600.0)  # imaged window of cortex
 FREQUENCIES = (0.12, 0.22)  # cycles per pixel
-CYCLES_PER_SIGMA = 0.4  # a half-height bandwidth of 1.5 octaves, as of typical V1 cells (De Valois et al. 1982)
+CYCLES_PER_SIGMA = 0.4  # a half-height bandwidth of 1.5 octaves
 MEAN_COUNTS = (1.0, 2.0)  # expected spikes per image
 NEURONS_AT_ONCE = 512  # bounds the filter bank in memory: 512 pairs of 36 x 64 filters are 9 MiB
 

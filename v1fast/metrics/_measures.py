@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v1fast.metrics._sums import Images, Measure
+from v1fast.metrics._sums import Images, Measure, Product, Products
 
 RESPONSES, PAIRS = ("x", "xx"), ("x", "y", "xx", "yy", "xy")
 
@@ -35,35 +35,50 @@ def _within(n: Tensor, x: Tensor, xx: Tensor) -> Tensor:
     return _variation(n, x, xx) / (n - 1)
 
 
-def _pairs(images: Images) -> Sequence[Tensor]:
-    return images.n, *(images.sums[name] for name in PAIRS)
+Feature = list[Product]
 
 
-SINGLE_TRIAL = Measure(PAIRS, _pairs, lambda s: correlation(*s))
+def _sum(weights: Tensor, *names: str) -> Feature:
+    """Return a feature of one product: ``weights`` times one sum, two, or none."""
+    return [(weights, *names, *("",) * (2 - len(names)))]  # type: ignore[list-item]
 
 
-def _averages(images: Images) -> Sequence[Tensor]:
-    a, b = images.sums["x"] / images.n, images.sums["y"] / images.n
-    return torch.ones_like(images.n), a, b, a * a, b * b, a * b
+def _squares_about_average(n: Tensor, weights: Tensor) -> Feature:
+    """Return weights (xx - x x / n): the sum of squares about an image's average."""
+    return [(weights, "xx", ""), (-weights / n, "x", "x")]
 
 
-TO_AVERAGE = Measure(("x", "y"), _averages, lambda s: correlation(*s))
+def _pairs(n: Tensor) -> list[Feature]:
+    one = torch.ones_like(n)
+    return [_sum(n), *(_sum(one, name) for name in PAIRS)]
 
 
-def _jackknife(images: Images) -> Sequence[Tensor]:
+SINGLE_TRIAL = Measure(PAIRS, Products(_pairs), lambda s: correlation(*s))
+
+
+def _averages(n: Tensor) -> list[Feature]:
+    """Return moments of an image's average response a and average prediction b: 1, a, b, a a, b b, a b."""
+    pairs = (("x", "x"), ("y", "y"), ("x", "y"))
+    return [_sum(torch.ones_like(n)), _sum(1 / n, "x"), _sum(1 / n, "y"), *(_sum(1 / n**2, *pair) for pair in pairs)]
+
+
+TO_AVERAGE = Measure(("x", "y"), Products(_averages), lambda s: correlation(*s))
+
+
+def _jackknife(n: Tensor) -> list[Feature]:
     """Compare each trial with the mean of the image's others, o = (sum - r) / (n - 1): sums of o, o o and r o."""
-    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
-    oo = ((n - 2) * x * x + xx) / (n - 1).square()
-    return n, x, x, xx, oo, (x * x - xx) / (n - 1)
+    one, others = torch.ones_like(n), n - 1
+    x, xx = _sum(one, "x"), _sum(one, "xx")
+    oo: Feature = [((n - 2) / others**2, "x", "x"), (1 / others**2, "xx", "")]
+    return [_sum(n), x, x, xx, oo, [(1 / others, "x", "x"), (-1 / others, "xx", "")]]
 
 
-JACKKNIFE = Measure(RESPONSES, _jackknife, lambda s: correlation(*s), repeats=True)
+JACKKNIFE = Measure(RESPONSES, Products(_jackknife), lambda s: correlation(*s), repeats=True)
 
 
-def _conservative(images: Images) -> Sequence[Tensor]:
-    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
-    a = x / n
-    return torch.ones_like(n), _variation(n, x, xx) / n, a, a * a
+def _conservative(n: Tensor) -> list[Feature]:
+    average, squared = _sum(1 / n, "x"), _sum(1 / n**2, "x", "x")
+    return [_sum(torch.ones_like(n)), _squares_about_average(n, 1 / n), average, squared]
 
 
 def _conservative_value(s: Sequence[Tensor]) -> Tensor:
@@ -72,18 +87,13 @@ def _conservative_value(s: Sequence[Tensor]) -> Tensor:
     return torch.where(signal > 0, (signal / (signal + noise)).sqrt(), torch.nan)
 
 
-CONSERVATIVE = Measure(RESPONSES, _conservative, _conservative_value, repeats=True)
+CONSERVATIVE = Measure(RESPONSES, Products(_conservative), _conservative_value, repeats=True)
 
 
-def _errors(images: Images, per: Tensor | float) -> Sequence[Tensor]:
-    """Return the squared error, if it is there."""
-    return [images.sums["error"] / per] if "error" in images.sums else []
-
-
-def _by_image(images: Images) -> Sequence[Tensor]:
+def _by_image(n: Tensor) -> list[Feature]:
     """Weight each image equally, however often it was shown."""
-    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
-    return torch.ones_like(n), 1 / n, x / n, xx / n, _within(n, x, xx), *_errors(images, n)
+    each = (_sum(1 / n, name) for name in RESPONSES)
+    return [_sum(torch.ones_like(n)), _sum(1 / n), *each, _squares_about_average(n, 1 / (n - 1))]
 
 
 def _image_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -92,10 +102,11 @@ def _image_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return _variation(count, x, xx) / count / (1 - inverse / count.square()), within / count
 
 
-def _by_trial(images: Images) -> Sequence[Tensor]:
+def _by_trial(n: Tensor) -> list[Feature]:
     """Average total and error over trials and noise over images, like neuralpredictors."""
-    n, x, xx = images.n, images.sums["x"], images.sums["xx"]
-    return torch.ones_like(n), n, x, xx, _within(n, x, xx), *_errors(images, 1.0)
+    one = torch.ones_like(n)
+    each = (_sum(one, name) for name in RESPONSES)
+    return [_sum(one), _sum(n), *each, _squares_about_average(n, 1 / (n - 1))]
 
 
 def _trial_variances(s: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -113,15 +124,24 @@ def _feve_value(total: Tensor, noise: Tensor, error: Tensor) -> Tensor:
 
 
 FEV = {
-    "image": Measure(RESPONSES, _by_image, lambda s: fev_value(*_image_variances(s)), repeats=True),
-    "neuralpredictors": Measure(RESPONSES, _by_trial, lambda s: fev_value(*_trial_variances(s)), repeats=True),
+    "image": Measure(RESPONSES, Products(_by_image), lambda s: fev_value(*_image_variances(s)), repeats=True),
+    "neuralpredictors": Measure(
+        RESPONSES, Products(_by_trial), lambda s: fev_value(*_trial_variances(s)), repeats=True
+    ),
 }
+_ERRORS = (*RESPONSES, "error")
 FEVE = {
     "image": Measure(
-        (*RESPONSES, "error"), _by_image, lambda s: _feve_value(*_image_variances(s), s[5] / s[0]), repeats=True
+        _ERRORS,
+        Products(lambda n: [*_by_image(n), _sum(1 / n, "error")]),
+        lambda s: _feve_value(*_image_variances(s), s[5] / s[0]),
+        repeats=True,
     ),
     "neuralpredictors": Measure(
-        (*RESPONSES, "error"), _by_trial, lambda s: _feve_value(*_trial_variances(s), s[5] / s[1]), repeats=True
+        _ERRORS,
+        Products(lambda n: [*_by_trial(n), _sum(torch.ones_like(n), "error")]),
+        lambda s: _feve_value(*_trial_variances(s), s[5] / s[1]),
+        repeats=True,
     ),
 }
 
@@ -134,14 +154,14 @@ def _ccnorm(images: Images) -> Sequence[Tensor]:
     """
     n, x, xx = images.n, images.sums["x"], images.sums["xx"]
     image, column = images.numbers.T
-    _, a, b, aa, bb, ab = _averages(images)
+    averages = Products(_averages)(images)
     depth = int(n.max())
     residuals = x.new_zeros(depth, *x.shape)
-    residuals[column, image] = images.trials - a[image]
+    residuals[column, image] = images.trials - averages[1][image]
     shown = x.new_zeros(depth, *n.shape)
     shown[column, image] = 1.0
     return (
-        *(torch.ones_like(n), a, b, aa, bb, ab),
+        *averages,
         _within(n, x, xx) / n,
         _variation(n, x, xx),
         n - 1,

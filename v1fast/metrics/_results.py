@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast import _choices
-from v1fast.metrics._sums import Measure, Trials, features_of, neuron_blocks
+from v1fast.metrics._sums import Measure, Products, Trials, features_of, neuron_blocks, totals_of
 
 KEPT_FEATURES = 2**25  # elements of all features of all neurons that are kept between resamples: 256 MiB
 RESAMPLES_AT_ONCE = 2**22  # elements of the array of drawn images
@@ -135,6 +135,8 @@ class Evaluation:
             return [self.trials.responses.new_full((self.trials.neurons,), torch.nan, dtype=torch.float64)] * len(
                 self.measures
             )
+        if any(isinstance(measure.features, Products) for measure in self.measures):
+            return self._values_by_totals()
         found = [
             [
                 measure.value([f.sum(0) for f in features])
@@ -144,6 +146,16 @@ class Evaluation:
         ]
         empty = [self.trials.responses.new_empty(0, dtype=torch.float64)] * len(self.measures)
         return [torch.cat(parts) for parts in zip(*found, strict=True)] if found else empty
+
+    def _values_by_totals(self) -> list[Tensor]:
+        by_products = [measure for measure in self.measures if isinstance(measure.features, Products)]
+        others = [measure for measure in self.measures if not isinstance(measure.features, Products)]
+        totals = iter(totals_of(self.trials, by_products))
+        rest = iter(Evaluation(self.trials, others).values() if others else [])
+        return [
+            measure.value(next(totals)) if isinstance(measure.features, Products) else next(rest)
+            for measure in self.measures
+        ]
 
     def pooled(self, weights: Tensor, counted: Tensor, pool: Pool) -> Tensor:
         """Return the pooled number [B] for each row of ``weights`` [B, I]: how often each image is drawn."""

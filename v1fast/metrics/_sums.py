@@ -5,14 +5,17 @@ A metric is given by functions of blocks of neurons:
     trials [T, n] --sums or terms--> sums over the trials of each image [I, n], several
                   --features--> [I, n], several, which add up over images --value--> [n], one number for each neuron
 
-So leaving images out, or drawing them several times (bootstrap), only changes the weights of a sum of features. All
-sums are in float64. Nothing larger than a block is allocated: no tensor of trials x neurons besides the operands.
+So leaving images out, or drawing them several times (bootstrap), only changes the weights of a sum of features. Most
+features are products of sums, weighted by image (``Products``). Their totals come from one op, which keeps nothing for
+each image. All sums are in float64. Nothing larger than a block is allocated: no tensor of trials x neurons besides the
+operands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast.contracts.trial_sums import which
-from v1fast.ops.trial_sums import trial_sums
+from v1fast.ops.trial_sums import trial_products, trial_sums
 
 Array = Tensor | NDArray[Any]
 TRIAL_BLOCK = 2**17  # float64 elements that are allocated at a time for terms
@@ -49,6 +52,27 @@ class Images(NamedTuple):
 
 
 Terms = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+Product = tuple[Tensor, str, str]
+"""Weights of the images [I, 1], and the names of two sums, whose product is weighted; "" stands for ones."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Features that are sums of weighted products of two sums over trials.
+
+    Attributes:
+        of: function of the numbers of trials [I, 1] that returns the products that add up to each feature.
+    """
+
+    of: Callable[[Tensor], Sequence[Sequence[Product]]]
+
+    def __call__(self, images: Images) -> list[Tensor]:
+        """Return the features, [I, n] or [I, 1] each."""
+
+        def product(weights: Tensor, *names: str) -> Tensor:
+            return reduce(torch.mul, [images.sums[name] for name in names if name], weights)
+
+        return [reduce(torch.add, [product(*each) for each in feature]) for feature in self.of(images.n)]
 
 
 class Measure(NamedTuple):
@@ -56,7 +80,7 @@ class Measure(NamedTuple):
 
     Attributes:
         sums: names of the sums of the op that it needs.
-        features: function of ``Images`` that returns [I, n] or [I, 1] each.
+        features: function of ``Images`` that returns [I, n] or [I, 1] each; ``Products`` where it can be.
         value: function of the features summed over images, [..., n] or [..., 1] each, that returns [..., n].
         repeats: whether an image needs at least two trials.
         keeps_trials: whether ``features`` needs the responses of single trials.
@@ -127,33 +151,60 @@ class Trials:
 def features_of(trials: Trials, measures: Sequence[Measure], block: slice) -> list[list[Tensor]]:
     """Return the features of a block of neurons for each measure, [I, n] or [I, 1] each. Trials are read only once."""
     r, p = _alike(trials.responses[:, block], trials.predictions[:, block])
-    center = r[trials.order[0]].double(), p[trials.order[0]].double()
-    sums = _summed(trials, r, p, torch.stack(center), tuple({name for each in measures for name in each.sums}))
+    center = _first(trials, r, p)
+    sums = _summed(trials, r, p, center, tuple({name for each in measures for name in each.sums}))
     images: dict[Any, Images] = {}
     features: dict[Any, list[Tensor]] = {}  # shared by measures, so computed once
     for measure in measures:
         kind = measure.terms, measure.keeps_trials
         if kind not in images:
-            images[kind] = _images(trials, measure, r, p, torch.stack(center), sums)
+            images[kind] = _images(trials, measure, r, p, center, sums)
         if measure.features not in features:
             features[measure.features] = list(measure.features(images[kind]))
     return [features[measure.features] for measure in measures]
 
 
+def totals_of(trials: Trials, measures: Sequence[Measure]) -> list[list[Tensor]]:
+    """Return the features summed over images, [N] or [1] each, of measures by ``Products``. Trials are read once."""
+    r, p = _alike(trials.responses, trials.predictions)
+    n = trials.counts.to(r.device, torch.float64)[:, None]
+    features = [measure.features.of(n) for measure in measures if isinstance(measure.features, Products)]
+    products = [product for own in features for feature in own for product in feature if any(product[1:])]
+    mask, order = which(tuple({name for _, *names in products for name in names if name}))
+    at = {"": 0} | {name: k for k, name in enumerate(order, start=1)}
+    rows = iter(
+        trial_products(
+            *(r, p, _first(trials, r, p)),
+            *(trials.order, trials.counts.to(r.device)),
+            torch.tensor([[at[left], at[right]] for _, left, right in products], device=r.device),
+            torch.stack([weights[:, 0] for weights, *_ in products]),
+            mask,
+        )
+    )
+
+    def total(feature: Sequence[Product]) -> Tensor:
+        return reduce(torch.add, [next(rows) if any(names) else weights.sum(0) for weights, *names in feature])
+
+    return [[total(feature) for feature in own] for own in features]
+
+
 def images_of(trials: Trials, measure: Measure, reference: Tensor | None) -> Images:
     """Return the sums of one measure for all neurons, about a given reference [2, N] or one of these trials."""
     r, p = _alike(trials.responses, trials.predictions)
-    center = reference
-    if center is None:
-        center = torch.stack([r[trials.order[0]].double(), p[trials.order[0]].double()])
+    center = _first(trials, r, p) if reference is None else reference
     return _images(trials, measure, r, p, center, _summed(trials, r, p, center, measure.sums), reference)
+
+
+def _first(trials: Trials, r: Tensor, p: Tensor) -> Tensor:
+    """Return the first trial, [2, N] float64: what sums are about."""
+    return torch.stack([r[trials.order[0]], p[trials.order[0]]]).double()
 
 
 def _summed(trials: Trials, r: Tensor, p: Tensor, center: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
     if not names:
         return {}
     mask, order = which(names)
-    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts, mask), strict=True))
+    return dict(zip(order, trial_sums(r, p, center, trials.order, trials.counts.to(r.device), mask), strict=True))
 
 
 def _images(

@@ -88,8 +88,9 @@ def _csv(table: Table) -> bytes:
 def _parquet(table: Table) -> bytes:
     try:
         import pandas
+        import pyarrow  # noqa: F401 - pandas would say in several lines that it is absent
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("a table as parquet needs pandas and pyarrow: pip install pandas pyarrow") from error
     content = io.BytesIO()
-    pandas.DataFrame(table).to_parquet(content, index=False)
+    pandas.DataFrame(table).to_parquet(content, index=False, engine="pyarrow")
     return content.getvalue()

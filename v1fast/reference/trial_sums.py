@@ -1,4 +1,4 @@
-"""Sums over the trials of each image, from which metrics of predicted responses are computed."""
+"""Sums over the trials of each image, and of their products over images: what metrics of predictions are made of."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ def trial_sums(
         for total, term in zip(sums, _terms(r, p, center, which), strict=True):
             total.index_add_(0, images, term)
     return sums
+
+
+def trial_products(
+    x: Tensor,  # [T, N]
+    y: Tensor,  # [T, N]
+    center: Tensor,  # [2, N] float64
+    order: Tensor,  # [J] int64
+    counts: Tensor,  # [I] int64
+    factors: Tensor,  # [K, 2] int64, two of the sums each: 1 for the first row of trial_sums, ...; 0 stands for ones
+    weights: Tensor,  # [K, I] float64
+    which: int,
+) -> Tensor:  # [K, N] float64
+    """The op ``v1fast::trial_products``: sum_i weights[k, i] s_l[i] s_r[i] with l, r = factors[k], where s are the sums
+    of the op ``trial_sums`` with the same operands.
+    """
+    sums = trial_sums(x, y, center, order, counts, which)
+    if factors.numel() and not (factors.min() >= 0 and factors.max() <= len(sums)):
+        raise ValueError(f"factors: want 0 to {len(sums)}, got {factors.min()} to {factors.max()}")
+    ones = sums.new_ones(1, 1).expand(sums.shape[1:])
+    found = sums.new_empty(len(factors), x.shape[1])
+    for k, pair in enumerate(factors.tolist()):
+        left, right = (sums[f - 1] if f else ones for f in pair)
+        found[k] = (weights[k].to(x.device)[:, None] * left * right).sum(0)
+    return found
 
 
 def _terms(r: Tensor, p: Tensor, center: Tensor, which: int) -> list[Tensor]:
