@@ -21,7 +21,6 @@ from v1fast.reference.gaussian_readout import compute_dtype
 
 pytest.importorskip("triton")
 
-import test_gaussian_readout as op_tests
 from emulated import ATOMICS, assert_launches, assert_no_host_reads, gpu, with_programs
 from v1fast.kernels import _backward as backward
 from v1fast.kernels import _features as gathering
@@ -202,19 +201,19 @@ def test_a_weight_that_is_not_finite_reaches_what_depends_on_it_only(on_gpu, how
 
 
 REUSED = [
-    op_tests.test_a_nan_position_gives_nan_and_touches_no_feature,
-    op_tests.test_a_nan_outside_the_cell_does_not_reach_it,
-    op_tests.test_clamped_coordinates_get_no_gradient_and_shift_still_does,
-    op_tests.test_sigma_gets_zeros_in_evaluation,
-    op_tests.test_noise_does_not_depend_on_the_split_of_batch_or_neurons,
-    op_tests.test_int_seeds_and_tensor_seeds_are_the_same,
-    op_tests.test_expanded_operands,
-    op_tests.test_low_precision_positions_are_read_as_they_are,
-    op_tests.test_vmap_over_an_ensemble_and_its_gradient,
+    checks.check_a_nan_position_gives_nan_and_touches_no_feature,
+    checks.check_a_nan_outside_the_cell_does_not_reach_it,
+    checks.check_clamped_coordinates_get_no_gradient_and_shift_still_does,
+    checks.check_sigma_gets_zeros_in_evaluation,
+    checks.check_noise_does_not_depend_on_the_split_of_batch_or_neurons,
+    checks.check_int_seeds_and_tensor_seeds_are_the_same,
+    checks.check_expanded_operands,
+    checks.check_low_precision_positions_are_read_as_they_are,
+    checks.check_vmap_over_an_ensemble_and_its_gradient,
 ]
 
 
-@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
+@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("check_"))
 def test_as_the_op(on_gpu, test):
     with assert_launches():
         test()
@@ -226,7 +225,7 @@ def test_as_the_op(on_gpu, test):
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(on_gpu, layout):
     with assert_launches():
-        op_tests.test_layouts_of_features(layout, (f32, f32, f32))
+        checks.check_layouts_of_features(layout, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("way", ["scatter", "gather"])
@@ -243,7 +242,7 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
 
 def test_weights_of_any_layout(on_gpu):
     with assert_launches():
-        op_tests.test_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
+        checks.check_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("offset", [1, 4])

@@ -7,11 +7,10 @@ own, several levels, and channels that are not summed. Results and regimes are t
 import dataclasses
 
 import cases
+import every_point_op
 import pooled_checks as checks
 import ptx_emulator as emulator
 import pytest
-import test_point_gather
-import test_pooled_readout as op_tests
 import torch
 from op_checks import assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, layouts, run
 
@@ -28,7 +27,7 @@ NATIVE = ops.loaded["native"] == "loaded"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously registered kernel")
 
-POOLED, GATHER = op_tests.TestTwoLevels(), test_point_gather.TestPointGather()
+POOLED, GATHER = every_point_op.TwoLevels(), every_point_op.PointGather()
 OPS = pytest.mark.parametrize("op", [POOLED, GATHER], ids=["pooled", "gather"])
 WAYS = pytest.mark.parametrize("way", ["scatter", "gather"])
 SINGLE = (f32, f32, f32)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import cases
+import every_point_op
 import gaussian_checks as checks
-import test_point_gather
-import test_pooled_readout
 import torch
 from assertions import assert_as_accurate
 from cases import Case
@@ -204,9 +203,9 @@ def readout_calls(family: str) -> Iterator[Call]:
 # Points that are given -------------------------------------------------------------------------------------------
 
 POINTS = {  # op as its tests have it, operands
-    "points": (test_pooled_readout.TestTwoLevels(), Case("points")),
-    "points per image": (test_pooled_readout.TestTwoLevels(), Case("points per image", per_image=True, C=64)),
-    "gathered points": (test_point_gather.TestPointGather(), Case("gathered points", C=64, align_corners=False)),
+    "points": (every_point_op.TwoLevels(), Case("points")),
+    "points per image": (every_point_op.TwoLevels(), Case("points per image", per_image=True, C=64)),
+    "gathered points": (every_point_op.PointGather(), Case("gathered points", C=64, align_corners=False)),
 }
 
 MORE_REGIMES = (
