@@ -11,7 +11,7 @@ import cases
 import gaussian_checks as checks
 import pytest
 import torch
-from gaussian_checks import NAMES, SMALL, TABLE, assert_compiles_with_inductor, assert_matches_eager
+from gaussian_checks import NAMES, TABLE, assert_compiles_with_inductor, assert_matches_eager
 from op_checks import (
     DTYPES,
     WEIGHT_CASES,
@@ -161,6 +161,8 @@ def test_threads_and_runs_give_the_same_bits(dtype, images):
 
 
 # Derivatives -----------------------------------------------------------------------------------------------------
+
+SMALL = cases.Case("small", B=2, C=3, H=4, W=5, N=3)
 
 
 @pytest.mark.parametrize("wanted", NAMES)

@@ -12,7 +12,7 @@ import gaussian_checks as checks
 import ptx_emulator as emulator
 import pytest
 import torch
-from op_checks import DTYPES, bf16, f32, f64, label, layouts, run
+from op_checks import DTYPES, bf16, f16, f32, f64, label, layouts, run
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -77,15 +77,39 @@ def test_normals_have_the_bits_of_the_cpu_kernel(arch):
 # Results ---------------------------------------------------------------------------------------------------------
 
 WAYS = ("scatter", "gather")
-RESULTS = [
-    *((80, WAYS[i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
-    *((90, WAYS[1 - i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
-    *((100, "scatter", case, (f32, f32, f32)) for case in cases.REGIMES if case.why in ("plain", "many channels")),
-    *((80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes) for i, dtypes in enumerate(DTYPES)),
-]
+PAIRS = list(itertools.product((80, 90), WAYS))  # of an architecture and a way
+SINGLE = (f32, f32, f32)
+MANY_CHANNELS = next(case for case in cases.REGIMES if case.why == "many channels")
+LATER = [(f16, f32, f32), (f32, f32, f64)]  # each operand has these dtypes in other combinations too
 
 
-@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=label, indirect=["on_gpu"])
+def form_of(case):
+    """What the kernels are compiled for. Sizes other than C ask for no other form."""
+    noise = (case.noise, case.sigma, case.share_noise, case.neuron_index) if case.noise else None
+    return noise, case.bias, case.shift, case.align_corners, case.C
+
+
+FORMS = list(dict.fromkeys(form_of(case) for case in cases.REGIMES))
+
+
+def results():
+    """Compiling takes seconds: each form and dtype once, the plain form four times; `make test-slow` has the others."""
+    for case, (i, pair) in itertools.product(cases.REGIMES, enumerate(PAIRS)):
+        own = FORMS.index(form_of(case))
+        marks = () if own == 0 or own % 4 == i else pytest.mark.slow
+        yield pytest.param(*pair, case, SINGLE, marks=marks)
+    yield 100, "scatter", cases.PLAIN, SINGLE
+    yield pytest.param(100, "scatter", MANY_CHANNELS, SINGLE, marks=pytest.mark.slow)
+    for i, dtypes in enumerate(d for d in DTYPES if d != SINGLE):
+        pair = (80 + i % 2 * 10, WAYS[i // 2 % 2])
+        yield pytest.param(*pair, cases.PLAIN, dtypes, marks=pytest.mark.slow if dtypes in LATER else ())
+
+
+def test_the_plain_form_is_the_first():
+    assert form_of(cases.PLAIN) == FORMS[0]
+
+
+@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), results(), ids=label, indirect=["on_gpu"])
 def test_matches_eager(on_gpu, how_features, way, case, dtypes):
     how_features(way)
     checks.assert_matches_eager(case, *cases.make(case, *dtypes))
@@ -93,8 +117,19 @@ def test_matches_eager(on_gpu, how_features, way, case, dtypes):
 
 IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4)
 NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16)
-LONG = [*itertools.product(["scatter"], [IMAGES], DTYPES[:3])]
-LONG += [*itertools.product(WAYS, [NEURONS], DTYPES[:3])]
+LONG = [
+    ("scatter", IMAGES, SINGLE),
+    ("scatter", NEURONS, SINGLE),
+    ("gather", NEURONS, SINGLE),
+    ("scatter", IMAGES, (bf16, bf16, f32)),
+    *(
+        pytest.param(way, case, dtypes, marks=pytest.mark.slow)
+        for way, case, dtypes in (
+            ("scatter", IMAGES, (f64, f64, f64)),
+            *itertools.product(WAYS, [NEURONS], [(f64, f64, f64), (bf16, bf16, f32)]),
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("programs", [1, _launch.PROGRAMS], ids="at least {} programs".format)
@@ -140,8 +175,7 @@ def special_positions():
     return torch.tensor(list(itertools.product(values, values)), dtype=f64)
 
 
-@pytest.mark.parametrize("way", ["scatter", "gather"])
-@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("way", "align_corners"), [("scatter", True), ("gather", False)])
 @pytest.mark.parametrize("through_shift", [True, False])
 def test_conventions_of_torch_at_special_positions(on_gpu, how_features, align_corners, through_shift, way):
     """At exactly +-1, on pixels, outside, at infinity and NaN: value and every gradient as torch's, NaN for NaN."""
