@@ -23,6 +23,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
 # The cost of the run ---------------------------------------------------------------------------------------------
 
 MOST_SECONDS = 5.0

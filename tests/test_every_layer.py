@@ -4,6 +4,7 @@ The layers are those of ``every_layer.py``.
 """
 
 import copy
+import itertools
 import logging
 import warnings
 from functools import partial
@@ -198,7 +199,7 @@ def steps(model, x, call, count=3):
 
 
 @every
-@pytest.mark.parametrize("way", ["eager", "compiled"])
+@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.once)])
 def test_trains_with_checkpointed_activations(name, way):
     plain = Checkpointed(name)
     x = every_layer.inputs(plain.layer).requires_grad_()
@@ -221,6 +222,7 @@ def test_trains_with_reentrant_checkpoints(name):
     torch.testing.assert_close(list(again.parameters()), list(plain.parameters()), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.once
 @in_range
 def test_compiled_training_writes_too(name):
     layer, x = with_input(name)
@@ -247,16 +249,17 @@ def mostly_slow(*quick):
     )
 
 
-@every
-@pytest.mark.parametrize(
-    ("training", "strict"),
-    [
-        (False, False),
-        (True, True),
-        pytest.param(False, True, marks=pytest.mark.slow),
-        pytest.param(True, False, marks=pytest.mark.slow),
-    ],
-)
+EXPORTS = [(name, False, False) for name in LAYERS]  # layer, in training, strictly
+EXPORTS += [(name, True, True) for name in LAYERS if "," not in name]  # of each class
+EXPORTS += [
+    pytest.param(*export, marks=pytest.mark.slow)
+    for export in itertools.product(LAYERS, (False, True), (False, True))
+    if export not in EXPORTS
+]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("name", "training", "strict"), EXPORTS)
 def test_exports(name, training, strict):
     """With the layer's numbers, also of what decompositions make of it, and nothing is written."""
     layer, x = with_input(name)
@@ -271,6 +274,7 @@ def test_exports(name, training, strict):
         torch.testing.assert_close(program.module()(x, **options), want)
 
 
+@pytest.mark.once
 @mostly_slow("FullGaussian2d", "PointPooled2d", "Gaussian3d", "FactorizedReadout, norm")
 def test_exports_to_onnx(name, tmp_path):
     """In evaluation, by a plain call of torch's exporter, for any number of images."""

@@ -162,7 +162,7 @@ def test_threads_and_runs_give_the_same_bits(dtype, images):
 
 # Derivatives -----------------------------------------------------------------------------------------------------
 
-SMALL = cases.Case("small", B=2, C=3, H=4, W=5, N=3)
+SMALL = cases.Case("small", B=2, C=2, H=3, W=4, N=3)
 
 
 @pytest.mark.parametrize("wanted", NAMES)
@@ -184,9 +184,9 @@ def test_output_mask_computes_what_is_asked_for(wanted):
     "case",
     [
         SMALL,
-        cases.Case("small uncorrelated", B=2, C=2, H=4, W=5, N=3, sigma="uncorrelated"),
-        cases.Case("small isotropic", B=2, C=2, H=4, W=5, N=3, sigma="isotropic", share_noise=True),
-        cases.Case("small mean", B=2, C=2, H=4, W=5, N=3, noise=None, align_corners=False),
+        cases.Case("small uncorrelated", B=2, C=2, H=3, W=4, N=3, sigma="uncorrelated"),
+        cases.Case("small isotropic", B=2, C=2, H=3, W=4, N=3, sigma="isotropic", share_noise=True),
+        cases.Case("small mean", B=2, C=2, H=3, W=4, N=3, noise=None, align_corners=False),
     ],
     ids=str,
 )
@@ -240,7 +240,7 @@ def test_opcheck(case, dtypes):
     for mask in ([True] * 6, [False, True, False, True, False, False]):
         detached = [v.detach() for v in leaves]
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
-    for _, weight in weight_layouts(detached[3]):
+    for _, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
         given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
 

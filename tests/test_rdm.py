@@ -5,6 +5,8 @@ V1FAST_KERNELS= the same tests hold the reference to the same standard.
 """
 
 import importlib
+import itertools
+import os
 import re
 
 import numpy as np
@@ -32,6 +34,9 @@ from v1fast.reference import rdm as reference
 f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 NATIVE = ops.loaded["native"] == "loaded"
 native = pytest.mark.skipif(not NATIVE, reason="the compiled kernels are not loaded")
+beside_the_reference = pytest.mark.skipif(
+    os.environ.get("V1FAST_KERNELS") == "", reason="it would be held against itself"
+)
 # The kernel sums a row in the same order wherever it lies; torch, for the reference, does not.
 SAME = {"rtol": 0, "atol": 0} if NATIVE else {"rtol": 1e-5, "atol": 1e-6}
 
@@ -46,6 +51,7 @@ def test_matches_float64(method, dtype, shape):
     checks.check_matches_float64(method, dtype, shape)
 
 
+@beside_the_reference
 @pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
 @pytest.mark.parametrize("method", reference.METHODS)
 @pytest.mark.parametrize("dtype", [f32, f64], ids=str)
@@ -108,7 +114,7 @@ def test_crossnobis_of_trials_with_unequal_repeats(per_fold, dtype):
     assert functional.rdm(x, method="crossnobis", noise=noise, folds=words[0].tolist(), stimuli=words[1]).equal(got)
     if dtype == f64:
         operands = x.requires_grad_(), noise.requires_grad_(per_fold)
-        assert torch.autograd.gradcheck(lambda a, p: functional.rdm(a, noise=p, **given), operands)
+        assert torch.autograd.gradcheck(lambda a, p: functional.rdm(a, noise=p, **given), operands, fast_mode=True)
 
 
 @pytest.mark.parametrize("per_fold", [False, True])
@@ -363,11 +369,18 @@ def test_gradient_errs_no_more_than_torch(method, offset):
     checks.check_gradient_errs_no_more_than_torch(method, offset)
 
 
+LARGEST = (333, 1900)
+BACKWARD = [
+    *itertools.product([f32, f64, bf16], [True, False], [s for s in SHAPES[1:-1] if s != LARGEST] + [(450, 30)])
+]
+BACKWARD += [(f32, True, LARGEST), (f64, False, LARGEST), (bf16, True, LARGEST)]
+REST = itertools.product([f32, f64, bf16], [True, False], [LARGEST])
+BACKWARD += [pytest.param(*one, marks=pytest.mark.slow) for one in REST if one not in BACKWARD]
+
+
 @native  # the reference would be held against itself
-@pytest.mark.parametrize("shape", [*SHAPES[1:-1], (450, 30)], ids=str)  # the last: two tiles of rows
+@pytest.mark.parametrize(("dtype", "condensed", "shape"), BACKWARD, ids=str)  # (450, 30): two tiles of rows
 @pytest.mark.parametrize("method", reference.METHODS)
-@pytest.mark.parametrize("dtype", [f32, f64, bf16], ids=str)
-@pytest.mark.parametrize("condensed", [True, False])
 def test_backward_matches_reference(shape, method, dtype, condensed):
     """The kernel and the reference agree to rounding on the same call, through the ops themselves."""
     x, y = (torch.rand(2, 2, *shape) + 0.1).to(dtype)
