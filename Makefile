@@ -9,6 +9,8 @@ PINNED := -c requirements/constraints.txt
 export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
+# What Triton compiles for the emulated GPUs, and the emulator, are kept: a second run compiles what has changed.
+export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
 .PHONY: demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
 	bench-baselines bench-layers clean

@@ -135,8 +135,8 @@ def test_arrays_integers_and_few_stimuli(small_tiles, tmp_path):
 
 
 # Calls of fsync: for the folder, the empty file, the folder; for the data and the journal of each tile; for the whole
-# file. Moment, before or after such a call -> tiles that need not be computed again. Before a journal's line is synced it
-# is there: only a power cut could take it away.
+# file. Moment, before or after such a call -> tiles that need not be computed again. A line of the journal is written
+# before it is synced: only a power cut could take it away.
 MOMENTS = {(1, "before"): 0, (2, "before"): 0, (3, "before"): 0, (4, "before"): 0, (4, "after"): 0}
 MOMENTS |= {(5, "before"): 1, (5, "after"): 1, (14, "after"): 5, (23, "after"): 10, (24, "after"): 10}
 
