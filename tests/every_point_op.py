@@ -53,7 +53,7 @@ class OneLevel(point_ops.PointOp):
         return self.pooled(self.backward_overload)
 
     def pooled(self, function):
-        """``function`` of the operands that all ops of points have: the poolings given, and how they are made."""
+        """Return ``function`` of the operands that all ops of points have, with the poolings filled in."""
 
         def call(*arguments, **options):
             if options:
@@ -98,7 +98,7 @@ class OneLevel(point_ops.PointOp):
             torch.library.opcheck(self.backward_overload, (grad_output, features, grid, other, *rest, [True] * 5))
 
     def test_more_channels_than_a_block_of_weights_holds(self):
-        """One running sum of so many is less exact than torch's, and right all the same."""
+        """One running sum of so many is less exact than torch's, but right."""
         case = cases.Case("wide", B=2, C=70_000, H=2, W=3, N=3, shift=False)
         operands, options = self.make(case, f32, f32, f32)
         exact = self.eager(**cast(operands, f64), **options)
@@ -119,9 +119,9 @@ class TwoLevels(OneLevel):
         wide = ops.pooled_readout.is_wide(features, grid, weight, bias, shift)
         return ops.pooled_readout.pooled_levels(features.detach(), *self.pooling.values(), wide)
 
-    test_rejects_bad_operands = None  # below: those of the function are those of the op
-    test_a_nan_outside_the_cell_does_not_reach_it = None  # it does, where it is averaged
-    test_more_channels_than_a_block_of_weights_holds = None  # as one level
+    test_rejects_bad_operands = None  # in test_pooled_readout.py: the public function and the op refuse the same
+    test_a_nan_outside_the_cell_does_not_reach_it = None  # pooling averages it into the cell
+    test_more_channels_than_a_block_of_weights_holds = None  # tested with one level
 
     def test_refuses_other_poolings(self):
         if not self.native:

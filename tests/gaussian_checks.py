@@ -1,6 +1,6 @@
 """How v1fast::gaussian_readout is run and held against the oracle, and what holds for it, on whatever device.
 
-Operands have the channels of ``cases.PLAIN`` where any number would do: a GPU kernel is compiled anew for another one.
+Where the number of channels does not matter it is that of ``cases.PLAIN``: a GPU kernel is compiled for each number.
 """
 
 import itertools

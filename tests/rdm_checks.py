@@ -35,7 +35,7 @@ def layouts(x):
 
 
 def assert_errs_no_more_than_corrcoef(name, x, share):
-    """At most ``share`` times as much, on hard data, and no more than the kernels promise."""
+    """On hard data, errors are at most ``share`` times corrcoef's, and no more than the kernels promise."""
     exact = off_diagonal(data.exact(x))
     error = largest(off_diagonal(functional.rdm(x)).double() - exact)
     theirs = largest(off_diagonal(1 - torch.corrcoef(x)).double() - exact)
@@ -49,7 +49,7 @@ def assert_errs_no_more_than_corrcoef(name, x, share):
 
 
 def high_errors(x):
-    """Absolute and relative, of every pair."""
+    """Absolute and relative errors of every pair."""
     exact = off_diagonal(data.exact(x))
     error = off_diagonal(functional.rdm(x, accuracy="high")).double() - exact
     return error, error / exact
@@ -163,7 +163,7 @@ def check_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
     rows = shape[0] // 3 * 3 or 3
     x = torch.rand(rows, shape[1]) + 0.1
     if rows > 4:
-        x[4], x[3] = -x[1], x[1] + 1e-6 * x[2]  # opposite, and as good as equal
+        x[4], x[3] = -x[1], x[1] + 1e-6 * x[2]  # opposite, and nearly equal
     x = x.abs() if method == "poisson" else x
     m = functional.rdm(x, method=method, accuracy=accuracy, **noise_and_folds(method, rows, shape[1], f32))
     assert m.equal(m.T)

@@ -1,4 +1,4 @@
-"""The ops on a real GPU: ``make test-gpu``. Nothing here runs, and nothing here has run yet, without one."""
+"""The ops on a real GPU: ``make test-gpu``. Without one, nothing here runs."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ def on_cuda():
 
 
 class _OnCuda(TorchDispatchMode):
-    """Which of v1fast's ops have been called, and taken none but CUDA tensors."""
+    """Records v1fast's ops that were called with CUDA tensors alone."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class _OnCuda(TorchDispatchMode):
 
 @contextlib.contextmanager
 def assert_on_cuda(*ops):
-    """They run in it, on CUDA tensors."""
+    """These ops run in the block, on CUDA tensors."""
     with _OnCuda() as seen:
         yield
     assert {f"v1fast::{op}" for op in ops} <= seen.names

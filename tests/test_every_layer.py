@@ -190,9 +190,9 @@ def steps(model, x, call, count=3):
         loss = call(x)
         loss.backward()
         losses.append(loss.detach())
-        for parameter in model.parameters():  # of any loss, steps of a size that reaches the bounds
+        for parameter in model.parameters():  # whatever the loss, steps large enough to reach the bounds
             size = 0 if parameter.grad is None else parameter.grad.norm()
-            if size > 1e-3:  # not what is nothing but rounding
+            if size > 1e-3:  # not gradients that are rounding alone
                 parameter.grad.mul_(5 / size)
         optimizer.step()
     return losses
@@ -206,7 +206,7 @@ def test_trains_with_checkpointed_activations(name, way):
     again = copy.deepcopy(plain)
     again.reentrant = False
     torch.compiler.reset()
-    # The partitioner of the compiler's default backend, which decides what is kept, without the rest of it.
+    # Of the compiler's default backend only the partitioner: it decides which tensors are kept.
     call = torch.compile(again, fullgraph=True, backend="aot_eager_decomp_partition") if way == "compiled" else again
     torch.testing.assert_close(steps(again, x, call), steps(plain, x, plain), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(list(again.parameters()), list(plain.parameters()), rtol=1e-3, atol=1e-3)
@@ -261,7 +261,7 @@ EXPORTS += [
 @pytest.mark.once
 @pytest.mark.parametrize(("name", "training", "strict"), EXPORTS)
 def test_exports(name, training, strict):
-    """With the layer's numbers, also of what decompositions make of it, and nothing is written."""
+    """The exported program gives the layer's numbers, decomposed too, and export writes nothing."""
     layer, x = with_input(name)
     options = seeded(name) if training else {}
     layer.train(training)

@@ -28,7 +28,7 @@ def test_many_calls(group, name, tmp_path):
 
 
 def test_legal_calls_have_a_result():
-    """Without changes most calls are no errors: else the fuzz would see but the checks."""
+    """Calls without replaced arguments have results: otherwise the fuzz would see nothing but refusals."""
     for op, legal in raw.LEGAL.items():
         arguments = operands.example(legal)
         raw.check(raw.Call(op, arguments))

@@ -1,8 +1,8 @@
-"""The Triton kernels of the Gaussian readout, compiled for NVIDIA GPUs and executed on CPU tensors (tests/emulator).
+"""The Triton kernels of the Gaussian readout, compiled for NVIDIA GPUs and executed on CPU tensors: ``ptx_emulator``.
 
 While a test is ``on_gpu`` the launchers hold the CPU key of the dispatcher, in place of the C++ kernels: the public
 functions, autograd, opcheck and torch.compile reach them as they would on a GPU, and the tests of the op are run as
-they are. Every compiled form costs seconds, so that the architectures share the table between them.
+they are. Every compiled form costs seconds: the architectures share the cases between them.
 """
 
 import itertools
@@ -90,7 +90,7 @@ def form_of(case):
 
 
 FORMS = list(dict.fromkeys(form_of(case) for case in cases.REGIMES))
-COVERED = {  # by a regime that asks for the same and more
+COVERED = {  # by a regime with the same property and others
     "uncorrelated": "many neurons and given noise",
     "explicit noise": "shared explicit noise",
     "neurons counted by index": "many neurons and images",
@@ -152,7 +152,7 @@ def test_long_sums_are_as_accurate_as_torch(monkeypatch, how_features, way, case
 
 @pytest.mark.parametrize("slabs", [3, 31, 1000, 20000])
 def test_sums_of_slabs_keep_what_an_addition_rounds_away(on_gpu, slabs):
-    """And a sum that is not finite stays what it is."""
+    """A sum that is infinite or NaN stays so."""
     parts = torch.randn(slabs, 40)
     parts[0, 0] = parts[2, 1] = float("inf")
     parts[1, 2], parts[2, 2] = float("inf"), -float("inf")

@@ -112,7 +112,7 @@ def test_pyramids_match_eager(on_gpu, how_features, way, why):
 
 
 def test_one_level_is_scattered_and_another_gathered(on_gpu):
-    """Both rules at work: more neurons than the pooled map has pixels for, and fewer than the whole one."""
+    """Both rules apply at once: many neurons for the pixels of the pooled map, few for those of the whole one."""
     torch.use_deterministic_algorithms(False)
     case = cases.Case("dense", H=4, W=5, N=200)  # of 640 that may be scattered to the map, of 160 to its pooling
     with assert_launches():
@@ -235,7 +235,7 @@ def test_offsets_of_64_bits_give_the_same(on_gpu, how_features, monkeypatch):
 
 
 def test_no_tensor_of_images_neurons_and_channels(on_gpu, how_features):
-    """What the launchers allocate is not of that order: levels, their gradients, sums of each neuron."""
+    """The launchers allocate levels, their gradients and sums for each neuron, and nothing larger."""
     how_features("scatter")
     case = cases.Case("large", B=6, N=3000)
     grad, tensors = plain_call(POOLED, case)

@@ -146,7 +146,7 @@ def test_bfloat16_accuracy(on_gpu):
 @pytest.mark.parametrize("method", ["correlation", "euclidean"])
 @pytest.mark.parametrize("condensed", [False, True])
 def test_large_tiles_give_the_same(monkeypatch, method, condensed):
-    """Those of sm_90 and sm_100, executed as sm_80 would."""
+    """The tiles of sm_90 and sm_100, executed on sm_80."""
     x = torch.randn(1, 200, 300) + 1
     want = call(x, None, method, condensed)
     monkeypatch.setattr(forward, "has_warpgroups", lambda: True)
@@ -398,7 +398,7 @@ def test_gradients_of_cross_rdm_match_reference(method, dtype):
 
 
 def test_gradients_of_half_rows_and_of_a_sum():
-    """Whose gradient is one value, expanded over the matrix, and is read as such."""
+    """The gradient of a sum is one value, expanded over the matrix: it is read through its strides."""
     x = torch.randn(1, 20, 50).to(bf16)
     grad = torch.tensor(0.5).expand(1, 20, 20)
     given = (grad, reference.rdm(x, None, "correlation", False, "float32"), x, None, "correlation", False, "float32")

@@ -18,7 +18,7 @@ FEW = [  # the first of the largest kernels
 
 
 def assert_as_documented(calls=None):
-    """Register numbers belong to a version of Triton; that nothing is spilled and all fits does not."""
+    """Numbers of registers depend on the version of Triton. No version may spill, or need too much memory."""
     compiled = gpu_table.compile_table(calls)
     assert not gpu_table.faults(compiled)
     version, _, table = gpu_table.read(TABLE.read_text())

@@ -101,7 +101,7 @@ def test_crossnobis_of_trials_with_unequal_repeats(per_fold, dtype):
     assert got.dtype == dtype
     assert got.equal(got.T)
     torch.testing.assert_close(got.double(), want, **tolerance)
-    far = functional.rdm(x + 1e4, noise=noise, **given)  # neither the means of folds nor of trials lose the digits
+    far = functional.rdm(x + 1e4, noise=noise, **given)  # no digits are lost in the means of folds or of trials
     torch.testing.assert_close(far.double(), want, rtol=0, atol=2e-2 if dtype == f32 else 1e-10)
     both = functional.rdm(torch.stack([x, x.flip(1)]), noise=noise, **given)
     torch.testing.assert_close(both[0], got)
@@ -119,7 +119,7 @@ def test_crossnobis_of_trials_with_unequal_repeats(per_fold, dtype):
 
 @pytest.mark.parametrize("per_fold", [False, True])
 def test_crossnobis_of_trials_agrees_with_rows_in_order(per_fold):
-    """Equal repeats: what the k-th row of each fold means may be said or not."""
+    """With equal repeats, labels of stimuli may be given or left out."""
     x = torch.randn(15, 8, dtype=f64)
     folds, stimuli = torch.arange(15) // 5, torch.arange(15) % 5
     noise = unequal_repeats()[3] if per_fold else None
@@ -397,7 +397,7 @@ def test_backward_matches_reference(shape, method, dtype, condensed):
 
 
 def assert_agree(got, want, dtype):
-    """To rounding, one gradient after the other; none where none is wanted."""
+    """Gradients agree to rounding; where none is wanted there is none."""
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype == dtype
         tolerance = {f32: 3e-6, f64: 1e-13, bf16: 1e-2}[dtype] * max(1, largest(b))

@@ -63,7 +63,7 @@ def odd_strides(x):
 
 
 class Zarr:
-    """What has ``__array__`` alone."""
+    """An object that has ``__array__`` alone."""
 
     def __init__(self, x):
         self.x = x
@@ -480,7 +480,7 @@ print(json.dumps(found))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked up in /proc")
 @pytest.mark.skipif(ops.loaded["native"] != "loaded", reason="the reference takes memory of its own")
 def test_nothing_mapped_is_copied():
-    # What is freed goes back to the system at once, so that what is left is in use.
+    # Freed memory goes back to the system at once: the rest is in use.
     options = {"env": os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], **options)
     assert done.returncode == 0, done.stderr

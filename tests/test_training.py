@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_fit(tiny, console):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Gives the epochs these validation losses, an exception in place of one is raised; keeps the weights of each."""
+    """Gives each epoch a validation loss, or raises the exception in its place; keeps the weights of each epoch."""
 
     def script(*losses):
         weights, remaining = [], list(losses)

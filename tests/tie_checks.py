@@ -55,7 +55,7 @@ def made(name, change, dtype):
 
 
 def exact_key(m, method, scale, offset, pairs):
-    """What tells the dissimilarities of pairs (i, j) apart, in exact arithmetic, and their values as float64."""
+    """For each pair (i, j) a key, equal where exact dissimilarities are equal, and the dissimilarity as float64."""
     m = m.numpy().astype(np.int64)
     columns = m.shape[1]
     gram, sums = (m @ m.T).tolist(), m.sum(1).tolist()
@@ -81,7 +81,7 @@ def exact_key(m, method, scale, offset, pairs):
 
 
 def assert_ties(got, keys_and_values, dtype):
-    """Equal where the keys are, different where they are not, and the values."""
+    """Values are right, equal where the keys are equal, and different where they are not."""
     keys, want = zip(*keys_and_values, strict=True)
     values = got.double().tolist()
     of_key, of_value = {}, {}
@@ -92,7 +92,7 @@ def assert_ties(got, keys_and_values, dtype):
         assert of_key.setdefault(key, value) == value
     rounded = 1e-6 if dtype == f32 else 1e-13
     np.testing.assert_allclose(values, want, rtol=rounded, atol=rounded if dtype == f32 else 1e-15)
-    for key, value in of_key.items():  # what float32 can tell apart
+    for key, value in of_key.items():  # as far as float32 can tell values apart
         other = of_value.setdefault(value, key)
         assert other == key or dtype == f32
 
