@@ -143,8 +143,7 @@ def test_bfloat16_accuracy(on_gpu):
         assert 1e-5 < largest(error) <= 1e-3
 
 
-@pytest.mark.parametrize("method", ["correlation", "euclidean"])
-@pytest.mark.parametrize("condensed", [False, True])
+@pytest.mark.parametrize(("method", "condensed"), [("correlation", False), ("euclidean", True)])
 def test_large_tiles_give_the_same(monkeypatch, method, condensed):
     """The tiles of sm_90 and sm_100, executed on sm_80."""
     x = torch.randn(1, 200, 300) + 1
@@ -431,7 +430,7 @@ def test_writing_into_memory_that_is_there(on_gpu):
         checks.check_writing_into_memory_that_is_there("euclidean", True)
 
 
-@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize("arch", [pytest.param(90, marks=pytest.mark.slow), 100])
 def test_float64_on_later_gpus(arch):
     x = torch.randn(1, 70, 90, dtype=f64)
     got, want = call(x, arch=arch), reference.rdm(x, None, "correlation", False, "float32")
