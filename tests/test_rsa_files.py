@@ -251,11 +251,11 @@ def unfinished(small_tiles, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(fcntl is None, reason="wants locks")
 def test_a_file_that_is_being_written_is_left_alone(unfinished):
-    partial = unfinished.with_name(".rdm.npy.partial")
-    with partial.open("r+b") as writer:
-        fcntl.flock(writer, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another process is writing this file"):
-            rdm_to_file(responses(), unfinished, progress=False)
+    with (
+        files._open_alone(unfinished.with_name(".rdm.npy.partial")),
+        pytest.raises(BlockingIOError, match="another process is writing this file"),
+    ):
+        rdm_to_file(responses(), unfinished, progress=False)
 
 
 def test_an_interrupt_says_that_the_same_call_goes_on(unfinished, monkeypatch):
