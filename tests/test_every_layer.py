@@ -198,8 +198,14 @@ def steps(model, x, call, count=3):
     return losses
 
 
-@every
-@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.once)])
+CLASSES = [name for name in LAYERS if "," not in name]  # one layer of each, without those of other options
+QUICK = {*CLASSES, *NORMS}  # to norm twice, in the pass that is made again, is an error that shows
+COMPILED = [
+    pytest.param(name, "compiled", marks=pytest.mark.once if name in QUICK else pytest.mark.slow) for name in LAYERS
+]
+
+
+@pytest.mark.parametrize(("name", "way"), [*((name, "eager") for name in LAYERS), *COMPILED])
 def test_trains_with_checkpointed_activations(name, way):
     plain = Checkpointed(name)
     x = every_layer.inputs(plain.layer).requires_grad_()
@@ -250,7 +256,7 @@ def mostly_slow(*quick):
 
 
 EXPORTS = [(name, False, False) for name in LAYERS]  # layer, in training, strictly
-EXPORTS += [(name, True, True) for name in LAYERS if "," not in name]  # of each class
+EXPORTS += [(name, True, True) for name in CLASSES]
 EXPORTS += [
     pytest.param(*export, marks=pytest.mark.slow)
     for export in itertools.product(LAYERS, (False, True), (False, True))

@@ -143,7 +143,14 @@ def test_bfloat16_accuracy(on_gpu):
         assert 1e-5 < largest(error) <= 1e-3
 
 
-@pytest.mark.parametrize(("method", "condensed"), [("correlation", False), ("euclidean", True)])
+@pytest.mark.parametrize(
+    ("method", "condensed"),
+    [
+        ("correlation", False),
+        ("euclidean", True),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("correlation", True), ("euclidean", False))),
+    ],
+)
 def test_large_tiles_give_the_same(monkeypatch, method, condensed):
     """The tiles of sm_90 and sm_100, executed on sm_80."""
     x = torch.randn(1, 200, 300) + 1
