@@ -6,12 +6,16 @@ targets come with Triton.
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import inspect
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -104,20 +108,60 @@ def _use_cache(folder: str) -> None:
     triton.knobs.cache.dir = folder
 
 
-def compile_table(architectures: Iterable[str] = ARCHITECTURES) -> Table:
-    """Compile every form for the architectures, on all cores: 0.3 to 3 s each."""
-    names = [form.name for form in specialisations()]
-    calls = list(product(names, architectures))
+def compile_table(calls: Iterable[tuple[str, str]] | None = None) -> Table:
+    """Compile forms on all cores: 0.3 to 3 s each.
+
+    Args:
+        calls: names of a form and of an architecture. ``None`` means all.
+    """
+    calls = list(product([form.name for form in specialisations()], ARCHITECTURES) if calls is None else calls)
     cores = len(os.sched_getaffinity(0))
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _use_cache, (cache,)) as pool,
     ):
         found = list(pool.map(usage, *zip(*calls, strict=True)))
-    table: Table = {name: {} for name in names}
+    table: Table = {name: {} for name, _ in calls}
     for (name, architecture), taken in zip(calls, found, strict=True):
         table[name][architecture] = taken
     return table
+
+
+def fingerprint() -> str:
+    """Return what changes with the kernels' code and their forms, and with no comment."""
+    found = hashlib.sha256()
+    for name, value in sorted(_kernel_code().items()):
+        found.update(f"{name}: {value}\n".encode())
+    for architecture in ARCHITECTURES.values():
+        for form in _forms(architecture).values():
+            found.update(f"{form._replace(kernel=form.kernel.fn.__name__)}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _kernel_code() -> dict[str, str]:
+    """Return the code of each function that Triton compiles, and the constants in the same modules, by name."""
+    waiting = {form.kernel.fn.__module__ for form in specialisations()}
+    seen: set[str] = set()
+    found = {}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        for name, value in vars(sys.modules[module]).items():
+            if isinstance(value, triton.runtime.JITFunction):
+                found[f"{value.fn.__module__}.{value.fn.__name__}"] = _code(value.fn)
+                waiting |= {value.fn.__module__} - seen
+            elif isinstance(value, triton.language.constexpr):
+                found[f"{module}.{name}"] = repr(value.value)
+    return found
+
+
+def _code(function: Any) -> str:
+    """Return the source of a function without comments and docstring."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    if ast.get_docstring(tree.body[0]) is not None:  # type: ignore[arg-type]
+        del body[0]
+    return ast.unparse(tree)
 
 
 def faults(table: Table) -> list[str]:
@@ -139,9 +183,11 @@ TITLE = "# What the GPU kernels take"
 NOTE = """\
 Written by `make gpu-table`; do not edit. Compiled ahead of time by Triton {version}, without a GPU, for every form of a
 kernel in `kernels/_specialisations.py`. A cell is **registers of a thread / shared memory of a block in bytes / spilled
-bytes of a thread**. Registers are 32 bits wide; on gfx942 they are the vector registers. `tests/test_gpu_table.py`
-compiles the forms for sm_80 and sm_90 again and compares: nothing may be spilled, shared memory has to fit, and with
-the same version of Triton the numbers have to be these.
+bytes of a thread**. Registers are 32 bits wide; on gfx942 they are the vector registers. Nothing may be spilled, and
+shared memory has to fit.
+
+`tests/test_gpu_table.py` checks that the kernels are those of this table, by their fingerprint, {fingerprint}. It
+compiles a few forms again, in `make test-slow` all of them. With the same version of Triton the numbers are these.
 """
 
 
@@ -149,21 +195,22 @@ def write(table: Table) -> str:
     """Return the text of the file."""
     columns = list(next(iter(table.values())))
     limits = ", ".join(f"{name} {ARCHITECTURES[name].shared_bytes}" for name in columns)
-    lines = [TITLE, "", NOTE.format(version=triton.__version__), f"Shared memory that a block may have: {limits}.", ""]
+    note = NOTE.format(version=triton.__version__, fingerprint=fingerprint())
+    lines = [TITLE, "", note, f"Shared memory that a block may have: {limits}.", ""]
     lines += [f"| form | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(str(row[c]) for c in columns)} |" for name, row in table.items()]
     return "\n".join(lines) + "\n"
 
 
-def read(text: str) -> tuple[str, Table]:
-    """Return the version of Triton and the table of a file."""
-    version = re.search(r"by Triton (\S+),", text)
-    if version is None:
-        raise ValueError("the table names no version of Triton")
+def read(text: str) -> tuple[str, str, Table]:
+    """Return the version of Triton, the fingerprint of the kernels and the table of a file."""
+    version, kernels = re.search(r"by Triton (\S+),", text), re.search(r"fingerprint, (\w+)\.", text)
+    if version is None or kernels is None:
+        raise ValueError("the table names no version of Triton, or no fingerprint")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     (_, *columns), _, *body = rows
     cells = {name: [Usage(*map(int, cell.split("/"))) for cell in row] for name, *row in body}
-    return version[1], {name: dict(zip(columns, row, strict=True)) for name, row in cells.items()}
+    return version[1], kernels[1], {name: dict(zip(columns, row, strict=True)) for name, row in cells.items()}
 
 
 def main(path: str) -> None:

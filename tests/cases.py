@@ -10,7 +10,7 @@ from v1fast import functional
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes and regime of one call of a point readout; what has to do with noise is the Gaussian readout's alone."""
+    """Shapes and regime of one call of a point readout; noise concerns the Gaussian readout alone."""
 
     why: str
     B: int = 3
@@ -74,7 +74,7 @@ REGIMES = (
     Case("many neurons at their means", B=4, N=200, C=17, noise=None, align_corners=False, spread=1.2),
 )
 
-# Of the readouts whose positions are given and not clamped.
+# For the readouts whose positions are given and not clamped.
 POINTS = (
     PLAIN,
     Case("positions per image", per_image=True),

@@ -1,5 +1,7 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and what it costs."""
 
+import collections
+import gc
 import io
 import os
 from pathlib import Path
@@ -13,6 +15,53 @@ import v1fast
 def pytest_report_header():
     sets = "; ".join(f"{name}: {state}" for name, state in v1fast.ops.loaded.items())
     return [f"v1fast {v1fast.__version__} from {Path(v1fast.__file__).parent}", f"kernels: {sets}"]
+
+
+def pytest_collection_finish():
+    """Nothing that exists by now is ever freed: gc.collect() in a test need not search torch's modules, for 0.4 s."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
+# The cost of the run ---------------------------------------------------------------------------------------------
+
+MOST_SECONDS = 10.0
+"""CPU seconds of one test. A dearer one is reported, and does not fail: how long it takes is not what a test checks."""
+
+_spent = {}  # test -> CPU seconds of its set-up, call and clean-up
+
+
+def _cpu_seconds():
+    """CPU seconds of this process and its children so far."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    before = _cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        _spent[item.nodeid] = _cpu_seconds() - before
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not _spent:
+        return
+    functions = collections.Counter()
+    for test, seconds in _spent.items():
+        functions[test.partition("[")[0]] += seconds
+    terminalreporter.section(f"{_cpu_seconds():.0f} CPU seconds")
+    for name, seconds in functions.most_common(10):
+        terminalreporter.line(f"{seconds:6.1f}  {name}")
+    if "not slow" in config.option.markexpr:
+        for test, seconds in _spent.items():
+            if seconds > MOST_SECONDS:
+                terminalreporter.line(f"{seconds:.1f} CPU seconds, want <= {MOST_SECONDS:.0f} or the mark slow: {test}")
 
 
 @pytest.fixture(autouse=True)

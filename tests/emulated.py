@@ -15,12 +15,12 @@ from v1fast import kernels
 from v1fast.ops._define import behind_check
 
 ATOMICS = re.compile(r"\s(red|atom)\.")
-"""In the PTX of a kernel that adds to memory by them."""
+"""Matches in the PTX of a kernel that uses atomic additions."""
 
 
 @contextlib.contextmanager
 def gpu(arch, **how):
-    """Everything in it runs on this architecture; ``how`` is ``emulator.active``'s."""
+    """Run the block on this architecture; ``how`` is passed to ``emulator.active``."""
     library = torch.library.Library("v1fast", "IMPL")
     for name, launcher in kernels.CUDA.items():
         library.impl(name, behind_check(name, launcher), "CPU", allow_override=True)
@@ -33,14 +33,14 @@ def gpu(arch, **how):
 
 @contextlib.contextmanager
 def assert_launches():
-    """What runs in it has to launch a kernel: it could also pass on the reference or the kernels of the CPU."""
+    """The block has to launch a kernel: it could also pass on the reference or on the kernels of the CPU."""
     before = emulator.launches()
     yield
     assert emulator.launches() > before, "no kernel was launched"
 
 
 def with_programs(call):
-    """What ``call()`` returns on sm_90, and the PTX of each kernel that it launches."""
+    """Return the result of ``call()`` on sm_90, and the PTX of each kernel that it launches."""
     programs = []
     with gpu(90, transform=lambda text: programs.append(text) or text):
         result = call()
@@ -48,12 +48,12 @@ def with_programs(call):
 
 
 def kernel_name(program):
-    """Of the kernel whose PTX it is."""
+    """Return the name of the kernel in this PTX."""
     return re.search(r"\.entry\s+(\w+)", program)[1]
 
 
 class SeenOps(TorchDispatchMode):
-    """The ops of torch that are called in it; ``host_reads`` are those that a CUDA graph could not capture."""
+    """Records the ops of torch that are called; ``host_reads`` are those that a CUDA graph could not capture."""
 
     def __init__(self):
         super().__init__()
@@ -69,13 +69,13 @@ class SeenOps(TorchDispatchMode):
 
     @property
     def host_reads(self):
-        """Values, and sizes that depend on them."""
+        """Ops that read values, or whose sizes depend on values."""
         return self.ops & {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
 
 
 @contextlib.contextmanager
 def assert_no_host_reads():
-    """No .item() in it, no sizes that depend on data: what a CUDA graph could not capture."""
+    """The block calls no .item() and makes no sizes that depend on data: a CUDA graph could not capture them."""
     with SeenOps() as seen, assert_launches():
         yield
     assert seen.ops, "the launchers call torch's ops at least for their outputs"

@@ -16,7 +16,7 @@ def _made(name, *args, **options):
         layer = getattr(readouts, name)(*args, **options)
     with torch.no_grad():
         for key in layer._ranges():
-            if key != "feature_weights":  # which are drawn out of range, and so small that to norm them twice shows
+            if key != "feature_weights":  # drawn out of range; so small that a second norm shows
                 getattr(layer, key).normal_(0, 3)
     return layer
 
@@ -82,11 +82,11 @@ LAYERS = {
     "AttentionReadout": partial(_made, "AttentionReadout", IMAGE, N, bias=True, init_noise=0.5),
 }
 IN_RANGE = [name for name, make in LAYERS.items() if make()._ranges()]
-"""Those that keep a parameter in a range."""
+"""Names of layers that keep a parameter in a range."""
 DRAWING = [name for name in LAYERS if any(word in name for word in ("Gaussian2d", "FullGaussian", "PointGauss"))]
 DRAWING = [name for name in DRAWING if not name.startswith("Deterministic")]
 DRAWING += ["Gaussian3d", "UltraSparse", "UltraSparse, shared"]
-"""Those that draw positions."""
+"""Names of layers that draw positions."""
 
 
 def inputs(layer, batch=2):

@@ -1,4 +1,4 @@
-"""One layer of every class of v1fast.readouts, and of each way to share parameters or to make them of others."""
+"""One layer of every class of v1fast.readouts, and of each way to share or to derive parameters."""
 
 import warnings
 
@@ -115,6 +115,6 @@ MAKERS = {
 
 
 def features(layer):
-    """Of two images, or two videos, that the layer takes."""
+    """Return features of two images, or of two videos if the layer takes videos."""
     shape = getattr(layer, "in_shape", MAP)
     return torch.randn(2, *shape)

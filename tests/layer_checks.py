@@ -23,7 +23,7 @@ def differing(layer):
 
 
 def assert_regularizes(make):
-    """By the magnitude of the weights, with each reduction; and the factor's old name."""
+    """The penalty is the magnitude of the weights, with each reduction; the factor's old name works."""
     layer = make(feature_reg_weight=0.5)
     magnitude = stored_features(layer).detach().abs()
     assert layer.regularizer().item() == pytest.approx(0.5 * magnitude.sum().item(), rel=1e-6)
@@ -64,7 +64,7 @@ def assert_copies_mean_activity(make):
 
 
 def assert_refuses_out_idx(layer, x):
-    """What chooses no neurons of twelve."""
+    """Refuses values of out_idx that choose none of twelve neurons."""
     with pytest.raises(ValueError, match="out_idx: want a mask of 12 neurons"):
         layer(x, out_idx=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="out_idx: want a list of integers"):
@@ -140,7 +140,7 @@ def assert_compiles(layer, x):
 
 
 def assert_runs_under_vmap(make, x):
-    """An ensemble of layers in evaluation, in one call."""
+    """Several layers in evaluation run as an ensemble, in one call."""
     layers = [make().eval() for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(layers)
     base = copy.deepcopy(layers[0]).to("meta")

@@ -56,7 +56,7 @@ def layouts(features):
 
 
 def weight_layouts(weight):
-    """Of [N, C]."""
+    """Layouts of [N, C]."""
     columns = weight.t().contiguous()
     yield "neuron after neuron", weight.contiguous()
     yield "channel after channel, as layers keep them", columns.t()
@@ -113,7 +113,7 @@ def assert_as_accurate_as_eager(results, operands, eager_run):
     got, got_grads = results
     own, own_grads = eager_run(f32)
     exact, exact_grads = eager_run(f64)
-    if compute_dtype(*operands.values()) == f64:  # nothing is more exact: what float32 errs, in float64's units
+    if compute_dtype(*operands.values()) == f64:  # nothing is more exact: float32's error, in float64's units
         own, own_grads = rescale_error(own, exact), {k: rescale_error(v, exact_grads[k]) for k, v in own_grads.items()}
     assert_as_accurate(got, own.to(got.dtype), exact, "output")
     for name, gradient in got_grads.items():

@@ -339,7 +339,7 @@ def test_same_results_by_v1fast(data_key, training):
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_axes_that_get_lost(batch, outputs):
-    """neuralpredictors' encoders count on it where there is one image."""
+    """neuralpredictors' encoders rely on it for a single image."""
     layer, x = GeneralizedPointPooled2d(outputs), features(batch)
     want = layer(x)
     v1fast.accelerate(layer)
@@ -463,7 +463,7 @@ def test_a_run_goes_on():
 
 
 def test_checkpoints_are_exchanged_and_keep_the_layout_of_parameters():
-    """A fused optimiser counts on parameters and its own state having equal strides."""
+    """A fused optimiser relies on equal strides of parameters and state."""
     model, peer = Model(), Model()
     v1fast.accelerate(model)
     strides = [p.stride() for p in model.parameters()]
@@ -777,7 +777,7 @@ def test_another_dtype_and_device():
 
 
 class Vendored(nn.Module):
-    """FullGaussian2d, as a laboratory has it in a file of its own."""
+    """FullGaussian2d, as a laboratory may have copied it to a file of its own."""
 
     gauss_type, batch_sample, align_corners = "full", True, True
     _predicted_grid = _shared_grid = _shared_features = False

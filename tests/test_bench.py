@@ -1,4 +1,4 @@
-"""The benchmarks: turns, statistics, gate, ratios and rows, with a clock that tells what the steps tell it."""
+"""The benchmarks: turns, statistics, gate, ratios and rows, with a clock that the steps set."""
 
 import importlib
 import json
@@ -467,7 +467,7 @@ def test_bench_command(tmp_path):
 @pytest.mark.parametrize("arguments", [["--case", "huge"], ["--provider", "magic"], ["--device", "tpu"]])
 def test_bench_command_refuses_what_it_does_not_know(tmp_path, arguments):
     runner, app = pytest.importorskip("typer.testing").CliRunner(), pytest.importorskip("v1fast.cli").app
-    wide = {"COLUMNS": "1000"}  # or the list of what it knows is broken into lines anywhere
+    wide = {"COLUMNS": "1000"}  # else the list of known names is broken into lines
     result = runner.invoke(app, ["bench", "--out", str(tmp_path / "none"), *arguments], env=wide)
     assert result.exit_code == 2
     assert f"got '{arguments[1]}'" in result.stderr

@@ -1,17 +1,15 @@
-"""The ops on a real GPU: ``make test-gpu``. Nothing here runs, and nothing here has run yet, without one."""
+"""The ops on a real GPU: ``make test-gpu``. Without one, nothing here runs."""
 
 import contextlib
 
 import cases
+import every_point_op
 import gaussian_checks as checks
 import point_ops
 import pooled_checks
 import pytest
 import rdm_checks
 import rdm_data
-import test_point_gather
-import test_pooled_readout
-import test_rdm as rdm_tests
 import torch
 from assertions import largest
 from op_checks import cast, label, run
@@ -36,7 +34,7 @@ def on_cuda():
 
 
 class _OnCuda(TorchDispatchMode):
-    """Which of v1fast's ops have been called, and taken none but CUDA tensors."""
+    """Records v1fast's ops that were called with CUDA tensors alone."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +48,7 @@ class _OnCuda(TorchDispatchMode):
 
 @contextlib.contextmanager
 def assert_on_cuda(*ops):
-    """They run in it, on CUDA tensors."""
+    """These ops run in the block, on CUDA tensors."""
     with _OnCuda() as seen:
         yield
     assert {f"v1fast::{op}" for op in ops} <= seen.names
@@ -78,7 +76,7 @@ def test_matches_eager(case, dtypes, way):
 
 POINT_OPS = pytest.mark.parametrize(
     "op",
-    [test_pooled_readout.TestOneLevel(), test_pooled_readout.TestTwoLevels(), test_point_gather.TestPointGather()],
+    [every_point_op.OneLevel(), every_point_op.TwoLevels(), every_point_op.PointGather()],
     ids=["one level", "two levels", "gather"],
 )
 
@@ -192,7 +190,7 @@ def test_compiles_with_inductor():
 @pytest.mark.parametrize("method", rdm_checks.METHODS)
 def test_rdm_matches_float64(method, shape):
     with assert_on_cuda("rdm"):
-        rdm_tests.test_matches_float64(method, f32, shape)
+        rdm_checks.check_matches_float64(method, f32, shape)
 
 
 @pytest.mark.parametrize("shape", [(17, 113), (300, 200)], ids=str)
@@ -201,7 +199,7 @@ def test_rdm_matches_float64(method, shape):
 @pytest.mark.parametrize("accuracy", reference.ACCURACIES)
 def test_rdm_matches_reference(shape, method, dtype, accuracy):
     with assert_on_cuda("rdm", "cross_rdm"):
-        rdm_tests.test_matches_reference(shape, method, dtype, accuracy)
+        rdm_checks.check_matches_reference(shape, method, dtype, accuracy)
 
 
 @pytest.mark.parametrize("name", rdm_data.HARD)
@@ -219,7 +217,7 @@ def test_rdm_high_accuracy(name):
 
 def test_rdm_bfloat16_accuracy():
     with assert_on_cuda("rdm"):
-        rdm_tests.test_bfloat16_accuracy()
+        rdm_checks.check_bfloat16_accuracy()
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (45, 300), (700, 50)], ids=str)
@@ -227,27 +225,27 @@ def test_rdm_bfloat16_accuracy():
 @pytest.mark.parametrize("method", rdm_checks.ALL_METHODS)
 def test_rdm_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape):
     with assert_on_cuda("rdm"):
-        rdm_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
+        rdm_checks.check_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, shape)
 
 
 @pytest.mark.parametrize("dtype", [f32, torch.float64], ids=str)
 def test_rdm_of_a_constant_row(dtype):
     with assert_on_cuda("rdm", "cross_rdm"):
-        rdm_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
+        rdm_checks.check_a_constant_row_is_nan_in_its_row_and_column_alone(0.1, "float32", dtype)
 
 
 @pytest.mark.parametrize("method", rdm_checks.METHODS)
 def test_rdm_gradients(method):
     with assert_on_cuda("rdm", "rdm_backward", "cross_rdm", "cross_rdm_backward"):
-        rdm_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
-        rdm_tests.test_an_invalid_row_gets_no_gradient_and_gives_none(method)
-        rdm_tests.test_gradcheck_of_cross_rdm(method)
+        rdm_checks.check_gradient_errs_no_more_than_torch(method, 100.0)
+        rdm_checks.check_an_invalid_row_gets_no_gradient_and_gives_none(method)
+        rdm_checks.check_gradcheck_of_cross_rdm(method)
 
 
 @pytest.mark.parametrize("method", rdm_checks.ALL_METHODS)
 @pytest.mark.parametrize("condensed", [True, False])
 def test_rdm_gradcheck(method, condensed):
-    rdm_tests.test_gradcheck_and_gradgradcheck(method, condensed)
+    rdm_checks.check_gradcheck_and_gradgradcheck(method, condensed)
 
 
 @pytest.mark.parametrize("shape", [(360, 23589), (1000, 3000)], ids=str)

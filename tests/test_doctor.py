@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import new_processes
 import pytest
 import torch
 
@@ -87,27 +88,29 @@ def test_kernels_are_those_that_the_ops_loaded(report):
 CPU_BUILD, CUDA_BUILD = "torch.version.cuda = torch.version.hip = None", "torch.version.cuda = '13.0'"
 
 
-@pytest.mark.parametrize(
-    ("build", "kernels", "loads"),
-    [
-        (CPU_BUILD, None, False),
-        (CPU_BUILD, "native,triton", True),
-        (CPU_BUILD, "native", False),
-        (CUDA_BUILD, None, True),
-    ],
-)
-def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for(build, kernels, loads):
+BUILDS = [  # of torch; V1FAST_KERNELS; whether Triton is imported
+    (CPU_BUILD, None, False),
+    (CPU_BUILD, "native,triton", True),
+    (CPU_BUILD, "native", False),
+    (CUDA_BUILD, None, True),
+]
+
+
+def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for():
     pytest.importorskip("triton")
     show = "print('triton' in sys.modules, v1fast.ops.loaded['triton'])"
-    code = f"import sys, torch; {build}; import v1fast; {show}"
     environment = {name: value for name, value in os.environ.items() if name != "V1FAST_KERNELS"}
-    environment |= {} if kernels is None else {"V1FAST_KERNELS": kernels}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    imported, state = done.stdout.strip().split(" ", 1)
-    assert imported == str(loads)
-    assert (state == "loaded") == loads
-    if kernels is None and not loads:
-        assert "built for the CPU alone" in state
+    chosen = ["" if kernels is None else f"os.environ['V1FAST_KERNELS'] = {kernels!r}" for _, kernels, _ in BUILDS]
+    codes = [
+        f"import os, sys, torch; {build}\n{choice}\nimport v1fast; {show}"
+        for (build, *_), choice in zip(BUILDS, chosen, strict=True)
+    ]
+    for (_, kernels, loads), said in zip(BUILDS, new_processes.run(codes, environment), strict=True):
+        imported, state = said.split(" ", 1)
+        assert imported == str(loads), (kernels, said)
+        assert (state == "loaded") == loads
+        if kernels is None and not loads:
+            assert "built for the CPU alone" in state
 
 
 # Where the argument is "tree", only the source tree finds v1fast: nothing is installed.

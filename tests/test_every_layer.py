@@ -4,6 +4,7 @@ The layers are those of ``every_layer.py``.
 """
 
 import copy
+import itertools
 import logging
 import warnings
 from functools import partial
@@ -189,23 +190,29 @@ def steps(model, x, call, count=3):
         loss = call(x)
         loss.backward()
         losses.append(loss.detach())
-        for parameter in model.parameters():  # of any loss, steps of a size that reaches the bounds
+        for parameter in model.parameters():  # whatever the loss, steps large enough to reach the bounds
             size = 0 if parameter.grad is None else parameter.grad.norm()
-            if size > 1e-3:  # not what is nothing but rounding
+            if size > 1e-3:  # not gradients that are rounding alone
                 parameter.grad.mul_(5 / size)
         optimizer.step()
     return losses
 
 
-@every
-@pytest.mark.parametrize("way", ["eager", "compiled"])
+CLASSES = [name for name in LAYERS if "," not in name]  # one layer of each, without those of other options
+QUICK = {*CLASSES, *NORMS}  # to norm twice, in the pass that is made again, is an error that shows
+COMPILED = [
+    pytest.param(name, "compiled", marks=pytest.mark.once if name in QUICK else pytest.mark.slow) for name in LAYERS
+]
+
+
+@pytest.mark.parametrize(("name", "way"), [*((name, "eager") for name in LAYERS), *COMPILED])
 def test_trains_with_checkpointed_activations(name, way):
     plain = Checkpointed(name)
     x = every_layer.inputs(plain.layer).requires_grad_()
     again = copy.deepcopy(plain)
     again.reentrant = False
     torch.compiler.reset()
-    # The partitioner of the compiler's default backend, which decides what is kept, without the rest of it.
+    # Of the compiler's default backend only the partitioner: it decides which tensors are kept.
     call = torch.compile(again, fullgraph=True, backend="aot_eager_decomp_partition") if way == "compiled" else again
     torch.testing.assert_close(steps(again, x, call), steps(plain, x, plain), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(list(again.parameters()), list(plain.parameters()), rtol=1e-3, atol=1e-3)
@@ -221,6 +228,7 @@ def test_trains_with_reentrant_checkpoints(name):
     torch.testing.assert_close(list(again.parameters()), list(plain.parameters()), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.once
 @in_range
 def test_compiled_training_writes_too(name):
     layer, x = with_input(name)
@@ -247,18 +255,19 @@ def mostly_slow(*quick):
     )
 
 
-@every
-@pytest.mark.parametrize(
-    ("training", "strict"),
-    [
-        (False, False),
-        (True, True),
-        pytest.param(False, True, marks=pytest.mark.slow),
-        pytest.param(True, False, marks=pytest.mark.slow),
-    ],
-)
+EXPORTS = [(name, False, False) for name in LAYERS]  # layer, in training, strictly
+EXPORTS += [(name, True, True) for name in CLASSES]
+EXPORTS += [
+    pytest.param(*export, marks=pytest.mark.slow)
+    for export in itertools.product(LAYERS, (False, True), (False, True))
+    if export not in EXPORTS
+]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("name", "training", "strict"), EXPORTS)
 def test_exports(name, training, strict):
-    """With the layer's numbers, also of what decompositions make of it, and nothing is written."""
+    """The exported program gives the layer's numbers, decomposed too, and export writes nothing."""
     layer, x = with_input(name)
     options = seeded(name) if training else {}
     layer.train(training)
@@ -271,6 +280,7 @@ def test_exports(name, training, strict):
         torch.testing.assert_close(program.module()(x, **options), want)
 
 
+@pytest.mark.once
 @mostly_slow("FullGaussian2d", "PointPooled2d", "Gaussian3d", "FactorizedReadout, norm")
 def test_exports_to_onnx(name, tmp_path):
     """In evaluation, by a plain call of torch's exporter, for any number of images."""

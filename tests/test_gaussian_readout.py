@@ -8,6 +8,7 @@ import itertools
 import re
 
 import cases
+import gaussian_checks as checks
 import pytest
 import torch
 from gaussian_checks import NAMES, TABLE, assert_compiles_with_inductor, assert_matches_eager
@@ -15,12 +16,10 @@ from op_checks import (
     DTYPES,
     WEIGHT_CASES,
     WEIGHT_DTYPES,
-    assert_takes_weights_of_any_layout,
     bf16,
     f32,
     f64,
     label,
-    layouts,
     run,
     weight_layouts,
 )
@@ -51,49 +50,21 @@ def test_matches_reference(dtypes):
 @pytest.mark.parametrize("layout", range(6))
 @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
 def test_layouts_of_features(layout, dtypes):
-    operands, options = cases.make(cases.PLAIN, *dtypes)
-    grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N)
-    want, want_grads = run(functional.gaussian_readout, operands, options, grad_output)
-    name, features = list(layouts(operands["features"]))[layout]
-    assert features.equal(operands["features"]), name
-    got, grads = run(functional.gaussian_readout, operands | {"features": features}, options, grad_output)
-    torch.testing.assert_close(got, want, rtol=0, atol=0, msg=name)
-    torch.testing.assert_close(grads, want_grads, rtol=0, atol=0)
-    assert grads["features"].stride() == torch.empty_like(features).stride(), name
+    checks.check_layouts_of_features(layout, dtypes)
 
 
 def test_expanded_operands():
-    """One image for a whole batch, one weight for all neurons, one gradient for all outputs."""
-    case = cases.PLAIN
-    operands, options = cases.make(case, f32, f32, f32)
-    for name, axis in (("features", 0), ("weight", 0), ("mu", 0), ("sigma", 0), ("bias", 0), ("shift", 0)):
-        value = operands[name]
-        operands[name] = value[:1].expand_as(value)
-        dense = operands | {name: operands[name].contiguous()}
-        got = run(functional.gaussian_readout, operands, options, torch.ones(()).expand(case.B, case.N))
-        want = run(functional.gaussian_readout, dense, options, torch.ones(case.B, case.N))
-        torch.testing.assert_close(got, want, rtol=0, atol=0, msg=f"{name}, axis {axis}")
+    checks.check_expanded_operands()
 
 
 @pytest.mark.parametrize("case", WEIGHT_CASES, ids=label)
 @pytest.mark.parametrize("dtypes", WEIGHT_DTYPES, ids=label)
 def test_weights_of_any_layout(case, dtypes):
-    operands, options = cases.make(case, *dtypes)
-    grad_output = torch.randn(case.B, case.N)
-    assert_takes_weights_of_any_layout(functional.gaussian_readout, operands, options, grad_output)
+    checks.check_weights_of_any_layout(case, dtypes)
 
 
 def test_low_precision_positions_are_read_as_they_are():
-    """A bfloat16 mu (a module cast as a whole) is raised, and its gradient comes back in its dtype."""
-    operands, options = cases.make(cases.PLAIN, bf16, bf16, bf16)
-    raised = {k: v if k in ("features", "weight") else v.float() for k, v in operands.items()}
-    grad_output = torch.randn(cases.PLAIN.B, cases.PLAIN.N, dtype=bf16)
-    got, grads = run(functional.gaussian_readout, operands, options, grad_output)
-    want, want_grads = run(functional.gaussian_readout, raised, options, grad_output)
-    assert got.equal(want)
-    for name in NAMES:
-        assert grads[name].dtype == bf16
-        assert grads[name].equal(want_grads[name].to(bf16)), name
+    checks.check_low_precision_positions_are_read_as_they_are()
 
 
 # Conventions -----------------------------------------------------------------------------------------------------
@@ -128,42 +99,19 @@ def test_conventions_of_torch_at_special_positions(align_corners, through_shift)
 
 
 def test_a_nan_position_gives_nan_and_touches_no_feature():
-    features = torch.randn(1, 3, 5, 9)
-    mu = torch.tensor([[float("nan"), 0.0], [0.2, 0.1]]).requires_grad_()
-    features.requires_grad_()
-    out = functional.gaussian_readout(features, mu, None, torch.ones(2, 3))
-    assert out[0, 0].isnan()
-    assert out[0, 1].isfinite()
-    (d_features,) = torch.autograd.grad(out.sum(), features)
-    assert d_features.isfinite().all()
-    assert d_features.sum().item() == pytest.approx(3.0)
+    checks.check_a_nan_position_gives_nan_and_touches_no_feature()
 
 
 def test_a_nan_outside_the_cell_does_not_reach_it():
-    """Corners outside the map are not read at all, and no other pixel of the map matters."""
-    features = torch.full((1, 40, 4, 4), float("nan"))
-    features[..., 3, 3] = 1.0
-    mu = torch.tensor([[1.0, 1.0]])
-    shift = torch.tensor([[0.2, 0.2]])  # beyond the last pixel: three corners are outside
-    out = functional.gaussian_readout(features, mu, None, torch.ones(1, 40), shift=shift)
-    assert out.item() == pytest.approx(40 * 0.7 * 0.7, rel=1e-5)
+    checks.check_a_nan_outside_the_cell_does_not_reach_it()
 
 
 def test_clamped_coordinates_get_no_gradient_and_shift_still_does():
-    mu = torch.tensor([[1.5, 0.1], [1.0, -1.0]], dtype=f64, requires_grad=True)
-    shift = torch.tensor([[-0.1, 0.05]], dtype=f64, requires_grad=True)
-    features = torch.randn(1, 2, 7, 7, dtype=f64)
-    out = functional.gaussian_readout(features, mu, None, torch.ones(2, 2, dtype=f64), shift=shift)
-    d_mu, d_shift = torch.autograd.grad(out.sum(), (mu, shift))
-    assert d_mu[0, 0] == 0
-    assert (d_mu[0, 1] != 0) & (d_mu[1] != 0).all()  # inclusive at the bounds, as torch.clamp
-    assert (d_shift != 0).all()
+    checks.check_clamped_coordinates_get_no_gradient_and_shift_still_does()
 
 
 def test_sigma_gets_zeros_in_evaluation():
-    operands, options = cases.make(cases.Case("mean positions", noise=None), f32, f32, f32)
-    _, grads = run(functional.gaussian_readout, operands, options, torch.ones(3, 11))
-    assert grads["sigma"].equal(torch.zeros(11, 2, 2))
+    checks.check_sigma_gets_zeros_in_evaluation()
 
 
 # Noise -----------------------------------------------------------------------------------------------------------
@@ -182,26 +130,11 @@ def test_seed_equals_explicit_noise():
 
 
 def test_noise_does_not_depend_on_the_split_of_batch_or_neurons():
-    case = cases.Case("split", B=7, N=150, C=4, image_offset=2)
-    operands, options = cases.make(case, f32, f32, f32)
-    whole = functional.gaussian_readout(**operands, **options)
-    images = []
-    for first, last in ((0, 3), (3, 4), (4, 7)):
-        part = operands | {k: operands[k][first:last] for k in ("features", "shift")}
-        images.append(functional.gaussian_readout(**part, **options | {"image_offset": 2 + first}))
-    assert torch.cat(images).equal(whole)
-    index = torch.randperm(150)[:37]
-    part = operands | {k: operands[k][index] for k in ("mu", "sigma", "weight", "bias")}
-    assert functional.gaussian_readout(**part, **options, neuron_index=index).equal(whole[:, index])
+    checks.check_noise_does_not_depend_on_the_split_of_batch_or_neurons()
 
 
 def test_int_seeds_and_tensor_seeds_are_the_same():
-    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
-    a = functional.gaussian_readout(**operands, **options | {"seed": 7})
-    b = functional.gaussian_readout(**operands, **options | {"seed": torch.tensor([7])})
-    c = functional.gaussian_readout(**operands, **options | {"seed": 7 + 2**32})
-    assert a.equal(b)
-    assert not a.equal(c)
+    checks.check_int_seeds_and_tensor_seeds_are_the_same()
 
 
 # Determinism -----------------------------------------------------------------------------------------------------
@@ -229,7 +162,7 @@ def test_threads_and_runs_give_the_same_bits(dtype, images):
 
 # Derivatives -----------------------------------------------------------------------------------------------------
 
-SMALL = cases.Case("small", B=2, C=3, H=4, W=5, N=3)
+SMALL = cases.Case("small", B=2, C=2, H=3, W=4, N=3)
 
 
 @pytest.mark.parametrize("wanted", NAMES)
@@ -251,9 +184,9 @@ def test_output_mask_computes_what_is_asked_for(wanted):
     "case",
     [
         SMALL,
-        cases.Case("small uncorrelated", B=2, C=2, H=4, W=5, N=3, sigma="uncorrelated"),
-        cases.Case("small isotropic", B=2, C=2, H=4, W=5, N=3, sigma="isotropic", share_noise=True),
-        cases.Case("small mean", B=2, C=2, H=4, W=5, N=3, noise=None, align_corners=False),
+        cases.Case("small uncorrelated", B=2, C=2, H=3, W=4, N=3, sigma="uncorrelated"),
+        cases.Case("small isotropic", B=2, C=2, H=3, W=4, N=3, sigma="isotropic", share_noise=True),
+        cases.Case("small mean", B=2, C=2, H=3, W=4, N=3, noise=None, align_corners=False),
     ],
     ids=str,
 )
@@ -307,7 +240,7 @@ def test_opcheck(case, dtypes):
     for mask in ([True] * 6, [False, True, False, True, False, False]):
         detached = [v.detach() for v in leaves]
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
-    for _, weight in weight_layouts(detached[3]):
+    for _, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
         given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
         torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
 
@@ -350,21 +283,7 @@ def test_compiles_with_inductor():
 
 
 def test_vmap_over_an_ensemble_and_its_gradient():
-    operands, _ = cases.make(SMALL, f32, f32, f32)
-    members = {k: torch.stack([v, v.flip(0), 2 * v]) for k, v in operands.items() if k != "features"}
-    members = {k: v.requires_grad_() for k, v in members.items()}
-    features = operands["features"].requires_grad_()
-    seeds = torch.tensor([[1], [2], [3]])
-
-    def model(parameters, seed):
-        return functional.gaussian_readout(features, **parameters, seed=seed)
-
-    got = torch.vmap(model)(members, seeds)
-    want = torch.stack([model({k: v[i] for k, v in members.items()}, seeds[i]) for i in range(3)])
-    assert got.equal(want)
-    leaves = [features, *members.values()]
-    got_grads = torch.autograd.grad(got.square().sum(), leaves, retain_graph=True)
-    torch.testing.assert_close(got_grads, torch.autograd.grad(want.square().sum(), leaves))
+    checks.check_vmap_over_an_ensemble_and_its_gradient()
 
 
 def test_function_transforms_are_right():

@@ -1,8 +1,8 @@
-"""The Triton kernels of the Gaussian readout, compiled for NVIDIA GPUs and executed on CPU tensors (tests/emulator).
+"""The Triton kernels of the Gaussian readout, compiled for NVIDIA GPUs and executed on CPU tensors: ``ptx_emulator``.
 
 While a test is ``on_gpu`` the launchers hold the CPU key of the dispatcher, in place of the C++ kernels: the public
 functions, autograd, opcheck and torch.compile reach them as they would on a GPU, and the tests of the op are run as
-they are. Every compiled form costs seconds, so that the architectures share the table between them.
+they are. Every compiled form costs seconds: the architectures share the cases between them.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import gaussian_checks as checks
 import ptx_emulator as emulator
 import pytest
 import torch
-from op_checks import DTYPES, bf16, f32, f64, label, layouts, run
+from op_checks import DTYPES, bf16, f16, f32, f64, label, layouts, run
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -21,7 +21,6 @@ from v1fast.reference.gaussian_readout import compute_dtype
 
 pytest.importorskip("triton")
 
-import test_gaussian_readout as op_tests
 from emulated import ATOMICS, assert_launches, assert_no_host_reads, gpu, with_programs
 from v1fast.kernels import _backward as backward
 from v1fast.kernels import _features as gathering
@@ -78,15 +77,48 @@ def test_normals_have_the_bits_of_the_cpu_kernel(arch):
 # Results ---------------------------------------------------------------------------------------------------------
 
 WAYS = ("scatter", "gather")
-RESULTS = [
-    *((80, WAYS[i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
-    *((90, WAYS[1 - i % 2], case, (f32, f32, f32)) for i, case in enumerate(cases.REGIMES)),
-    *((100, "scatter", case, (f32, f32, f32)) for case in cases.REGIMES if case.why in ("plain", "many channels")),
-    *((80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes) for i, dtypes in enumerate(DTYPES)),
-]
+PAIRS = list(itertools.product((80, 90), WAYS))  # of an architecture and a way
+SINGLE = (f32, f32, f32)
+MANY_CHANNELS = next(case for case in cases.REGIMES if case.why == "many channels")
+LATER = [(f16, f32, f32), (bf16, f16, f32), (f32, f32, f64)]  # each operand has these dtypes in other combinations too
 
 
-@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=label, indirect=["on_gpu"])
+def form_of(case):
+    """What the kernels are compiled for. Sizes other than C ask for no other form."""
+    noise = (case.noise, case.sigma, case.share_noise, case.neuron_index) if case.noise else None
+    return noise, case.bias, case.shift, case.align_corners, case.C
+
+
+FORMS = list(dict.fromkeys(form_of(case) for case in cases.REGIMES))
+COVERED = {  # by a regime with the same property and others
+    "uncorrelated": "many neurons and given noise",
+    "explicit noise": "shared explicit noise",
+    "neurons counted by index": "many neurons and images",
+    "neurons beyond every block": "many neurons and images",
+    "fewer channels than lanes": "many neurons and given noise",
+}
+
+
+def results():
+    """Compiling takes seconds: most forms and dtypes once, the plain form four times; `make test-slow` has all."""
+    for case, (i, pair) in itertools.product(cases.REGIMES, enumerate(PAIRS)):
+        own = FORMS.index(form_of(case))
+        quick = own == 0 or (own % 4 == i and case.why not in COVERED)
+        marks = () if quick else pytest.mark.slow
+        yield pytest.param(*pair, case, SINGLE, marks=marks)
+    yield 100, "scatter", cases.PLAIN, SINGLE
+    yield pytest.param(100, "scatter", MANY_CHANNELS, SINGLE, marks=pytest.mark.slow)
+    for i, dtypes in enumerate(DTYPES):
+        pair = (80 + i % 2 * 10, WAYS[i // 2 % 2])
+        if dtypes != SINGLE:
+            yield pytest.param(*pair, cases.PLAIN, dtypes, marks=pytest.mark.slow if dtypes in LATER else ())
+
+
+def test_the_plain_form_is_the_first():
+    assert form_of(cases.PLAIN) == FORMS[0]
+
+
+@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), list(results()), ids=label, indirect=["on_gpu"])
 def test_matches_eager(on_gpu, how_features, way, case, dtypes):
     how_features(way)
     checks.assert_matches_eager(case, *cases.make(case, *dtypes))
@@ -94,8 +126,19 @@ def test_matches_eager(on_gpu, how_features, way, case, dtypes):
 
 IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4)
 NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16)
-LONG = [*itertools.product(["scatter"], [IMAGES], DTYPES[:3])]
-LONG += [*itertools.product(WAYS, [NEURONS], DTYPES[:3])]
+LONG = [
+    ("scatter", IMAGES, SINGLE),
+    ("scatter", NEURONS, SINGLE),
+    ("gather", NEURONS, SINGLE),
+    ("scatter", IMAGES, (bf16, bf16, f32)),
+    *(
+        pytest.param(way, case, dtypes, marks=pytest.mark.slow)
+        for way, case, dtypes in (
+            ("scatter", IMAGES, (f64, f64, f64)),
+            *itertools.product(WAYS, [NEURONS], [(f64, f64, f64), (bf16, bf16, f32)]),
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("programs", [1, _launch.PROGRAMS], ids="at least {} programs".format)
@@ -110,7 +153,7 @@ def test_long_sums_are_as_accurate_as_torch(monkeypatch, how_features, way, case
 
 @pytest.mark.parametrize("slabs", [3, 31, 1000, 20000])
 def test_sums_of_slabs_keep_what_an_addition_rounds_away(on_gpu, slabs):
-    """And a sum that is not finite stays what it is."""
+    """A sum that is infinite or NaN stays so."""
     parts = torch.randn(slabs, 40)
     parts[0, 0] = parts[2, 1] = float("inf")
     parts[1, 2], parts[2, 2] = float("inf"), -float("inf")
@@ -124,7 +167,7 @@ def test_sums_of_slabs_keep_what_an_addition_rounds_away(on_gpu, slabs):
 def test_the_order_of_blocks_does_not_matter(how_features, way):
     """Only what atomics add depends on it, in the last bits."""
     how_features(way)
-    grad, arguments = plain_call(case=cases.Case("many neurons and images", B=5, N=300, C=5, image_offset=1))
+    grad, arguments = plain_call(case=cases.Case("many neurons and images", B=5, N=300, image_offset=1))
     results = []
     for order in ("forward", "reverse", 7):
         with gpu(80, order=order):
@@ -141,8 +184,7 @@ def special_positions():
     return torch.tensor(list(itertools.product(values, values)), dtype=f64)
 
 
-@pytest.mark.parametrize("way", ["scatter", "gather"])
-@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("way", "align_corners"), [("scatter", True), ("gather", False)])
 @pytest.mark.parametrize("through_shift", [True, False])
 def test_conventions_of_torch_at_special_positions(on_gpu, how_features, align_corners, through_shift, way):
     """At exactly +-1, on pixels, outside, at infinity and NaN: value and every gradient as torch's, NaN for NaN."""
@@ -202,19 +244,19 @@ def test_a_weight_that_is_not_finite_reaches_what_depends_on_it_only(on_gpu, how
 
 
 REUSED = [
-    op_tests.test_a_nan_position_gives_nan_and_touches_no_feature,
-    op_tests.test_a_nan_outside_the_cell_does_not_reach_it,
-    op_tests.test_clamped_coordinates_get_no_gradient_and_shift_still_does,
-    op_tests.test_sigma_gets_zeros_in_evaluation,
-    op_tests.test_noise_does_not_depend_on_the_split_of_batch_or_neurons,
-    op_tests.test_int_seeds_and_tensor_seeds_are_the_same,
-    op_tests.test_expanded_operands,
-    op_tests.test_low_precision_positions_are_read_as_they_are,
-    op_tests.test_vmap_over_an_ensemble_and_its_gradient,
+    checks.check_a_nan_position_gives_nan_and_touches_no_feature,
+    checks.check_a_nan_outside_the_cell_does_not_reach_it,
+    checks.check_clamped_coordinates_get_no_gradient_and_shift_still_does,
+    checks.check_sigma_gets_zeros_in_evaluation,
+    checks.check_noise_does_not_depend_on_the_split_of_batch_or_neurons,
+    checks.check_int_seeds_and_tensor_seeds_are_the_same,
+    checks.check_expanded_operands,
+    checks.check_low_precision_positions_are_read_as_they_are,
+    checks.check_vmap_over_an_ensemble_and_its_gradient,
 ]
 
 
-@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
+@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("check_"))
 def test_as_the_op(on_gpu, test):
     with assert_launches():
         test()
@@ -226,7 +268,7 @@ def test_as_the_op(on_gpu, test):
 @pytest.mark.parametrize("layout", range(6))
 def test_layouts_of_features(on_gpu, layout):
     with assert_launches():
-        op_tests.test_layouts_of_features(layout, (f32, f32, f32))
+        checks.check_layouts_of_features(layout, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("way", ["scatter", "gather"])
@@ -243,7 +285,7 @@ def test_layouts_of_the_gradient_when_scattered(on_gpu, how_features, way):
 
 def test_weights_of_any_layout(on_gpu):
     with assert_launches():
-        op_tests.test_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
+        checks.check_weights_of_any_layout(cases.PLAIN, (f32, f32, f32))
 
 
 @pytest.mark.parametrize("offset", [1, 4])

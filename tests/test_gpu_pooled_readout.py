@@ -7,11 +7,10 @@ own, several levels, and channels that are not summed. Results and regimes are t
 import dataclasses
 
 import cases
+import every_point_op
 import pooled_checks as checks
 import ptx_emulator as emulator
 import pytest
-import test_point_gather
-import test_pooled_readout as op_tests
 import torch
 from op_checks import assert_as_accurate_as_eager, bf16, cast, f16, f32, f64, label, layouts, run
 
@@ -28,7 +27,7 @@ NATIVE = ops.loaded["native"] == "loaded"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding a previously registered kernel")
 
-POOLED, GATHER = op_tests.TestTwoLevels(), test_point_gather.TestPointGather()
+POOLED, GATHER = every_point_op.TwoLevels(), every_point_op.PointGather()
 OPS = pytest.mark.parametrize("op", [POOLED, GATHER], ids=["pooled", "gather"])
 WAYS = pytest.mark.parametrize("way", ["scatter", "gather"])
 SINGLE = (f32, f32, f32)
@@ -67,7 +66,6 @@ CHUNKS = cases.Case("chunks of channels", C=96, N=5)
 LARGE_PER_IMAGE = dataclasses.replace(LARGE, per_image=True)
 SMALL = [POINTS[why] for why in ("one row", "one column", "no neuron", "no image", "one neuron", "one image")]
 BOTH = (
-    (80, "scatter", cases.PLAIN, SINGLE),
     (90, "scatter", cases.PLAIN, SINGLE),
     (90, "gather", POINTS["shifted outside"], SINGLE),
     (90, "scatter", CHUNKS, SINGLE),
@@ -80,13 +78,17 @@ RESULTS = [(arch, way, op, case, dtypes) for arch, way, case, dtypes in BOTH for
 RESULTS += [
     (90, "scatter", POOLED, POINTS["positions per image, nothing else"], SINGLE),
     (80, "scatter", POOLED, POINTS["many neurons and images"], SINGLE),  # weights of a level that are not aligned
-    (90, "scatter", POOLED, cases.PLAIN, (f32, f32, f64)),
     (90, "gather", POOLED, cases.PLAIN, (bf16, bf16, f32)),
     (90, "scatter", GATHER, POINTS["many positions outside the edges"], SINGLE),
     (90, "gather", GATHER, POINTS["one channel"], SINGLE),
-    (90, "gather", GATHER, cases.PLAIN, (bf16, bf16, f32)),
     (80, "scatter", GATHER, cases.PLAIN, (f16, f16, f32)),
 ]
+LATER = [  # kernels that differ from one above in the architecture or in a dtype alone
+    *((80, "scatter", op, cases.PLAIN, SINGLE) for op in (POOLED, GATHER)),
+    (90, "scatter", POOLED, cases.PLAIN, (f32, f32, f64)),
+    (90, "gather", GATHER, cases.PLAIN, (bf16, bf16, f32)),
+]
+RESULTS += [pytest.param(*later, marks=pytest.mark.slow) for later in LATER]
 
 
 def ids(value):
@@ -103,7 +105,12 @@ PYRAMIDS = {case.why: (case, pooling) for case, pooling in checks.POOLED}
 
 
 @pytest.mark.parametrize(
-    ("way", "why"), [("gather", "pooled"), ("gather", "pooled to one pixel"), ("scatter", "pooled by three")]
+    ("way", "why"),
+    [
+        ("gather", "pooled"),
+        ("gather", "pooled to one pixel"),
+        pytest.param("scatter", "pooled by three", marks=pytest.mark.slow),  # two levels at pixel edges
+    ],
 )
 def test_pyramids_match_eager(on_gpu, how_features, way, why):
     how_features(way)
@@ -112,7 +119,7 @@ def test_pyramids_match_eager(on_gpu, how_features, way, why):
 
 
 def test_one_level_is_scattered_and_another_gathered(on_gpu):
-    """Both rules at work: more neurons than the pooled map has pixels for, and fewer than the whole one."""
+    """Both rules apply at once: many neurons for the pixels of the pooled map, few for those of the whole one."""
     torch.use_deterministic_algorithms(False)
     case = cases.Case("dense", H=4, W=5, N=200)  # of 640 that may be scattered to the map, of 160 to its pooling
     with assert_launches():
@@ -235,7 +242,7 @@ def test_offsets_of_64_bits_give_the_same(on_gpu, how_features, monkeypatch):
 
 
 def test_no_tensor_of_images_neurons_and_channels(on_gpu, how_features):
-    """What the launchers allocate is not of that order: levels, their gradients, sums of each neuron."""
+    """The launchers allocate levels, their gradients and sums for each neuron, and nothing larger."""
     how_features("scatter")
     case = cases.Case("large", B=6, N=3000)
     grad, tensors = plain_call(POOLED, case)

@@ -20,8 +20,6 @@ from v1fast.reference import rdm as reference
 
 pytest.importorskip("triton")
 
-import test_rdm as op_tests
-import test_ties as ties
 import triton
 import triton.language as tl
 from emulated import assert_launches, assert_no_host_reads, gpu
@@ -97,7 +95,7 @@ def test_columns_are_shared_until_there_are_programs_enough():
 )  # fmt: skip
 def test_matches_float64(on_gpu, method, dtype, shape):
     with assert_launches():
-        op_tests.test_matches_float64(method, dtype, shape)
+        checks.check_matches_float64(method, dtype, shape)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_matches_float64(on_gpu, method, dtype, shape):
 def test_matches_reference(on_gpu, method, dtype, accuracy):
     """With pairs of rows and between two sets of rows too; members of a batch differ."""
     with assert_launches():
-        op_tests.test_matches_reference((17, 113), method, dtype, accuracy)
+        checks.check_matches_reference((17, 113), method, dtype, accuracy)
 
 
 @pytest.mark.parametrize("name", data.HARD)
@@ -145,10 +143,16 @@ def test_bfloat16_accuracy(on_gpu):
         assert 1e-5 < largest(error) <= 1e-3
 
 
-@pytest.mark.parametrize("method", ["correlation", "euclidean"])
-@pytest.mark.parametrize("condensed", [False, True])
+@pytest.mark.parametrize(
+    ("method", "condensed"),
+    [
+        ("correlation", False),
+        ("euclidean", True),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("correlation", True), ("euclidean", False))),
+    ],
+)
 def test_large_tiles_give_the_same(monkeypatch, method, condensed):
-    """Those of sm_90 and sm_100, executed as sm_80 would."""
+    """The tiles of sm_90 and sm_100, executed on sm_80."""
     x = torch.randn(1, 200, 300) + 1
     want = call(x, None, method, condensed)
     monkeypatch.setattr(forward, "has_warpgroups", lambda: True)
@@ -197,7 +201,7 @@ def test_one_long_chain_of_additions_would_lose_more(monkeypatch):
 )
 def test_symmetric_zero_on_the_diagonal_and_in_range(on_gpu, method, accuracy):
     with assert_launches():
-        op_tests.test_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, (72, 90))
+        checks.check_symmetric_zero_on_the_diagonal_and_in_range(method, accuracy, (72, 90))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +209,14 @@ def test_symmetric_zero_on_the_diagonal_and_in_range(on_gpu, method, accuracy):
 )
 def test_a_constant_row_is_nan_in_its_row_and_column_alone(on_gpu, value, accuracy, dtype):
     with assert_launches():
-        op_tests.test_a_constant_row_is_nan_in_its_row_and_column_alone(value, accuracy, dtype)
+        checks.check_a_constant_row_is_nan_in_its_row_and_column_alone(value, accuracy, dtype)
 
 
 @pytest.mark.parametrize(("method", "bad"), [("correlation", math.inf), ("cosine", math.nan), ("euclidean", -math.inf)])
 @pytest.mark.parametrize("column", [0, -1])
 def test_a_value_that_is_not_finite_spoils_its_own_row_alone(on_gpu, method, bad, column):
     with assert_launches():
-        op_tests.test_a_value_that_is_not_finite_spoils_its_own_row_alone(method, bad, column)
+        checks.check_a_value_that_is_not_finite_spoils_its_own_row_alone(method, bad, column)
 
 
 def test_distances_of_all_scales():
@@ -250,8 +254,8 @@ def test_equal_dissimilarities_come_out_equal(on_gpu, method, dtype, name, chang
 
 def test_ties_of_a_batch_and_of_a_noise(on_gpu):
     with assert_launches():
-        ties.test_mahalanobis_of_a_diagonal_noise(f32, "ratings", "as they are")
-        ties.test_crossnobis_of_ratings(f64, 3)
+        tie_checks.check_mahalanobis_of_a_diagonal_noise(f32, "ratings", "as they are")
+        tie_checks.check_crossnobis_of_ratings(f64, 3)
         x = torch.stack([torch.randn(12, 40), tie_checks.one_hot(12, 4).repeat(1, 10).float()])
         got = functional.rdm(x, accuracy="high")
         assert len(got[1].unique()) == 2
@@ -259,16 +263,16 @@ def test_ties_of_a_batch_and_of_a_noise(on_gpu):
 
 
 REUSED = [
-    op_tests.test_cosine_of_a_zero_row_is_nan_and_of_a_constant_row_is_not,
-    op_tests.test_a_power_of_two_changes_no_bit,
-    op_tests.test_float64_at_the_ends_of_its_range,
-    op_tests.test_no_rows_and_one_row,
-    op_tests.test_crossnobis_takes_each_difference_from_other_folds,
-    op_tests.test_poisson_is_the_symmetrised_divergence,
+    checks.check_cosine_of_a_zero_row_is_nan_and_of_a_constant_row_is_not,
+    checks.check_a_power_of_two_changes_no_bit,
+    checks.check_float64_at_the_ends_of_its_range,
+    checks.check_no_rows_and_one_row,
+    checks.check_crossnobis_takes_each_difference_from_other_folds,
+    checks.check_poisson_is_the_symmetrised_divergence,
 ]
 
 
-@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("test_"))
+@pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("check_"))
 def test_as_the_op(on_gpu, test):
     with assert_launches():
         test(True) if "crossnobis" in test.__name__ else test()
@@ -352,7 +356,7 @@ def test_sizes_need_no_forms_of_their_own():
 @pytest.mark.parametrize("method", checks.METHODS)
 def test_gradient_errs_no_more_than_torch(on_gpu, method):
     with assert_launches():
-        op_tests.test_gradient_errs_no_more_than_torch(method, 100.0)
+        checks.check_gradient_errs_no_more_than_torch(method, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +404,7 @@ def test_gradients_of_cross_rdm_match_reference(method, dtype):
 
 
 def test_gradients_of_half_rows_and_of_a_sum():
-    """Whose gradient is one value, expanded over the matrix, and is read as such."""
+    """The gradient of a sum is one value, expanded over the matrix: it is read through its strides."""
     x = torch.randn(1, 20, 50).to(bf16)
     grad = torch.tensor(0.5).expand(1, 20, 20)
     given = (grad, reference.rdm(x, None, "correlation", False, "float32"), x, None, "correlation", False, "float32")
@@ -412,7 +416,7 @@ def test_gradients_of_half_rows_and_of_a_sum():
 
 def test_an_invalid_row_gets_no_gradient_and_gives_none(on_gpu):
     with assert_launches():
-        op_tests.test_an_invalid_row_gets_no_gradient_and_gives_none("correlation")
+        checks.check_an_invalid_row_gets_no_gradient_and_gives_none("correlation")
 
 
 # Through the dispatcher ------------------------------------------------------------------------------------------
@@ -420,20 +424,20 @@ def test_an_invalid_row_gets_no_gradient_and_gives_none(on_gpu):
 
 def test_opcheck(on_gpu):
     with assert_launches():
-        op_tests.test_opcheck(False)
+        checks.check_opcheck(False)
 
 
 def test_compiles_fullgraph(on_gpu):
     with assert_launches():
-        op_tests.test_compiles_fullgraph("correlation", False)
+        checks.check_compiles_fullgraph("correlation", False)
 
 
 def test_writing_into_memory_that_is_there(on_gpu):
     with assert_launches():
-        op_tests.test_writing_into_memory_that_is_there("euclidean", True)
+        checks.check_writing_into_memory_that_is_there("euclidean", True)
 
 
-@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize("arch", [pytest.param(90, marks=pytest.mark.slow), 100])
 def test_float64_on_later_gpus(arch):
     x = torch.randn(1, 70, 90, dtype=f64)
     got, want = call(x, arch=arch), reference.rdm(x, None, "correlation", False, "float32")

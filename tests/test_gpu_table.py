@@ -10,31 +10,39 @@ import triton
 from v1fast.benchmarks import gpu_table
 
 TABLE = Path(__file__).parent.parent / "docs" / "gpu-kernels.md"
-HERE = ("sm_80", "sm_90")
 OUTDATED = "docs/gpu-kernels.md is not what the compiler makes now: run `make gpu-table`"
+FEW = [  # the first of the largest kernels
+    (next(form.name for form in gpu_table.specialisations() if form.name.startswith(kernel)), architecture)
+    for kernel, architecture in (("forward", "sm_80"), ("backward", "sm_90"), ("rdm tiles", "sm_80"))
+]
 
 
-def assert_as_documented(architectures):
-    """Register numbers belong to a version of Triton; that nothing is spilled and all fits does not."""
-    compiled = gpu_table.compile_table(architectures)
+def assert_as_documented(calls=None):
+    """Numbers of registers depend on the version of Triton. No version may spill, or need too much memory."""
+    compiled = gpu_table.compile_table(calls)
     assert not gpu_table.faults(compiled)
-    version, table = gpu_table.read(TABLE.read_text())
+    version, _, table = gpu_table.read(TABLE.read_text())
     if triton.__version__ == version:
-        documented = {name: {a: row[a] for a in architectures} for name, row in table.items()}
-        assert compiled == documented, OUTDATED
+        for name, row in compiled.items():
+            assert row == {architecture: table[name][architecture] for architecture in row}, OUTDATED
 
 
-def test_kernels_fit_and_the_table_says_how():
-    assert_as_documented(HERE)
+def test_the_kernels_are_those_of_the_table():
+    """So that no other number can have changed: all are compiled when the table is written."""
+    assert gpu_table.read(TABLE.read_text())[1] == gpu_table.fingerprint(), OUTDATED
+
+
+def test_some_kernels_fit_and_the_table_says_how():
+    assert_as_documented(FEW)
 
 
 @pytest.mark.slow
-def test_kernels_fit_on_the_other_architectures():
-    assert_as_documented(tuple(set(gpu_table.ARCHITECTURES) - set(HERE)))
+def test_all_kernels_fit_on_all_architectures():
+    assert_as_documented()
 
 
 def test_table_is_complete_and_free_of_faults():
-    _, table = gpu_table.read(TABLE.read_text())
+    *_, table = gpu_table.read(TABLE.read_text())
     assert list(table) == [form.name for form in gpu_table.specialisations()], OUTDATED
     assert all(list(row) == list(gpu_table.ARCHITECTURES) for row in table.values())
     assert not gpu_table.faults(table)
@@ -42,7 +50,7 @@ def test_table_is_complete_and_free_of_faults():
 
 def test_table_survives_the_file():
     table = {"a": {"sm_80": gpu_table.Usage(96, 512, 0)}, "b": {"sm_80": gpu_table.Usage(255, 0, 16)}}
-    assert gpu_table.read(gpu_table.write(table)) == (triton.__version__, table)
+    assert gpu_table.read(gpu_table.write(table)) == (triton.__version__, gpu_table.fingerprint(), table)
 
 
 def test_faults_are_found():

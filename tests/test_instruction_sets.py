@@ -1,5 +1,6 @@
 """The kernels compiled for each instruction set that this machine has, each in a process of its own."""
 
+import functools
 import itertools
 import os
 import subprocess
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.skipif(ops.loaded["native"] != "loaded", reason="the co
 CASES = [c for c in cases.REGIMES if c.why in ("plain", "many channels", "neurons beyond every block", "one channel")]
 
 
+@functools.cache
 def results():
     """Normals, then outputs and gradients of some cases, in float32 and float64."""
     found = {"normals": functional.philox_normal(123456789, 33, 517)}

@@ -1,14 +1,13 @@
 """What holds for every public layer alike: shifts, choices of neurons, keyword arguments, dtypes, warnings."""
 
 import inspect
-import subprocess
-import sys
 import warnings
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import layer_checks
+import new_processes
 import numpy as np
 import pytest
 import torch
@@ -380,12 +379,6 @@ def test_submodules_have_neuralpredictors_names(module):
         getattr(found, "no_such_name")  # noqa: B009
 
 
-def in_a_new_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 IMPORTS = (
     "",
     "import v1fast.accelerate",
@@ -398,21 +391,28 @@ IMPORTS = (
 )
 
 
-@pytest.mark.parametrize("imports", IMPORTS)
-def test_accelerate_is_called_whatever_was_imported(imports):
+@pytest.mark.once
+def test_accelerate_is_called_whatever_was_imported():
     call = "v1fast.accelerate(model, sampler='philox', channels_last=False); v1fast.accelerate.accelerate(model)"
-    in_a_new_process(f"import torch, v1fast; model = torch.nn.Linear(2, 2)\n{imports}\n{call}; v1fast.restore(model)")
+    model = "import torch, v1fast; model = torch.nn.Linear(2, 2)"
+    new_processes.run([f"{model}\n{imports}\n{call}; v1fast.restore(model)" for imports in IMPORTS])
 
 
+@pytest.mark.once
 def test_parts_of_the_package_are_attributes_and_imported_when_used():
     lazy = ("models", "rsa", "data", "plots", "doctor")
     slow = ("matplotlib", "torch._dynamo", "torch._inductor", *(f"v1fast.{name}" for name in lazy))
     imports = "import torch, sys; before = set(sys.modules); import v1fast; dir(v1fast)"
-    assert in_a_new_process(f"{imports}; print(({{*sys.modules}} - before) & {{*{slow}}})") == "set()"
     used = "v1fast.rsa.compare, v1fast.models.Stacked2dCore, v1fast.data.simulate, v1fast.plots.positions"
-    in_a_new_process(f"import v1fast; {used}, v1fast.doctor.examine, v1fast.functional.rdm, v1fast.readouts.FullSXF")
-    in_a_new_process(f"import v1fast; assert {{*{lazy}, 'accelerate', 'readouts', 'functional'}} <= {{*dir(v1fast)}}")
-    in_a_new_process("import v1fast\ntry: v1fast.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)")
+    said = new_processes.run(
+        [
+            f"{imports}; print(({{*sys.modules}} - before) & {{*{slow}}})",
+            f"import v1fast; {used}, v1fast.doctor.examine, v1fast.functional.rdm, v1fast.readouts.FullSXF",
+            f"import v1fast; assert {{*{lazy}, 'accelerate', 'readouts', 'functional'}} <= {{*dir(v1fast)}}",
+            "import v1fast\ntry: v1fast.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)",
+        ]
+    )
+    assert said[0] == "set()"
 
 
 @every_layer

@@ -65,7 +65,7 @@ def zig():
     loc = torch.full((1, N), 0.1, dtype=torch.float64)
     y = torch.rand(B, N, generator=generator, dtype=torch.float64)
     y = torch.where(y < 0.4, 0.0, y)
-    y[:, 4] = 0  # nothing but zeros
+    y[:, 4] = 0  # all zeros
     gamma = d.Gamma(k, 1 / theta).log_prob((y - loc).clamp_min(1e-3)) + q.log()
     return (theta, k, loc, q), y, -torch.where(y > loc, gamma, (1 - q).log() - loc.log())
 

@@ -53,7 +53,7 @@ def test_a_freed_block_is_taken_again_and_a_living_one_never():
     assert first.equal(values)
     del first
     assert feature_gradient(2).data_ptr() == place
-    view = feature_gradient(3)[1, 5]  # keeps all of it alive
+    view = feature_gradient(3)[1, 5]  # keeps the whole block alive
     assert view.untyped_storage().data_ptr() == place
     assert feature_gradient(4).data_ptr() != place
 

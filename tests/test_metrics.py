@@ -102,7 +102,7 @@ def test_feve_counts_what_is_below_the_threshold():
 
 
 def test_a_perfect_model_explains_everything_whatever_the_repeats():
-    """On average; by neuralpredictors' weighting not, where noise and number of repeats go together."""
+    """Right on average; with neuralpredictors' weighting wrong, if noise and number of repeats are related."""
     ours, theirs = [], []
     for seed in range(60):
         draw = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ def assert_plain(layer):
 
 
 def test_every_class_is_here():
-    """But for other names of the same, and what is no layer."""
+    """All public classes, without second names of the same class and without what is no layer."""
     classes = {name.partition(",")[0] for name in MAKERS}
     here = {getattr(readouts, name) for name in classes}
     others = {getattr(readouts, name) for name in readouts.__all__} - here
@@ -49,7 +49,7 @@ def test_every_class_is_here():
 
 @every_layer
 def test_state_is_contiguous(make):
-    """Also after all that makes a layer of another, and after a step of training."""
+    """Parameters stay plain after copies and conversions of a layer, and after a step of training."""
     layer = make()
     for other in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), make().double()):
         assert_plain(other)
@@ -235,7 +235,7 @@ def test_safetensors(make, tmp_path):
 
 @pytest.fixture
 def one_process(tmp_path):
-    """A process group of gloo that has this process alone."""
+    """A gloo process group with this process alone."""
     if not torch.distributed.is_available():
         pytest.skip("torch has no torch.distributed")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -44,7 +44,7 @@ def words_by_numpy(seed, neuron, image):
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1, -1, -(2**63)])
 @pytest.mark.parametrize("image_offset", [0, 1, 6])
 def test_counter_key_and_box_muller(seed, image_offset):
-    """Every draw is the one that the documentation says, to 2e-6."""
+    """Every draw is as documented, to 2e-6."""
     index = torch.tensor([0, 1, 5, 2**31, 2**32 - 1, 7])
     got = functional.philox_normal(seed, 4, 6, neuron_index=index, image_offset=image_offset)
     image = (image_offset + np.arange(4))[:, None]

@@ -29,7 +29,7 @@ for line in sys.stdin:
 
 
 def test_raw_calls_are_survived():
-    """In a process of their own, the last line of which names the call that ended it."""
+    """The calls run in a new process. Its last line names the call that ended it."""
     calls = "".join(f"{name}\t{call}\n" for name, call in (REFUSED | RETURNED).items())
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CHILD], input=calls, capture_output=True, text=True, timeout=300

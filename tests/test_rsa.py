@@ -139,7 +139,7 @@ def test_deviations_that_are_small_beside_the_mean():
     a, b = rdms(shared=1), rdms(shared=1, seed=1)
     want = rsa.compare(a, b)
     for scale in (1e-3, 1e-6, 1e-9):
-        # What rounding leaves of the deviations is taken as exact: the sums are what is tested.
+        # The rounded deviations are taken as exact: this tests the sums.
         x, y = 1 + scale * a, 1 + scale * b
         exact = scipy.stats.pearsonr((x - 1) / scale, (y - 1) / scale).statistic
         assert rsa.compare(x, y) == pytest.approx(exact, abs=1e-9)
@@ -237,7 +237,7 @@ def test_permutation_test_tells_chance_from_more():
 
 
 def test_shifts_keep_neighbours_together():
-    """Two unrelated systems, each smooth along the axis: labels at random find them related, shifts do not."""
+    """Two unrelated systems, each smooth along the axis: a permutation of labels finds them related, shifts do not."""
     angle = np.arange(36) * 2 * np.pi / 36
     distance = np.abs(np.sin((angle[:, None] - angle) / 2))
     draw = np.random.default_rng(0)

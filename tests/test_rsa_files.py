@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -133,22 +134,23 @@ def test_arrays_integers_and_few_stimuli(small_tiles, tmp_path):
         assert got.shape == (count, count)
 
 
-@pytest.mark.parametrize("condensed", [True, False])
-def test_killed_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, condensed):
+# Calls of fsync: for the folder, the empty file, the folder; for the data and the journal of each tile; for the whole
+# file. Moment, before or after such a call -> tiles that need not be computed again. A line of the journal is written
+# before it is synced: only a power cut could take it away.
+MOMENTS = {(1, "before"): 0, (2, "before"): 0, (3, "before"): 0, (4, "before"): 0, (4, "after"): 0}
+MOMENTS |= {(5, "before"): 1, (5, "after"): 1, (14, "after"): 5, (23, "after"): 10, (24, "after"): 10}
+
+
+def assert_goes_on(stopped, computed, tmp_path, condensed):
+    """``stopped`` is called with folders and moments, and stops writing a matrix to each folder at its moment."""
     rdm_to_file(responses(), tmp_path / "whole.npy", condensed, progress=False)
     want, tiles = checksum(tmp_path / "whole.npy"), len(computed)
     assert tiles == 10
-    # Calls of fsync: of the folder, the empty file, the folder; of the data and the journal of each tile; of the whole
-    # file. Before the sync of a journal's line that line is there: only a power cut could take it away.
-    moments = {(1, "before"): 0, (2, "before"): 0, (3, "before"): 0, (4, "before"): 0, (4, "after"): 0}
-    moments |= {(5, "before"): 1, (5, "after"): 1, (14, "after"): 5, (23, "after"): 10, (24, "after"): 10}
-    folders = [tmp_path / f"{when} {kill_at}" for kill_at, when in moments]
+    folders = [tmp_path / f"{when} {call}" for call, when in MOMENTS]
     for folder in folders:
         folder.mkdir()
-    program = start(None, condensed, [(str(f), *moment) for f, moment in zip(folders, moments, strict=True)])
-    _, said = program.communicate()
-    assert program.returncode == 0, said
-    for folder, done in zip(folders, moments.values(), strict=True):
+    stopped(zip(folders, MOMENTS, strict=True))
+    for folder, done in zip(folders, MOMENTS.values(), strict=True):
         assert not (folder / "rdm.npy").exists()
         computed.clear()
         rdm_to_file(responses(), folder / "rdm.npy", condensed, progress=False)
@@ -157,6 +159,47 @@ def test_killed_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, conden
         assert [entry.name for entry in folder.iterdir()] == ["rdm.npy"]
 
 
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("condensed", [True, False])
+def test_stopped_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, monkeypatch, condensed):
+    fsync = os.fsync
+
+    def stopped(folders):
+        for folder, moment in folders:
+            calls = itertools.count(1)
+
+            def counting(descriptor, moment=moment, calls=calls):
+                call = next(calls)
+                for when in ("before", "after"):
+                    if when == "after":
+                        fsync(descriptor)
+                    if (call, when) == moment:
+                        raise Stopped
+
+            monkeypatch.setattr(os, "fsync", counting)
+            with pytest.raises(Stopped):
+                rdm_to_file(responses(), folder / "rdm.npy", condensed, progress=False)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    assert_goes_on(stopped, computed, tmp_path, condensed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condensed", [True, False])
+def test_killed_at_any_moment_it_goes_on(small_tiles, computed, tmp_path, condensed):
+    def killed(folders):
+        program = start(None, condensed, [(str(folder), *moment) for folder, moment in folders])
+        _, said = program.communicate()
+        assert program.returncode == 0, said
+
+    assert_goes_on(killed, computed, tmp_path, condensed)
+
+
+@pytest.mark.slow
 def test_killed_and_interrupted_from_outside(small_tiles, computed, tmp_path):
     rdm_to_file(responses(), tmp_path / "whole.npy", progress=False)
     folder = tmp_path / "killed"
@@ -204,6 +247,25 @@ def unfinished(small_tiles, tmp_path, monkeypatch):
         with pytest.raises(Stop):
             rdm_to_file(responses(), tmp_path / "rdm.npy", progress=False)
     return tmp_path / "rdm.npy"
+
+
+@pytest.mark.skipif(fcntl is None, reason="wants locks")
+def test_a_file_that_is_being_written_is_left_alone(unfinished):
+    with (
+        files._open_alone(unfinished.with_name(".rdm.npy.partial")),
+        pytest.raises(BlockingIOError, match="another process is writing this file"),
+    ):
+        rdm_to_file(responses(), unfinished, progress=False)
+
+
+def test_an_interrupt_says_that_the_same_call_goes_on(unfinished, monkeypatch):
+    def interrupted(self, tile, values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files._Unfinished, "store", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        rdm_to_file(responses(), unfinished, progress=False)
+    assert caught.value.__notes__ == [f"{unfinished} is unfinished; the same call goes on from here"]
 
 
 def test_an_error_in_the_writer_loses_nothing(unfinished, computed):

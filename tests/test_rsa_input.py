@@ -63,7 +63,7 @@ def odd_strides(x):
 
 
 class Zarr:
-    """What has ``__array__`` alone."""
+    """An object that has ``__array__`` alone."""
 
     def __init__(self, x):
         self.x = x
@@ -431,12 +431,13 @@ folder = tempfile.mkdtemp()
 path = os.path.join(folder, "x.npy")
 x = np.random.default_rng(0).random((400, 50_000), dtype=np.float32)  # 76 MiB
 np.save(path, x)
-np.save(os.path.join(folder, "i.npy"), (100 * x).astype(np.int16).reshape(20_000, 1000))
+np.save(os.path.join(folder, "i.npy"), (100 * x).astype(np.int16).reshape(10_000, 2000))
 np.save(os.path.join(folder, "r.npy"), x.reshape(80, 5, 50_000))
 del x
 
 def anonymous():
-    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024
+    with open("/proc/self/status") as lines:
+        return next(int(l.split()[1]) for l in lines if l.startswith("RssAnon")) / 1024
 
 mapped = np.load(path, mmap_mode="r")
 counts = np.load(os.path.join(folder, "i.npy"), mmap_mode="r")
@@ -479,12 +480,12 @@ print(json.dumps(found))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked up in /proc")
 @pytest.mark.skipif(ops.loaded["native"] != "loaded", reason="the reference takes memory of its own")
 def test_nothing_mapped_is_copied():
-    # What is freed goes back to the system at once, so that what is left is in use.
+    # Freed memory goes back to the system at once: the rest is in use.
     options = {"env": os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], **options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print({name: f"{size:.0f} MiB" for name, size in found.items()})
-    # 76 MiB of responses; of 20,000 stimuli there are two tiles of 11 MiB, and the rows that they are made of.
+    # 76 MiB of responses; of 10,000 stimuli there are two tiles of 11 MiB, and the rows that they are made of.
     allowed = {"counts": 110.0}
     assert {name: size for name, size in found.items() if size > allowed.get(name, 38)} == {}

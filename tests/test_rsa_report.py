@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_read(run, tmp_path, kind):
 
 
 def test_a_file_that_may_not_be_read(run, tmp_path, monkeypatch):
-    """Root may read all: so numpy is made to say it."""
+    """Root may read every file, so NumPy is made to refuse."""
     np.save(tmp_path / "mine.npy", np.ones((12, 30)))
 
     def refuse(path, **_):

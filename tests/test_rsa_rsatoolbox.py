@@ -178,7 +178,7 @@ GIVEN = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("data", DATASETS)
 def test_every_call_gives_their_numbers(data, method, given, with_folds):
-    """What a method has no use for, it does not look at."""
+    """A method ignores arguments that it has no use for."""
     data = DATASETS[data]()
     folds = len(set(data.obs_descriptors["run"])) if with_folds else len(data.obs_descriptors["image"]) // 5
     folds = 4 if data.n_obs == 28 else folds if with_folds else 8
@@ -456,7 +456,7 @@ def test_labels_of_any_kind(name):
         theirs = calc_rdm(data, descriptor="cond")
         np.testing.assert_allclose(got.dissimilarities, theirs.dissimilarities, rtol=1e-12, atol=1e-13)
         assert list(got.pattern_descriptors["cond"]) == list(theirs.pattern_descriptors["cond"])
-    # And where the labels are not what is averaged over: carried along where they do not vary, left out where they do.
+    # Labels other than those averaged over are kept where they do not vary, and left out where they do.
     carried = bridge.calc_rdm(of([0, 1, 0, 2], other=labels), descriptor="cond").pattern_descriptors
     assert "other" in carried
     assert "other" not in bridge.calc_rdm(of([0, 0, 0, 1], other=labels), descriptor="cond").pattern_descriptors or (

@@ -1,4 +1,4 @@
-"""What is undefined is NaN, in every function of v1fast.rsa; what only looks so has its right value."""
+"""What is undefined is NaN, in every function of v1fast.rsa; what only looks undefined has its right value."""
 
 import warnings
 
@@ -22,7 +22,7 @@ def rdms(count=None, stimuli=STIMULI):
 
 
 def jittered(value, dtype):
-    """Equal but for the last bit, as rounding leaves what is meant to be equal."""
+    """Values that differ in the last bit alone, as equal values do after rounding."""
     found = np.full(PAIRS, value, dtype)
     found[::3] = np.nextafter(found[::3], dtype(10))
     return found
@@ -92,7 +92,7 @@ def test_infinite_entries(method):
     a, b = rdms(), rdms()
     a[3] = np.inf
     found = rsa.compare(np.stack([a, b]), b, method)
-    # Ranks know what is largest.
+    # Ranks are defined for infinite values too.
     ranked = method in ("spearman", "rho-a", "tau-a", "tau-b")
     assert np.isnan(found[0]) != ranked
     if ranked:
@@ -174,7 +174,7 @@ def test_resamplings_that_lost_a_category_are_nan_and_counted(method, data):
     found = rsa.bootstrap(other, data, method, samples=100)
     drawn = np.random.default_rng(0).integers(STIMULI, size=(100, STIMULI))
     lost = np.array([(order < 2).all() or not (order < 2).any() for order in drawn])
-    # Two stimuli of one category alone are 0 apart, which is left out: nor is there anything else than 0.1.
+    # One stimulus alone of each category: its repeats are left out, and all other pairs are 0.1 apart.
     alone = np.array([len(set(order[order < 2])) < 2 and len(set(order[order >= 2])) < 2 for order in drawn])
     assert lost.sum() > 5
     assert np.isnan(found.samples[:, 0]).tolist() == (lost | alone).tolist()

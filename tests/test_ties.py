@@ -3,8 +3,6 @@
 The oracle counts in Python's integers and fractions: which pairs are equal, and what their dissimilarity is.
 """
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import rdm_data as data
@@ -12,7 +10,8 @@ import torch
 from tie_checks import (
     CHANGES,
     FEATURES,
-    assert_ties,
+    check_crossnobis_of_ratings,
+    check_mahalanobis_of_a_diagonal_noise,
     check_ties,
     draw,
     made,
@@ -41,35 +40,13 @@ def test_equal_dissimilarities_come_out_equal(method, dtype, name, change):
 @pytest.mark.parametrize("name", ["one-hot", "ratings", "binary", "repeated and permuted"])
 @pytest.mark.parametrize("change", ["as they are", "shifted", "tenths"])
 def test_mahalanobis_of_a_diagonal_noise(dtype, name, change):
-    m, x, scale, _ = made(name, change, dtype)
-    weights = [Fraction(1 + k % 3, 4) for k in range(m.shape[1])]
-    noise = torch.tensor([float(w) for w in weights], dtype=dtype)
-    rows = m.tolist()
-    i, j = torch.triu_indices(len(m), len(m), 1).tolist()
-    counts = [
-        sum(w * (a - b) ** 2 for w, a, b in zip(weights, rows[p], rows[q], strict=True))
-        for p, q in zip(i, j, strict=True)
-    ]
-    keys = [(count, float(count * scale * scale / m.shape[1])) for count in counts]
-    for given in (noise, noise.diag()):
-        assert_ties(functional.rdm(x, method="mahalanobis", noise=given, condensed=True), keys, dtype)
+    check_mahalanobis_of_a_diagonal_noise(dtype, name, change)
 
 
 @pytest.mark.parametrize("dtype", [f64, f32], ids=str)
 @pytest.mark.parametrize("folds", [2, 3, 4])
 def test_crossnobis_of_ratings(dtype, folds):
-    torch.manual_seed(folds)
-    m = draw(3, folds * 14, 5)
-    labels = torch.arange(folds).repeat_interleave(14)
-    parts = m.view(folds, 14, 5).tolist()
-    i, j = torch.triu_indices(14, 14, 1).tolist()
-    keys = []
-    for p, q in zip(i, j, strict=True):
-        difference = [[a - b for a, b in zip(part[p], part[q], strict=True)] for part in parts]
-        total = [sum(column) for column in zip(*difference, strict=True)]
-        count = sum(a * (t - a) for row in difference for a, t in zip(row, total, strict=True))
-        keys.append((count, count / (folds - 1) / folds / 5))
-    assert_ties(functional.rdm(m.to(dtype), method="crossnobis", folds=labels, condensed=True), keys, dtype)
+    check_crossnobis_of_ratings(dtype, folds)
 
 
 @pytest.mark.parametrize("dtype", [f64, f32], ids=str)

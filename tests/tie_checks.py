@@ -55,7 +55,7 @@ def made(name, change, dtype):
 
 
 def exact_key(m, method, scale, offset, pairs):
-    """What tells the dissimilarities of pairs (i, j) apart, in exact arithmetic, and their values as float64."""
+    """For each pair (i, j) a key, equal where exact dissimilarities are equal, and the dissimilarity as float64."""
     m = m.numpy().astype(np.int64)
     columns = m.shape[1]
     gram, sums = (m @ m.T).tolist(), m.sum(1).tolist()
@@ -81,7 +81,7 @@ def exact_key(m, method, scale, offset, pairs):
 
 
 def assert_ties(got, keys_and_values, dtype):
-    """Equal where the keys are, different where they are not, and the values."""
+    """Values are right, equal where the keys are equal, and different where they are not."""
     keys, want = zip(*keys_and_values, strict=True)
     values = got.double().tolist()
     of_key, of_value = {}, {}
@@ -92,7 +92,7 @@ def assert_ties(got, keys_and_values, dtype):
         assert of_key.setdefault(key, value) == value
     rounded = 1e-6 if dtype == f32 else 1e-13
     np.testing.assert_allclose(values, want, rtol=rounded, atol=rounded if dtype == f32 else 1e-15)
-    for key, value in of_key.items():  # what float32 can tell apart
+    for key, value in of_key.items():  # as far as float32 can tell values apart
         other = of_value.setdefault(value, key)
         assert other == key or dtype == f32
 
@@ -106,3 +106,33 @@ def check_ties(name, change, dtype, method, compute=None):
     cross = functional.cross_rdm(x, x[:7], method=method)
     for other, same in ((square.T, square), (square[i, j], got), (cross, square[:, :7])):
         torch.testing.assert_close(other, same, rtol=0, atol=0, equal_nan=True)
+
+
+def check_mahalanobis_of_a_diagonal_noise(dtype, name, change):
+    m, x, scale, _ = made(name, change, dtype)
+    weights = [Fraction(1 + k % 3, 4) for k in range(m.shape[1])]
+    noise = torch.tensor([float(w) for w in weights], dtype=dtype)
+    rows = m.tolist()
+    i, j = torch.triu_indices(len(m), len(m), 1).tolist()
+    counts = [
+        sum(w * (a - b) ** 2 for w, a, b in zip(weights, rows[p], rows[q], strict=True))
+        for p, q in zip(i, j, strict=True)
+    ]
+    keys = [(count, float(count * scale * scale / m.shape[1])) for count in counts]
+    for given in (noise, noise.diag()):
+        assert_ties(functional.rdm(x, method="mahalanobis", noise=given, condensed=True), keys, dtype)
+
+
+def check_crossnobis_of_ratings(dtype, folds):
+    torch.manual_seed(folds)
+    m = draw(3, folds * 14, 5)
+    labels = torch.arange(folds).repeat_interleave(14)
+    parts = m.view(folds, 14, 5).tolist()
+    i, j = torch.triu_indices(14, 14, 1).tolist()
+    keys = []
+    for p, q in zip(i, j, strict=True):
+        difference = [[a - b for a, b in zip(part[p], part[q], strict=True)] for part in parts]
+        total = [sum(column) for column in zip(*difference, strict=True)]
+        count = sum(a * (t - a) for row in difference for a, t in zip(row, total, strict=True))
+        keys.append((count, count / (folds - 1) / folds / 5))
+    assert_ties(functional.rdm(m.to(dtype), method="crossnobis", folds=labels, condensed=True), keys, dtype)

@@ -1,6 +1,6 @@
 """Calls that nobody would write: the raw ops and the public functions with operands of any kind.
 
-``python -m fuzz raw rdm --examples 1000`` (with tests/ on the path) makes them in one process. Each is written to a
-journal before it is run, so that a process which dies, or is ended because a call takes too long, leaves the call
-behind; see ``fuzz.batch``, which the tests use.
+``python -m fuzz JOURNAL 0 1000 raw.rdm public.rdm`` (with tests/ on the path) makes 1000 of each in one process. Each
+call is written to the journal before it is made. So a process that dies, or is ended because a call takes too long,
+leaves the call behind. The tests use ``fuzz.batch``.
 """

@@ -1,8 +1,8 @@
-"""``python -m fuzz GROUP NAME EXAMPLES SEED JOURNAL``."""
+"""``python -m fuzz JOURNAL SEED EXAMPLES GROUP.NAME ...``."""
 
 import sys
 
 from .batch import make_calls
 
-group, name, examples, seed, journal = sys.argv[1:]
-make_calls(group, name, int(examples), int(seed), journal)
+journal, seed, examples, *names = sys.argv[1:]
+make_calls(journal, int(seed), int(examples), [tuple(name.split(".", 1)) for name in names])

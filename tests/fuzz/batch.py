@@ -27,14 +27,17 @@ def sanitized():
     return "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
-def make_calls(group, name, examples, seed, journal):
-    """In this process."""
+def make_calls(journal, seed, examples, names):
+    """Of each (group, name), in this process."""
     if not sanitized():  # its shadow memory takes up all addresses
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fresh memory is NaN: what is not written shows
-    module = GROUPS[group]
+    for group, name in names:
+        _make_calls(GROUPS[group], name, examples, seed, journal)
 
+
+def _make_calls(module, name, examples, seed, journal):
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
@@ -54,10 +57,10 @@ def make_calls(group, name, examples, seed, journal):
     run()
 
 
-def run(group, name, examples, seed, folder):
-    """In a process of its own, which may die: AssertionError with the call that did it, and what was said."""
-    journal = Path(folder) / f"{group}-{name}-{seed}"
-    arguments = [group, name, str(examples), str(seed), str(journal)]
+def run(names, examples, seed, folder):
+    """As ``make_calls``, in a process which may die: AssertionError with the call that did it, and what was said."""
+    journal = Path(folder) / f"{'-'.join(names[-1])}-{seed}"
+    arguments = [str(journal), str(seed), str(examples), *(f"{group}.{name}" for group, name in names)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *_path()])}
     found = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "ignore", "-m", "fuzz", *arguments],

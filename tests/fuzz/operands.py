@@ -12,7 +12,7 @@ DTYPES = (*FLOATS, "int64", "int32", "int8", "uint8", "bool", "complex64")
 LAYOUTS = ("plain", "plain", "apart", "reversed", "repeated")
 EXTREMES = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 1025, 2**31 - 1, 2**31, 2**33, 2**40, 2**62, 2**63 - 1)
 MOST_BYTES = 1 << 24
-"""A tensor of more elements repeats one."""
+"""A larger tensor repeats one element."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Make:
 
 
 def made(value, device=None):
-    """What a description stands for."""
+    """Make what a description stands for."""
     return value.tensor(device) if isinstance(value, Make) else value
 
 
 def example(strategy):
-    """One that it draws, always the same."""
+    """Draw one example of a strategy, always the same."""
     found = []
 
     @hypothesis.seed(0)
@@ -109,7 +109,7 @@ def _another_shape(draw, shape, huge):
         del shape[draw(st.integers(0, len(shape) - 1))]
     else:
         axis = draw(st.integers(0, len(shape) - 1))
-        large = huge and axis < len(shape) - 1  # the last is what sums run over: hours of work, and no memory
+        large = huge and axis < len(shape) - 1  # sums run over the last axis: a huge one takes hours, and no memory
         sizes = (0, 1, 2, 3, 4, 5, 17, *((2**31 - 1, 2**32 + 1, 2**40) if large else ()))
         shape[axis] = 0 if kind == "empty" else draw(st.sampled_from(sizes))
     within = math.prod(size for size in shape if size) < 2**61

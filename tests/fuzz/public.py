@@ -186,7 +186,7 @@ def _can_be_array(value):
 
 
 def check(call):
-    """A result, or a ValueError of one line; want of memory is an error of torch's or NumPy's."""
+    """A result, or a ValueError of one line; torch and NumPy may also raise for lack of memory."""
     called = FUNCTIONS[call.function]
     values = [*call.operands, *(v for _, v in call.options)]
     if called.arrays and not all(map(_can_be_array, values)):

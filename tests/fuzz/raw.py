@@ -1,4 +1,4 @@
-"""The raw ops ``torch.ops.v1fast.*``: legal calls, and calls of which some arguments are something else."""
+"""The raw ops ``torch.ops.v1fast.*``: legal calls, and calls in which some arguments are replaced."""
 
 import dataclasses
 
@@ -222,12 +222,12 @@ LEGAL = {
     "trial_sums": _trial_sums(),
     "trial_products": _trial_products(),
 }
-"""Op -> its legal calls. ``tests/test_fuzz.py`` sees to it that there is one for each op."""
+"""Op -> its legal calls. ``tests/test_fuzz.py`` checks that there is one for each op."""
 
 
 @st.composite
 def calls(draw, op, huge):
-    """Of this op; huge: operands may have more elements than there is memory for."""
+    """Calls of this op. If ``huge``, operands may have more elements than there is memory for."""
     arguments = list(draw(LEGAL[op]))
     kinds = [str(a.type) for a in getattr(torch.ops.v1fast, op).default._schema.arguments]
     for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
@@ -241,11 +241,11 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3, torch.bfloat16: 6e-2, tor
 
 
 FLOAT32 = {"gaussian_readout", "gaussian_readout_backward", "permuted_products"}
-"""Ops whose results in float64 come of normals, or of products, in float32."""
+"""Ops whose float64 results are computed from normals or products in float32."""
 
 
 class Refused(Exception):
-    """By an error that a caller may expect."""
+    """Refused by an error that a caller may expect."""
 
     def __init__(self, error):
         super().__init__(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -254,7 +254,7 @@ class Refused(Exception):
 
 
 def _outcome(function, arguments, written):
-    """What a call returns, or writes; the Refused where it ends in an error. Any other exception is a fault."""
+    """What a call returns or writes, or Refused if it ends in an expected error. Any other exception is a fault."""
     try:
         returned = function(*arguments)
     except (ValueError, RuntimeError) as error:
@@ -288,10 +288,10 @@ def check(call):
     want = _outcome(reference, call.made(), written)
     fake = _outcome(op, call.made("meta"), written)
     if any(isinstance(o, Refused) and o.by_size for o in (got, want, fake)):
-        return  # which of them need how much is their own affair
+        return  # they may need different amounts
     assert isinstance(got, Refused) == isinstance(want, Refused), f"the op: {got!r}, the reference: {want!r}"
     if isinstance(fake, Refused) != isinstance(want, Refused):
-        # what the values are, and where they are, a fake cannot know
+        # a fake knows neither the values nor their place
         assert not isinstance(fake, Refused), f"the fake: {fake!r}, the reference: {want!r}"
         return
     if not isinstance(want, Refused):

@@ -25,7 +25,7 @@ from gpu_mutation.battery import POINTS, SUMS, Call, families, normals_calls, po
 from gpu_mutation.equivalent import equivalent
 
 SECONDS = 15
-"""Of processor time for one mutant; the battery takes a few."""
+"""CPU seconds for one mutant. The whole battery takes a few."""
 
 _FORK = multiprocessing.get_context("fork")
 

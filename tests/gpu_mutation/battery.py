@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import cases
+import every_point_op
 import gaussian_checks as checks
-import test_point_gather
-import test_pooled_readout
 import torch
 from assertions import assert_as_accurate
 from cases import Case
@@ -50,7 +49,7 @@ REGIMES = (
     {"B": 35, "N": 50, "image_offset": 1},  # two splits of the images; d_weight fills a block of the sum of the slabs
     {"B": 210, "N": 9, "H": 2, "W": 3, "image_offset": 2},  # so do the gradients of shift
     {"B": 2, "N": 257, "H": 11, "W": 7},  # several blocks of neurons, the last of one, whatever their size
-    {"B": 3, "N": 1000, "H": 25, "W": 30},  # shift's sums have many parts; a position that is off a little shows
+    {"B": 3, "N": 1000, "H": 25, "W": 30},  # sums for shift have many parts; a small error of a position shows
     {"shift_scale": 1.5, "B": 20},
     {"spread": 1.5, "B": 4},
     {"B": 5, "N": 180, "H": 2, "W": 3},  # many samples on each pixel
@@ -93,7 +92,7 @@ NOT_FINITE = (0, 33, 69)
 
 
 def _not_finite(operands: Results) -> Results:
-    """A weight that is read in excess and meets a factor of zero shows as NaN."""
+    """If a kernel reads a weight in excess and multiplies it by zero, the result is NaN and shows."""
     weight = operands["weight"].clone()
     weight[list(NOT_FINITE)] = float("inf")
     return operands | {"weight": weight}
@@ -123,7 +122,7 @@ def _compare(own: Results, exact: Results, loosely: bool) -> Callable[[Results],
         for name, result in got.items():
             assert result.dtype == own[name].dtype
             if loosely:
-                # which corner and whether there is a gradient are the matter here, not the last digits
+                # this tests which corner is read and whether there is a gradient, not the last digits
                 want = exact[name].to(result.dtype)
                 relative = max(1e-4, 2 * torch.finfo(result.dtype).eps)
                 torch.testing.assert_close(result, want, equal_nan=True, atol=1e-4, rtol=relative)
@@ -136,7 +135,7 @@ def _compare(own: Results, exact: Results, loosely: bool) -> Callable[[Results],
 
 
 def _results(operands, found) -> Results:
-    """Output and gradients, zeros for those of what does not matter."""
+    """Output and gradients; zeros for operands that have no effect."""
     out, gradients = found
     dtype = out.dtype
     zeros = {k: torch.zeros_like(v, dtype=dtype) for k, v in operands.items() if v is not None}
@@ -204,14 +203,14 @@ def readout_calls(family: str) -> Iterator[Call]:
 # Points that are given -------------------------------------------------------------------------------------------
 
 POINTS = {  # op as its tests have it, operands
-    "points": (test_pooled_readout.TestTwoLevels(), Case("points")),
-    "points per image": (test_pooled_readout.TestTwoLevels(), Case("points per image", per_image=True, C=64)),
-    "gathered points": (test_point_gather.TestPointGather(), Case("gathered points", C=64, align_corners=False)),
+    "points": (every_point_op.TwoLevels(), Case("points")),
+    "points per image": (every_point_op.TwoLevels(), Case("points per image", per_image=True, C=64)),
+    "gathered points": (every_point_op.PointGather(), Case("gathered points", C=64, align_corners=False)),
 }
 
 MORE_REGIMES = (
     {"B": 2, "N": 700, "H": 2, "W": 3},  # many samples on each pixel of the first of two levels too
-    {"B": 8, "N": 200, "spread": 1.3},  # many beside the map, which no clamp brings to its border
+    {"B": 8, "N": 200, "spread": 1.3},  # many points outside the map: nothing clamps them to its border
 )
 
 

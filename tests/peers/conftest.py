@@ -16,7 +16,7 @@ folder = os.environ.get("V1FAST_PEERS")
 collect_ignore_glob = [] if folder else ["test_*.py"]
 
 if folder:
-    sys.path.append(os.path.abspath(folder))  # last: nothing in it hides what is installed
+    sys.path.append(os.path.abspath(folder))  # last, so that nothing in it hides an installed package
     collections.Iterable = collections.abc.Iterable  # neuralpredictors 0.3.0 looks for it where Python 3.9 had it
     if importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")  # needed by a core that is not compared
@@ -33,7 +33,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def one_stream_for_all_precisions(monkeypatch):
-    """float64 draws what float32 draws from the same seed: by itself it would draw other numbers."""
+    """Make float64 draw the numbers that float32 draws from the same seed."""
     draw = torch.Tensor.normal_
     monkeypatch.setattr(
         torch.Tensor,

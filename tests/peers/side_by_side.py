@@ -16,7 +16,7 @@ QUIET = [
         "sigma is sampled from uniform",
     )
 ]
-DRAWS = 5  # errors are compared over several inputs: those of one small gradient are a throw of the dice
+DRAWS = 5  # errors are compared over several inputs: the error of one small gradient is a matter of chance
 
 
 def twins(ours, peer, seed=1):

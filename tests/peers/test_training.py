@@ -105,7 +105,7 @@ def train(model, optimizer, images, responses):
 
 
 def adam(model, resumed=None):
-    """An optimiser, in the state of another one."""
+    """Return an optimiser in the state of another one."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     if resumed is not None:
         optimizer.load_state_dict(copy.deepcopy(resumed.state_dict()))
@@ -126,7 +126,7 @@ def test_same_loss_curve(readout):
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_run_of_the_peer_is_taken_over(readout):
-    """From the peer's checkpoint of model and optimiser in the middle of a run, it goes on as the peer does."""
+    """Training resumed from the peer's checkpoint of model and optimiser goes on as the peer's does."""
     curves = []
     for seed in range(3):
         ours, peer = models_of(readout, seed)
