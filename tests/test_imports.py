@@ -25,6 +25,7 @@ FLOORS = (  # from the top down
     {"functional"},
     {"ops"},
     {"kernels"},
+    {"fallback"},
     {"reference"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,7 +1,6 @@
 """The contracts of the ops, ``torch.ops.v1fast.*``, and which kernels run them.
 
-Importing this package defines every op with its reference as the default kernel. Then it loads the faster kernels of
-this installation. ``loaded`` holds the result.
+Importing this package defines every op. Then it loads the kernels of this installation. ``loaded`` holds the result.
 """
 
 from v1fast.ops import (
@@ -19,7 +18,7 @@ from v1fast.ops import (
 from v1fast.ops._load import load_kernels
 
 loaded: dict[str, str] = load_kernels()
-"""Kernel set ("native", "triton") -> "loaded", or why it is not."""
+"""Kernel set ("native", "triton", "fallback") -> "loaded", or why it is not."""
 
 __all__ = [
     "condensed_row_sums",

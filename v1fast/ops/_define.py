@@ -1,8 +1,8 @@
 """The rules of registration, once for all ops.
 
-The reference defines the meaning of an op. ``define`` registers four things: the reference (after the op's check) as
-the default kernel on every device, the fake for ``torch.compile``, the derivative, and the behaviour under function
-transforms:
+The reference defines the meaning of an op. ``define`` registers the fake for ``torch.compile``, the derivative, and the
+behaviour under function transforms. ``register_defaults`` registers what runs on every device that has no kernel: the
+fallback, or else the reference, after the op's check. Under function transforms and the like:
 
 - ``vmap`` runs the op once for each member of the batch and stacks the results;
 - ``func.grad``, ``jacrev``, ``jvp``, ``hessian`` and forward-mode duals differentiate the reference itself. A custom op
@@ -15,7 +15,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,13 @@ library = torch.library.Library("v1fast", "DEF")
 
 references: dict[str, Callable[..., Any]] = {}
 """Name of each op -> its reference, behind the op's check: what every kernel of it is held against."""
+
+defaults: dict[str, Callable[..., Any]] = {}
+"""Name of each op -> what runs where no kernel does, behind the op's check. A launcher calls it for a form that it does
+not take.
+"""
+
+_checks_of: dict[str, Callable[..., None]] = {}
 
 
 def _autograd_kernel(
@@ -152,11 +159,11 @@ def define(
     setup_context: Callable[..., None] = _save_nothing,
     backward: Callable[..., Any] = _no_derivative,
 ) -> Callable[..., Any]:
-    """Define ``v1fast::<schema>``. ``reference`` defines its meaning and runs on devices without a faster kernel.
+    """Define ``v1fast::<schema>``. ``reference`` defines its meaning; see also ``register_defaults``.
 
     Args:
         schema: name, arguments and returns; no argument has a default.
-        check: raises ValueError unless the arguments are legal. Runs before the reference and before the fake. A faster
+        check: raises ValueError unless the arguments are legal. Runs before the reference, the fallback and the fake. A
             kernel refuses the same arguments itself.
         reference: the computation in plain torch, out of place, so that it can be differentiated itself.
         fake: outputs of the right shape, dtype and strides, without values.
@@ -169,7 +176,7 @@ def define(
     library.define(schema)
     op = getattr(torch.ops.v1fast, name).default
     references[name] = _behind(check, reference)
-    library.impl(name, references[name], "CompositeExplicitAutograd")
+    _checks_of[name] = check
     kernel = _autograd_kernel(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
@@ -177,6 +184,13 @@ def define(
     torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
     return op
+
+
+def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:
+    """Register, once, what runs every defined op on devices without a kernel: its fallback, or its reference."""
+    for name, reference in references.items():
+        defaults[name] = _behind(_checks_of[name], fallback[name]) if name in fallback else reference
+        library.impl(name, defaults[name], "CompositeExplicitAutograd")
 
 
 def fake_gradients(

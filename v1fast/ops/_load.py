@@ -9,9 +9,10 @@ import torch
 
 from v1fast._build import why_absent
 from v1fast._source_tree import import_package
-from v1fast.ops._define import library
+from v1fast.fallback import FALLBACK
+from v1fast.ops._define import library, register_defaults
 
-KERNEL_SETS = ("native", "triton")
+KERNEL_SETS = ("native", "triton", "fallback")
 
 
 def _requested() -> list[str]:
@@ -38,7 +39,7 @@ def _load_triton() -> str:
     # Importing Triton takes longer than importing the rest of v1fast.
     asked_for = "V1FAST_KERNELS" in os.environ
     if not (torch.version.cuda or torch.version.hip or asked_for):
-        return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton loads them all the same"
+        return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton,fallback loads them all the same"
     try:
         kernels = import_package("kernels")
     except ModuleNotFoundError as error:
@@ -50,13 +51,21 @@ def _load_triton() -> str:
     return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
 
 
+def _load_fallback() -> str:
+    register_defaults(FALLBACK)
+    return "loaded"
+
+
 def load_kernels() -> dict[str, str]:
     """Load the kernel sets that ``V1FAST_KERNELS`` names. Return the outcome for each.
 
-    Without the variable, all usable sets are loaded. Triton's are usable only if torch is built for CUDA or ROCm.
+    Without the variable, all usable sets are loaded. Triton's are usable only if torch is built for CUDA or ROCm. Ops
+    without a kernel run on the fallback, or, if that is left out, on the reference.
     """
     requested = _requested()
-    loaders = {"native": _load_native, "triton": _load_triton}
+    if "fallback" not in requested:
+        register_defaults({})
+    loaders = {"native": _load_native, "triton": _load_triton, "fallback": _load_fallback}
     return {
         name: loaders[name]() if name in requested else "left out by the environment variable V1FAST_KERNELS"
         for name in KERNEL_SETS
