@@ -57,7 +57,7 @@ def normals(
         for block, part in zip(blocks.split(rows), out.split(rows, 1), strict=True):
             words = _words(neuron, block, seed)
             for odd in (0, 1):
-                _normals(*words[2 * odd : 2 * odd + 2], part[0, :, odd], part[1, :, odd])
+                _normals(words[2 * odd], words[2 * odd + 1], part[0, :, odd], part[1, :, odd])
     return out.flatten(1, 2)[:, image_offset & 1 :][:, :images]
 
 

@@ -64,7 +64,7 @@ class Level:
 class Corners(NamedTuple):
     """The rows of the corners of M = B N points, (y0 x0), (y0 x1), (y1 x0), (y1 x1), and the weights of the sides."""
 
-    index: Tensor  # [M, 4]
+    rows: Tensor  # [M, 4]
     across: tuple[Tensor, Tensor]  # of x0 and x1, each [B or 1, N]
     down: tuple[Tensor, Tensor]  # of y0 and y1
     images: int  # B
@@ -180,7 +180,7 @@ def read(maps: Maps, levels: Sequence[Level], weight: Tensor, bias: Tensor | Non
         here = out[images, neurons]
         for level, table, columns in _with_columns(levels, rows):
             corners = level.corners(images, neurons)
-            values = gather(table, corners.index, corners.value()).view(*here.shape, -1)
+            values = gather(table, corners.rows, corners.value()).view(*here.shape, -1)
             total = values.mul_(w[neurons, columns]).sum(-1)
             here.copy_(total) if columns.start == 0 else here.add_(total)
     return out if bias is None else out.add_(bias.to(dtype))
@@ -213,15 +213,15 @@ class Gradients:
         corners = level.corners(images, neurons)
         value = corners.value()
         if target is not None:
-            scatter(target, corners.index, value, upstream.reshape(-1, level.channels))
+            scatter(target, corners.rows, value, upstream.reshape(-1, level.channels))
         if table is None:
             return
         if self.weight is not None and grad is not None:
-            values = gather(table, corners.index, value).view(upstream.shape)
+            values = gather(table, corners.rows, value).view(upstream.shape)
             self.weight[neurons, columns] += values.mul_(grad.unsqueeze(-1)).sum(0)
         if self.position is not None:
             for axis, slope in enumerate(corners.slopes()):
-                along = gather(table, corners.index, slope).view(upstream.shape).mul_(upstream).sum(-1)
+                along = gather(table, corners.rows, slope).view(upstream.shape).mul_(upstream).sum(-1)
                 self.position[axis, images, neurons].add_(along, alpha=level.scale[axis])
 
 

@@ -39,7 +39,8 @@ def _load_triton() -> str:
     # Importing Triton takes longer than importing the rest of v1fast.
     asked_for = "V1FAST_KERNELS" in os.environ
     if not (torch.version.cuda or torch.version.hip or asked_for):
-        return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton,fallback loads them all the same"
+        names = ",".join(KERNEL_SETS)
+        return f"not loaded: torch is built for the CPU alone; V1FAST_KERNELS={names} loads them all the same"
     try:
         kernels = import_package("kernels")
     except ModuleNotFoundError as error:
