@@ -12,22 +12,28 @@ from v1fast.reference.philox import MASK, MULTIPLIERS, WEYL
 BLOCKS = 2**15  # of Philox that are computed at a time: their words stay in the cache
 
 
-def _words(neuron: Tensor, block: Tensor, seed: Tensor) -> list[Tensor]:  # [N], [P, 1], [1] -> 4 x [P, N]
-    """Ten rounds of Philox4x32. Words 1 and 3 have other bits above their 32.
+def _words(neuron: Tensor, block: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:  # [N], [P, 1], [1] -> [2, P, N]
+    """Ten rounds of Philox4x32: words 0 and 2, then words 1 and 3, which have other bits above their 32.
 
     A product of two words fills the 64 bits of an int64, its sign included. The shift repeats the sign, which the mask
-    takes off.
+    takes off. Words 0 and 2 are multiplied together, and change places in each round instead of being moved.
     """
-    zero = block.new_zeros((1, 1))
-    words = [neuron & MASK, block & MASK, zero, zero]
-    key = [seed & MASK, seed >> 32 & MASK]
-    for _ in range(10):
-        first, second = words[0] * MULTIPLIERS[0], words[2] * MULTIPLIERS[1]
-        left = (second >> 32).bitwise_xor(words[1]).bitwise_xor_(key[0]).bitwise_and_(MASK)
-        right = (first >> 32).bitwise_xor(words[3]).bitwise_xor_(key[1]).bitwise_and_(MASK)
-        words = [left, second, right, first]
-        key = [(k + weyl) & MASK for k, weyl in zip(key, WEYL, strict=True)]
-    return words
+    device = seed.device
+    factors, weyl = (torch.tensor(pair, device=device).view(2, 1, 1) for pair in (MULTIPLIERS, WEYL))
+    rounds = torch.arange(10, device=device).view(10, 1, 1, 1)
+    keys = (torch.stack([seed, seed >> 32]).unsqueeze(-1) + weyl * rounds).bitwise_and_(MASK)
+    ways = ((factors, keys.flip(1)), (factors.flip(0), keys))
+    words = neuron.new_zeros((2, block.shape[0], neuron.shape[0]))
+    words[0] = neuron & MASK
+    product = torch.stack([block, torch.zeros_like(block)])  # words 1 and 3
+    for number in range(10):
+        factor, key = ways[number % 2]
+        others, product = product, words * factor
+        words = product >> 32
+        words[0].bitwise_xor_(others[1])
+        words[1].bitwise_xor_(others[0])
+        words.bitwise_xor_(key[number]).bitwise_and_(MASK)
+    return words, product
 
 
 def _normals(first: Tensor, second: Tensor, x: Tensor, y: Tensor) -> None:  # words; into x and y
@@ -49,15 +55,14 @@ def normals(
     """Return the draws with x and y apart. One Philox block serves two images."""
     device = seed.device
     first_block, last_block = image_offset >> 1, (image_offset + images + 1) >> 1
-    out = torch.empty((2, last_block - first_block, 2, neurons), device=device)
+    out = torch.empty((2, last_block - first_block, 2, neurons), device=device)  # x and y, blocks, even and odd
     if images and neurons:
         neuron = torch.arange(neurons, device=device) if neuron_index is None else neuron_index
         blocks = torch.arange(first_block, last_block, device=device).unsqueeze(-1)
         rows = max(1, BLOCKS // neurons)
         for block, part in zip(blocks.split(rows), out.split(rows, 1), strict=True):
-            words = _words(neuron, block, seed)
-            for odd in (0, 1):
-                _normals(words[2 * odd], words[2 * odd + 1], part[0, :, odd], part[1, :, odd])
+            x, y = part.transpose(1, 2).unbind(0)
+            _normals(*_words(neuron, block, seed), x, y)
     return out.flatten(1, 2)[:, image_offset & 1 :][:, :images]
 
 

@@ -23,7 +23,7 @@ def point_gather(
     for images, neurons, (table,) in points.walk([level], lambda images: [features[images]], batch):
         corners = level.corners(images, neurons)
         here = out[images, neurons]
-        here.copy_(points.gather(table, corners.rows, corners.value()).view(here.shape))
+        here.copy_(points.gather(table, corners.rows, corners.value).view(here.shape))
     return out
 
 

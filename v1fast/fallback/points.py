@@ -8,7 +8,8 @@ reference. The bilinear sum of four rows is an embedding bag, and its adjoint an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Level:
         self.last = torch.tensor([width, height], dtype=torch.int32, device=points.device).view(2, 1, 1)
         self.factor = points.new_tensor(self.scale).view(2, 1, 1)
         self.dtype = points.dtype
+        self.shared: dict[tuple[int, int], Corners] = {}
 
     def blank(self, images: int) -> Tensor:
         """Return rows of zeros for this many images, [B, H + 2, W + 2, C]."""
@@ -40,7 +42,15 @@ class Level:
 
     def corners(self, images: slice, neurons: slice) -> Corners:
         """Return the four pixels around each point of these images and neurons."""
-        points = self.points[:, :, neurons] if self.points.shape[1] == 1 else self.points[:, images, neurons]
+        count = images.stop - images.start
+        if self.points.shape[1] > 1:
+            return self._corners(self.points[:, images, neurons], count)
+        key = (count, neurons.start)
+        if key not in self.shared:
+            self.shared[key] = self._corners(self.points[:, :, neurons], count)
+        return self.shared[key]
+
+    def _corners(self, points: Tensor, count: int) -> Corners:
         pixel = (points + 1) * self.factor
         if not self.align_corners:
             pixel -= 0.5
@@ -49,7 +59,6 @@ class Level:
         # Whatever integer becomes of a NaN or of a huge number, its pixel is on the border or inside.
         first = torch.minimum(lower.int().clamp_(min=-2), self.last)
         (x0, y0), (x1, y1) = (first + 1).clamp_(min=0), torch.minimum(first + 2, self.last + 1)
-        count = images.stop - images.start
         y0, y1 = ((y if count * self.pixels < 2**31 else y.long()) * (self.size[1] + 2) for y in (y0, y1))
         if count > 1:
             image = torch.arange(0, count * self.pixels, self.pixels, dtype=y0.dtype, device=y0.device).unsqueeze(-1)
@@ -61,15 +70,19 @@ class Level:
         return Corners(index.view(-1, 4), (near[0], far[0]), (near[1], far[1]), count)
 
 
-class Corners(NamedTuple):
+class Corners:
     """The rows of the corners of M = B N points, (y0 x0), (y0 x1), (y1 x0), (y1 x1), and the weights of the sides."""
 
-    rows: Tensor  # [M, 4]
-    across: tuple[Tensor, Tensor]  # of x0 and x1, each [B or 1, N]
-    down: tuple[Tensor, Tensor]  # of y0 and y1
-    images: int  # B
+    def __init__(
+        self,
+        rows: Tensor,  # [M, 4]
+        across: tuple[Tensor, Tensor],  # of x0 and x1, each [B or 1, N]
+        down: tuple[Tensor, Tensor],  # of y0 and y1
+        images: int,  # B
+    ) -> None:
+        self.rows, self.across, self.down, self.images = rows, across, down, images
 
-    def weight(self, down: Pair, across: Pair) -> Tensor:  # [M, 4]
+    def _products(self, down: Pair, across: Pair) -> Tensor:  # [M, 4]
         """Return the products of weights of rows and columns of pixels. One of the pairs may be numbers."""
         like = self.across[0]
         out = like.new_empty((*like.shape, 4))
@@ -78,13 +91,15 @@ class Corners(NamedTuple):
             torch.mul(*((a, b) if isinstance(a, Tensor) else (b, a)), out=column)
         return out.view(-1, 4) if len(out) == self.images else out.expand(self.images, -1, -1).reshape(-1, 4)
 
+    @cached_property
     def value(self) -> Tensor:
-        """Return the weights of bilinear interpolation."""
-        return self.weight(self.down, self.across)
+        """The weights of bilinear interpolation."""
+        return self._products(self.down, self.across)
 
+    @cached_property
     def slopes(self) -> tuple[Tensor, Tensor]:
-        """Return the weights of its derivative by the pixel coordinates x and y."""
-        return self.weight(self.down, (-1.0, 1.0)), self.weight((-1.0, 1.0), self.across)
+        """The weights of its derivative by the pixel coordinates x and y."""
+        return self._products(self.down, (-1.0, 1.0)), self._products((-1.0, 1.0), self.across)
 
 
 def gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # [R, C], [M, 4], [M, 4] -> [M, C]
@@ -180,7 +195,7 @@ def read(maps: Maps, levels: Sequence[Level], weight: Tensor, bias: Tensor | Non
         here = out[images, neurons]
         for level, table, columns in _with_columns(levels, rows):
             corners = level.corners(images, neurons)
-            values = gather(table, corners.rows, corners.value()).view(*here.shape, -1)
+            values = gather(table, corners.rows, corners.value).view(*here.shape, -1)
             total = values.mul_(w[neurons, columns]).sum(-1)
             here.copy_(total) if columns.start == 0 else here.add_(total)
     return out if bias is None else out.add_(bias.to(dtype))
@@ -211,7 +226,7 @@ class Gradients:
         The values times ``grad`` are the gradient of the weight.
         """
         corners = level.corners(images, neurons)
-        value = corners.value()
+        value = corners.value
         if target is not None:
             scatter(target, corners.rows, value, upstream.reshape(-1, level.channels))
         if table is None:
@@ -220,7 +235,7 @@ class Gradients:
             values = gather(table, corners.rows, value).view(upstream.shape)
             self.weight[neurons, columns] += values.mul_(grad.unsqueeze(-1)).sum(0)
         if self.position is not None:
-            for axis, slope in enumerate(corners.slopes()):
+            for axis, slope in enumerate(corners.slopes):
                 along = gather(table, corners.rows, slope).view(upstream.shape).mul_(upstream).sum(-1)
                 self.position[axis, images, neurons].add_(along, alpha=level.scale[axis])
 

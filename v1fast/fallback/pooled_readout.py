@@ -13,8 +13,8 @@ from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_e
 
 
 def _poolings(features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Return the features and their poolings."""
-    maps = [features.to(dtype)]
+    """Return the features and their poolings, channels-last: so they are pooled fastest, and copied into rows."""
+    maps = [features.to(dtype=dtype, memory_format=torch.channels_last) if steps else features]
     for _ in range(steps):
         maps.append(F.avg_pool2d(maps[-1], kernel))
     return maps
