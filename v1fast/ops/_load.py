@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 
 import torch
 
@@ -55,6 +56,19 @@ def _load_triton() -> str:
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
     return "loaded"
+
+
+def paths(loaded: Mapping[str, str]) -> dict[str, str]:
+    """Return what runs the ops on tensors of a CPU, of a CUDA device and of others, and why nothing faster does."""
+    default = "the fallback, on torch's own kernels" if loaded["fallback"] == "loaded" else "the reference"
+    found = {}
+    for device, name in (("CPU", "native"), ("CUDA", "triton")):
+        if torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", device):
+            others = "" if device == "CPU" else f"; ops without one, and forms that it does not take: {default}"
+            found[device] = f"the kernels of the set {name}{others}"
+        else:
+            found[device] = f"{default}; {name}: {loaded[name]}"
+    return found | {"others": default}
 
 
 def load_kernels() -> dict[str, str]:
