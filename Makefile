@@ -13,18 +13,20 @@ export OMP_WAIT_POLICY ?= passive
 export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
 .PHONY: demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
-	bench-baselines bench-layers clean
+	bench-baselines bench-fallback bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
-# Those that run an op, twice: with the compiled kernels, and with the reference alone, so that no kernel is tested
-# against itself. What is marked "once" is the same with any kernels: names, processes, what a layer traces to.
+# Those that run an op, three times: with the compiled kernels, with the fallback, and with the reference alone, so that
+# no kernel is tested against itself. What is marked "once" is the same with any kernels: names, processes, what a layer
+# traces to.
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
 	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py gaussian_variants.py factorized.py \
 	retina.py other_readouts.py layers.py every_layer.py ln.py multi_readout.py accelerate.py rsa.py rsa_ops.py raw_ops.py \
 	fuzz.py trial_sums.py metrics.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
+	V1FAST_KERNELS=fallback $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
 
 # The emulator of GPUs by itself: every opcode against exact arithmetic. It changes rarely, so `make test` leaves it out.
@@ -82,6 +84,10 @@ bench: $(VENV)/.built $(PEERS)/.installed
 # Are the bench's baselines as fast as the published layers? A ratio to a slow one says nothing.
 bench-baselines: $(VENV)/.built $(PEERS)/.installed
 	V1FAST_PEERS=$(PEERS) $(BIN)/pytest -s benchmarks/test_baselines.py
+
+# What runs where nothing is compiled, beside eager torch.
+bench-fallback: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_KERNELS=fallback V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_fallback out/bench-fallback
 
 # Layer beside layer, v1fast's and the published one that it stands in for, in training steps.
 bench-layers: $(VENV)/.built $(PEERS)/.installed

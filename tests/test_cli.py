@@ -25,6 +25,7 @@ REPORT = doctor.Report(
     system={"os": "An OS [bold]", "architecture": "x", "torch_threads": 3, "torch_cuda": None, "environment": {}},
     cuda_devices=[],
     kernels={"native": "loaded", "triton": "no CUDA device"},
+    paths={"CPU": "native", "CUDA": "the fallback", "others": "the fallback"},
     probe="not built",
     machine=None,
     ceilings=[],

@@ -45,7 +45,7 @@ def no_probe(monkeypatch):
 
 def test_json_holds_the_whole_report(report):
     found = json.loads(report.to_json())
-    assert set(found) == {"versions", "system", "cuda_devices", "kernels", "probe", "machine", "ceilings"}
+    assert set(found) == {"versions", "system", "cuda_devices", "kernels", "paths", "probe", "machine", "ceilings"}
     assert found["versions"] == report.versions
     assert found["ceilings"] == report.ceilings
 
@@ -83,6 +83,27 @@ def test_system(report, monkeypatch, no_probe):
 def test_kernels_are_those_that_the_ops_loaded(report):
     assert report.kernels == ops.loaded
     assert all(state in doctor.as_text(report) for state in ops.loaded.values())
+
+
+@pytest.mark.parametrize(
+    ("kernels", "cpu"),
+    [
+        ("fallback", "the fallback, on torch's own kernels; native: left out by the environment variable"),
+        ("", "the reference; native: left out by the environment variable"),
+        ("native", "the kernels of the set native"),
+    ],
+)
+def test_what_runs_is_said_with_the_reason(kernels, cpu):
+    if kernels == "native" and ops.loaded["native"] != "loaded":
+        pytest.skip("the compiled kernels are not loaded")
+    code = "import v1fast; print(*v1fast.ops.paths.values(), sep='\\n')"
+    environment = os.environ | {"V1FAST_KERNELS": kernels}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    first, second, third = done.stdout.strip().split("\n")
+    assert first.startswith(cpu)
+    default = "the fallback, on torch's own kernels" if kernels == "fallback" else "the reference"
+    assert second.startswith(f"{default}; triton: ")
+    assert third == default
 
 
 CPU_BUILD, CUDA_BUILD = "torch.version.cuda = torch.version.hip = None", "torch.version.cuda = '13.0'"

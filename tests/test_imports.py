@@ -25,6 +25,7 @@ FLOORS = (  # from the top down
     {"functional"},
     {"ops"},
     {"kernels"},
+    {"fallback"},
     {"contracts"},
     {"reference"},
 )

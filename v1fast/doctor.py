@@ -16,7 +16,7 @@ import torch
 
 from v1fast._build import why_absent
 from v1fast._version import __version__
-from v1fast.ops import loaded
+from v1fast.ops import loaded, paths
 
 _PACKAGES = ("torch", "triton", "numpy", "scipy", "typer", "rich", "matplotlib", "scikit-image")
 _ENVIRONMENT = ("V1FAST_KERNELS", "V1FAST_MAX_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -32,6 +32,7 @@ class Report:
             None for a CPU build) and ``environment`` (variables that change what runs, where set).
         cuda_devices: ``name``, ``capability`` (such as "9.0") and ``memory_bytes`` of each device that torch sees.
         kernels: kernel set to "loaded", or the reason why it is not.
+        paths: "CPU", "CUDA" and "others" to what runs the ops on such tensors, and why nothing faster does.
         probe: "loaded", or the reason why this machine could not be measured.
         machine: what ``v1fast._probe.facts`` returns, None without the probe.
         ceilings: what ``v1fast._probe.ceilings`` returns for one thread, then for all; empty without the probe.
@@ -41,6 +42,7 @@ class Report:
     system: dict[str, Any]
     cuda_devices: list[dict[str, Any]]
     kernels: dict[str, str]
+    paths: dict[str, str]
     probe: str
     machine: dict[str, Any] | None
     ceilings: list[dict[str, Any]]
@@ -81,6 +83,7 @@ def examine(quick: bool = False) -> Report:
         },
         cuda_devices=[_device(index) for index in range(torch.cuda.device_count())],
         kernels=dict(loaded),
+        paths=dict(paths),
         probe=probe,
         machine=machine,
         ceilings=ceilings,
@@ -93,6 +96,7 @@ def tables(report: Report) -> Iterator[Table]:
     yield Table("Versions", ("package", "version"), versions)
     yield Table("System", ("", ""), _system_rows(report))
     yield Table("Kernels", ("set", "state"), list(report.kernels.items()))
+    yield Table("What runs", ("tensors", "path"), list(report.paths.items()))
     if not report.ceilings:
         yield Table("Ceilings", ("", ""), [("probe", report.probe)])
         return

@@ -194,4 +194,4 @@ def _sizes(shape: dict[str, int]) -> str:
 def _kernels() -> str:
     if ops.loaded.get("native") == "loaded":
         return "On the CPU, by v1fast's compiled kernels; the figures are this machine's."
-    return "On the CPU, by v1fast's reference in plain torch (the compiled kernels are not loaded)."
+    return f"On the CPU, by {ops.paths['CPU']}."

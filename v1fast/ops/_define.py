@@ -1,8 +1,8 @@
 """The rules of registration, once for all ops.
 
-The reference defines the meaning of an op. ``define`` registers four things: the reference (after the op's check) as
-the default kernel on every device, the fake for ``torch.compile``, the derivative, and the behaviour under function
-transforms:
+The reference defines the meaning of an op. ``define`` registers the fake for ``torch.compile``, the derivative, and the
+behaviour under function transforms. ``register_defaults`` registers what runs on every device that has no kernel: the
+fallback, or else the reference, after the op's check. Under function transforms and the like:
 
 - ``vmap`` runs the op once for each member of the batch and stacks the results;
 - ``func.grad``, ``jacrev``, ``jvp``, ``hessian`` and forward-mode duals differentiate the reference itself. A custom op
@@ -15,7 +15,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ library = torch.library.Library("v1fast", "DEF")
 
 references: dict[str, Callable[..., Any]] = {}
 """Name of each op -> its reference, behind the op's check: what every kernel of it is held against."""
+
+defaults: dict[str, Callable[..., Any]] = {}
+"""Name of each op -> what runs where no kernel does, behind the op's check. A launcher calls it for a form that it does
+not take.
+"""
 
 _checks: dict[str, Callable[..., None]] = {}
 
@@ -181,7 +186,7 @@ def define(
     setup_context: Callable[..., None] = _save_nothing,
     backward: Callable[..., Any] = _no_derivative,
 ) -> Callable[..., Any]:
-    """Define ``v1fast::<schema>``. ``reference`` defines its meaning and runs on devices without a faster kernel.
+    """Define ``v1fast::<schema>``. ``reference`` defines its meaning; see also ``register_defaults``.
 
     Args:
         schema: name, arguments and returns; no argument has a default.
@@ -202,7 +207,6 @@ def define(
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
     references[name] = behind_check(name, reference)
-    library.impl(name, references[name], "CompositeExplicitAutograd")
     kernel = _autograd_kernel(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
@@ -210,6 +214,13 @@ def define(
     torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
     torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
     return _named_errors(op, check)
+
+
+def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:
+    """Register, once, what runs every defined op on devices without a kernel: its fallback, or its reference."""
+    for name, reference in references.items():
+        defaults[name] = behind_check(name, fallback[name]) if name in fallback else reference
+        library.impl(name, defaults[name], "CompositeExplicitAutograd")
 
 
 def save_tensors(count: int) -> Callable[..., None]:

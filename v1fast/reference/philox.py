@@ -10,15 +10,15 @@ import math
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MASK = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _multiply(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
     """Return the high and low 32 bits of ``a * m`` for 32-bit values. In halves: int64 cannot hold the product."""
     low, high = m * (a & 0xFFFF), m * (a >> 16)
-    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
+    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & MASK
 
 
 def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -26,10 +26,10 @@ def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Ten
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        high0, low0 = _multiply(c0, MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
     return c0, c1, c2, c3
 
 
@@ -50,8 +50,8 @@ def philox_normal(
     neuron = torch.arange(neurons, device=device) if neuron_index is None else neuron_index
     image = (image_offset + torch.arange(images, device=device))[:, None]
     zero = torch.zeros_like(image)
-    key = (seed & _MASK, (seed >> 32) & _MASK)
-    words = philox4x32_10((neuron & _MASK, (image >> 1) & _MASK, zero, zero), key)
+    key = (seed & MASK, (seed >> 32) & MASK)
+    words = philox4x32_10((neuron & MASK, (image >> 1) & MASK, zero, zero), key)
     odd = (image & 1).bool()
     first, second = torch.where(odd, words[2], words[0]), torch.where(odd, words[3], words[1])
     u1, u2 = ((first >> 8) + 1).double() / 2**24, (second >> 8).double() / 2**24

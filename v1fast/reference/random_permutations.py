@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v1fast.reference.philox import _MASK, philox4x32_10
+from v1fast.reference.philox import MASK, philox4x32_10
 
 
 def random_permutations(seed: Tensor, count: int, size: int) -> Tensor:  # [1] int64 -> [P, S] int32
@@ -20,7 +20,7 @@ def random_permutations(seed: Tensor, count: int, size: int) -> Tensor:  # [1] i
     block = torch.arange(max(0, size + 2) // 4, device=device)
     number = torch.arange(count, device=device)[:, None]
     zero = torch.zeros_like(number)
-    key = (seed & _MASK, (seed >> 32) & _MASK)
+    key = (seed & MASK, (seed >> 32) & MASK)
     words = torch.stack(philox4x32_10((block, number, zero, zero + 1), key), -1).flatten(1)  # [P, 4 blocks]
     found = torch.arange(size, device=device).repeat(count, 1)
     row = number[:, 0]

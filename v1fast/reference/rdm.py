@@ -197,7 +197,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
     return torch.where(valid & other_valid.mT, values, torch.nan).to(output_dtype(x, y))
 
 
-def _square(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
+def square_of(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
     """Return [B, S, S]. Below the diagonal it is 0 if the matrix was condensed."""
     if not condensed:
         return matrix
@@ -206,13 +206,13 @@ def _square(matrix: Tensor, rows: int, condensed: bool) -> Tensor:
     return square.index_put((torch.arange(matrix.shape[0], device=matrix.device).unsqueeze(-1), i, j), matrix)
 
 
-def _upper_gradient(grad: Tensor, valid: Tensor, condensed: bool) -> Tensor:
+def upper_gradient(grad: Tensor, valid: Tensor, condensed: bool) -> Tensor:
     """Return the gradient [B, S, S] of every pair i < j, 0 if a row is invalid. ``valid`` is [B, S, 1]."""
-    square = _square(grad, valid.shape[-2], condensed)
+    square = square_of(grad, valid.shape[-2], condensed)
     return torch.where(valid & valid.mT, square if condensed else (square + square.mT).triu(1), 0)
 
 
-def _similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+def similarity(matrix: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
     """Return u_i . u_j, 0 if a row is invalid."""
     return 1 - torch.where(valid, matrix, 1).to(dtype)
 
@@ -256,13 +256,13 @@ def rdm_backward(
     if method != "euclidean":
         assert matrix is not None
         u, inverse_norm, valid = _directions(x, method, dtype)
-        upper = _upper_gradient(grad.to(dtype), valid, condensed)
-        own = upper * _similarity(_square(matrix, x.shape[-2], condensed), valid & valid.mT, dtype)
+        upper = upper_gradient(grad.to(dtype), valid, condensed)
+        own = upper * similarity(square_of(matrix, x.shape[-2], condensed), valid & valid.mT, dtype)
         total = (own + own.mT).sum(-1, keepdim=True)
         return ((total * u - product(upper + upper.mT, u)) * inverse_norm.to(dtype)).to(x.dtype), none
     a, scale, valid = _points(x, _mean_row(x) if y is None else None, dtype)
     b, other_scale, other_valid = (a, scale, valid) if y is None else _points(y, None, dtype)
-    upper = _upper_gradient(grad.to(dtype), valid & other_valid, condensed) / x.shape[-1]
+    upper = upper_gradient(grad.to(dtype), valid & other_valid, condensed) / x.shape[-1]
     total = (upper + upper.mT).sum(-1, keepdim=True)
     if y is None:
         d_x = 2 * (total * a - product(upper + upper.mT, a))
@@ -285,7 +285,7 @@ def cross_rdm_backward(
         v, other_inverse_norm, other_valid = _directions(y, method, dtype)
         valid = valid & other_valid.mT
         g = torch.where(valid, grad.to(dtype), 0)
-        own = g * _similarity(matrix, valid, dtype)
+        own = g * similarity(matrix, valid, dtype)
         d_x = (own.sum(-1, keepdim=True) * u - product(g, v)) * inverse_norm.to(dtype)
         d_y = (own.sum(-2).unsqueeze(-1) * v - product(g.mT, u)) * other_inverse_norm.to(dtype)
     else:

@@ -107,7 +107,7 @@ def _off(values: Tensor, low: Tensor, step: Tensor, tolerance: Tensor) -> Tensor
     return torch.where(values.isfinite(), (z - z.round()).abs() * step[:, None], 0)
 
 
-def _is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
+def is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
     """Whether a sample alone shows that no member of the batch has few values."""
     seen = torch.cat([sample(x) for x in sets], -1)
     seen = torch.where(seen.isfinite(), seen, 0)
@@ -121,12 +121,10 @@ def _is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
 def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Places | None:
     """Find the places that sets [B, S, K] share, for products of ``dtype``. None if no member has any."""
     columns, places = sets[0].shape[-1], most_exact(dtype)
-    if _is_continuous(sets, from_zero, places):
+    if is_continuous(sets, from_zero, places):
         return None
-    infinity = torch.tensor(torch.inf, dtype=torch.float64, device=sets[0].device)
-    wide = [x.double() for x in sets]
-    low = torch.stack([torch.where(x.isfinite(), x, infinity).amin((-2, -1)) for x in wide]).amin(0)
-    high = torch.stack([torch.where(x.isfinite(), x, -infinity).amax((-2, -1)) for x in wide]).amax(0)
+    low, high = (torch.stack(ends) for ends in zip(*(_range(x) for x in sets), strict=True))
+    low, high = low.amin(0), high.amax(0)
     largest = torch.maximum(low.abs(), high.abs())
     if from_zero:
         low, high = torch.zeros_like(low), largest
@@ -135,17 +133,28 @@ def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Pla
     tolerance = TOLERANCE * max(torch.finfo(x.dtype).eps for x in sets) * largest
     n, rounded = _rounded(sets, low, high, tolerance)
     unit = levels(low, high, places)
-    z = [(x - _each(low)) / _each(unit) for x in wide]
-    exact = torch.stack([_are_whole(v) for v in z]).all(0)
-    lowest = torch.stack([_lowest_bit(v) for v in z]).amin(0)
-    step = torch.where(rounded, (high - low) / n, unit * lowest)
+    checked = [_exact((x.double() - _each(low)) / _each(unit)) for x in sets]
+    exact, lowest = (torch.stack(column) for column in zip(*checked, strict=True))
+    step = torch.where(rounded, (high - low) / n, unit * lowest.amin(0))
     n = ((high - low) / step).round()
-    found = usable & (rounded | exact) & fits(n, columns, dtype)
+    found = usable & (rounded | exact.all(0)) & fits(n, columns, dtype)
     found &= (step >= 2.0**-LARGEST_EXPONENT) & (step <= 2.0**LARGEST_EXPONENT)
     step = torch.where(found, step, 1)
     offset = low / step
     near = rounded & ((offset - offset.round()).abs() * step <= tolerance)
     return Places(low, step, torch.where(near, offset.round(), offset), found) if bool(found.any()) else None
+
+
+def _range(x: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, K] -> [B] each
+    """Return the lowest and the highest value that is finite, inf and -inf if none is."""
+    wide = x.double()
+    finite = wide.isfinite()
+    return torch.where(finite, wide, torch.inf).amin((-2, -1)), torch.where(finite, wide, -torch.inf).amax((-2, -1))
+
+
+def _exact(z: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, K] -> [B] each
+    """Return whether all are whole numbers, and the power of two that divides them."""
+    return _are_whole(z), _lowest_bit(z)
 
 
 def _lowest_bit(z: Tensor) -> Tensor:  # [B, S, K] -> [B], the power of two that divides all whole numbers

@@ -117,7 +117,7 @@ def _settings(x: _tiles.Responses, condensed: bool, method: str, accuracy: str) 
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
     return {
         "v1fast": __version__,
-        "kernels": ops.loaded["native"],
+        "kernels": ops.paths["CPU"],
         "device": x.device.type,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "responses": {"shape": list(x.shape), "dtype": str(x.dtype), "sha256": digest.hexdigest()},

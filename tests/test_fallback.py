@@ -1,0 +1,163 @@
+"""What runs where no kernel does: chosen at load, in little memory, and the reference's results at its own borders.
+
+That it computes what the reference does is for the tests of the ops: ``make test`` runs them on the fallback, too.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from v1fast import ops
+from v1fast.fallback import FALLBACK, points, rdm
+from v1fast.fallback.philox_normal import philox_normal
+from v1fast.ops import _define
+from v1fast.reference import philox, whole_numbers
+
+INF, NAN = float("inf"), float("nan")
+
+
+def assert_as_the_reference(name, *arguments):
+    got, want = FALLBACK[name](*arguments), _define.references[name](*arguments)
+    for a, b in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, want)), strict=True):
+        assert a.dtype == b.dtype
+        assert a.stride() == b.stride()
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_each_is_the_function_of_an_op():
+    assert set(FALLBACK) <= set(_define.references)
+    assert set(_define.defaults) == set(_define.references)
+    left_out = ops.loaded["fallback"] != "loaded"
+    for name in FALLBACK:
+        assert (_define.defaults[name] is _define.references[name]) == left_out
+
+
+@pytest.mark.parametrize(
+    ("kernels", "cuda"), [("native,triton", False), ("fallback", True), ("", False), ("native,triton,fallback", True)]
+)
+def test_the_variable_chooses_what_holds_the_default_key(kernels, cuda):
+    """The default is read off a tensor of a device that has no kernel."""
+    code = """
+import torch, v1fast
+from v1fast.ops import _define
+from v1fast.fallback import points
+called = []
+points.read = lambda *a, **k: called.append(1) or torch.zeros(1, 1)
+x, mu, w = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2), torch.ones(1, 1)
+_define.defaults["gaussian_readout"](x, mu, None, w, None, None, None, None, None, 0, False, True)
+print(bool(called))
+"""
+    environment = os.environ | {"V1FAST_KERNELS": kernels}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(cuda)
+
+
+def test_it_refuses_what_the_check_of_the_op_refuses():
+    x = torch.zeros(1, 2, 3, 3)
+    with pytest.raises(ValueError, match=r"weight: want \[N, C\] = \(4, 2\), got \(4, 3\)"):
+        _define.defaults["gaussian_readout"](
+            x, torch.zeros(4, 2), None, torch.zeros(4, 3), None, None, None, None, None, 0, False, True
+        )
+
+
+# Points -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_a_pixel_that_is_not_read_spoils_nothing(value, align_corners):
+    """A corner outside the map is zero, whatever the map holds, and so is its product."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5)
+    x[:, :, 0] = x[:, :, -1, -1] = value
+    edges = torch.tensor([-1.5, -1.0, -0.3, 0.0, 0.4, 1.0, 1.2, 1e30, NAN, INF])
+    grid = torch.cartesian_prod(edges, edges)
+    grad = torch.randn(2, len(grid))
+    pooled = (x, grid, torch.randn(len(grid), 6), None, None, None, align_corners, 2, 1)
+    assert_as_the_reference("pooled_readout", *pooled)
+    assert_as_the_reference("pooled_readout_backward", grad, *pooled, [True] * 5)
+    assert_as_the_reference("point_gather", x, grid, None, align_corners)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("samples", [1, 30, 200, 2**18])
+def test_parts_of_any_size(samples, shared, monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, 6, 7).contiguous(memory_format=torch.channels_last)
+    grid = torch.rand(11, 2) if shared else torch.rand(5, 11, 2)
+    call = (x, grid, torch.randn(11, 12), torch.randn(11), None, None, True, 2, 2)
+    want = FALLBACK["pooled_readout"](*call)
+    grad = torch.randn(5, 11)
+    gradients = FALLBACK["pooled_readout_backward"](grad, *call, [True] * 5)
+    monkeypatch.setattr(points, "SAMPLES", samples)
+    torch.testing.assert_close(FALLBACK["pooled_readout"](*call), want)
+    torch.testing.assert_close(FALLBACK["pooled_readout_backward"](grad, *call, [True] * 5), gradients)
+
+
+def test_rows_without_an_embedding_bag():
+    """Devices that may lack it, and float64, sum the rows by themselves."""
+    torch.manual_seed(0)
+    table, rows, weight = torch.randn(9, 5), torch.randint(0, 9, (7, 4), dtype=torch.int32), torch.randn(7, 4)
+    torch.testing.assert_close(
+        points.gather(table.double(), rows, weight.double()).float(), points.gather(table, rows, weight)
+    )
+
+
+# Noise ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
+@pytest.mark.parametrize("images", [0, 1, 2, 5])
+def test_draws_are_those_of_the_reference(offset, images, monkeypatch):
+    monkeypatch.setattr("v1fast.fallback.philox_normal.BLOCKS", 8)
+    index = torch.tensor([2**32 - 1, 0, 3, 7, 2**31])
+    for seed in (0, -1, 2**63 - 1, -(2**63)):
+        call = (torch.tensor([seed]), images, 5, index, offset)
+        got, want = philox_normal(*call), philox.philox_normal(*call)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+
+
+def test_no_float64_on_the_way(monkeypatch):
+    """A device without it draws too. Every tensor that torch makes on the way is looked at."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for each in out if isinstance(out, (tuple, list)) else [out]:
+                assert not isinstance(each, torch.Tensor) or each.dtype != torch.float64, function
+            return out
+
+    x, mu, w = torch.randn(3, 2, 4, 4), torch.rand(5, 2), torch.randn(5, 2)
+    call = (x, mu, torch.rand(5, 2, 2), w, None, torch.rand(3, 2), None, torch.tensor([3]), None, 0, False, True)
+    with Watch():
+        FALLBACK["gaussian_readout"](*call)
+        FALLBACK["gaussian_readout_backward"](torch.randn(3, 5), *call, [True] * 4 + [False, True])
+
+
+# Matrices ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
+@pytest.mark.parametrize("condensed", [True, False])
+def test_blocks_of_any_size(method, condensed, monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(3, 40, 30)
+    x[1] = torch.randint(0, 5, (40, 30))  # whole numbers among others
+    x[0, 3], x[2, 5, 1], x[1, 7] = 2.0, NAN, 3.0
+    for block, elements in ((128, 2**17), (7, 2**17), (16, 100), (1, 1)):
+        monkeypatch.setattr(rdm, "BLOCK", block)
+        monkeypatch.setattr(rdm, "ELEMENTS", elements)
+        assert_as_the_reference("rdm", x, None, method, condensed, "float32")
+
+
+def test_looking_at_some_rows_finds_the_places_of_all():
+    torch.manual_seed(0)
+    x = torch.randint(0, 90, (2, 50, 40)) / 10
+    parts = [x[:, first : first + 7] for first in range(0, 50, 7)]
+    for got, want in zip(*(whole_numbers.find(s, torch.float32) for s in (parts, [x])), strict=True):
+        assert torch.equal(got, want)

@@ -1,0 +1,133 @@
+"""The ops ``v1fast::pooled_readout``, its backward and ``pooled_levels``: see ``v1fast.reference.pooled_readout``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from v1fast.fallback import points
+from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
+
+
+def _poolings(features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """Return the features and their poolings, channels-last: so they are pooled fastest, and copied into rows."""
+    maps = [features.to(dtype=dtype, memory_format=torch.channels_last) if steps else features]
+    for _ in range(steps):
+        maps.append(F.avg_pool2d(maps[-1], kernel))
+    return maps
+
+
+def _sizes(features: Tensor, kernel: int, steps: int) -> list[tuple[int, int]]:
+    height, width = features.shape[2:]
+    return [(height // kernel**step, width // kernel**step) for step in range(steps + 1)]
+
+
+def _stored(pooled: Tensor, features: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
+    """Return the poolings that ``pooled_levels`` stored, as maps [B, C, H, W]."""
+    batch, channels = features.shape[:2]
+    parts = pooled.split([batch * channels * height * width for height, width in sizes])
+    return [part.view(batch, *size, channels).permute(0, 3, 1, 2) for part, size in zip(parts, sizes, strict=True)]
+
+
+def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: bool) -> Tensor:
+    """The op ``v1fast::pooled_levels``."""
+    sizes = _sizes(features, pool_kernel, pool_steps)[1:]
+    dtype, (batch, channels, height, width) = torch.float64 if wide else torch.float32, features.shape
+    out = features.new_empty(sum(batch * channels * h * w for h, w in sizes), dtype=dtype)
+    into = _stored(out, features, sizes)
+    if sizes:
+        count = max(1, points.MAPS // (channels * height * width))
+        for first in range(0, batch, count):
+            images = slice(first, first + count)
+            for level, pooled in zip(
+                into, _poolings(features[images], pool_kernel, pool_steps, dtype)[1:], strict=True
+            ):
+                level[images] = pooled
+    return out
+
+
+def _levels(
+    features: Tensor,
+    grid: Tensor,
+    shift: Tensor | None,
+    pooled: Tensor | None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+    dtype: torch.dtype,
+) -> tuple[list[points.Level], points.Maps]:
+    """Return the levels, and the maps of some images: stored, or pooled anew."""
+    sizes = _sizes(features, kernel, steps)
+    p = points.shifted(grid, shift, dtype)
+    levels = [points.Level(size, features.shape[1], p, align_corners) for size in sizes]
+    if pooled is None:
+        return levels, lambda images: _poolings(features[images], kernel, steps, dtype)
+    stored = [features, *_stored(pooled, features, sizes[1:])]
+    return levels, lambda images: [level[images] for level in stored]
+
+
+def pooled_readout(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2]
+    weight: Tensor,  # [N, (pool_steps + 1) * C]
+    bias: Tensor | None,  # [N]
+    shift: Tensor | None,  # [B, 2]
+    pooled: Tensor | None,  # the result of pooled_levels
+    align_corners: bool,
+    pool_kernel: int,
+    pool_steps: int,
+) -> Tensor:  # [B, N]
+    """The op ``v1fast::pooled_readout``."""
+    dtype = compute_dtype(features, grid, weight, bias, shift)
+    levels, maps = _levels(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    out = points.read(maps, levels, weight, bias, features.shape[0])
+    return out.to(torch.promote_types(features.dtype, weight.dtype))
+
+
+def _keep_pooled(d_features: Tensor, kernel: int) -> Callable[[slice, list[Tensor]], None]:
+    """Return the function that turns the gradients of all levels into that of the features."""
+
+    def keep(images: slice, maps: list[Tensor]) -> None:
+        for fine, coarse in zip(reversed(maps[:-1]), reversed(maps[1:]), strict=True):
+            height, width = coarse.shape[1:3]
+            squares = fine[:, : height * kernel, : width * kernel].unflatten(1, (height, kernel))
+            squares = squares.unflatten(3, (width, kernel))  # [b, h, k, w, k, C]
+            squares.add_(coarse[:, :, None, :, None], alpha=kernel**-2)
+        d_features[images] = maps[0].permute(0, 3, 1, 2)
+
+    return keep
+
+
+def pooled_readout_backward(
+    grad_output: Tensor,  # [B, N]
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    pooled: Tensor | None,
+    align_corners: bool,
+    pool_kernel: int,
+    pool_steps: int,
+    output_mask: list[bool],  # features, grid, weight, bias, shift
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
+    dtype = compute_dtype(features, grid, weight, bias, shift)
+    want_features, want_grid, want_weight, want_bias, want_shift = output_mask
+    levels, maps = _levels(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    batch, grad, w = features.shape[0], grad_output.to(dtype), weight.to(dtype).contiguous()
+    d_features = torch.empty_like(features) if want_features else features.new_empty(0)
+    found = points.Gradients(levels, batch, want_grid or want_shift, want_weight)
+    keep = _keep_pooled(d_features, pool_kernel) if want_features else None
+    points.backward(maps, levels, points.weighted(grad, w), grad, found, keep, batch)
+    d_grid, d_shift = points.position_gradients(found.position, grid, want_grid, want_shift)
+    return (
+        d_features,
+        cast_or_empty(d_grid, grid, grid),
+        laid_out_or_empty(found.weight, weight),
+        cast_or_empty(grad.sum(0) if want_bias else None, bias, grid),
+        cast_or_empty(d_shift, shift, grid),
+    )

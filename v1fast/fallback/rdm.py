@@ -1,0 +1,318 @@
+"""The ops ``v1fast::rdm``, ``rdm_out``, ``cross_rdm`` and their backwards: see ``v1fast.reference.rdm``.
+
+Rows are made ready a few at a time, in the dtype of the products, and only pairs i <= j are multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from v1fast.reference import rdm as reference
+from v1fast.reference import whole_numbers
+from v1fast.reference.rdm import compute_dtype, output_dtype
+from v1fast.reference.whole_numbers import Angles, Places
+
+ELEMENTS = 2**17  # of rows, or of a matrix, that are worked on at a time
+BLOCK = 128  # rows of the matrix that are multiplied at a time
+LARGEST_EXPONENT = {torch.float32: 126, torch.float64: 1000}  # of a scale: 2 to this power and its inverse are normal
+
+
+class Rows(NamedTuple):
+    """Rows as they are multiplied: scaled by powers of two to the order of 1, and centred if the method wants it."""
+
+    values: Tensor  # [B, S, K]
+    scale: Tensor  # [B, S, 1]; [B, 1, 1] for method "euclidean"
+    valid: Tensor  # [B, S, 1]
+    rest: Tensor | None = None  # [B, S, 1]: what rounding left of the mean of a centred row
+
+
+def _chunks(rows: int, size: int) -> Iterator[slice]:
+    for first in range(0, rows, max(1, size)):
+        yield slice(first, first + max(1, size))
+
+
+def _row_chunks(x: Tensor) -> Iterator[slice]:
+    return _chunks(x.shape[1], ELEMENTS // x.shape[2])
+
+
+def _scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 / largest, rounded to a power of two: scaling by it is exact."""
+    most = LARGEST_EXPONENT[dtype]
+    return torch.exp2(torch.frexp(largest).exponent.neg_().clamp_(-most, most).to(dtype))
+
+
+def _angles(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
+    """Return the rows for methods "correlation" and "cosine".
+
+    The mean is float64, so that it is the same for equal rows, whatever the order of the sum. It is subtracted in the
+    dtype of the products. The rest, which is known, is taken off the products.
+    """
+    values = x.new_empty(x.shape, dtype=dtype)
+    scale = x.new_empty((*x.shape[:2], 1), dtype=dtype)
+    rest = torch.empty_like(scale) if method == "correlation" else None
+    valid = torch.empty_like(scale, dtype=torch.bool)
+    for rows in _row_chunks(x):
+        part = x[:, rows].to(dtype)
+        low, high = part.amin(-1, keepdim=True), part.amax(-1, keepdim=True)
+        has_direction = low < high if method == "correlation" else (low != 0) | (high != 0)
+        valid[:, rows] = has_direction & (low > -torch.inf) & (high < torch.inf)
+        scale[:, rows] = _scale(torch.maximum(-low, high), dtype)
+        torch.mul(part, scale[:, rows], out=values[:, rows])
+        if rest is not None:
+            part = values[:, rows]
+            mean = part.mean(-1, keepdim=True, dtype=torch.float64)
+            rounded = mean.to(dtype)
+            part -= rounded
+            rest[:, rows] = mean - rounded
+    return Rows(values, scale, valid, rest)
+
+
+def _units(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unit rows (zero where invalid), 1 / norm [B, S, 1], and which rows are valid [B, S, 1]."""
+    found = _angles(x, method, dtype)
+    inverse = found.scale
+    for rows in _row_chunks(x):
+        part, valid = found.values[:, rows], found.valid[:, rows]
+        if found.rest is not None:
+            part -= found.rest[:, rows]
+        part.masked_fill_(~valid, 0)
+        factor = 1 / torch.where(valid, part.square().sum(-1, keepdim=True).sqrt_(), 1)
+        part *= factor
+        inverse[:, rows] *= factor
+    return found.values, inverse, found.valid
+
+
+def _points(x: Tensor, dtype: torch.dtype) -> Rows:
+    """Return the rows for method "euclidean". Their mean row is subtracted, which changes no distance."""
+    batch, rows_in_all, columns = x.shape
+    valid = x.new_empty((batch, rows_in_all, 1), dtype=torch.bool)
+    total = x.new_zeros((batch, 1, columns), dtype=torch.float64)
+    largest = x.new_zeros((batch, 1, 1), dtype=torch.float64)
+    for rows in _row_chunks(x):
+        wide = x[:, rows].double()
+        here = wide.isfinite().all(-1, keepdim=True)
+        valid[:, rows] = here
+        wide = torch.where(here, wide, 0)
+        total += wide.sum(1, keepdim=True)
+        largest = torch.maximum(largest, wide.abs().amax((1, 2), keepdim=True))
+    centre = total / valid.sum(1, keepdim=True).clamp(min=1)
+    scale = _scale(2 * largest, torch.float64)
+    values = x.new_empty(x.shape, dtype=dtype)
+    for rows in _row_chunks(x):
+        values[:, rows] = torch.where(valid[:, rows], (x[:, rows].double() - centre) * scale, 0)
+    return Rows(values, scale, valid)
+
+
+class Whole(NamedTuple):
+    """The whole numbers that the values of a few matrices are, as ``whole_numbers.Places`` has them."""
+
+    rows: Rows
+    squares: Tensor  # [B, S] float64
+    sums: Tensor
+
+
+def _places(x: Tensor, dtype: torch.dtype) -> Places | None:
+    """Return the places of the values of a few matrices, looking at some of their rows at a time."""
+    if whole_numbers.is_continuous([x], False, whole_numbers.most_exact(dtype)):
+        return None
+    return whole_numbers.find([x[:, rows] for rows in _row_chunks(x)], dtype)
+
+
+def _whole(x: Tensor, places: Places, method: str, dtype: torch.dtype) -> Whole:
+    batch, rows_in_all, _ = x.shape
+    values = x.new_empty(x.shape, dtype=dtype)
+    squares, sums = (x.new_empty((batch, rows_in_all), dtype=torch.float64) for _ in range(2))
+    valid = x.new_empty((batch, rows_in_all, 1), dtype=torch.bool)
+    for rows in _row_chunks(x):
+        m = places.of(x[:, rows])
+        values[:, rows], squares[:, rows], sums[:, rows] = m, m.square().sum(-1), m.sum(-1)
+        valid[:, rows] = x[:, rows].isfinite().all(-1, keepdim=True)
+    if method != "euclidean":
+        norms, _ = _turned(places, method, x.shape[2]).products(squares[..., None], sums[..., None], sums[..., None])
+        valid &= norms > 0
+    return Whole(Rows(values, places.step[:, None, None], valid), squares, sums)
+
+
+def _turned(places: Places, method: str, columns: int) -> Angles:
+    return Angles(method == "correlation", columns, places.offset[:, None, None])
+
+
+Finish = Callable[[Tensor, slice, slice], Tensor]
+"""Turns products [B, s, t] of some rows and others into their dissimilarities, in float64."""
+
+
+def _finish_whole(found: Whole, places: Places, method: str, columns: int) -> Finish:
+    squares, sums, angles = found.squares, found.sums, _turned(places, method, columns)
+    unit = found.rows.scale.square() / columns
+
+    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
+        wide = gram.double()
+        if method == "euclidean":
+            return (squares[:, some, None] + squares[:, None, others] - 2 * wide) * unit
+        own, other = ((squares[:, part], sums[:, part]) for part in (some, others))
+        return whole_numbers.dissimilarities(angles, wide, own, other)
+
+    return finish
+
+
+def _finish_points(rows: Rows, own: Tensor) -> Finish:
+    factor = 1 / (rows.scale.square() * rows.values.shape[-1])
+
+    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
+        values = gram.double().mul_(-2).add_(own[:, some]).add_(own[:, others].mT)
+        return values.mul_(factor).clamp_(min=0)
+
+    return finish
+
+
+def _finish_angles(rows: Rows, own: Tensor) -> Finish:
+    rest = None if rows.rest is None else rows.rest.double() * rows.values.shape[-1] ** 0.5
+    # Norms from the same products: the rounding errors of a row's large values cancel.
+    inverse = (own if rest is None else own - rest.square()).rsqrt()
+
+    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
+        values = gram.double()
+        if rest is not None:
+            values -= rest[:, some] * rest[:, others].mT
+        return values.mul_(inverse[:, some]).mul_(inverse[:, others].mT).neg_().add_(1).clamp_(0, 2)
+
+    return finish
+
+
+def _write(x: Tensor, places: Places | None, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
+    """Write the dissimilarities of a few matrices, of which all or none have few values."""
+    if places is not None:
+        found = _whole(x, places, method, dtype)
+        rows, finish = found.rows, _finish_whole(found, places, method, x.shape[2])
+    else:
+        rows = _points(x, dtype) if method == "euclidean" else _angles(x, method, dtype)
+    values = rows.values
+    blocks = [values[:, part] @ values[:, part.start :].mT for part in _chunks(values.shape[1], BLOCK)]
+    if places is None:
+        own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).unsqueeze(-1).double()
+        finish = _finish_points(rows, own) if method == "euclidean" else _finish_angles(rows, own)
+    undefined = torch.where(rows.valid, 0.0, torch.nan).double()
+    filled = 0
+    for number, block in enumerate(blocks):
+        for part in _chunks(block.shape[1], ELEMENTS // (block.shape[0] * block.shape[2])):
+            first = number * BLOCK + part.start
+            gram = block[:, part, part.start :]
+            some, others = slice(first, first + gram.shape[1]), slice(first, None)
+            found_here = finish(gram, some, others).add_(undefined[:, some]).add_(undefined[:, others].mT)
+            filled = _place(found_here, first, condensed, out, filled)
+    if not condensed:
+        out.diagonal(dim1=-2, dim2=-1).copy_(undefined.squeeze(-1))
+
+
+def _place(values: Tensor, first: int, condensed: bool, out: Tensor, filled: int) -> int:
+    """Write rows of the upper triangle, and their mirror image. Return how many pairs have been written in all."""
+    count = values.shape[1]
+    if condensed:
+        pairs = values[:, values.new_ones(values.shape[1:], dtype=torch.bool).triu_(1)]
+        out[:, filled : filled + pairs.shape[1]] = pairs
+        return filled + pairs.shape[1]
+    corner = values[:, :, :count].triu(1)
+    values[:, :, :count] = corner + corner.mT
+    out[:, first : first + count, first:] = values
+    out[:, first + count :, first : first + count] = values[:, :, count:].mT
+    return 0
+
+
+def _fill(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
+    if out.numel() == 0:
+        return
+    if y is not None:
+        out.copy_(reference.rdm(x, y, method, condensed, accuracy))
+        return
+    dtype = compute_dtype(x, None, accuracy)
+    with torch.autocast(x.device.type, enabled=False):
+        for members in _chunks(x.shape[0], ELEMENTS // (x.shape[1] * x.shape[2])):
+            some, into = x[members], out[members]
+            places = _places(some, dtype)
+            if places is None or bool(places.found.all()):
+                _write(some, places, method, condensed, dtype, into)
+                continue
+            for which, found in (
+                (~places.found, None),
+                (places.found, Places(*(part[places.found] for part in places))),
+            ):
+                result = into[which]
+                _write(some[which], found, method, condensed, dtype, result)
+                into[which] = result
+
+
+def rdm_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
+    """The op ``v1fast::rdm_out``."""
+    _fill(x, y, method, condensed, accuracy, out)
+
+
+def rdm(
+    x: Tensor,  # [B, S, K]
+    y: Tensor | None,  # [B, S, K]
+    method: str,
+    condensed: bool,
+    accuracy: str,
+) -> Tensor:  # [B, S, S] or [B, S (S - 1) / 2]
+    """The op ``v1fast::rdm``."""
+    batch, rows = x.shape[:2]
+    shape = (batch, rows * (rows - 1) // 2) if condensed else (batch, rows, rows)
+    out = x.new_empty(shape, dtype=output_dtype(x, y))
+    _fill(x, y, method, condensed, accuracy, out)
+    return out
+
+
+def rdm_backward(
+    grad: Tensor,
+    matrix: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    method: str,
+    condensed: bool,
+    accuracy: str,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """The op ``v1fast::rdm_backward``."""
+    if y is not None or x.numel() == 0 or not output_mask[0]:
+        return reference.rdm_backward(grad, matrix, x, y, method, condensed, accuracy, output_mask)
+    dtype, none = compute_dtype(x, y, accuracy), x.new_empty(0)
+    if method == "euclidean":
+        values, scale, valid, _ = _points(x, dtype)
+        pairs = reference.upper_gradient(grad.to(dtype), valid, condensed)
+        pairs = (pairs + pairs.mT) * (2 / x.shape[-1])
+        total, factor = pairs.sum(-1, keepdim=True), (1 / scale).to(dtype)
+    else:
+        assert matrix is not None
+        values, factor, valid = _units(x, method, dtype)
+        pairs = reference.upper_gradient(grad.to(dtype), valid, condensed)
+        square = reference.square_of(matrix, x.shape[1], condensed)
+        own = pairs * reference.similarity(square, valid & valid.mT, dtype)
+        pairs = pairs + pairs.mT
+        total = (own + own.mT).sum(-1, keepdim=True)
+    return _project(values, pairs, total, factor).to(x.dtype), none
+
+
+def _project(values: Tensor, pairs: Tensor, total: Tensor, factor: Tensor) -> Tensor:
+    """Return (total * values - pairs @ values) * factor, a few rows at a time. The values are overwritten."""
+    with torch.autocast(values.device.type, enabled=False):
+        found = pairs @ values
+    for rows in _row_chunks(values):
+        part = values[:, rows].mul_(total[:, rows]).sub_(found[:, rows])
+        torch.mul(part, factor if factor.shape[1] == 1 else factor[:, rows], out=found[:, rows])
+    return found
+
+
+def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
+    """The op ``v1fast::cross_rdm``."""
+    dtype = compute_dtype(x, y, accuracy)
+    empty = x.numel() == 0 or y.numel() == 0
+    if empty or method == "euclidean" or whole_numbers.find([x, y], dtype) is not None:
+        return reference.cross_rdm(x, y, method, accuracy)
+    (u, _, valid), (v, _, other_valid) = (_units(rows, method, dtype) for rows in (x, y))
+    with torch.autocast(x.device.type, enabled=False):
+        values = u @ v.mT
+    values = values.to(output_dtype(x, y)).neg_().add_(1).clamp_(0, 2)
+    return values.masked_fill_(~(valid & other_valid.mT), torch.nan)
