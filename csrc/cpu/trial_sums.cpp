@@ -1,12 +1,8 @@
 // Sums over the trials of each image on the CPU. v1fast/reference/trial_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
+#include "../torch_api.h"
 #include "detail/isa.h"
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 
 import torch
 
-from v1fast._build import why_absent
+from v1fast._build import left_out, ops_binary, why_absent
 from v1fast._source_tree import import_package
+from v1fast._warnings import warn_caller
 from v1fast.ops._define import library
 
 KERNEL_SETS = ("native", "triton")
@@ -24,14 +26,22 @@ def _requested() -> list[str]:
 
 
 def _load_native() -> str:
+    binary = ops_binary(torch.__version__)
     try:
-        importlib.import_module("v1fast._C")
+        importlib.import_module(binary)
     except ModuleNotFoundError as error:
-        # Loading goes on only if exactly this module is missing: a broken binary must not look like "not built".
-        if error.name != "v1fast._C":
+        if error.name != binary:
             raise
-        return why_absent("v1fast._C")
-    return "loaded"
+        state = why_absent("v1fast._C", torch.__version__)
+        # Nobody has to be told what a source tree or a system other than Linux lacks; an installation is another matter.
+        missed = sys.platform == "linux" and ("does not fit" in state or left_out("v1fast._C") is not None)
+    except ImportError as error:
+        state, missed = f"does not load: {error}", True
+    else:
+        return "loaded"
+    if missed:
+        warn_caller(f"v1fast runs without its kernels for the CPU, slower: {state}", RuntimeWarning)
+    return state
 
 
 def _load_triton() -> str:

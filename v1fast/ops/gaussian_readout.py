@@ -76,7 +76,7 @@ def check(
         _checks.shape("shift", shift, "[B, 2]", (batch, 2))
     _check_noise(sigma, noise, seed, neuron_index, image_offset, share_noise, batch, neurons)
     floats = {"features": features, "mu": mu, "sigma": sigma, "weight": weight, "bias": bias, "shift": shift}
-    _checks.floats(floats | {"noise": noise}, features)
+    _checks.floats({**floats, "noise": noise}, features)  # torch 2.5 traces no union of dicts
     for name, tensor in {"seed": seed, "neuron_index": neuron_index}.items():
         if tensor is not None:
             _checks.device(name, tensor, features)
