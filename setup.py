@@ -80,11 +80,19 @@ def torch_macros(name: str, torch: Any) -> list[tuple[str, str]]:
     return [("V1FAST_ATEN", "1"), ("_GLIBCXX_USE_CXX11_ABI", str(int(torch._C._GLIBCXX_USE_CXX11_ABI)))]
 
 
+def openmp_libraries(folders: list[str]) -> list[str]:
+    """ATen starts threads in its headers: by the library that torch's own code uses, or there would be two of them."""
+    found = [str(path) for folder in folders for path in sorted(Path(folder).glob("libgomp*.so*"))]
+    return found[:1] or ["-fopenmp"]
+
+
 def ops_extension() -> Extension:
     import torch
     from torch.utils import cpp_extension
 
     name = ops_binary(torch.__version__)
+    folders = cpp_extension.library_paths()
+    on_aten = name != "v1fast._C"
     return Extension(
         name,
         sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
@@ -93,6 +101,7 @@ def ops_extension() -> Extension:
         extra_compile_args=[
             *COMPILE_FLAGS,
             *(SANITIZER_FLAGS if sanitized else []),
+            *(["-fopenmp"] if on_aten else []),
             *(f"-isystem{path}" for path in cpp_extension.include_paths()),
         ],
         include_dirs=["csrc"],
@@ -101,9 +110,12 @@ def ops_extension() -> Extension:
             ("V1FAST_MODULE", name.rpartition(".")[2]),
             ("Py_LIMITED_API", "0x030b0000"),
         ],
-        library_dirs=cpp_extension.library_paths(),
+        library_dirs=folders,
         libraries=["torch_cpu", "c10"],
-        extra_link_args=SANITIZER_FLAGS if sanitized else ["-Wl,-s"],
+        extra_link_args=[
+            *(openmp_libraries(folders) if on_aten else []),
+            *(SANITIZER_FLAGS if sanitized else ["-Wl,-s"]),
+        ],
         py_limited_api=True,
         optional=not required,
         language="c++",

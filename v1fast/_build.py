@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 STABLE_ABI = (2, 10)  # the first torch whose stable ABI has all that the kernels call
@@ -22,9 +23,15 @@ _LEFT_OUT = _FOLDER / "_left_out.json"
 _MODULES = {"v1fast._C": ("torch",), "v1fast._probe": ("pybind11",)}
 
 
+def release(version: str) -> tuple[int, int]:
+    """(2, 13) for "2.13.0+cpu"."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
+
+
 def ops_binary(torch_version: str) -> str:
     """Name of the module with the kernels for the CPU that fits a torch, such as "2.13.0+cpu"."""
-    major, minor = (int(number) for number in re.findall(r"\d+", torch_version)[:2])
+    major, minor = release(torch_version)
     return "v1fast._C" if (major, minor) >= STABLE_ABI else f"v1fast._C_torch{major}_{minor}"
 
 
@@ -37,35 +44,28 @@ def left_out(extension: str) -> str | None:
     return reason
 
 
-def misfit(extension: str, torch_version: str) -> str | None:
-    """What is wrong with the binaries of ``extension`` that are there, where none of them can be found by its name."""
+def _misfit(extension: str, torch_version: str) -> str | None:
+    """What is wrong with the binaries of ``extension`` that are there, none of which was found by the right name."""
     stem = extension.rpartition(".")[2]
     found = sorted(path.name for path in _FOLDER.glob(f"{stem}[._]*") if path.suffix in (".so", ".pyd"))
-    if not found:
-        return None
-    binaries = " and ".join(found)
     wanted = ops_binary(torch_version).rpartition(".")[2] if stem == "_C" else stem
+    if not found or any(wanted + suffix in found for suffix in EXTENSION_SUFFIXES):
+        return None
     if any(name.partition(".")[0] == wanted for name in found):
-        return f"does not fit: {binaries} is for another Python than {platform.python_version()}"
-    major, minor = STABLE_ABI
-    return f"does not fit: {binaries} is for {_wants(found)}, and this is torch {torch_version}; install v1fast again" + (
-        "" if wanted == "_C" else f", with pip's --no-build-isolation, or torch {major}.{minor} or later"
-    )
+        return f"does not fit: {' and '.join(found)} is for another Python than {platform.python_version()}"
+    least = f"torch {STABLE_ABI[0]}.{STABLE_ABI[1]} or later"
+    of = [name.partition(".")[0].partition("_torch")[2].replace("_", ".") for name in found]
+    what_for = " and ".join(f"{name} for {f'torch {torch}' if torch else least}" for name, torch in zip(found, of))
+    return f"does not fit: {what_for} is there, and this is torch {torch_version}: install v1fast again beside it"
 
 
-def _wants(binaries: list[str]) -> str:
-    major, minor = STABLE_ABI
-    names = [name.partition(".")[0].partition("_torch")[2].replace("_", ".") for name in binaries]
-    return " or ".join(f"torch {name}" if name else f"torch {major}.{minor} and later" for name in names)
-
-
-def why_absent(extension: str, torch_version: str = "") -> str:
+def why_absent(extension: str, torch_version: str) -> str:
     """Why ``v1fast._C`` or ``v1fast._probe`` cannot be found; "not built" or "does not fit", and the reason."""
-    if sys.platform != "linux":
-        return f"not built: it is for Linux, and this is {platform.system()}"
-    unfit = misfit(extension, torch_version)
+    unfit = _misfit(extension, torch_version)
     if unfit:
         return unfit
+    if sys.platform != "linux":
+        return f"not built: it is for Linux, and this is {platform.system()}"
     noted = left_out(extension)
     if noted:
         return f"not built when v1fast was installed: {noted}"

@@ -24,7 +24,7 @@ from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
-from v1fast._torch import any_requires_grad
+from v1fast._torch import any_requires_grad, register_vmap
 
 
 def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
@@ -177,7 +177,7 @@ def define(
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(qualname, _behind(check, fake), lib=library)
-    torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
+    register_vmap(op, _one_by_one(op), library)
     return op
 
 

@@ -8,12 +8,14 @@ import sys
 
 import torch
 
-from v1fast._build import left_out, ops_binary, why_absent
+from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._source_tree import import_package
 from v1fast._warnings import warn_caller
 from v1fast.ops._define import library
+from v1fast.ops._uncompiled import or_reference
 
 KERNEL_SETS = ("native", "triton")
+LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
 
 
 def _requested() -> list[str]:
@@ -44,20 +46,36 @@ def _load_native() -> str:
     return state
 
 
+def too_old_for_triton() -> str | None:
+    """Which of torch and Triton is too old for the kernels, None for neither and where there is no Triton."""
+    for package, wanted in LEAST_FOR_TRITON.items():
+        try:
+            # Not what metadata says: torch's build for ROCm has a package of another name for Triton.
+            version = importlib.import_module(package).__version__
+        except ModuleNotFoundError:
+            return None
+        if release(version) < wanted:
+            return f"the kernels need {package} {wanted[0]}.{wanted[1]} or later, and this is {version}"
+    return None
+
+
 def _load_triton() -> str:
     # Importing Triton takes longer than importing the rest of v1fast.
     asked_for = "V1FAST_KERNELS" in os.environ
     if not (torch.version.cuda or torch.version.hip or asked_for):
         return "not loaded: torch is built for the CPU alone; V1FAST_KERNELS=native,triton loads them all the same"
+    old = too_old_for_triton()
+    if old:
+        return f"not loaded: {old}: CUDA tensors run on the reference"
     try:
         kernels = import_package("kernels")
     except ModuleNotFoundError as error:
         if error.name not in ("triton", "v1fast.kernels"):
             raise
-        return f"not available: no module named {error.name!r}"
+        return f"not available: no module named {error.name!r}: CUDA tensors run on the reference"
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, launcher, "CUDA")
-    return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
+        library.impl(name, or_reference(name, launcher), "CUDA")
+    return "loaded"
 
 
 def load_kernels() -> dict[str, str]:

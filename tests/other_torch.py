@@ -1,11 +1,14 @@
-"""Lets a CUDA build of torch run on the CPU where the CUDA libraries are not installed: they weigh several GB.
+"""Lets the tests run with another torch than the pinned one: ``make test-torch VERSION=2.8.0`` calls these.
 
-``python tests/without_cuda.py requirements`` prints what the installed torch requires beside them.
-``python tests/without_cuda.py stub`` puts a library of its own in the place of each one that is missing, beside torch's:
-every function of it returns an error code, so torch sees no device. It needs gcc and binutils. A CPU build of torch is
-left as it is.
+``python tests/other_torch.py requirements`` prints what the installed torch requires, without the CUDA libraries, which
+weigh several GB. ``constraints`` prints requirements/constraints.txt, less what this torch wants otherwise, and with the
+versions of requirements/oldest.txt if this is the torch named there.
 
-``make test-torch`` calls both. Nothing here imports torch.
+``stub`` lets a CUDA build of torch run on the CPU without these libraries: it puts one of its own in the place of each
+that is missing, beside torch's. Every function returns an error code, so torch sees no device. It needs gcc and
+binutils. A CPU build of torch is left as it is.
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 CUDA_PACKAGES = re.compile(r"^(nvidia|cuda)[-_]")
 CUDA_SYMBOLS = re.compile(r"^(cu|nccl|nvrtc|nvJitLink|nvml|nvtx|nvshmem|__cuda|cupti|cufile|cudss)", re.IGNORECASE)
 OF_THE_SYSTEM = re.compile(r"^(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|ld-linux\S*|libgomp|libutil)\.so")
@@ -38,6 +42,19 @@ def requirements() -> list[str]:
     wanted = [Requirement(line) for line in importlib.metadata.requires("torch") or []]
     here = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
     return [f"{r.name}{r.specifier}" for r in here if not CUDA_PACKAGES.match(r.name)]
+
+
+def _pins(lines: list[str]) -> dict[str, str]:
+    return {line.partition("==")[0].lower(): line for line in lines if "==" in line and not line.startswith("#")}
+
+
+def constraints() -> list[str]:
+    """Exact versions of everything else."""
+    pinned, oldest = (_pins((REQUIREMENTS / f"{name}.txt").read_text().split("\n")) for name in ("constraints", "oldest"))
+    if oldest["torch"] == f"torch=={importlib.metadata.version('torch').partition('+')[0]}":
+        pinned |= oldest
+    of_torch = {"torch", *_pins(requirements())}
+    return [line for name, line in pinned.items() if name not in of_torch]
 
 
 class Symbols(NamedTuple):
@@ -95,14 +112,12 @@ def stub(folder: Path) -> list[str]:
     return missing
 
 
+def _lib() -> Path:
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None, "torch is not installed"  # noqa: PT018
+    return Path(spec.origin).parent / "lib"
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["requirements"]:
-        print("\n".join(requirements()))
-    elif sys.argv[1:] == ["stub"]:
-        spec = importlib.util.find_spec("torch")
-        assert spec is not None, "torch is not installed"
-        assert spec.origin is not None
-        made = stub(Path(spec.origin).parent / "lib")
-        print(f"{len(made)} CUDA libraries stubbed" if made else "no library is missing")
-    else:
-        sys.exit(__doc__)
+    commands = {"requirements": requirements, "constraints": constraints, "stub": lambda: stub(_lib())}
+    print("\n".join(commands[sys.argv[1]]()))
