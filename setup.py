@@ -1,7 +1,7 @@
 """Compiled parts of v1fast; everything declarative is in pyproject.toml.
 
-``v1fast._C``      the ops for the CPU, on torch's stable ABI (one binary for every torch >= 2.10); beside a torch from 2.5
-                   to 2.9, on ATen, for that release alone, under a name of its own (``v1fast/_build.py``)
+``v1fast._C``      the ops for the CPU, on torch's stable ABI (one binary for every torch >= 2.10); beside a torch from
+                   2.5 to 2.9, on ATen, for that release alone, under a name of its own (``v1fast/_build.py``)
 ``v1fast._probe``  the machine probe of ``v1fast doctor``, by pybind11
 
 Both are optional: where they do not compile (no compiler, no torch at build time, macOS, Windows) the package
@@ -160,7 +160,7 @@ def say_what_is_left_out(commands: dict[str, bool]) -> None:
         return
     print(
         f"\nv1fast: no kernel was compiled: {why}\n"
-        "v1fast works without, but slower. To compile the kernels, install it beside torch, with g++ or clang++ there:\n"
+        "v1fast works without, but slower. To compile the kernels, install it beside torch and a C++ compiler:\n"
         "pip install --no-build-isolation v1fast\n",
         file=sys.stderr,
     )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from v1fast.ops._load import too_old_for_triton
+from v1fast.ops._uncompiled import reason_of
 
 
 def compile_forms(architecture: str) -> dict[str, str]:
@@ -26,7 +27,7 @@ def compile_forms(architecture: str) -> dict[str, str]:
         try:
             triton.compile(source, target=where.target, options=form.options)
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+            found[name] = reason_of(error)
         else:
             found[name] = ""
     return found

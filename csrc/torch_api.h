@@ -46,7 +46,7 @@ inline std::optional<torch::stable::Tensor> owning_tensor([[maybe_unused]] void*
         AtenTensorHandle result = nullptr;
         TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
         TORCH_ERROR_CODE_CHECK(torch_from_blob(data, like.dim(), like.sizes().data(), like.strides().data(), 0, dtype,
-                                               aoti_torch_device_type_cpu(), 0, &result, aoti_torch_layout_strided(),
+                                               aoti_torch_device_type_cpu(), -1, &result, aoti_torch_layout_strided(),
                                                nullptr, 0, release, context));
         return torch::stable::Tensor(result);
     }

@@ -1,7 +1,7 @@
 """Lets the tests run with another torch than the pinned one: ``make test-torch VERSION=2.8.0`` calls these.
 
-``python tests/other_torch.py requirements`` prints what the installed torch requires, without the CUDA libraries, which
-weigh several GB. ``constraints`` prints requirements/constraints.txt, less what this torch wants otherwise, and with the
+``python tests/other_torch.py requirements`` prints what the installed torch requires, without the CUDA libraries,
+which weigh several GB. ``constraints`` prints requirements/constraints.txt, less what this torch wants otherwise, and with the
 versions of requirements/oldest.txt if this is the torch named there.
 
 ``stub`` lets a CUDA build of torch run on the CPU without these libraries: it puts one of its own in the place of each
@@ -50,7 +50,9 @@ def _pins(lines: list[str]) -> dict[str, str]:
 
 def constraints() -> list[str]:
     """Exact versions of everything else."""
-    pinned, oldest = (_pins((REQUIREMENTS / f"{name}.txt").read_text().split("\n")) for name in ("constraints", "oldest"))
+    pinned, oldest = (
+        _pins((REQUIREMENTS / f"{name}.txt").read_text().split("\n")) for name in ("constraints", "oldest")
+    )
     if oldest["torch"] == f"torch=={importlib.metadata.version('torch').partition('+')[0]}":
         pinned |= oldest
     of_torch = {"torch", *_pins(requirements())}
@@ -70,7 +72,9 @@ def _symbols(folder: Path) -> Symbols:
     for library in folder.glob("*.so*"):
         dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
         found.libraries.update(re.findall(r"NEEDED.*\[(.*?)\]", dynamic))
-        for line in subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout.splitlines():
+        for line in subprocess.run(
+            ["nm", "-D", library], capture_output=True, text=True, check=True
+        ).stdout.splitlines():
             *_, kind, name = line.split()
             (found.undefined if kind in "Uw" else found.defined).add(name.split("@")[0])
     return found

@@ -161,13 +161,18 @@ def environment(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_what_is_missing_is_named(environment, extension, monkeypatch):
-    assert _build.why_absent(extension, "2.13.0") == "not built: nothing that it needs is missing here now; install v1fast again"
+    assert (
+        _build.why_absent(extension, "2.13.0")
+        == "not built: nothing that it needs is missing here now; install v1fast again"
+    )
     environment.modules.remove(NEEDS[extension])
     why = _build.why_absent(extension, "2.13.0")
     assert f"the module {NEEDS[extension]}, not found here" in why
     assert "compiler" not in why
     environment.programs.clear()
-    assert f"the module {NEEDS[extension]} and a C++20 compiler (g++ or c++ or clang++)" in _build.why_absent(extension, "2.13.0")
+    assert f"the module {NEEDS[extension]} and a C++20 compiler (g++ or c++ or clang++)" in _build.why_absent(
+        extension, "2.13.0"
+    )
     environment.modules.add(NEEDS[extension])
     monkeypatch.setenv("CXX", "icpx -O2")
     assert "needs a C++20 compiler (icpx), not found here" in _build.why_absent(extension, "2.13.0")
@@ -247,7 +252,9 @@ def in_a_copy(folder, code, **environment):
     return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
 
 
-WORKS = "import torch, v1fast; print(v1fast.ops.loaded['native']); print(v1fast.functional.rdm(torch.eye(3)).isnan().sum())"
+WORKS = (
+    "import torch, v1fast; print(v1fast.ops.loaded['native']); print(v1fast.functional.rdm(torch.eye(3)).isnan().sum())"
+)
 
 
 @pytest.mark.parametrize("contents", [b"", b"no binary of any kind", None])
@@ -259,7 +266,9 @@ def test_a_broken_binary_does_not_keep_v1fast_from_running(tmp_path, contents):
     if contents is None:
         if shutil.which("gcc") is None:
             pytest.skip("makes a library with gcc")
-        (tmp_path / "empty.c").write_text(f"void torch_of_2030(void); void* PyInit_{name}(void) {{ torch_of_2030(); return 0; }}")
+        (tmp_path / "empty.c").write_text(
+            f"void torch_of_2030(void); void* PyInit_{name}(void) {{ torch_of_2030(); return 0; }}"
+        )
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", binary, tmp_path / "empty.c"], check=True)
     else:
         binary.write_bytes(contents)
@@ -315,15 +324,15 @@ def test_a_kernel_that_does_not_compile_leaves_the_op_to_its_reference(monkeypat
     launch = _uncompiled.or_reference("rdm", launcher)
     x = torch.randn(1, 4, 8, dtype=torch.float64)
     with pytest.warns(RuntimeWarning, match="v1fast::rdm runs without a Triton kernel, slower: it does not") as warned:
-        first = launch(x, None, "cosine", False, "default")
+        first = launch(x, None, "cosine", False, "float32")
     assert len(warned) == 1
-    assert torch.equal(first, references["rdm"](x, None, "cosine", False, "default"))
+    assert torch.equal(first, references["rdm"](x, None, "cosine", False, "float32"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(launch(x, None, "cosine", False, "default"), first)
+        assert torch.equal(launch(x, None, "cosine", False, "float32"), first)
         assert calls == ["cosine"]  # not tried again
-        launch(x, None, "euclidean", False, "default")
-        assert launch(x.float(), None, "cosine", False, "default") == "launched"
+        launch(x, None, "euclidean", False, "float32")
+        assert launch(x.float(), None, "cosine", False, "float32") == "launched"
     assert list(_uncompiled.failures) == ["rdm"]
 
 
@@ -334,7 +343,7 @@ def test_other_errors_of_a_launcher_are_raised(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        _uncompiled.or_reference("rdm", launcher)(torch.randn(1, 4, 8), None, "cosine", False, "default")
+        _uncompiled.or_reference("rdm", launcher)(torch.randn(1, 4, 8), None, "cosine", False, "float32")
 
 
 @pytest.mark.parametrize(

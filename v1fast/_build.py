@@ -54,9 +54,12 @@ def _misfit(extension: str, torch_version: str) -> str | None:
     if any(name.partition(".")[0] == wanted for name in found):
         return f"does not fit: {' and '.join(found)} is for another Python than {platform.python_version()}"
     least = f"torch {STABLE_ABI[0]}.{STABLE_ABI[1]} or later"
-    of = [name.partition(".")[0].partition("_torch")[2].replace("_", ".") for name in found]
-    what_for = " and ".join(f"{name} for {f'torch {torch}' if torch else least}" for name, torch in zip(found, of))
-    return f"does not fit: {what_for} is there, and this is torch {torch_version}: install v1fast again beside it"
+    what_for = []
+    for name in found:
+        torch = name.partition(".")[0].partition("_torch")[2].replace("_", ".")
+        what_for.append(f"{name} for {f'torch {torch}' if torch else least}")
+    there = f"{' and '.join(what_for)} is there, and this is torch {torch_version}"
+    return f"does not fit: {there}: install v1fast again beside it"
 
 
 def why_absent(extension: str, torch_version: str) -> str:

@@ -40,4 +40,4 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     names = frame.f_globals
     registry = names.setdefault("__warningregistry__", {})
     module = names.get("__name__", "<string>")
-    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry, names)
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)

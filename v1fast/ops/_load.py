@@ -16,6 +16,7 @@ from v1fast.ops._uncompiled import or_reference
 
 KERNEL_SETS = ("native", "triton")
 LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
+FLOAT64_PRODUCTS = (3, 5)  # the first Triton that multiplies matrices of float64
 
 
 def _requested() -> list[str]:
@@ -35,7 +36,7 @@ def _load_native() -> str:
         if error.name != binary:
             raise
         state = why_absent("v1fast._C", torch.__version__)
-        # Nobody has to be told what a source tree or a system other than Linux lacks; an installation is another matter.
+        # Of what a source tree lacks, or a system other than Linux, nobody has to be told.
         missed = sys.platform == "linux" and ("does not fit" in state or left_out("v1fast._C") is not None)
     except ImportError as error:
         state, missed = f"does not load: {error}", True
@@ -75,6 +76,8 @@ def _load_triton() -> str:
         return f"not available: no module named {error.name!r}: CUDA tensors run on the reference"
     for name, launcher in kernels.CUDA.items():
         library.impl(name, or_reference(name, launcher), "CUDA")
+    if release(importlib.import_module("triton").__version__) < FLOAT64_PRODUCTS:
+        return "loaded, but for dissimilarities of float64 tensors, which run on the reference: they need Triton 3.5"
     return "loaded"
 
 

@@ -26,6 +26,14 @@ def _is_of_the_compiler(error: Exception) -> bool:
     return isinstance(error, TritonError) or (type(error) is RuntimeError and "PassManager" in str(error))
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what the compiler says: it wraps that in the code that it was about."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def or_reference(name: str, launcher: Callable[..., Any]) -> Callable[..., Any]:
     """``launcher``; for operands whose kernel does not compile, the reference of the op ``name``."""
     uncompiled: set[tuple[Any, ...]] = set()
@@ -38,7 +46,7 @@ def or_reference(name: str, launcher: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             if not _is_of_the_compiler(error):
                 raise
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+            reason = reason_of(error)
         uncompiled.add(_form(arguments))
         if name not in failures:
             failures[name] = reason
