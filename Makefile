@@ -112,19 +112,21 @@ $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(OTHER)/.deps: $(addprefix requirements/,constraints.txt oldest.txt other-torch.txt) tests/other_torch.py
+$(OTHER)/.deps: $(addprefix requirements/,constraints.txt oldest.txt other-torch.txt) tools/other_torch.py
 	$(PYTHON) -m venv $(OTHER)
 	$(OTHER_PIP) install --quiet --no-deps torch==$(VERSION)
-	$(OTHER)/bin/python tests/other_torch.py stub
-	$(OTHER)/bin/python tests/other_torch.py constraints > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python tools/other_torch.py stub
+	$(OTHER)/bin/python tools/other_torch.py constraints > $(OTHER)/constraints.txt
 	$(OTHER_PIP) install --quiet -c $(OTHER)/constraints.txt -r requirements/other-torch.txt \
-		$$($(OTHER)/bin/python tests/other_torch.py requirements)
+		$$($(OTHER)/bin/python tools/other_torch.py requirements)
 	@touch $@
 
-# Not editable: each environment has its own binary.
+# Not editable, and not in the folder of other builds: each environment has its own binary.
 $(OTHER)/.built: $(OTHER)/.deps pyproject.toml setup.py $(shell find csrc -type f) \
 		$(shell find v1fast kernels benchmarks -name "*.py")
-	$(OTHER_PIP) install --quiet --no-build-isolation --no-deps --force-reinstall .
+	printf '[build]\nbuild_base = $(OTHER)/build\n' > $(OTHER)/build.cfg
+	DIST_EXTRA_CONFIG=$(CURDIR)/$(OTHER)/build.cfg \
+		$(OTHER_PIP) install --quiet --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
 
 $(SANITIZED)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f) \

@@ -48,7 +48,7 @@ def register_vmap(op: Any, rule: Callable[..., Any], library: torch.library.Libr
     from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
     def batched(keyset: Any, *arguments: Any) -> Any:
-        interpreter = _AboveBatched(retrieve_current_functorch_interpreter())
+        interpreter: Any = _AboveBatched(retrieve_current_functorch_interpreter())
         return custom_function_call_vmap_helper(interpreter, rule, op, *arguments)
 
     library.impl(op._schema.name, batched, "FuncTorchBatched", with_keyset=True)

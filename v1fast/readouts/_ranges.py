@@ -44,7 +44,7 @@ def _save_all(*args: Any, **kwargs: Any) -> CheckpointPolicy:
 
 
 # An argument from torch 2.9 on. What is checkpointed here is all saved, so nothing depends on it in a compiled graph.
-_TO_THE_END = {"early_stop": False} if "early_stop" in inspect.signature(checkpoint).parameters else {}
+_TO_THE_END: dict[str, Any] = {"early_stop": False} if "early_stop" in inspect.signature(checkpoint).parameters else {}
 
 
 def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Lets the tests run with another torch than the pinned one: ``make test-torch VERSION=2.8.0`` calls these.
 
-``python tests/other_torch.py requirements`` prints what the installed torch requires, without the CUDA libraries,
-which weigh several GB. ``constraints`` prints requirements/constraints.txt, less what this torch wants otherwise, and with the
-versions of requirements/oldest.txt if this is the torch named there.
+``python tools/other_torch.py requirements`` prints what the installed torch requires, without the CUDA libraries, which
+weigh several GB. ``constraints`` prints requirements/constraints.txt, less what this torch wants otherwise, and with
+the versions of requirements/oldest.txt if this is the torch named there.
 
 ``stub`` lets a CUDA build of torch run on the CPU without these libraries: it puts one of its own in the place of each
 that is missing, beside torch's. Every function returns an error code, so torch sees no device. It needs gcc and
