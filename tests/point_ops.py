@@ -330,8 +330,8 @@ class PointOp:
 
         point = (operands["grid"], operands["shift"])
         points = torch.stack([point[0], 0.5 * point[0]])
-        # Of grid_sample torch has no forward derivative, and before 2.10 no reverse one under vmap: row by row is the
-        # oracle.
+        # Of grid_sample torch has no forward derivative, and some releases no reverse one under vmap: the oracle
+        # goes row by row.
         jacobians = torch.func.jacrev(theirs, argnums=(0, 1), chunk_size=1)(*point)
         for transform in (torch.func.jacrev, torch.func.jacfwd):
             torch.testing.assert_close(transform(mine, argnums=(0, 1))(*point), jacobians)

@@ -381,8 +381,8 @@ def test_function_transforms_are_right():
     points = torch.stack([point[0], 0.5 * point[0]])
     tangent = (torch.randn_like(point[0]), torch.randn_like(point[1]))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if ops.loaded["native"] == "loaded" else {}
-    # Of grid_sample torch has no forward derivative, and before 2.10 no reverse one under vmap: the oracle goes row by
-    # row.
+    # Of grid_sample torch has no forward derivative, and some releases no reverse one under vmap: the oracle goes row
+    # by row.
     jacobians = torch.func.jacrev(theirs, argnums=(0, 1), chunk_size=1)(*point)
     for transform in (torch.func.jacrev, torch.func.jacfwd):
         torch.testing.assert_close(transform(mine, argnums=(0, 1))(*point), jacobians, **tolerance)

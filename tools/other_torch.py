@@ -24,7 +24,7 @@ from typing import NamedTuple
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 CUDA_PACKAGES = re.compile(r"^(nvidia|cuda)[-_]")
 CUDA_SYMBOLS = re.compile(r"^(cu|nccl|nvrtc|nvJitLink|nvml|nvtx|nvshmem|__cuda|cupti|cufile|cudss)", re.IGNORECASE)
-OF_THE_SYSTEM = re.compile(r"^(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|ld-linux\S*|libgomp|libutil)\.so")
+CUDA_LIBRARIES = re.compile(r"^lib(cu|nv|nccl)")
 STUBS = "libv1fast_no_cuda.so"
 
 FAILURE, NO_DEVICE, SUCCESS = 1, 100, 0
@@ -98,7 +98,7 @@ def stub(folder: Path) -> list[str]:
     """Put stubs in the place of what the libraries in ``folder`` lack. Return their names."""
     symbols = _symbols(folder)
     here = {path.name for path in folder.iterdir()}
-    missing = sorted(name for name in symbols.libraries - here if not OF_THE_SYSTEM.match(name))
+    missing = sorted(name for name in symbols.libraries - here if CUDA_LIBRARIES.match(name))
     if not missing:
         return []
     names = {"cuDevicePrimaryCtxGetState", "cuGetErrorString", "cuDriverGetVersion"}
