@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pip._vendor.packaging.requirements import Requirement  # pip is in every environment, packaging is not
+
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 CUDA_PACKAGES = re.compile(r"^(nvidia|cuda)[-_]")
 CUDA_SYMBOLS = re.compile(r"^(cu|nccl|nvrtc|nvJitLink|nvml|nvtx|nvshmem|__cuda|cupti|cufile|cudss)", re.IGNORECASE)
@@ -35,28 +37,29 @@ CONTEXT = "long {0}(int device, unsigned* flags, int* active) {{ *flags = 0; *ac
 ENTRY_POINT = "long {0}(const char* name, void** found) {{ *found = (void*)cuDevicePrimaryCtxGetState; return 0; }}"
 
 
+def _required() -> list[Requirement]:
+    wanted = [Requirement(line) for line in importlib.metadata.requires("torch") or []]
+    here = (r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""}))
+    return [r for r in here if not CUDA_PACKAGES.match(r.name)]
+
+
 def requirements() -> list[str]:
     """What torch requires on this machine, without the CUDA libraries."""
-    from pip._vendor.packaging.requirements import Requirement  # pip is in every environment, packaging is not
-
-    wanted = [Requirement(line) for line in importlib.metadata.requires("torch") or []]
-    here = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return [f"{r.name}{r.specifier}" for r in here if not CUDA_PACKAGES.match(r.name)]
+    return [f"{r.name}{r.specifier}" for r in _required()]
 
 
-def _pins(lines: list[str]) -> dict[str, str]:
-    return {line.partition("==")[0].lower(): line for line in lines if "==" in line and not line.startswith("#")}
+def _pins(name: str) -> dict[str, str]:
+    lines = (line for line in (REQUIREMENTS / name).read_text().splitlines() if "==" in line and line[0] != "#")
+    return dict(line.split("==") for line in lines)
 
 
 def constraints() -> list[str]:
     """Exact versions of everything else."""
-    pinned, oldest = (
-        _pins((REQUIREMENTS / f"{name}.txt").read_text().split("\n")) for name in ("constraints", "oldest")
-    )
-    if oldest["torch"] == f"torch=={importlib.metadata.version('torch').partition('+')[0]}":
+    pinned, oldest = _pins("constraints.txt"), _pins("oldest.txt")
+    if oldest["torch"] == importlib.metadata.version("torch").partition("+")[0]:
         pinned |= oldest
-    of_torch = {"torch", *_pins(requirements())}
-    return [line for name, line in pinned.items() if name not in of_torch]
+    otherwise = {r.name for r in _required() if r.name in pinned and pinned[r.name] not in r.specifier}
+    return [f"{name}=={version}" for name, version in pinned.items() if name not in otherwise | {"torch"}]
 
 
 class Symbols(NamedTuple):
