@@ -305,6 +305,13 @@ def test_triton_kernels_need_a_torch_and_a_triton(monkeypatch, torch_version, tr
         assert _load._load_triton() == f"not loaded: {reason}: CUDA tensors run on the reference"
 
 
+@pytest.mark.parametrize("version", ["3.4.0", "3.5.0", "3.9.0+git1"])
+def test_the_report_says_what_an_old_triton_lacks(version):
+    state = _load._loaded_with_triton(version)
+    assert state.startswith("loaded")
+    assert ("float64" in state) == (version == "3.4.0")
+
+
 class Uncompiled(Exception):
     pass
 

@@ -76,9 +76,14 @@ def _load_triton() -> str:
         return f"not available: no module named {error.name!r}: CUDA tensors run on the reference"
     for name, launcher in kernels.CUDA.items():
         library.impl(name, or_reference(name, launcher), "CUDA")
-    if release(importlib.import_module("triton").__version__) < FLOAT64_PRODUCTS:
-        return "loaded, but for dissimilarities of float64 tensors, which run on the reference: they need Triton 3.5"
-    return "loaded"
+    return _loaded_with_triton(importlib.import_module("triton").__version__)
+
+
+def _loaded_with_triton(version: str) -> str:
+    if release(version) >= FLOAT64_PRODUCTS:
+        return "loaded"
+    lacking = 'dissimilarities of float64 tensors and of accuracy="high"'
+    return f"loaded, but for {lacking}: they need Triton 3.5, and run on the reference"
 
 
 def load_kernels() -> dict[str, str]:
