@@ -12,8 +12,8 @@ export OMP_WAIT_POLICY ?= passive
 # What Triton compiles for the emulated GPUs, and the emulator, are kept: a second run compiles what has changed.
 export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
-.PHONY: demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
-	bench-baselines bench-fallback bench-layers clean
+.PHONY: demo test test-torch test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check \
+	format bench bench-baselines bench-fallback bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -28,6 +28,19 @@ test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
 	V1FAST_KERNELS=fallback $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
 	V1FAST_KERNELS= $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
+
+# With another torch than the pinned one, built for it in an environment of its own: make test-torch VERSION=2.8.0.
+# docs/compatibility.md says what came of it. A wheel for CUDA is taken without the CUDA libraries, which nothing needs
+# here. The oldest torch meets the oldest of the packages that v1fast needs.
+VERSION ?= 2.8.0
+OTHER := .venv-torch-$(VERSION)
+OTHER_PIP := $(OTHER)/bin/python -m pip --disable-pip-version-check
+TORCH_TESTS := $(OP_TESTS) tests/test_doctor.py
+test-torch: $(OTHER)/.built
+	$(OTHER)/bin/python -m v1fast.doctor
+	$(OTHER)/bin/pytest -m "not slow" $(TORCH_TESTS)
+	V1FAST_KERNELS= $(OTHER)/bin/pytest -m "not slow" $(OP_TESTS)
+	$(OTHER)/bin/python -m v1fast.benchmarks.gpu_forms
 
 # The emulator of GPUs by itself: every opcode against exact arithmetic. It changes rarely, so `make test` leaves it out.
 test-emulator: $(VENV)/.built
@@ -94,7 +107,7 @@ bench-layers: $(VENV)/.built $(PEERS)/.installed
 	V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_layers out/bench-layers
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist out *.egg-info v1fast/*.so
+	rm -rf $(VENV) .venv-torch-* $(PEERS) build dist out *.egg-info v1fast/*.so
 
 # torch comes first and alone: with it absent, another package's open range would bring the newest CUDA build.
 $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
@@ -105,6 +118,23 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(OTHER)/.deps: $(addprefix requirements/,constraints.txt oldest.txt other-torch.txt) tools/other_torch.py
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER_PIP) install --quiet --no-deps torch==$(VERSION)
+	$(OTHER)/bin/python tools/other_torch.py stub
+	$(OTHER)/bin/python tools/other_torch.py constraints > $(OTHER)/constraints.txt
+	$(OTHER_PIP) install --quiet -c $(OTHER)/constraints.txt -r requirements/other-torch.txt \
+		$$($(OTHER)/bin/python tools/other_torch.py requirements)
+	@touch $@
+
+# Not editable, and not in the folder of other builds: each environment has its own binary.
+$(OTHER)/.built: $(OTHER)/.deps pyproject.toml setup.py $(shell find csrc -type f) \
+		$(shell find v1fast kernels benchmarks -name "*.py")
+	printf '[build]\nbuild_base = $(OTHER)/build\n' > $(OTHER)/build.cfg
+	DIST_EXTRA_CONFIG=$(CURDIR)/$(OTHER)/build.cfg \
+		$(OTHER_PIP) install --quiet --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
 
 $(SANITIZED)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f) \

@@ -70,7 +70,7 @@ class Usage:
 Table = dict[str, dict[str, Usage]]  # form -> architecture -> usage
 
 
-def _forms(architecture: Architecture) -> dict[str, Specialisation]:
+def forms(architecture: Architecture) -> dict[str, Specialisation]:
     """Return the forms that a launcher requests on this architecture. The number of warps follows torch's build."""
     with mock.patch.object(torch.version, "hip", "ahead of time" if architecture.backend == "hip" else None):
         return {form.name: form for form in specialisations(has_warpgroups(architecture.target))}
@@ -96,7 +96,7 @@ def _amd(assembly: str, shared: int) -> Usage:
 def usage(form: str, architecture: str) -> Usage:
     """Compile one form for one architecture."""
     where = ARCHITECTURES[architecture]
-    s = _forms(where)[form]
+    s = forms(where)[form]
     source = ASTSource(s.kernel, s.signature, s.constants, s.attributes)
     compiled: Any = triton.compile(source, target=where.target, options=s.options)
     if where.backend == "hip":
@@ -133,7 +133,7 @@ def fingerprint() -> str:
     for name, value in sorted(_kernel_code().items()):
         found.update(f"{name}: {value}\n".encode())
     for architecture in ARCHITECTURES.values():
-        for form in _forms(architecture).values():
+        for form in forms(architecture).values():
             found.update(f"{form._replace(kernel=form.kernel.fn.__name__)}\n".encode())
     return found.hexdigest()[:16]
 

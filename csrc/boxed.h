@@ -1,8 +1,7 @@
 // How an op's kernel is handed to torch.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/headeronly/util/Exception.h>
+#include "torch_api.h"
 
 #include <new>
 #include <stdexcept>

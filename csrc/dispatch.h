@@ -1,10 +1,7 @@
 // The one list of dtypes that kernels read and write.
 #pragma once
 
-#include <torch/headeronly/core/Dispatch.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
+#include "torch_api.h"
 
 // Runs the body with scalar_t as the C++ type of a floating dtype. Any other dtype throws an error that names `name`.
 #define V1FAST_DISPATCH_FLOATING(dtype, name, ...)                                                                     \

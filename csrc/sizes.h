@@ -2,9 +2,7 @@
 // mean. The checks here are for memory safety: a direct call of an op gets an error, not a read outside a tensor.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
+#include "torch_api.h"
 
 #include <cstdint>
 #include <initializer_list>

@@ -22,7 +22,7 @@ from v1fast.reference import rdm as reference
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
-    pytest.mark.skipif(ops.loaded["triton"] != "loaded", reason="the Triton kernels are not loaded"),
+    pytest.mark.skipif(not ops.loaded["triton"].startswith("loaded"), reason="the Triton kernels are not loaded"),
 ]
 f32 = torch.float32
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,8 @@ import torch
 
 from v1fast import _build, doctor, ops
 from v1fast._version import __version__
-from v1fast.ops import _load
+from v1fast.ops import _load, _uncompiled
+from v1fast.ops._define import references
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -235,39 +237,206 @@ def environment(monkeypatch, tmp_path):
         (tmp_path / "left_out.json").write_text(json.dumps(found["noted"]))
 
     monkeypatch.setattr(_build, "_LEFT_OUT", tmp_path / "left_out.json")
+    monkeypatch.setattr(_build, "_FOLDER", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in found["modules"] else None)
     monkeypatch.setattr("shutil.which", lambda name: name if name in found["programs"] else None)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("CXX", raising=False)
-    return SimpleNamespace(**found, note=note)
+    return SimpleNamespace(**found, note=note, folder=tmp_path)
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_what_is_missing_is_named(environment, extension, monkeypatch):
-    assert _build.why_absent(extension) == "not built: nothing that it needs is missing here now; install v1fast again"
+    assert (
+        _build.why_absent(extension, "2.13.0")
+        == "not built: nothing that it needs is missing here now; install v1fast again"
+    )
     environment.modules.remove(NEEDS[extension])
-    why = _build.why_absent(extension)
+    why = _build.why_absent(extension, "2.13.0")
     assert f"the module {NEEDS[extension]}, not found here" in why
     assert "compiler" not in why
     environment.programs.clear()
-    assert f"the module {NEEDS[extension]} and a C++20 compiler (g++ or c++ or clang++)" in _build.why_absent(extension)
+    assert f"the module {NEEDS[extension]} and a C++20 compiler (g++ or c++ or clang++)" in _build.why_absent(
+        extension, "2.13.0"
+    )
     environment.modules.add(NEEDS[extension])
     monkeypatch.setenv("CXX", "icpx -O2")
-    assert "needs a C++20 compiler (icpx), not found here" in _build.why_absent(extension)
+    assert "needs a C++20 compiler (icpx), not found here" in _build.why_absent(extension, "2.13.0")
     environment.programs.add("icpx")
-    assert "nothing" in _build.why_absent(extension)
+    assert "nothing" in _build.why_absent(extension, "2.13.0")
     environment.note(extension, "No module named 'spam'")
-    assert _build.why_absent(extension) == "not built when v1fast was installed: No module named 'spam'"
+    assert _build.why_absent(extension, "2.13.0") == "not built when v1fast was installed: No module named 'spam'"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert "it is for Linux, and this is" in _build.why_absent(extension)
+    assert "it is for Linux, and this is" in _build.why_absent(extension, "2.13.0")
 
 
 def test_the_reports_say_what_is_missing(environment, no_probe, monkeypatch):
     environment.note("v1fast._probe", "No module named 'pybind11'")
     environment.note("v1fast._C", "No module named 'torch'")
     assert doctor.examine().probe == "not built when v1fast was installed: No module named 'pybind11'"
-    monkeypatch.setitem(sys.modules, "v1fast._C", None)
-    assert _load._load_native() == "not built when v1fast was installed: No module named 'torch'"
+    monkeypatch.setitem(sys.modules, _build.ops_binary(torch.__version__), None)
+    why = "not built when v1fast was installed: No module named 'torch'"
+    with pytest.warns(RuntimeWarning, match=f"runs without its kernels for the CPU, slower: {why}"):
+        assert _load._load_native() == why
+
+
+@pytest.mark.parametrize(
+    ("version", "binary"),
+    [
+        ("2.5.1+cu124", "v1fast._C_torch2_5"),
+        ("2.9.1", "v1fast._C_torch2_9"),
+        ("2.10.0a0+git1234", "v1fast._C"),
+        ("2.13.0+cpu", "v1fast._C"),
+        ("3.0.0", "v1fast._C"),
+    ],
+)
+def test_each_torch_has_its_binary(version, binary):
+    assert _build.ops_binary(version) == binary
+
+
+@pytest.mark.parametrize(
+    ("files", "version", "reason"),
+    [
+        (["_C.abi3.so"], "2.8.0", "_C.abi3.so for torch 2.10 or later is there, and this is torch 2.8.0"),
+        (["_C_torch2_8.abi3.so"], "2.13.0", "_C_torch2_8.abi3.so for torch 2.8 is there, and this is torch 2.13.0"),
+        (
+            ["_C.abi3.so", "_C_torch2_5.abi3.so"],
+            "2.8.0",
+            "_C.abi3.so for torch 2.10 or later and _C_torch2_5.abi3.so for torch 2.5 is there",
+        ),
+        (["_C.cpython-310-x86_64-linux-gnu.so"], "2.13.0", "_C.cpython-310-x86_64-linux-gnu.so is for another Python"),
+        (["_C_torch2_8.cpython-39-darwin.so"], "2.8.0", "_C_torch2_8.cpython-39-darwin.so is for another Python"),
+    ],
+)
+def test_a_binary_that_does_not_fit_is_named(environment, monkeypatch, files, version, reason):
+    for name in files:
+        (environment.folder / name).touch()
+    why = _build.why_absent("v1fast._C", version)
+    assert why.startswith("does not fit: ")
+    assert reason in why
+    assert "not built" in _build.why_absent("v1fast._probe", version)
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setitem(sys.modules, _build.ops_binary(version), None)
+    with pytest.warns(RuntimeWarning, match="runs without its kernels for the CPU, slower: does not fit"):
+        assert _load._load_native() == why
+
+
+def test_a_probe_for_another_python_is_named(environment):
+    (environment.folder / "_probe.cpython-310-x86_64-linux-gnu.so").touch()
+    why = _build.why_absent("v1fast._probe", "2.13.0")
+    assert why.startswith("does not fit: _probe.cpython-310-x86_64-linux-gnu.so is for another Python than")
+
+
+def in_a_copy(folder, code, **environment):
+    """Runs Python with a copy of the package that has no binaries, and returns its output."""
+    source = Path(__file__).parents[1]
+    for name in ("v1fast", "kernels"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "_left_out.json")
+        shutil.copytree(source / name, folder / name, ignore=ignored, dirs_exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(folder), "V1FAST_KERNELS": "native"} | environment
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{code}"]
+    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+
+
+WORKS = (
+    "import torch, v1fast; print(v1fast.ops.loaded['native']); print(v1fast.functional.rdm(torch.eye(3)).isnan().sum())"
+)
+
+
+@pytest.mark.parametrize("contents", [b"", b"no binary of any kind", None])
+def test_a_broken_binary_does_not_keep_v1fast_from_running(tmp_path, contents):
+    """None: a library that lacks a symbol, as one built for a later torch."""
+    name = _build.ops_binary(torch.__version__).rpartition(".")[2]
+    (tmp_path / "v1fast").mkdir()
+    binary = tmp_path / "v1fast" / f"{name}.abi3.so"
+    if contents is None:
+        if shutil.which("gcc") is None:
+            pytest.skip("makes a library with gcc")
+        (tmp_path / "empty.c").write_text(
+            f"void torch_of_2030(void); void* PyInit_{name}(void) {{ torch_of_2030(); return 0; }}"
+        )
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", binary, tmp_path / "empty.c"], check=True)
+    else:
+        binary.write_bytes(contents)
+    done = in_a_copy(tmp_path, WORKS)
+    state, count = done.stdout.splitlines()
+    assert state.startswith("does not load: ")
+    assert ("torch_of_2030" in state) == (contents is None)
+    assert count == "tensor(0)"
+    assert done.stderr.count("RuntimeWarning: v1fast runs without its kernels for the CPU, slower: does not load") == 1
+
+
+def test_a_source_tree_warns_of_nothing(tmp_path):
+    done = in_a_copy(tmp_path, WORKS)
+    assert done.stdout.startswith("not built: ")
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "triton_version", "reason"),
+    [
+        ("2.7.1", "3.4.0", "the kernels need torch 2.8 or later, and this is 2.7.1"),
+        ("2.8.0", "3.3.1", "the kernels need triton 3.4 or later, and this is 3.3.1"),
+        ("2.8.0", "3.4.0", None),
+        ("2.13.0", None, None),
+    ],
+)
+def test_triton_kernels_need_a_torch_and_a_triton(monkeypatch, torch_version, triton_version, reason):
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    module = None if triton_version is None else SimpleNamespace(__version__=triton_version)
+    monkeypatch.setitem(sys.modules, "triton", module)
+    assert _load.too_old_for_triton() == reason
+    if reason:
+        assert _load._load_triton() == f"not loaded: {reason}"
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "3.5.0", "3.9.0+git1"])
+def test_the_report_says_what_an_old_triton_lacks(version):
+    state = _load._loaded_with_triton(version)
+    assert state.startswith("loaded")
+    assert ("float64" in state) == (version == "3.4.0")
+
+
+class Uncompiled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Uncompiled("at 3:1:\nno such type"), RuntimeError("PassManager::run failed")])
+def test_a_kernel_that_does_not_compile_leaves_the_op_to_its_reference(monkeypatch, error):
+    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
+    monkeypatch.setattr(_uncompiled, "failures", {})
+    calls = []
+
+    def launcher(x, y, method, condensed, accuracy):
+        calls.append(method)
+        if x.dtype == torch.float64:
+            raise error
+        return "launched"
+
+    launch = _uncompiled.or_default("rdm", launcher)
+    x = torch.randn(1, 4, 8, dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="v1fast::rdm runs without a Triton kernel, slower: it does not") as warned:
+        first = launch(x, None, "cosine", False, "float32")
+    assert len(warned) == 1
+    assert torch.equal(first, references["rdm"](x, None, "cosine", False, "float32"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(launch(x, None, "cosine", False, "float32"), first)
+        assert calls == ["cosine"]  # not tried again
+        launch(x, None, "euclidean", False, "float32")
+        assert launch(x.float(), None, "cosine", False, "float32") == "launched"
+    assert list(_uncompiled.failures) == ["rdm"]
+
+
+def test_other_errors_of_a_launcher_are_raised(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
+
+    def launcher(*arguments):
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        _uncompiled.or_default("rdm", launcher)(torch.randn(1, 4, 8), None, "cosine", False, "float32")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +460,9 @@ def test_a_build_notes_what_it_left_out(tmp_path, hidden, reasons):
     environment = os.environ | {"CC": "no/such/compiler", "CXX": "no/such/compiler", "PYTHONPATH": "hidden"}
     environment.pop("V1FAST_REQUIRE_NATIVE", None)
     command = [sys.executable, "setup.py", "-q", "build", "--build-lib", "built"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert done.stderr.count("v1fast: no kernel was compiled: ") == 1
+    assert "pip install --no-build-isolation v1fast" in done.stderr
     noted = json.loads((tmp_path / "built" / "v1fast" / "_left_out.json").read_text())
     assert set(noted) == set(EXTENSIONS)
     assert all(reason in noted[extension] for extension, reason in zip(EXTENSIONS, reasons, strict=True))

@@ -218,8 +218,9 @@ def test_vmap_over_an_ensemble_and_function_transforms():
         return lambda parameters: readout(features, **parameters, **options, **POOLING).square().sum()
 
     got = torch.vmap(torch.func.grad(loss_of(functional.pooled_readout)))(members)
-    want = torch.vmap(torch.func.grad(loss_of(eager.pooled_readout)))(members)
-    torch.testing.assert_close(got, want)
+    # One by one: some releases of torch have no gradient of grid_sample under vmap.
+    each = [torch.func.grad(loss_of(eager.pooled_readout))({k: v[i] for k, v in members.items()}) for i in range(2)]
+    torch.testing.assert_close(got, {k: torch.stack([gradients[k] for gradients in each]) for k in got})
     out = torch.vmap(lambda p: functional.pooled_readout(features, **p, **options, **POOLING))(members)
     assert out[1].equal(
         functional.pooled_readout(features, **{k: v[1] for k, v in members.items()}, **options, **POOLING)

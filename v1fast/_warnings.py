@@ -14,8 +14,8 @@ import torch
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A line of these is none that a user can change: torch calls a layer's forward through several frames of its own, more
-# of them where a module has hooks or is compiled.
-_INTERNAL = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+# of them where a module has hooks or is compiled. An import does so too.
+_INTERNAL = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<frozen importlib")
 
 
 def run_while_tracing(function: F) -> F:
@@ -40,4 +40,4 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     names = frame.f_globals
     registry = names.setdefault("__warningregistry__", {})
     module = names.get("__name__", "<string>")
-    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry, names)
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)

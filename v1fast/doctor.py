@@ -134,7 +134,7 @@ def _measure(quick: bool) -> tuple[str, dict[str, Any] | None, list[dict[str, An
     try:
         probe = importlib.import_module("v1fast._probe")
     except ModuleNotFoundError:
-        return why_absent("v1fast._probe"), None, []
+        return why_absent("v1fast._probe", torch.__version__), None, []
     except ImportError as error:
         return f"does not load: {error}", None, []
     facts = probe.facts()

@@ -1,11 +1,8 @@
 // Row sums of condensed matrices on the CPU. v1fast/reference/condensed_row_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
+#include "../torch_api.h"
 #include "detail/isa.h"
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 

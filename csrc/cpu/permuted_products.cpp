@@ -1,12 +1,9 @@
 // Null distributions of label permutations on the CPU. v1fast/reference/permuted_products.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
+#include "../torch_api.h"
 #include "detail/isa.h"
 #include "detail/samples.h"
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 

@@ -1,10 +1,7 @@
 // Random permutations on the CPU. v1fast/reference/random_permutations.py defines which ones.
 #include "../boxed.h"
 #include "../philox.h"
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
+#include "../torch_api.h"
 
 #include <numeric>
 #include <utility>

@@ -4,10 +4,8 @@
 // and writes in order to each of a few hundred regions. No pass writes to random addresses: for 8 million ranks, that
 // would take as long as everything else.
 #include "../boxed.h"
+#include "../torch_api.h"
 #include "detail/large_memory.h"
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <bit>

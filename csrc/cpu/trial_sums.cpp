@@ -2,12 +2,8 @@
 // v1fast/reference/trial_sums.py defines them.
 #include "../boxed.h"
 #include "../philox.h" // V1FAST_INLINE
+#include "../torch_api.h"
 #include "detail/isa.h"
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <utility>

@@ -24,6 +24,8 @@ from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
+from v1fast._torch import any_requires_grad, register_vmap
+
 
 def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
     if _are_functorch_transforms_active():
@@ -85,7 +87,7 @@ def _autograd_kernel(
     def kernel(keyset: Any, *arguments: Any) -> Any:
         if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
             return reference(*arguments)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+        if torch.is_grad_enabled() and any_requires_grad(*arguments):
             if written:
                 raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
             return Recorded.apply(keyset, *arguments)
@@ -212,7 +214,7 @@ def define(
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
-    torch.library.register_vmap(qualname, _one_by_one(op), lib=library)
+    register_vmap(op, _one_by_one(op), library)
     return _named_errors(op, check)
 
 

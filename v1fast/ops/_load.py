@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 
 import torch
 
-from v1fast._build import why_absent
+from v1fast._build import left_out, ops_binary, release, why_absent
+from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK
 from v1fast.ops._define import behind_check, library, register_defaults
+from v1fast.ops._uncompiled import or_default
 
 KERNEL_SETS = ("native", "triton", "fallback")
+LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
+FLOAT64_PRODUCTS = (3, 5)  # the first Triton that multiplies matrices of float64
 
 
 def _requested() -> list[str]:
@@ -25,14 +30,35 @@ def _requested() -> list[str]:
 
 
 def _load_native() -> str:
+    binary = ops_binary(torch.__version__)
     try:
-        importlib.import_module("v1fast._C")
+        importlib.import_module(binary)
     except ModuleNotFoundError as error:
-        # Loading goes on only if exactly this module is missing: a broken binary must not look like "not built".
-        if error.name != "v1fast._C":
+        if error.name != binary:
             raise
-        return why_absent("v1fast._C")
-    return "loaded"
+        state = why_absent("v1fast._C", torch.__version__)
+        # Of what a source tree lacks, or a system other than Linux, nobody has to be told.
+        missed = sys.platform == "linux" and ("does not fit" in state or left_out("v1fast._C") is not None)
+    except ImportError as error:
+        state, missed = f"does not load: {error}", True
+    else:
+        return "loaded"
+    if missed:
+        warn_caller(f"v1fast runs without its kernels for the CPU, slower: {state}", RuntimeWarning)
+    return state
+
+
+def too_old_for_triton() -> str | None:
+    """Which of torch and Triton is too old for the kernels, None for neither and where there is no Triton."""
+    for package, wanted in LEAST_FOR_TRITON.items():
+        try:
+            # Not what metadata says: torch's build for ROCm has a package of another name for Triton.
+            version = importlib.import_module(package).__version__
+        except ModuleNotFoundError:
+            return None
+        if release(version) < wanted:
+            return f"the kernels need {package} {wanted[0]}.{wanted[1]} or later, and this is {version}"
+    return None
 
 
 def _load_triton() -> str:
@@ -41,6 +67,9 @@ def _load_triton() -> str:
     if not (torch.version.cuda or torch.version.hip or asked_for):
         names = ",".join(KERNEL_SETS)
         return f"not loaded: torch is built for the CPU alone; V1FAST_KERNELS={names} loads them all the same"
+    old = too_old_for_triton()
+    if old:
+        return f"not loaded: {old}"
     try:
         kernels = importlib.import_module("v1fast.kernels")
     except ModuleNotFoundError as error:
@@ -48,8 +77,15 @@ def _load_triton() -> str:
             raise
         return f"not available: no module named {error.name!r}"
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, behind_check(name, launcher), "CUDA")
-    return "loaded" if kernels.CUDA else "no op has a Triton kernel yet: CUDA tensors run on the reference"
+        library.impl(name, behind_check(name, or_default(name, launcher)), "CUDA")
+    return _loaded_with_triton(importlib.import_module("triton").__version__)
+
+
+def _loaded_with_triton(version: str) -> str:
+    if release(version) >= FLOAT64_PRODUCTS:
+        return "loaded"
+    lacking = 'dissimilarities of float64 tensors and of accuracy="high"'
+    return f"loaded, but for {lacking}: they need Triton 3.5"
 
 
 def _load_fallback() -> str:

@@ -9,12 +9,15 @@ changes the parameter itself, as neuralpredictors and openretina do, and never i
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from v1fast._torch import is_exporting
 
 Change = Callable[[Tensor], Tensor]
 """Values in range, a new tensor, of those that are given."""
@@ -39,6 +42,10 @@ def _save_all(*args: Any, **kwargs: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE
 
 
+# An argument from torch 2.9 on. What is checkpointed here is all saved, so nothing depends on it in a compiled graph.
+_TO_THE_END: dict[str, Any] = {"early_stop": False} if "early_stop" in inspect.signature(checkpoint).parameters else {}
+
+
 def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
     """``_straight_through`` with a result that compiled code saves for its backward pass.
 
@@ -50,7 +57,7 @@ def _saved_straight_through(values: Tensor, parameter: Tensor) -> Tensor:
         parameter,
         use_reentrant=False,
         preserve_rng_state=False,
-        early_stop=False,
+        **_TO_THE_END,
         context_fn=functools.partial(create_selective_checkpoint_contexts, _save_all),
     )
     return result
@@ -62,7 +69,7 @@ def _may_be_written(parameter: Tensor) -> bool:
         torch.is_grad_enabled()
         and isinstance(parameter, nn.Parameter)
         and not torch._C._are_functorch_transforms_active()
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
     )
 
 

@@ -4,11 +4,9 @@
 // images at a time, so that the channel kernels exist once per compute type and no copy of the whole map is made.
 #pragma once
 
+#include "../../torch_api.h"
 #include "dispatch.h"
 #include "large_memory.h"
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <memory>

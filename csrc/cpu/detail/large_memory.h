@@ -4,8 +4,7 @@
 // that size is kept here for the next call. It is marked as free for the system to take, so other uses do not lack it.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+#include "../../torch_api.h"
 
 #include <atomic>
 #include <cstdint>
@@ -100,9 +99,10 @@ inline Uninitialised uninitialised_like(const Tensor& like, bool dense) {
 #if defined(__linux__) && defined(MADV_FREE)
     if (LargeBlock* block = dense && bytes >= kLargeBytes ? kept_block().take(bytes) : nullptr) {
         const bool zeros = block->zeros;
-        return {torch::stable::from_blob(block->data, like.sizes(), like.strides(), like.device(), like.scalar_type(),
-                                         [block](void*) { kept_block().give(block); }),
-                zeros};
+        const auto give_back = [](void*, void* block) { kept_block().give(static_cast<LargeBlock*>(block)); };
+        if (std::optional<Tensor> tensor = owning_tensor(block->data, like, give_back, block))
+            return {*tensor, zeros};
+        LargeBlock::unmap(block);
     }
 #endif
     Uninitialised out{torch::stable::empty_like(like), false};

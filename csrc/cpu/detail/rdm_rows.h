@@ -1,11 +1,10 @@
 // Sets of rows for the dissimilarity matrices: standardised as they are packed, never copied as a whole.
 #pragma once
 
+#include "../../torch_api.h"
 #include "rdm_kernels.h"
 #include "samples.h"
 #include "whole_numbers.h"
-
-#include <torch/csrc/stable/ops.h>
 
 #include <atomic>
 #include <cmath>

@@ -1,0 +1,61 @@
+"""What v1fast uses of torch and some versions in its range lack: under one name, with what stands in for it there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v1fast._build import release
+from v1fast._warnings import run_while_tracing
+
+
+def _any_requires_grad(*arguments: Any) -> bool:
+    return any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
+@run_while_tracing
+def _is_exporting() -> bool:
+    trace = sys.modules.get("torch.export._trace")
+    return getattr(trace, "_EXPORT_FLAGS", None) is not None
+
+
+class _AboveBatched:
+    """An interpreter of vmap that leaves the keys above its own alone, autograd's among them."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._interpreter, name)
+
+    def lower(self) -> Any:
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
+        return torch._C._ExcludeDispatchKeyGuard(keys)
+
+
+def register_vmap(op: Any, rule: Callable[..., Any], library: torch.library.Library) -> None:
+    """``torch.library.register_vmap``. What ``rule`` computes is recorded by autograd; torch itself does that from 2.8
+    on at the latest.
+    """
+    if release(torch.__version__) >= (2, 8):
+        torch.library.register_vmap(op, rule, lib=library)
+        return
+    from torch._functorch.autograd_function import custom_function_call_vmap_helper
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+    def batched(keyset: Any, *arguments: Any) -> Any:
+        interpreter: Any = _AboveBatched(retrieve_current_functorch_interpreter())
+        return custom_function_call_vmap_helper(interpreter, rule, op, *arguments)
+
+    library.impl(op._schema.name, batched, "FuncTorchBatched", with_keyset=True)
+
+
+any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
+"""Whether a tensor among the arguments requires grad; torch has it from 2.8 on."""
+
+is_exporting = getattr(torch.compiler, "is_exporting", _is_exporting)
+"""Whether ``torch.export`` traces the call; torch has it from 2.7 on."""
