@@ -20,7 +20,7 @@ import torch
 from v1fast import _build, doctor, ops
 from v1fast._version import __version__
 from v1fast.ops import _load, _uncompiled
-from v1fast.ops._define import references
+from v1fast.ops._define import defaults
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -403,7 +403,7 @@ class Uncompiled(Exception):
 
 
 @pytest.mark.parametrize("error", [Uncompiled("at 3:1:\nno such type"), RuntimeError("PassManager::run failed")])
-def test_a_kernel_that_does_not_compile_leaves_the_op_to_its_reference(monkeypatch, error):
+def test_a_kernel_that_does_not_compile_leaves_the_op_to_what_runs_without_one(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
     monkeypatch.setattr(_uncompiled, "failures", {})
     calls = []
@@ -419,7 +419,7 @@ def test_a_kernel_that_does_not_compile_leaves_the_op_to_its_reference(monkeypat
     with pytest.warns(RuntimeWarning, match="v1fast::rdm runs without a Triton kernel, slower: it does not") as warned:
         first = launch(x, None, "cosine", False, "float32")
     assert len(warned) == 1
-    assert torch.equal(first, references["rdm"](x, None, "cosine", False, "float32"))
+    assert torch.equal(first, defaults["rdm"](x, None, "cosine", False, "float32"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(launch(x, None, "cosine", False, "float32"), first)
