@@ -1,9 +1,9 @@
 """Compiled parts of v1fast; everything declarative is in pyproject.toml.
 
 ``v1fast._C``      the ops for the CPU, on torch's stable ABI (one binary for every torch >= 2.13)
-``v1fast._probe``  the machine probe of ``v1fast doctor``, by pybind11
+``v1fast._probe``  the machine probe of ``v1fast doctor``
 
-Both are optional: where they do not compile (no compiler, no torch at build time, macOS, Windows) the package
+Both are optional: where they do not compile (no compiler, no torch at build time, Windows) the package
 installs without them and runs on the pure-torch reference. ``V1FAST_REQUIRE_NATIVE=1`` makes that an error.
 
 ``V1FAST_SANITIZE=1`` builds ``v1fast._C`` alone, with AddressSanitizer and UndefinedBehaviorSanitizer, which end the
@@ -20,6 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 STABLE_ABI_VERSION = "0x020d000000000000"  # torch 2.13
+LIMITED_API = "0x030b0000"  # one binary for every Python >= 3.11
 COMPILE_FLAGS = [
     "-O3",
     "-std=c++20",
@@ -30,6 +31,8 @@ COMPILE_FLAGS = [
     "-Wextra",
     "-Wno-psabi",  # vectors are passed between inlined functions only
     "-Wno-maybe-uninitialized",  # GCC 12's own AVX-512 header
+    "-Wno-unknown-warning-option",  # clang does not know the last one
+    "-Wno-pass-failed",  # clang: a loop that it might have vectorised
 ]
 SANITIZER_FLAGS = [
     "-fsanitize=address,undefined,float-cast-overflow",
@@ -38,6 +41,7 @@ SANITIZER_FLAGS = [
     "-O1",  # after -O3, which it replaces
     "-g1",
 ]
+STRIPPED = ["-Wl,-s"] if sys.platform == "linux" else []
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
 sanitized = os.environ.get("V1FAST_SANITIZE") == "1"
 
@@ -71,7 +75,7 @@ def ops_extension() -> Extension:
 
     return Extension(
         "v1fast._C",
-        sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
+        sources=["csrc/module.cpp", "csrc/old_glibc.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[
@@ -80,10 +84,10 @@ def ops_extension() -> Extension:
             *(f"-isystem{path}" for path in cpp_extension.include_paths()),
         ],
         include_dirs=["csrc"],
-        define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", "0x030b0000")],
+        define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", LIMITED_API)],
         library_dirs=cpp_extension.library_paths(),
         libraries=["torch_cpu", "c10"],
-        extra_link_args=SANITIZER_FLAGS if sanitized else ["-Wl,-s"],
+        extra_link_args=SANITIZER_FLAGS if sanitized else STRIPPED,
         py_limited_api=True,
         optional=not required,
         language="c++",
@@ -91,20 +95,22 @@ def ops_extension() -> Extension:
 
 
 def probe_extension() -> Extension:
-    from pybind11.setup_helpers import Pybind11Extension
-
-    return Pybind11Extension(
+    return Extension(
         "v1fast._probe",
-        sources=["csrc/probe.cpp"],
+        sources=["csrc/probe.cpp", "csrc/old_glibc.cpp"],
+        depends=["csrc/cpu/detail/isa.h"],
         extra_compile_args=COMPILE_FLAGS,
-        cxx_std=20,
-        extra_link_args=["-pthread"],
+        include_dirs=["csrc"],
+        define_macros=[("Py_LIMITED_API", LIMITED_API)],
+        extra_link_args=["-pthread", *STRIPPED],
+        py_limited_api=True,
         optional=not required,
+        language="c++",
     )
 
 
 def extensions() -> list[Extension]:
-    if sys.platform != "linux":
+    if sys.platform not in ("linux", "darwin"):  # macOS: meant to compile, never run
         return []
     found = []
     makers = {"v1fast._C": ops_extension, "v1fast._probe": probe_extension}
@@ -122,4 +128,8 @@ def extensions() -> list[Extension]:
     return found
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtensions},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

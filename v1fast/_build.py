@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 _LEFT_OUT = Path(__file__).with_name("_left_out.json")
-_MODULES = {"v1fast._C": ("torch",), "v1fast._probe": ("pybind11",)}
+_MODULES: dict[str, tuple[str, ...]] = {"v1fast._C": ("torch",), "v1fast._probe": ()}
 
 
 def why_absent(extension: str) -> str:
     """Why ``v1fast._C`` or ``v1fast._probe`` cannot be found; "not built" and the reason."""
-    if sys.platform != "linux":
-        return f"not built: it is for Linux, and this is {platform.system()}"
+    if sys.platform not in ("linux", "darwin"):
+        return f"not built: it is for Linux and macOS, and this is {platform.system()}"
     try:
         noted = json.loads(_LEFT_OUT.read_text()).get(extension)
     except FileNotFoundError:  # what is not built at all, but used in its source tree, has none
