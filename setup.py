@@ -44,6 +44,9 @@ SANITIZER_FLAGS = [
 STRIPPED = ["-Wl,-s"] if sys.platform == "linux" else []
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
 sanitized = os.environ.get("V1FAST_SANITIZE") == "1"
+torch_libraries = os.environ.get(
+    "V1FAST_TORCH_LIBRARIES"
+)  # to link with, where not those of this torch: tools/wheels.py
 
 LEFT_OUT = Path("v1fast/_left_out.json")  # name of an extension: why it is not built; v1fast doctor reads it
 left_out: dict[str, str] = {}
@@ -85,7 +88,7 @@ def ops_extension() -> Extension:
         ],
         include_dirs=["csrc"],
         define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI_VERSION), ("Py_LIMITED_API", LIMITED_API)],
-        library_dirs=cpp_extension.library_paths(),
+        library_dirs=[torch_libraries] if torch_libraries else cpp_extension.library_paths(),
         libraries=["torch_cpu", "c10"],
         extra_link_args=SANITIZER_FLAGS if sanitized else STRIPPED,
         py_limited_api=True,
