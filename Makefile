@@ -10,7 +10,7 @@ export V1FAST_REQUIRE_NATIVE = 1
 # Threads that spin while they wait slow each other down where cores are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: wheels check-wheels test-aarch64 demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
+.PHONY: demo test test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check format bench \
 	bench-baselines bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
@@ -46,9 +46,10 @@ test-sanitized: $(SANITIZED)/.built
 	$(SANITIZE) $(BIN)/pytest -m "not slow" $(SANITIZED_TESTS)
 	$(SANITIZE) $(BIN)/pytest -m slow tests/test_fuzz.py
 
+.PHONY: wheels check-wheels test-aarch64
 # What a release is made of, in dist/: a wheel for each architecture, built here, and the sources. See docs/wheels.md.
 AARCH64 := build/aarch64
-wheels: $(VENV)/.built
+wheels: $(VENV)/.wheels
 	tools/aarch64.sh $(AARCH64) compilers
 	rm -rf dist
 	$(BIN)/python tools/wheels.py x86_64=g++ aarch64=$(CURDIR)/$(AARCH64)/bin/g++
@@ -65,7 +66,7 @@ AARCH64_TESTS := $(addprefix tests/test_,philox.py trial_sums.py rsa_ops.py poin
 	pooled_readout.py rdm.py ties.py)
 AARCH64_CASES := matches or published or kernel_and_reference or frozen or sums_are or ranks_are or permut or \
 	special_positions or pooled_levels or equal_dissimilarities or near_identical
-test-aarch64: $(VENV)/.built
+test-aarch64: $(VENV)/.deps
 	tools/aarch64.sh $(AARCH64) compilers
 	PIP_PYTHON=$(BIN)/python tools/aarch64.sh $(AARCH64) python
 	set -e; for compiler in $(AARCH64_CXX); do \
@@ -126,6 +127,10 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.wheels: $(VENV)/.deps requirements/wheels.txt
+	$(PIP) install --quiet --requirement requirements/wheels.txt
 	@touch $@
 
 $(SANITIZED)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f) \

@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 STABLE_ABI_VERSION = "0x020d000000000000"  # torch 2.13
-LIMITED_API = "0x030b0000"  # one binary for every Python >= 3.11
+LIMITED_API = "0x030a0000"  # one binary for every Python >= 3.10
 COMPILE_FLAGS = [
     "-O3",
     "-std=c++20",
@@ -134,5 +134,5 @@ def extensions() -> list[Extension]:
 setup(
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtensions},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -1,6 +1,6 @@
 """Builds the wheels of a release and checks what they promise: ``make wheels``; see docs/wheels.md.
 
-A wheel holds ``v1fast._C`` and ``v1fast._probe`` for one architecture, every Python from 3.11 on (abi3) and every torch
+A wheel holds ``v1fast._C`` and ``v1fast._probe`` for one architecture, every Python from 3.10 on (abi3) and every torch
 from the first one whose stable ABI the kernels use. It is built with this environment's torch, of which it takes the
 headers alone: empty libraries of the same names stand in for torch's, so that any architecture can be linked.
 """
