@@ -54,6 +54,10 @@ wheels: $(VENV)/.wheels
 	rm -rf dist
 	$(BIN)/python tools/wheels.py x86_64=g++ aarch64=$(CURDIR)/$(AARCH64)/bin/g++
 
+$(VENV)/.wheels: $(VENV)/.deps requirements/wheels.txt
+	$(PIP) install --quiet --requirement requirements/wheels.txt
+	@touch $@
+
 # In a fresh environment of each Python, such as PYTHONS="python3.12 python3.13=2.10.0": of torch, the newest or that one.
 PYTHONS ?= $(PYTHON)
 check-wheels:
@@ -127,10 +131,6 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
-	@touch $@
-
-$(VENV)/.wheels: $(VENV)/.deps requirements/wheels.txt
-	$(PIP) install --quiet --requirement requirements/wheels.txt
 	@touch $@
 
 $(SANITIZED)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f) \
