@@ -63,6 +63,40 @@ test-sanitized: $(SANITIZED)/.built
 	$(SANITIZE) $(BIN)/pytest -m "not slow" $(SANITIZED_TESTS)
 	$(SANITIZE) $(BIN)/pytest -m slow tests/test_fuzz.py
 
+.PHONY: wheels check-wheels test-aarch64
+# What a release is made of, in dist/: a wheel for each architecture, built here, and the sources. See docs/wheels.md.
+AARCH64 := build/aarch64
+wheels: $(VENV)/.wheels
+	tools/aarch64.sh $(AARCH64) compilers
+	rm -rf dist
+	$(BIN)/python tools/wheels.py x86_64=g++ aarch64=$(CURDIR)/$(AARCH64)/bin/g++
+
+$(VENV)/.wheels: $(VENV)/.deps requirements/wheels.txt
+	$(PIP) install --quiet --requirement requirements/wheels.txt
+	@touch $@
+
+# In a fresh environment of each Python, such as PYTHONS="python3.12 python3.13=2.10.0": of torch, the newest or that one.
+PYTHONS ?= $(PYTHON)
+check-wheels:
+	tools/check_wheel.sh "$$(echo dist/*manylinux*_$$(uname -m).whl)" $(PYTHONS)
+
+# The kernels for ARM, compiled by each of two compilers and executed by an emulator, with torch 2.10: a few cases of what
+# the tests compare with a reference. Needs Debian's or Ubuntu's packages, which it unpacks into build/; many minutes.
+AARCH64_CXX   ?= g++ clang++
+AARCH64_TESTS := $(addprefix tests/test_,philox.py trial_sums.py rsa_ops.py point_gather.py gaussian_readout.py \
+	pooled_readout.py rdm.py ties.py)
+AARCH64_CASES := matches or published or kernel_and_reference or frozen or sums_are or ranks_are or permut or \
+	special_positions or pooled_levels or equal_dissimilarities or near_identical
+test-aarch64: $(VENV)/.deps
+	tools/aarch64.sh $(AARCH64) compilers
+	PIP_PYTHON=$(BIN)/python tools/aarch64.sh $(AARCH64) python
+	set -e; for compiler in $(AARCH64_CXX); do \
+		built=$(AARCH64)/$$compiler; \
+		$(BIN)/python tools/wheels.py --build-only --work $$built aarch64=$(CURDIR)/$(AARCH64)/bin/$$compiler; \
+		V1FAST_KERNELS=native OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$$built/aarch64/build/lib \
+			$(AARCH64)/bin/python -P -m pytest -p few_cases -p no:cacheprovider -k "$(AARCH64_CASES)" $(AARCH64_TESTS); \
+	done
+
 # On a real GPU, with the Python at hand (PYTHON=...), which has torch for CUDA, Triton and pytest: from the source tree,
 # nothing is built.
 test-gpu:

@@ -2,9 +2,9 @@
 
 ``v1fast._C``      the ops for the CPU, on torch's stable ABI (one binary for every torch >= 2.10); beside a torch from
                    2.5 to 2.9, on ATen, for that release alone, under a name of its own (``v1fast/_build.py``)
-``v1fast._probe``  the machine probe of ``v1fast doctor``, by pybind11
+``v1fast._probe``  the machine probe of ``v1fast doctor``
 
-Both are optional: where they do not compile (no compiler, no torch at build time, macOS, Windows) the package
+Both are optional: where they do not compile (no compiler, no torch at build time, Windows) the package
 installs without them and runs on the pure-torch reference. ``V1FAST_REQUIRE_NATIVE=1`` makes that an error.
 
 torch is no requirement of the build, so that nobody's torch is replaced or downloaded again. The build uses the torch
@@ -26,6 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 _build = runpy.run_path(str(Path(__file__).parent / "v1fast" / "_build.py"))
 ops_binary, STABLE_ABI = _build["ops_binary"], _build["STABLE_ABI"]
+LIMITED_API = "0x030a0000"  # one binary for every Python >= 3.10
 COMPILE_FLAGS = [
     "-O3",
     "-std=c++20",
@@ -36,6 +37,8 @@ COMPILE_FLAGS = [
     "-Wextra",
     "-Wno-psabi",  # vectors are passed between inlined functions only
     "-Wno-maybe-uninitialized",  # GCC 12's own AVX-512 header
+    "-Wno-unknown-warning-option",  # clang does not know the last one
+    "-Wno-pass-failed",  # clang: a loop that it might have vectorised
 ]
 SANITIZER_FLAGS = [
     "-fsanitize=address,undefined,float-cast-overflow",
@@ -44,8 +47,12 @@ SANITIZER_FLAGS = [
     "-O1",  # after -O3, which it replaces
     "-g1",
 ]
+STRIPPED = ["-Wl,-s"] if sys.platform == "linux" else []
 required = os.environ.get("V1FAST_REQUIRE_NATIVE") == "1"
 sanitized = os.environ.get("V1FAST_SANITIZE") == "1"
+torch_libraries = os.environ.get(
+    "V1FAST_TORCH_LIBRARIES"
+)  # to link with, where not those of this torch: tools/wheels.py
 
 LEFT_OUT = Path("v1fast/_left_out.json")  # name of an extension: why it is not built; v1fast doctor reads it
 left_out: dict[str, str] = {}
@@ -95,7 +102,7 @@ def ops_extension() -> Extension:
     on_aten = name != "v1fast._C"
     return Extension(
         name,
-        sources=["csrc/module.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
+        sources=["csrc/module.cpp", "csrc/old_glibc.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[
@@ -108,13 +115,13 @@ def ops_extension() -> Extension:
         define_macros=[
             *torch_macros(name, torch),
             ("V1FAST_MODULE", name.rpartition(".")[2]),
-            ("Py_LIMITED_API", "0x030b0000"),
+            ("Py_LIMITED_API", LIMITED_API),
         ],
-        library_dirs=folders,
+        library_dirs=[torch_libraries] if torch_libraries else folders,
         libraries=["torch_cpu", "c10"],
         extra_link_args=[
             *(openmp_libraries(folders) if on_aten else []),
-            *(SANITIZER_FLAGS if sanitized else ["-Wl,-s"]),
+            *(SANITIZER_FLAGS if sanitized else STRIPPED),
         ],
         py_limited_api=True,
         optional=not required,
@@ -123,20 +130,22 @@ def ops_extension() -> Extension:
 
 
 def probe_extension() -> Extension:
-    from pybind11.setup_helpers import Pybind11Extension
-
-    return Pybind11Extension(
+    return Extension(
         "v1fast._probe",
-        sources=["csrc/probe.cpp"],
+        sources=["csrc/probe.cpp", "csrc/old_glibc.cpp"],
+        depends=["csrc/cpu/detail/isa.h"],
         extra_compile_args=COMPILE_FLAGS,
-        cxx_std=20,
-        extra_link_args=["-pthread"],
+        include_dirs=["csrc"],
+        define_macros=[("Py_LIMITED_API", LIMITED_API)],
+        extra_link_args=["-pthread", *STRIPPED],
+        py_limited_api=True,
         optional=not required,
+        language="c++",
     )
 
 
 def extensions() -> list[Extension]:
-    if sys.platform != "linux":
+    if sys.platform not in ("linux", "darwin"):  # macOS: meant to compile, never run
         return []
     found = []
     makers = {"v1fast._C": ops_extension, "v1fast._probe": probe_extension}
@@ -155,7 +164,7 @@ def extensions() -> list[Extension]:
 
 def say_what_is_left_out(commands: dict[str, bool]) -> None:
     """Once a build, not in the steps that only ask for its name and requirements."""
-    why = "it is for Linux" if sys.platform != "linux" else left_out.get("v1fast._C")
+    why = "it is for Linux and macOS" if sys.platform not in ("linux", "darwin") else left_out.get("v1fast._C")
     if not why or not commands.get("build_py"):
         return
     print(
@@ -166,4 +175,9 @@ def say_what_is_left_out(commands: dict[str, bool]) -> None:
     )
 
 
-say_what_is_left_out(setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions}).have_run)
+distribution = setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtensions},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
+say_what_is_left_out(distribution.have_run)

@@ -1,10 +1,18 @@
 // v1fast._probe: what this machine is, and how fast it can multiply, read and update. The rates are ceilings. A
-// kernel's own rate only means something in comparison with them.
+// kernel's own rate only means something in comparison with them. On Python's limited API, like v1fast._C, so that one
+// wheel serves every Python.
 
-#include <pybind11/pybind11.h>
-#include <sched.h>
+#include <Python.h>
+
+#include "cpu/detail/isa.h"
+
 #include <sys/mman.h>
 #include <unistd.h>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#else
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <barrier>
@@ -20,8 +28,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-namespace py = pybind11;
 
 namespace {
 
@@ -123,8 +129,8 @@ V1FAST_INLINE void perform(const Work& work) {
     }
 }
 
-struct Isa {
-    const char* name;
+struct Perform {
+    const char* isa;
     int lanes; // floats per vector
     void (*perform)(const Work&);
 };
@@ -135,11 +141,11 @@ __attribute__((target("arch=x86-64-v3"))) void perform_v3(const Work& work) { pe
 #endif
 void perform_plain(const Work& work) { perform<16>(work); }
 
-Isa widest_isa() {
+Perform widest() {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("x86-64-v4"))
+    if (v1fast::has_avx512())
         return {"avx512", 16, perform_v4};
-    if (__builtin_cpu_supports("x86-64-v3"))
+    if (v1fast::has_avx2())
         return {"avx2+fma", 8, perform_v3};
 #elif defined(__aarch64__)
     return {"neon", 4, perform_plain};
@@ -158,6 +164,35 @@ struct Machine {
     Cache l1, l2, l3;
 };
 
+#if defined(__APPLE__)
+
+int64_t system_number(const char* name) {
+    int64_t number = 0;
+    size_t size = sizeof number;
+    return sysctlbyname(name, &number, &size, nullptr, 0) == 0 ? number : 0; // little endian: 32 bits fit as well
+}
+
+/// Of the performance cores. There is no L3.
+Cache find_cache(int level) {
+    if (level == 1)
+        return {system_number("hw.perflevel0.l1dcachesize"), 1};
+    if (level == 2)
+        return {system_number("hw.perflevel0.l2cachesize"),
+                std::max(static_cast<int>(system_number("hw.perflevel0.cpusperl2")), 1)};
+    return {};
+}
+
+std::string cpu_name() {
+    char name[256] = "unknown";
+    size_t size = sizeof name;
+    sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0);
+    return name;
+}
+
+int usable_cores() { return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1); }
+
+#else
+
 std::string first_word(const std::string& path) {
     std::string word;
     std::ifstream(path) >> word;
@@ -175,7 +210,7 @@ int count_cores(const std::string& mask) {
 
 /// The data or unified cache of a level, from Linux or else from the C library. Linux comes first: it gives the L3 of
 /// one core complex. On AMD, glibc gives the sum of all of them.
-Cache find_cache(int level, int sysconf_name) {
+Cache find_cache(int level) {
     for (int index = 0; index < 8; ++index) {
         const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
         if (first_word(folder + "level") != std::to_string(level) || first_word(folder + "type") == "Instruction")
@@ -184,7 +219,8 @@ Cache find_cache(int level, int sysconf_name) {
         const int64_t unit = size.ends_with('K') ? 1 << 10 : size.ends_with('M') ? 1 << 20 : 1;
         return {std::strtoll(size.c_str(), nullptr, 10) * unit, count_cores(first_word(folder + "shared_cpu_map"))};
     }
-    return {std::max<int64_t>(sysconf(sysconf_name), 0), 1};
+    const int name = level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE;
+    return {std::max<int64_t>(sysconf(name), 0), 1};
 }
 
 std::string cpu_name() {
@@ -204,10 +240,9 @@ int usable_cores() {
     return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1); // more cores than the set can hold
 }
 
-Machine this_machine() {
-    return {cpu_name(), usable_cores(), find_cache(1, _SC_LEVEL1_DCACHE_SIZE), find_cache(2, _SC_LEVEL2_CACHE_SIZE),
-            find_cache(3, _SC_LEVEL3_CACHE_SIZE)};
-}
+#endif
+
+Machine this_machine() { return {cpu_name(), usable_cores(), find_cache(1), find_cache(2), find_cache(3)}; }
 
 struct WorkingSets {
     std::optional<int64_t> l1, l2, l3; // bytes per thread; none where the level is absent or cannot be told apart
@@ -243,6 +278,14 @@ struct Rate {
     double best, median;
 };
 
+/// std::jthread, which Apple's library lacks.
+struct Threads : std::vector<std::thread> {
+    ~Threads() {
+        for (std::thread& thread : *this)
+            thread.join();
+    }
+};
+
 /// Seconds from the first start to the last end of `work(thread)` on all threads at once, one number per repeat.
 template <class Function>
 std::vector<double> time_together(int threads, int repeats, const Function& work) {
@@ -257,7 +300,7 @@ std::vector<double> time_together(int threads, int repeats, const Function& work
         }
     };
     {
-        std::vector<std::jthread> others;
+        Threads others;
         others.reserve(threads - 1);
         try {
             for (int thread = 1; thread < threads; ++thread)
@@ -279,12 +322,12 @@ std::vector<double> time_together(int threads, int repeats, const Function& work
 }
 
 /// 1e9 units per second of `work`. One pass of it on one thread does `units`.
-Rate measure(const Isa& isa, const std::vector<Work>& work, double units, Effort effort) {
+Rate measure(const Perform& used, const std::vector<Work>& work, double units, Effort effort) {
     const auto run = [&](int64_t passes) {
         return [&, passes](int thread) {
             Work own = work[thread];
             own.passes = passes;
-            isa.perform(own);
+            used.perform(own);
         };
     };
     int64_t passes = 1;
@@ -304,7 +347,9 @@ Buffer allocate(int64_t bytes) {
     auto* data = static_cast<float*>(std::aligned_alloc(kHugePage, rounded));
     if (!data)
         throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
     madvise(data, rounded, MADV_HUGEPAGE); // only advice: if it is refused, small pages are used
+#endif
     return {data, &std::free};
 }
 
@@ -319,7 +364,7 @@ struct Ceilings {
 };
 
 Ceilings measure_all(const Machine& machine, int threads, Effort effort) {
-    const Isa isa = widest_isa();
+    const Perform used = widest();
     const WorkingSets sets = choose_working_sets(machine, threads);
     const int64_t largest = std::max({sets.l1.value_or(0), sets.l2.value_or(0), sets.l3.value_or(0), sets.memory});
     std::vector<Buffer> buffers;
@@ -332,7 +377,7 @@ Ceilings measure_all(const Machine& machine, int threads, Effort effort) {
         std::vector<Work> work;
         for (const Buffer& buffer : buffers)
             work.push_back({kind, 1, buffer.get(), bytes / 4});
-        return measure(isa, work, units, effort);
+        return measure(used, work, units, effort);
     };
     const auto level = [&](std::optional<int64_t> bytes) -> std::optional<Level> {
         if (!bytes)
@@ -340,54 +385,89 @@ Ceilings measure_all(const Machine& machine, int threads, Effort effort) {
         const auto size = static_cast<double>(*bytes);
         return Level{*bytes, rate(Kind::read, *bytes, size), rate(Kind::update, *bytes, 2 * size)};
     };
-    return {rate(Kind::multiply_add, 0, 2.0 * isa.lanes * kChains), level(sets.l1), level(sets.l2), level(sets.l3),
+    return {rate(Kind::multiply_add, 0, 2.0 * used.lanes * kChains), level(sets.l1), level(sets.l2), level(sets.l3),
             level(sets.memory)};
 }
 
-py::object as_python(const Cache& cache) {
-    using namespace py::literals;
+// A new reference, or null with Python's error set. Py_BuildValue passes such a null on, and gives None for "".
+PyObject* as_python(const Cache& cache) {
     if (!cache.bytes)
-        return py::none();
-    return py::dict("bytes"_a = cache.bytes, "shared_by"_a = cache.shared_by);
+        return Py_BuildValue("");
+    return Py_BuildValue("{s:L,s:i}", "bytes", static_cast<long long>(cache.bytes), "shared_by", cache.shared_by);
 }
 
-py::dict as_python(const Rate& rate) {
-    using namespace py::literals;
-    return py::dict("best"_a = rate.best, "median"_a = rate.median);
-}
+PyObject* as_python(const Rate& rate) { return Py_BuildValue("{s:d,s:d}", "best", rate.best, "median", rate.median); }
 
-py::object as_python(const std::optional<Level>& level) {
-    using namespace py::literals;
+PyObject* as_python(const std::optional<Level>& level) {
     if (!level)
-        return py::none();
-    return py::dict("bytes_per_thread"_a = level->bytes, "read_gbs"_a = as_python(level->read),
-                    "update_gbs"_a = as_python(level->update));
+        return Py_BuildValue("");
+    return Py_BuildValue("{s:L,s:N,s:N}", "bytes_per_thread", static_cast<long long>(level->bytes), "read_gbs",
+                         as_python(level->read), "update_gbs", as_python(level->update));
 }
 
-py::dict facts() {
-    using namespace py::literals;
-    const Machine machine = this_machine();
-    return py::dict("isa"_a = widest_isa().name, "cpu"_a = machine.cpu, "logical_cores"_a = machine.cores,
-                    "caches"_a = py::dict("L1"_a = as_python(machine.l1), "L2"_a = as_python(machine.l2),
-                                          "L3"_a = as_python(machine.l3)));
+// What `function` returns; its exception as Python's.
+template <class Function>
+PyObject* guarded(const Function& function) {
+    try {
+        return function();
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
 }
 
-py::dict ceilings(int threads, bool quick) {
-    using namespace py::literals;
+// Lets other threads of Python run while it lives.
+class Unlocked {
+    PyThreadState* state_ = PyEval_SaveThread();
+
+public:
+    Unlocked() = default;
+    Unlocked(const Unlocked&) = delete;
+    Unlocked& operator=(const Unlocked&) = delete;
+    ~Unlocked() { PyEval_RestoreThread(state_); }
+};
+
+PyObject* facts(PyObject*, PyObject*) {
+    return guarded([] {
+        const Machine machine = this_machine();
+        return Py_BuildValue("{s:s,s:s,s:i,s:{s:N,s:N,s:N}}", "isa", widest().isa, "cpu", machine.cpu.c_str(),
+                             "logical_cores", machine.cores, "caches", "L1", as_python(machine.l1), "L2",
+                             as_python(machine.l2), "L3", as_python(machine.l3));
+    });
+}
+
+Ceilings ceilings_of(int threads, bool quick) {
     const Machine machine = this_machine();
     if (threads < 1 || threads > machine.cores)
-        throw py::value_error("threads: want 1 to " + std::to_string(machine.cores) + ", the logical cores, got " +
-                              std::to_string(threads));
-    const Effort effort = quick ? Effort{5, 1e-3} : Effort{15, 3e-3};
-    const Ceilings found = [&] {
-        py::gil_scoped_release unlocked;
-        return measure_all(machine, threads, effort);
-    }();
-    return py::dict("threads"_a = threads, "fma_gflops"_a = as_python(found.multiply_add), "L1"_a = as_python(found.l1),
-                    "L2"_a = as_python(found.l2), "L3"_a = as_python(found.l3), "memory"_a = as_python(found.memory));
+        throw std::invalid_argument("threads: want 1 to " + std::to_string(machine.cores) +
+                                    ", the logical cores, got " + std::to_string(threads));
+    return measure_all(machine, threads, quick ? Effort{5, 1e-3} : Effort{15, 3e-3});
 }
 
-constexpr const char* kFactsDoc = R"(What this machine is.
+PyObject* ceilings(PyObject*, PyObject* args, PyObject* kwargs) {
+    int threads = 1, quick = 0;
+    const char* const names[] = {"threads", "quick", nullptr};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|ip:ceilings", const_cast<char**>(names), &threads, &quick))
+        return nullptr;
+    return guarded([&] {
+        const Ceilings found = [&] {
+            const Unlocked unlocked;
+            return ceilings_of(threads, quick != 0);
+        }();
+        return Py_BuildValue("{s:i,s:N,s:N,s:N,s:N,s:N}", "threads", threads, "fma_gflops",
+                             as_python(found.multiply_add), "L1", as_python(found.l1), "L2", as_python(found.l2), "L3",
+                             as_python(found.l3), "memory", as_python(found.memory));
+    });
+}
+
+constexpr const char* kFactsDoc = R"(facts()
+--
+
+What this machine is.
 
 Returns:
     isa: the widest instruction set that v1fast's kernels use here: "avx512" (x86-64-v4), "avx2+fma" (x86-64-v3),
@@ -397,7 +477,10 @@ Returns:
     caches: "L1" (data), "L2", "L3", each {"bytes", "shared_by" (logical cores)}, or None where unknown or absent.
 )";
 
-constexpr const char* kCeilingsDoc = R"(Measured ceilings of arithmetic and of data transport, summed over the threads.
+constexpr const char* kCeilingsDoc = R"(ceilings(threads=1, quick=False)
+--
+
+Measured ceilings of arithmetic and of data transport, summed over the threads.
 
 Every rate is {"best", "median"} of several repeats of some milliseconds. A repeat on several threads lasts from the
 first thread's start to the last one's end. Takes about a second per call.
@@ -422,8 +505,19 @@ Raises:
 
 } // namespace
 
-PYBIND11_MODULE(_probe, module, py::mod_gil_not_used()) {
-    module.doc() = "Facts and measured ceilings of this machine.";
-    module.def("facts", &facts, kFactsDoc);
-    module.def("ceilings", &ceilings, py::arg("threads") = 1, py::arg("quick") = false, kCeilingsDoc);
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__probe(void) {
+    static PyMethodDef methods[] = {{"facts", facts, METH_NOARGS, kFactsDoc},
+                                    {"ceilings", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(ceilings)),
+                                     METH_VARARGS | METH_KEYWORDS, kCeilingsDoc},
+                                    {nullptr, nullptr, 0, nullptr}};
+    static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                     "_probe",
+                                     "Facts and measured ceilings of this machine.",
+                                     -1,
+                                     methods,
+                                     nullptr,
+                                     nullptr,
+                                     nullptr,
+                                     nullptr};
+    return PyModule_Create(&definition);
 }

@@ -20,7 +20,7 @@ STABLE_ABI = (2, 10)  # the first torch whose stable ABI has all that the kernel
 
 _FOLDER = Path(__file__).parent
 _LEFT_OUT = _FOLDER / "_left_out.json"
-_MODULES = {"v1fast._C": ("torch",), "v1fast._probe": ("pybind11",)}
+_MODULES: dict[str, tuple[str, ...]] = {"v1fast._C": ("torch",), "v1fast._probe": ()}
 
 
 def release(version: str) -> tuple[int, int]:
@@ -67,8 +67,8 @@ def why_absent(extension: str, torch_version: str) -> str:
     unfit = _misfit(extension, torch_version)
     if unfit:
         return unfit
-    if sys.platform != "linux":
-        return f"not built: it is for Linux, and this is {platform.system()}"
+    if sys.platform not in ("linux", "darwin"):
+        return f"not built: it is for Linux and macOS, and this is {platform.system()}"
     noted = left_out(extension)
     if noted:
         return f"not built when v1fast was installed: {noted}"

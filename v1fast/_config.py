@@ -6,11 +6,12 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self  # torch brings it
 
 _CALLS = ("add_session",)
 """Methods that a description may call: a file must not choose among all."""

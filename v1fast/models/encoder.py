@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self  # torch brings it
 
 from v1fast._layout import channels_last
 from v1fast._warnings import warn_caller

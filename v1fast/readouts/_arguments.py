@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self  # torch brings it
 
 from v1fast._config import Configured
 from v1fast._warnings import run_while_tracing, warn_caller

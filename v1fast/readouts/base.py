@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from typing_extensions import Self  # torch brings it
 
 from v1fast import _choices
 from v1fast._warnings import warn_caller

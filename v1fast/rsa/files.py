@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def rdm_to_file(
         try:
             _fill(unfinished, x, method, accuracy, progress)
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"{target} is unfinished; the same call goes on from here")
+            if sys.version_info >= (3, 11):
+                interrupt.add_note(f"{target} is unfinished; the same call goes on from here")
             raise
         unfinished.finish()
     return np.load(target, mmap_mode="r")

@@ -5,22 +5,34 @@
 #error "define V1FAST_ISA_FILE before including foreach_isa.h"
 #endif
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) // which clang defines, too
 #define V1FAST_ISA avx512
 #define V1FAST_VECTOR_BYTES 64
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
+#include V1FAST_ISA_FILE
+#pragma clang attribute pop
+#else
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4")
 #include V1FAST_ISA_FILE
 #pragma GCC pop_options
+#endif
 #undef V1FAST_ISA
 #undef V1FAST_VECTOR_BYTES
 
 #define V1FAST_ISA avx2
 #define V1FAST_VECTOR_BYTES 32
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
+#include V1FAST_ISA_FILE
+#pragma clang attribute pop
+#else
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
 #include V1FAST_ISA_FILE
 #pragma GCC pop_options
+#endif
 #undef V1FAST_ISA
 #undef V1FAST_VECTOR_BYTES
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self  # torch brings it
 
 from v1fast._config import Configured
 from v1fast._warnings import warn_caller
