@@ -373,7 +373,7 @@ def _macaque_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     halves = float(split_half(counts).mean())
     trials = counts.reshape(-1, counts.shape[2])
     tuning = tuning_curves(trials, np.tile(orientations, len(counts)), period=180.0)
-    places, rows = rows_nearest(rdm, orientations, ORIENTATIONS)
+    places, rows = rows_nearest(rdm, orientations, ORIENTATIONS, period=180.0)
     plane = pca(mean, 2)
     axis = "orientation (degrees)"
     note = f"{counts.shape[2]} neurons of macaque V1, {CONTRAST:g} % contrast, {len(counts)} repeats"
