@@ -18,7 +18,7 @@ from v1fast.rsa._matrices import Condensed, squares
 Floats = NDArray[np.float64]
 LOOKED_AT = 1 << 22  # numbers that are processed together
 WITHOUT_SCALE = 40  # powers of two: squares of magnitudes from 2^-40 to 2^40 are well within float32
-NEGLIGIBLE = 1e-6  # of all variance: that of negative eigenvalues which rounding may have left
+NEGLIGIBLE = 1e-4  # of all variance: more than the negative eigenvalues that float32 rounding leaves
 DENSE = 1000  # stimuli up to which all eigenvalues are computed; above, iterations for a few of them are faster
 
 
