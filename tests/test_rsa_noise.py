@@ -1,5 +1,8 @@
 """Noise: its covariance, cross-validation, whitening, reliability and ceilings, each against a simulation."""
 
+import doctest
+import importlib
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
@@ -9,6 +12,14 @@ from v1fast import rsa
 STIMULI = 9
 PAIRS = STIMULI * (STIMULI - 1) // 2
 UPPER = np.triu_indices(STIMULI, 1)
+
+
+@pytest.mark.parametrize("module", ["similarity", "noise", "embedding"])
+def test_examples(module):
+    pytest.importorskip("sklearn")
+    found = doctest.testmod(importlib.import_module(f"v1fast.rsa.{module}"))
+    assert found.failed == 0
+    assert found.attempted > 0
 
 
 # sigma_k ---------------------------------------------------------------------------------------------------------
@@ -91,3 +102,262 @@ def test_sigma_k_rejects():
     }.items():
         with pytest.raises(ValueError, match=message):
             rsa.compare(a, a[::-1], **{"method": "cosine_cov", **given})
+
+
+# Cross-validated dissimilarities ---------------------------------------------------------------------------------
+
+
+def repeated(repeats=4, stimuli=7, neurons=6, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(stimuli, neurons)) + 1 + draw.normal(size=(repeats, stimuli, neurons))
+
+
+def as_trials(x):
+    repeats, stimuli, neurons = x.shape
+    return x.reshape(-1, neurons), np.tile(np.arange(stimuli), repeats), np.repeat(np.arange(repeats), stimuli)
+
+
+def pair_by_pair(values, stimulus, fold, method, precision=None):
+    """The definition: means over pairs of trials from different folds, in loops."""
+    neurons, stimuli = values.shape[1], stimulus.max() + 1
+    precision = np.eye(neurons) if precision is None else precision
+    precision = np.diag(precision) if precision.ndim == 1 else precision
+    if method == "correlation":
+        values = values - values.mean(1, keepdims=True)
+    if method not in ("correlation", "cosine"):
+        values = values - values.mean(0)
+    products = np.full((stimuli, stimuli), np.nan)
+    for i, j in np.ndindex(products.shape):
+        of_both = [
+            values[a] @ precision @ values[b] / neurons
+            for a in np.flatnonzero(stimulus == i)
+            for b in np.flatnonzero(stimulus == j)
+            if fold[a] != fold[b]
+        ]
+        products[i, j] = np.mean(of_both) if of_both else np.nan
+    i, j = np.triu_indices(stimuli, 1)
+    own = np.diag(products)
+    if method not in ("correlation", "cosine"):
+        return own[i] + own[j] - 2 * products[i, j]
+    own = np.where(own > 0, own, np.nan)
+    return 1 - products[i, j] / np.sqrt(own[i] * own[j])
+
+
+def precisions():
+    factor = np.random.default_rng(5).normal(size=(6, 6))
+    return {"none": None, "diagonal": np.arange(1.0, 7), "full": factor @ factor.T + np.eye(6)}
+
+
+CASES = [("euclidean", "none"), ("correlation", "none"), ("cosine", "none")]
+CASES += [("mahalanobis", "diagonal"), ("crossnobis", "full"), ("crossnobis", "none")]
+
+
+@pytest.mark.parametrize(("method", "precision"), CASES)
+@pytest.mark.parametrize("part", [1 << 23, 40])
+def test_rdm_of_repeats_pair_by_pair(monkeypatch, method, precision, part):
+    from v1fast.rsa import noise
+
+    monkeypatch.setattr(noise, "PART", part)  # blocks of neurons
+    precision, x = precisions()[precision], repeated()
+    values, stimulus, fold = as_trials(x)
+    got = rsa.rdm_of_repeats(x, method, noise=precision)
+    np.testing.assert_allclose(got, pair_by_pair(values, stimulus, fold, method, precision), rtol=1e-9)
+    kept = np.random.default_rng(1).permutation(len(values))[:20]  # unequal numbers; folds without some stimuli
+    want = pair_by_pair(values[kept], stimulus[kept], fold[kept], method, precision)
+    labels = {"stimuli": np.array(list("abcdefg"))[stimulus[kept]], "folds": fold[kept], "noise": precision}
+    np.testing.assert_allclose(rsa.rdm_of_repeats(values[kept], method, **labels), want, rtol=1e-9)
+    gone = values.copy()
+    gone[np.setdiff1d(np.arange(28), kept)] = np.nan
+    np.testing.assert_allclose(rsa.rdm_of_repeats(gone.reshape(x.shape), method, noise=precision), want, rtol=1e-9)
+    narrow = rsa.rdm_of_repeats(x.astype(np.float32), method, noise=precision)
+    assert narrow.dtype == np.float32
+    np.testing.assert_allclose(narrow, got, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["euclidean", "correlation", "cosine"])
+def test_single_neurons_that_are_nan(method):
+    from v1fast.rsa import noise
+
+    values, stimulus, fold = as_trials(repeated())
+    kept = np.random.default_rng(1).permutation(len(values))[:20]
+    trials = noise.trials_of(values[kept], stimulus[kept], fold[kept])
+    want = rsa.rdm_of_repeats(values[kept], method, stimuli=stimulus[kept], folds=fold[kept])
+    np.testing.assert_allclose(noise._by_neurons(trials, method, None), want, rtol=1e-9)
+    # A neuron that a stimulus does not have is as if it were not there for its pairs; for the others it is.
+    gaps = values.copy()
+    gaps[stimulus == 2, 3] = np.nan
+    found = squareform(rsa.rdm_of_repeats(gaps, method, stimuli=stimulus, folds=fold), checks=False)
+    if method == "correlation":
+        gaps = gaps - np.nanmean(gaps, 1, keepdims=True)
+        method = "cosine"
+    others = np.arange(6) != 3
+    without = squareform(pair_by_pair(gaps[:, others], stimulus, fold, method), checks=False)
+    np.testing.assert_allclose(found[2], without[2], rtol=1e-9)
+    rest = stimulus != 2
+    labels = stimulus[rest] - (stimulus[rest] > 2)
+    left = np.arange(7) != 2
+    of_rest = squareform(pair_by_pair(gaps[rest], labels, fold[rest], method), checks=False)
+    np.testing.assert_allclose(found[left][:, left], of_rest, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"noise: want None or \[N\] where single neurons are NaN"):
+        rsa.rdm_of_repeats(gaps, "crossnobis", stimuli=stimulus, folds=fold, noise=np.eye(6))
+
+
+def test_unequal_folds_of_rsatoolbox():
+    pytest.importorskip("rsatoolbox")
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm import calc_rdm, calc_rdm_unbalanced
+
+    x = repeated()
+    values, stimulus, fold = as_trials(x)
+    trials = Dataset(values, obs_descriptors={"s": stimulus, "f": fold})
+    equal = calc_rdm(trials, "crossnobis", "s", cv_descriptor="f").get_vectors()[0]
+    np.testing.assert_allclose(rsa.rdm_of_repeats(x), equal, rtol=1e-9)
+    kept = np.random.default_rng(1).permutation(len(values))[:20]
+    values, stimulus, fold = values[kept] - values[kept].mean(0), stimulus[kept], fold[kept]
+    trials = Dataset(values, obs_descriptors={"s": stimulus, "f": fold})
+    theirs = calc_rdm_unbalanced(trials, "crossnobis", "s", cv_descriptor="f")
+    order = np.argsort(theirs.pattern_descriptors["s"])
+    want = theirs.get_matrices()[0][order][:, order]
+    got = rsa.rdm_of_repeats(values, stimuli=stimulus, folds=fold)
+    np.testing.assert_allclose(squareform(got), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 8])
+def test_noise_does_not_bias_distances(repeats):
+    """Stimuli of unequal noise: the mean over data sets is the distance without noise, averages are not."""
+    draw = np.random.default_rng(repeats)
+    signal = draw.normal(size=(6, 40))
+    truth = rsa.rdm_of_repeats(signal[None], crossvalidate=False)
+    scale = np.linspace(0.5, 3, 6)[:, None]
+    noisy = [signal + scale * draw.normal(size=(repeats, 6, 40)) for _ in range(400)]
+    unbiased, averaged = (np.array([rsa.rdm_of_repeats(x, crossvalidate=c) for x in noisy]) for c in (True, False))
+    error = unbiased.std(0) / 20
+    assert (np.abs(unbiased.mean(0) - truth) < 4 * error).all()
+    i, j = np.triu_indices(6, 1)
+    expected = (scale[i, 0] ** 2 + scale[j, 0] ** 2) / repeats
+    np.testing.assert_allclose(averaged.mean(0) - truth, expected, rtol=0.2, atol=0.02)
+
+
+def test_noise_does_not_weaken_correlations():
+    draw = np.random.default_rng(0)
+    signal = draw.normal(size=(6, 200)) + draw.normal(size=200)
+    truth = rsa.rdm_of_repeats(signal[None], "correlation", crossvalidate=False)
+    noisy = [signal + draw.normal(size=(4, 6, 200)) for _ in range(200)]
+    found, averaged = (
+        np.mean([rsa.rdm_of_repeats(x, "correlation", crossvalidate=c) for x in noisy], 0) for c in (True, False)
+    )
+    assert np.abs(found - truth).max() < 0.015
+    assert np.abs(averaged - truth).max() > 0.04
+    silent = signal.copy()
+    silent[3] = 0
+    undefined = np.isnan([rsa.rdm_of_repeats(silent + draw.normal(size=(4, 6, 200)), "correlation") for _ in range(40)])
+    row = squareform(np.arange(15))[3][np.arange(6) != 3].astype(int)
+    assert 0.2 < undefined[:, row].mean() < 0.8  # its variance is as often below zero as above
+    assert not undefined[:, np.setdiff1d(np.arange(15), row)].any()
+
+
+def test_rdm_of_repeats_rejects():
+    x = repeated()
+    values, stimulus, fold = as_trials(x)
+    for message, (given, options) in {
+        "method: want one of euclidean, mahalanobis, crossnobis, correlation, cosine": (x, {"method": "poisson"}),
+        "noise: want None beside method 'euclidean'": (x, {"noise": np.ones(6)}),
+        r"noise: want \[N\] or \[N, N\] with N = 6": (x, {"noise": np.ones(5), "method": "crossnobis"}),
+        r"responses: want \[repeats, S, N\], or \[T, N\] with stimuli": (values, {}),
+        "folds: want None beside responses": (x, {"folds": fold}),
+        r"stimuli, folds: want \[T\] and \[T\]": (values, {"stimuli": stimulus[1:]}),
+        "responses: want a stimulus with trials in 2 folds": (x[:1], {}),
+        "responses: want at least 2 stimuli, got 1": (x[:, :1], {}),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            rsa.rdm_of_repeats(given, **options)
+    lone = np.isnan(squareform(rsa.rdm_of_repeats(values, stimuli=np.r_[7, stimulus[1:]], folds=fold), checks=False))
+    assert lone[7].sum() == 7  # one trial alone
+    assert lone.sum() == 14
+
+
+# The covariance of noise -----------------------------------------------------------------------------------------
+
+
+def test_noise_covariance_of_rsatoolbox():
+    noise = pytest.importorskip("rsatoolbox.data.noise")
+    from rsatoolbox.data import Dataset
+
+    pytest.importorskip("sklearn")
+    x = repeated(neurons=12)
+    values, stimulus, _ = as_trials(x)
+    trials = Dataset(values, obs_descriptors={"s": stimulus})
+    residuals, dof = (x - x.mean(0)).reshape(values.shape), 7 * 3
+    full = rsa.noise_covariance(x, shrinkage="none")
+    np.testing.assert_allclose(full, noise.cov_from_unbalanced(trials, "s", method="full"), rtol=1e-9)
+    np.testing.assert_allclose(np.diag(full), rsa.noise_covariance(values, stimulus, shrinkage="diagonal"))
+    theirs = noise.cov_from_unbalanced(trials, "s", method="shrinkage_eye")
+    np.testing.assert_allclose(rsa.noise_covariance(residuals, residuals=True, dof=dof), theirs, rtol=1e-9)
+    # Deviations from a mean are not independent. Taken as if, rsatoolbox shrinks too little.
+    ours = rsa.noise_covariance(x)
+    apart = ~np.eye(12, dtype=bool)
+    assert np.abs(ours[apart]).sum() < np.abs(theirs[apart]).sum() < np.abs(full[apart]).sum()
+    np.testing.assert_allclose(rsa.noise_precision(x), np.linalg.inv(ours), rtol=1e-9)
+
+
+def test_shrinkage_is_best_where_repeats_are_few():
+    """The expected squared error of the estimates, two repeats: ours below rsatoolbox's way, below the sample's."""
+    pytest.importorskip("sklearn")
+    draw = np.random.default_rng(0)
+    root = np.diag(np.sqrt(np.linspace(0.5, 2, 30)))
+    errors = {"ours": 0.0, "theirs": 0.0, "none": 0.0}
+    for _ in range(40):
+        x = draw.normal(size=(25, 30)) + draw.normal(size=(2, 25, 30)) @ root
+        residuals = (x - x.mean(0)).reshape(50, 30)
+        for name, found in {
+            "ours": rsa.noise_covariance(x),
+            "theirs": rsa.noise_covariance(residuals, residuals=True, dof=25),
+            "none": rsa.noise_covariance(x, shrinkage="none"),
+        }.items():
+            errors[name] += np.sum((found - root**2) ** 2) / 40
+    assert errors["ours"] < 0.8 * errors["theirs"] < 0.8 * errors["none"]
+
+
+def test_noise_covariance_leaves_out_nan():
+    x = repeated(repeats=5)
+    x[1, 2, 3] = np.nan
+    found = rsa.noise_covariance(x, shrinkage="diagonal")
+    want = np.nansum((x - np.nanmean(x, 0)) ** 2, (0, 1)) / (28 - (np.arange(6) == 3))
+    np.testing.assert_allclose(found, want)
+    dropped = x.copy()
+    dropped[1, 2] = np.nan
+    np.testing.assert_allclose(*(rsa.noise_covariance(y, shrinkage="none") for y in (x, dropped)))
+    np.testing.assert_allclose(rsa.noise_precision(x, shrinkage="diagonal"), 1 / want)
+
+
+def test_noise_covariance_rejects():
+    x = repeated()
+    for message, (given, options) in {
+        "shrinkage: want one of ledoit-wolf, diagonal, none, got 'full'": (x, {"shrinkage": "full"}),
+        "dof: want None beside repeats": (x, {"dof": 3}),
+        "responses: want residuals": (x, {"residuals": True}),
+        "dof: want a positive number, got 0": (x[0], {"residuals": True, "dof": 0, "shrinkage": "none"}),
+        "responses: want a stimulus with 2 trials that have no NaN": (x[:1], {}),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            rsa.noise_covariance(given, **options)
+    with pytest.raises(ValueError, match="shrinkage: want a covariance that has an inverse"):
+        rsa.noise_precision(repeated(repeats=2, stimuli=3), shrinkage="none")
+    x[..., 2] = 1
+    with pytest.raises(ValueError, match="responses: want noise in each neuron, got none, or no two trials, in 1"):
+        rsa.noise_precision(x, shrinkage="diagonal")
+
+
+def test_stimulus_noise():
+    x = repeated()
+    np.testing.assert_allclose(rsa.stimulus_noise(x), x.var(0, ddof=1).mean(1) / 4)
+    values, stimulus, _ = as_trials(x)
+    np.testing.assert_allclose(rsa.stimulus_noise(values[:-7], stimulus[:-7]), x[:3].var(0, ddof=1).mean(1) / 3)
+    scale = np.arange(1.0, 7)
+    np.testing.assert_allclose(rsa.stimulus_noise(x, noise=scale**2), (x * scale).var(0, ddof=1).mean(1) / 4)
+    np.testing.assert_allclose(rsa.stimulus_noise(x, noise=np.diag(scale**2)), rsa.stimulus_noise(x * scale))
+    assert np.isnan(rsa.stimulus_noise(x[:1])).all()
+    draw = np.random.default_rng(0)
+    deviation = np.array([1.0, 2.0, 3.0])[:, None]
+    found = np.mean([rsa.stimulus_noise(deviation * draw.normal(size=(3, 3, 50))) for _ in range(400)], 0)
+    np.testing.assert_allclose(found, [1 / 3, 4 / 3, 3], rtol=0.03)

@@ -38,6 +38,7 @@ from v1fast.rsa.inference import (
     split_half,
 )
 from v1fast.rsa.layers import activations, recording
+from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
 from v1fast.rsa.similarity import compare, rdm_correlation
 
 __all__ = [
@@ -52,15 +53,19 @@ __all__ = [
     "mds",
     "neighbourhoods",
     "noise_ceiling",
+    "noise_covariance",
+    "noise_precision",
     "pca",
     "permutation_test",
     "rdm_correlation",
+    "rdm_of_repeats",
     "rdm_to_file",
     "recording",
     "rows_nearest",
     "searchlight",
     "searchlight_rdms",
     "split_half",
+    "stimulus_noise",
     "tsne",
     "tuning_curves",
 ]
