@@ -40,11 +40,13 @@ from v1fast.rsa.inference import (
 from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
 from v1fast.rsa.similarity import compare, rdm_correlation
+from v1fast.rsa.studentized import StudentizedTest, studentized_test
 
 __all__ = [
     "Bootstrap",
     "Map",
     "PermutationTest",
+    "StudentizedTest",
     "Tuning",
     "activations",
     "average_repeats",
@@ -66,6 +68,7 @@ __all__ = [
     "searchlight_rdms",
     "split_half",
     "stimulus_noise",
+    "studentized_test",
     "tsne",
     "tuning_curves",
 ]

@@ -428,7 +428,7 @@ def noise_precision(
     """
     covariance = noise_covariance(responses, stimuli, shrinkage=shrinkage, residuals=residuals, dof=dof)
     if covariance.ndim == 1:
-        silent = int((~(covariance > 0)).sum())
+        silent = int((~(covariance > np.finfo(np.float64).eps * np.nanmax(covariance))).sum())  # up to rounding
         if silent:
             raise ValueError(f"responses: want noise in each neuron, got none, or no two trials, in {silent}")
         return 1 / covariance

@@ -149,7 +149,7 @@ def compare(
     Example:
         >>> from v1fast import rsa
         >>> noisy = [1.0, 1.0, 4.0]  # the third stimulus
-        >>> round(rsa.compare([1.0, 2.0, 3.0], [2.0, 2.0, 3.0], "whitened-cosine", sigma_k=noisy), 3)
+        >>> float(rsa.compare([1.0, 2.0, 3.0], [2.0, 2.0, 3.0], "whitened-cosine", sigma_k=noisy).round(3))
         0.932
     """
     method = RSATOOLBOX_NAMES.get(method, method)
