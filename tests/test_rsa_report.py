@@ -42,10 +42,19 @@ def test_files_are_compared_with_the_first(run, files):
     result = run(*given, "--out", folder / "out")
     assert result.exit_code == 0, result.output
     summary = json.loads((folder / "out" / "summary.json").read_text())
-    matrices = [functional.rdm(x, condensed=True) for x in (repeats.mean(0), model, pixels)]
+    matrices = [
+        rsa.rdm_of_repeats(repeats, "correlation"),
+        *(functional.rdm(x, condensed=True) for x in (model, pixels)),
+    ]
     for name, matrix in zip(("v1", "model", "pixels"), matrices, strict=True):
         np.testing.assert_allclose(np.load(folder / "out" / f"{name}_rdm.npy"), matrix, atol=1e-6)
-    assert summary["systems"]["v1"]["split_half"] == pytest.approx(rsa.split_half(repeats).mean())
+    about = summary["systems"]["v1"]
+    reliable = rsa.reliability(repeats, crossvalidate=True)
+    assert about["split_half"] == pytest.approx(reliable.of_half)
+    assert about["reliability"] == pytest.approx(reliable.of_all)
+    assert about["noise_ceiling"] == pytest.approx(reliable.ceiling)
+    assert about["matrix"] == "cross-validated correlation of 6 repeats"
+    assert "matrix cross-validated correlation of 6 repeats" in result.output
     assert summary["systems"]["model"] == {"stimuli": 20, "neurons": 30}
     found = summary["similarities"]["model"]
     assert found["similarity"] == pytest.approx(rsa.compare(matrices[0], matrices[1]), abs=1e-6)
@@ -63,7 +72,7 @@ def test_other_measures(run, files, similarity):
     result = run(folder / "v1.npy", folder / "pixels.mat", *arguments)
     assert result.exit_code == 0, result.output
     found = json.loads((folder / "out" / "summary.json").read_text())["similarities"]["pixels"]
-    matrices = [functional.rdm(x, method="euclidean") for x in (repeats.mean(0), pixels)]
+    matrices = [rsa.rdm_of_repeats(repeats), functional.rdm(pixels, method="euclidean")]
     assert found["similarity"] == pytest.approx(rsa.compare(*matrices, similarity), abs=1e-6)
     assert ("p" in found) == (similarity == "spearman")
 
@@ -329,8 +338,8 @@ def test_every_file_has_a_name_of_its_own(specs, names):
 def test_undefined_is_said_and_counted(run, tmp_path):
     draw = np.random.default_rng(0)
     np.save(tmp_path / "a.npy", draw.normal(size=(12, 30)))
-    silent = draw.normal(size=(4, 12, 30))
-    silent[[0, 2]] = np.nan
+    silent = 2 * draw.normal(size=(12, 30)) + draw.normal(size=(8, 12, 30))
+    silent[[0, 2, 5]] = np.nan  # some halves have a single repeat left
     np.save(tmp_path / "some.npy", silent)
     np.save(tmp_path / "none.npy", np.ones((12, 30)))
     few = np.zeros((12, 2))

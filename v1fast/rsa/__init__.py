@@ -35,10 +35,10 @@ from v1fast.rsa.inference import (
     permutation_test,
     searchlight,
     searchlight_rdms,
-    split_half,
 )
 from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
+from v1fast.rsa.reliability import Reliability, reliability, split_half
 from v1fast.rsa.similarity import compare, rdm_correlation
 from v1fast.rsa.studentized import StudentizedTest, studentized_test
 
@@ -46,6 +46,7 @@ __all__ = [
     "Bootstrap",
     "Map",
     "PermutationTest",
+    "Reliability",
     "StudentizedTest",
     "Tuning",
     "activations",
@@ -63,6 +64,7 @@ __all__ = [
     "rdm_of_repeats",
     "rdm_to_file",
     "recording",
+    "reliability",
     "rows_nearest",
     "searchlight",
     "searchlight_rdms",

@@ -28,16 +28,21 @@ CROSSVALIDATED = {  # the measures that repeats can be cross-validated for, and 
 }
 DISTANCES = ("euclidean", "mahalanobis", "crossnobis")
 SHRINKAGE = ("ledoit-wolf", "diagonal", "none")
+SMALL = 1e7  # products: up to this, NumPy's take less time than a call of the kernel
 PART = 1 << 23  # numbers that are processed together
 
 
 class Trials(NamedTuple):
-    """Responses [T, N] to single trials, with the stimulus [T] and the fold [T] of each, counted from 0."""
+    """Responses [T, N] to single trials, with the stimulus [T] and the fold [T] of each, counted from 0.
+
+    ``dropped`` trials that are NaN in every neuron are not among them.
+    """
 
     values: NDArray[Any]
     stimulus: NDArray[np.int64]
     fold: NDArray[np.int64]
     stimuli: int
+    dropped: int
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -67,11 +72,13 @@ def trials_of(responses: ArrayLike | Tensor, stimuli: ArrayLike | None, folds: A
             raise ValueError(f"stimuli, folds: want [T] and [T] for responses [T, N], got {got}")
     if count < 2:
         raise ValueError(f"responses: want at least 2 stimuli, got {count}")
+    dropped = 0
     if values.dtype.kind == "f":
         there = _rows_with_values(values)
-        if not there.all():
+        dropped = int((~there).sum())
+        if dropped:
             values, stimulus, fold = values[there], stimulus[there], fold[there]
-    return Trials(values, stimulus.astype(np.int64), fold.astype(np.int64), count)
+    return Trials(values, stimulus.astype(np.int64), fold.astype(np.int64), count, dropped)
 
 
 def _rows_with_values(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -148,19 +155,25 @@ def rdm_of_repeats(
     trials = trials_of(responses, stimuli, folds)
     counts = trials.counts
     if not ((counts > 0).sum(0) >= 2).any():
+        if trials.dropped:  # repeats are there, but not their values
+            return np.full(trials.stimuli * (trials.stimuli - 1) // 2, np.nan, _dtype(trials))
         raise ValueError("responses: want a stimulus with trials in 2 folds, or crossvalidate=False, got none")
     precision = None if noise is None else _precision(noise, trials.values.shape[1])
     gaps = _has_gaps(trials.values)
     if gaps and precision is not None and precision.ndim == 2:
         raise ValueError("noise: want None or [N] where single neurons are NaN in a trial, got [N, N]")
-    if method in DISTANCES and not gaps and (counts == counts[0, 0]).all():
+    large = float(trials.values.size) * trials.stimuli > SMALL
+    if large and method in DISTANCES and not gaps and (counts == counts[0, 0]).all():
         found = _balanced(trials, precision)
     elif gaps:
         found = _by_neurons(trials, method, precision)
     else:
         found = _from_products(_products(trials, method, precision), method)
-    narrow = trials.values.dtype in (np.float16, np.float32)
-    return found.astype(np.float32 if narrow else np.float64, copy=False)
+    return found.astype(_dtype(trials), copy=False)
+
+
+def _dtype(trials: Trials) -> type[np.floating[Any]]:
+    return np.float32 if trials.values.dtype in (np.float16, np.float32) else np.float64
 
 
 def _precision(noise: ArrayLike, neurons: int) -> Floats:
