@@ -41,9 +41,11 @@ from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, 
 from v1fast.rsa.reliability import Reliability, reliability, split_half
 from v1fast.rsa.similarity import compare, rdm_correlation
 from v1fast.rsa.studentized import StudentizedTest, studentized_test
+from v1fast.rsa.weighted import CrossValidated, crossvalidate, fit_weights
 
 __all__ = [
     "Bootstrap",
+    "CrossValidated",
     "Map",
     "PermutationTest",
     "Reliability",
@@ -53,6 +55,8 @@ __all__ = [
     "average_repeats",
     "bootstrap",
     "compare",
+    "crossvalidate",
+    "fit_weights",
     "mds",
     "neighbourhoods",
     "noise_ceiling",

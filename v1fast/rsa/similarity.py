@@ -159,7 +159,7 @@ def compare(
         raise ValueError(f"rdm2: want {a.shape[1]} pairs of stimuli, as rdm1 has, got {b.shape[1]}")
     compute = _COMPUTE[method]
     if sigma_k is not None:
-        compute = _whitened_by(_covariance(sigma_k, method, stimuli_of(a.shape[1])), method)
+        compute = _whitened_by(covariance_of(sigma_k, method, stimuli_of(a.shape[1])), method)
     found = np.full((len(a), len(b)), np.nan)
     there = ~is_empty(a), ~is_empty(b)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite entries
@@ -361,7 +361,7 @@ def _fit(rows: Floats, pairs: Floats | None) -> Floats:
     return scipy.linalg.solve(normal, rows.T, assume_a="pos").T
 
 
-def _covariance(sigma_k: ArrayLike, method: str, stimuli: int) -> Floats:
+def covariance_of(sigma_k: ArrayLike, method: str, stimuli: int) -> Floats:
     """Return the covariance [S, S]; see ``compare``."""
     given = _arrays.floats("sigma_k", sigma_k).astype(np.float64)
     if not method.startswith("whitened"):
