@@ -361,3 +361,226 @@ def test_stimulus_noise():
     deviation = np.array([1.0, 2.0, 3.0])[:, None]
     found = np.mean([rsa.stimulus_noise(deviation * draw.normal(size=(3, 3, 50))) for _ in range(400)], 0)
     np.testing.assert_allclose(found, [1 / 3, 4 / 3, 3], rtol=0.03)
+
+
+# Two systems that have nothing in common but the noise of their stimuli -----------------------------------------------
+
+
+def noise_alone_in_common(seed, stimuli=20, neurons=50, repeats=2, spread=5.0, common=0.0, profile=True):
+    """Responses of two unrelated systems. Noise differs ``spread``-fold between stimuli, alike in both systems."""
+    draw = np.random.default_rng(seed)
+    deviation = np.exp(draw.uniform(0, np.log(spread), size=(2, stimuli, 1)))
+    for k in range(2):
+        signal = draw.normal(size=(stimuli, neurons)) + common * draw.normal(size=neurons)
+        noise = draw.normal(size=(repeats, stimuli, neurons))
+        yield signal + deviation[0 if profile else k] * noise
+
+
+DESIGNS = {
+    "euclidean, 2 repeats": ("euclidean", {}),
+    "euclidean, 6 repeats": ("euclidean", {"repeats": 6}),
+    "correlation, a common mean response": ("correlation", {"common": 2.0, "repeats": 4, "spread": 3.0}),
+    "correlation": ("correlation", {"repeats": 4, "spread": 3.0}),
+    "cosine, a common mean response": ("cosine", {"common": 2.0, "repeats": 4, "spread": 3.0}),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(("data_sets", "most"), [(60, 0.15), pytest.param(600, 0.08, marks=pytest.mark.slow)])
+def test_a_common_profile_of_noise_is_no_similarity(design, data_sets, most):
+    """The rate of false positives at 5 %: with cross-validation and a studentized test that of chance.
+
+    60 tests at a rate of .055 have up to 15 % in 99.9 % of cases.
+    """
+    dissimilarity, options = DESIGNS[design]
+    found = {"default": [], "averaged": []}
+    for seed in range(data_sets):
+        pair = list(noise_alone_in_common(seed, **options))
+        rdms = [rsa.rdm_of_repeats(x, dissimilarity) for x in pair]
+        found["default"].append(rsa.studentized_test(*rdms, permutations=199, seed=seed).p)
+        averaged = [rsa.rdm_of_repeats(x, dissimilarity, crossvalidate=False) for x in pair]
+        found["averaged"].append(rsa.permutation_test(*averaged, permutations=199, seed=seed).p)
+    rates = {name: np.mean(np.array(p) <= 0.05) for name, p in found.items()}
+    assert rates["default"] <= most
+    if design != "correlation":  # without a mean response, correlations are 0, and noise does not change that
+        assert rates["averaged"] > 0.5
+
+
+def test_the_command_calls_them_similar_at_the_nominal_rate(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from v1fast.rsa import report
+
+    monkeypatch.setattr(report, "_pictures_of_files", lambda *_: {})
+    monkeypatch.setattr(report, "_reliability", lambda *_: {})
+    p = []
+    for seed in range(20):
+        for name, x in zip("ab", noise_alone_in_common(seed, common=2.0, repeats=4, spread=3.0), strict=True):
+            np.save(tmp_path / f"{name}.npy", x)
+        found = report.compare_files([str(tmp_path / f"{name}.npy") for name in "ab"], tmp_path / "out")
+        p.append(found["similarities"]["b"]["p"])
+    assert np.mean(np.array(p) <= 0.05) <= 0.2  # of averages 19 or 20 of 20
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman", "rho-a", "cosine"])
+def test_studentized_test_by_hand(method):
+    from scipy.stats import rankdata
+
+    a, b = np.random.default_rng(0).random((2, PAIRS)) + 3
+    found = rsa.studentized_test(a, b, method, permutations=30, seed=4)
+    assert found.similarity == rsa.compare(a, b, method)
+    ranked = method in ("spearman", "rho-a")
+    first, second = (rankdata(v) if ranked else v for v in (a, b))
+    first, second = squareform(first - first.mean()), squareform(second - second.mean())
+
+    def statistic(order):
+        other = second[order][:, order]
+        rows = (first * other).sum(1)
+        leverage = (first**2).sum(1) * (other**2).sum(1)
+        leverage = leverage / leverage.sum()
+        return rows.sum() / np.sqrt(((rows / (1 - leverage)) ** 2).sum())
+
+    assert found.t == pytest.approx(statistic(np.arange(STIMULI)))
+    draw = np.random.default_rng(4)
+    null = [statistic(draw.permutation(STIMULI)) for _ in range(30)]
+    np.testing.assert_allclose(found.null, null)
+    assert found.p == (1 + np.sum(np.array(null) >= found.t)) / 31
+    for scale, offset in ((1e-200, 0), (1e3, 1e5), (1, 40)):
+        assert rsa.studentized_test(scale * a + offset, b, method, permutations=30, seed=4).p == found.p
+
+
+def test_studentized_test_leaves_out_what_is_absent():
+    a, b = np.random.default_rng(0).random((2, PAIRS))
+    left = np.arange(STIMULI) != 4
+    square = squareform(a)
+    without = [squareform(m[left][:, left]) for m in (square, squareform(b))]
+    square[4] = square[:, 4] = np.nan
+    a[:] = square[UPPER]
+    found, want = rsa.studentized_test(a, b, seed=1), rsa.studentized_test(*without, seed=1)
+    assert (found.t, found.p) == (pytest.approx(want.t), want.p)
+    a[0] = np.nan
+    found = rsa.studentized_test(a, b)
+    assert np.isfinite(found.similarity)
+    assert np.isnan([found.t, found.p]).all()
+    for first in (np.ones(PAIRS), np.full(PAIRS, np.nan)):
+        assert np.isnan(rsa.studentized_test(first, b).p)
+    assert np.isnan(rsa.studentized_test([1.0, 2, 3], [1.0, 2, 4]).p)
+    for message, given in {
+        "rdm2: want 9 stimuli, as rdm1 has, got 3": {"rdm2": [1.0, 2, 3]},
+        "rdm1: want one matrix, got 2": {"rdm1": np.ones((2, PAIRS))},
+        "method: want one of pearson, spearman, rho-a, cosine": {"method": "tau-a"},
+        "permutations: want 1 to": {"permutations": 0},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            rsa.studentized_test(**{"rdm1": b, "rdm2": b, **given})
+
+
+def test_related_systems_are_found():
+    """Power: what is related is found about as often as by plain permutations where noise is equal."""
+    hits = {"studentized": 0, "plain": 0}
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        signal = draw.normal(size=(20, 50))
+        pair = [rsa.rdm_of_repeats(signal + 1.5 * draw.normal(size=(4, 20, 50))) for _ in range(2)]
+        hits["studentized"] += rsa.studentized_test(*pair, permutations=199).p <= 0.05
+        hits["plain"] += rsa.permutation_test(*pair, permutations=199).p <= 0.05
+    assert hits["plain"] > 30
+    assert hits["studentized"] >= 0.85 * hits["plain"]
+
+
+# Reliability and ceilings of repeats -------------------------------------------------------------------------------
+
+
+def measured(draw, signal, repeats, spread):
+    deviation = np.exp(draw.uniform(0, np.log(spread), size=(len(signal), 1)))
+    return signal + deviation * draw.normal(size=(repeats, *signal.shape))
+
+
+# Dissimilarity, repeats, size of the signal, range of noise, size of the common response, method.
+RELIABILITIES = [
+    ("euclidean", 2, 1.0, 1.0, 0.0, "pearson"),
+    ("euclidean", 3, 1.0, 1.0, 0.0, "pearson"),
+    ("euclidean", 5, 0.5, 1.0, 0.0, "spearman"),
+    ("correlation", 3, 1.0, 1.0, 0.0, "rho-a"),
+    ("correlation", 5, 0.6, 1.0, 0.0, "whitened-pearson"),
+    ("crossnobis", 8, 1.0, 3.0, 2.0, "pearson"),
+    ("crossnobis", 5, 1.0, 1.0, 0.0, "pearson"),
+]
+
+
+@pytest.mark.parametrize(("dissimilarity", "repeats", "size", "spread", "common", "method"), RELIABILITIES)
+@pytest.mark.parametrize("data_sets", [120, pytest.param(1000, marks=pytest.mark.slow)])
+def test_bounds_of_reliability_and_ceiling(dissimilarity, repeats, size, spread, common, method, data_sets):
+    """The similarity of two measurements, and of a true model, from other repeats, are between the bounds."""
+    draw, plain = np.random.default_rng(0), {"crossnobis": "euclidean"}.get(dissimilarity, dissimilarity)
+    crossvalidated = dissimilarity == "crossnobis"
+    halves, again, true = [], [], []
+    for _ in range(data_sets):
+        signal = size * draw.normal(size=(16, 40)) + common * draw.normal(size=40)
+        both = measured(draw, signal, 2 * repeats, spread)
+        truth = rsa.rdm_of_repeats(signal[None], plain, crossvalidate=False)
+        one, two = (
+            rsa.rdm_of_repeats(x, plain, crossvalidate=crossvalidated) for x in (both[:repeats], both[repeats:])
+        )
+        halves.append(rsa.reliability(both[:repeats], method, dissimilarity=dissimilarity, splits=2).of_half)
+        again.append(rsa.compare(one, two, method))
+        true.append(rsa.compare(one, truth, method))
+    found = rsa.Reliability(np.array(halves), repeats, repeats // 2, crossvalidated, method)
+    slack = 3 * np.std(again) / np.sqrt(data_sets)
+    assert found.of_all[0] - slack < np.mean(again) < found.of_all[1] + slack
+    assert found.ceiling[0] - slack < np.mean(true) < found.ceiling[1] + slack
+    assert 2 * found.of_half / (1 + found.of_half) < np.mean(true)  # a reliability is no ceiling
+
+
+def test_a_bias_that_halves_share_is_no_reliability():
+    """What is warned of: averages of repeats with unequal noise. Cross-validated, the bounds are right."""
+    draw, found = np.random.default_rng(0), {True: [], False: []}
+    for _ in range(100):
+        signal = draw.normal(size=(16, 40)) + 2 * draw.normal(size=40)
+        x, truth = measured(draw, signal, 8, 3.0), rsa.rdm_of_repeats(signal[None], "correlation", crossvalidate=False)
+        for crossvalidate, each in found.items():
+            reliable = rsa.reliability(x, crossvalidate=crossvalidate, splits=2)
+            rdm = rsa.rdm_of_repeats(x, "correlation", crossvalidate=crossvalidate)
+            each.append([reliable.of_half, rsa.compare(rdm, truth)])
+    for crossvalidate, each in found.items():
+        half, true = np.mean(each, 0)
+        low, high = rsa.Reliability(np.array([half]), 8, 4, crossvalidate, "pearson").ceiling
+        assert (low - 0.03 < true < high + 0.03) == crossvalidate
+        if not crossvalidate:
+            assert true < low - 0.1
+
+
+def test_split_half_options():
+    x = repeated(repeats=5, stimuli=9)
+    plain = rsa.split_half(x, splits=4, seed=3)
+    np.testing.assert_array_equal(plain, rsa.reliability(x, splits=4, seed=3).halves)
+    found = rsa.reliability(x, splits=7)
+    assert (found.repeats, found.half, found.undefined) == (5, 2, 0)
+    factors = [2.5 * found.of_half / (1 + 1.5 * found.of_half), 6.25 * found.of_half / (1 + 5.25 * found.of_half)]
+    assert found.of_all == pytest.approx(sorted(factors))
+    whitened = rsa.split_half(x, "whitened-cosine", splits=3, sigma_k=rsa.stimulus_noise(x))
+    assert (whitened != rsa.split_half(x, "whitened-cosine", splits=3)).all()
+    order = np.random.default_rng(6).permutation(5)
+    precision = rsa.noise_precision(x, shrinkage="diagonal")
+    one, two = (rsa.rdm_of_repeats(x[part], "crossnobis", noise=precision) for part in (order[:2], order[2:4]))
+    got = rsa.split_half(x, dissimilarity="crossnobis", noise=precision, splits=1, seed=6)
+    assert got[0] == pytest.approx(rsa.compare(one, two))
+    plain = rsa.split_half(x, dissimilarity="mahalanobis", noise=precision, splits=1, seed=6)
+    scaled = rsa.split_half(x * np.sqrt(precision), dissimilarity="euclidean", splits=1, seed=6)
+    assert plain[0] == pytest.approx(scaled[0])
+    assert np.isnan(rsa.reliability(x, "tau-a", splits=2).ceiling).all()
+    negative = rsa.Reliability(np.array([-0.2]), 2, 1, False, "pearson")
+    assert negative.of_all[0] < negative.of_all[1] < 0
+    assert np.isnan(negative.ceiling).all()
+    empty = rsa.Reliability(np.array([np.nan]), 2, 1, False, "pearson")
+    assert np.isnan([empty.of_half, *empty.of_all, *empty.ceiling]).all()
+    assert empty.undefined == 1
+    for message, options in {
+        "splits: want at least 1, got 0": {"splits": 0},
+        "method: want one of": {"method": "kappa"},
+        "dissimilarity: want one of euclidean": {"dissimilarity": "poisson", "crossvalidate": True},
+        "noise: want None beside dissimilarity 'correlation'": {"noise": precision},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            rsa.reliability(x, **options)
+    with pytest.raises(ValueError, match="responses: want at least 4 repeats to cross-validate halves, got 3"):
+        rsa.reliability(x[:3], crossvalidate=True)

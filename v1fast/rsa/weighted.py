@@ -149,7 +149,8 @@ def _nonnegative(gram: Floats, target: Floats) -> Floats:
 def _between(gram: Floats, target: Floats) -> Floats:
     """Return the best weights of two neighbours: the optimum along the line from one to the next is in closed form."""
     count = len(gram)
-    best, found = np.float64(-np.inf), np.zeros(count)
+    best: Any = -np.inf
+    found = np.zeros(count)
     for k in range(max(1, count - 1)):
         pair = [k, k + 1] if count > 1 else [0]
         for weights in _candidates(gram[np.ix_(pair, pair)], target[pair]):
