@@ -77,6 +77,59 @@ def test_other_measures(run, files, similarity):
     assert ("p" in found) == (similarity == "spearman")
 
 
+def test_noise_and_averages(run, files):
+    """The options of noise; what is written, and what the report says of it."""
+    pytest.importorskip("sklearn")
+    folder, repeats, _, pixels = files
+    other = folder / "other.npy"
+    np.save(other, repeats[:3] + 1)
+
+    def of(*options, dissimilarity="euclidean", similarity="pearson"):
+        given = (folder / "v1.npy", other, folder / "pixels.mat")
+        named = ("--dissimilarity", dissimilarity, "--similarity", similarity)
+        result = run(*given, *named, *options, "--out", folder / "out")
+        assert result.exit_code == 0, result.output
+        summary = json.loads((folder / "out" / "summary.json").read_text())
+        return summary["systems"], summary["similarities"], np.load(folder / "out" / "v1_rdm.npy")
+
+    systems, similar, rdm = of()
+    np.testing.assert_allclose(rdm, rsa.rdm_of_repeats(repeats), rtol=1e-5)
+    assert systems["v1"]["matrix"] == "crossnobis of 6 repeats"
+    assert systems["other"]["split_half_of"] == "mean responses"  # halves of three repeats cannot be cross-validated
+    test = rsa.studentized_test(rdm, functional.rdm(pixels, method="euclidean"))
+    assert similar["pixels"]["p"] == pytest.approx(test.p)
+    for shrinkage in ("diagonal", "ledoit-wolf"):
+        systems, _, rdm = of("--noise", shrinkage, dissimilarity="crossnobis")
+        precision = rsa.noise_precision(repeats, shrinkage=shrinkage)
+        np.testing.assert_allclose(rdm, rsa.rdm_of_repeats(repeats, "crossnobis", noise=precision), rtol=1e-4)
+        assert systems["v1"]["matrix"] == f"crossnobis of 6 repeats; noise covariance: {shrinkage}"
+        halves = rsa.split_half(repeats, dissimilarity="crossnobis", noise=precision)
+        assert systems["v1"]["split_half"] == pytest.approx(halves.mean(), abs=1e-5)
+        _, _, rdm = of("--noise", shrinkage, "--no-crossvalidate", dissimilarity="mahalanobis")
+        want = functional.rdm(repeats.mean(0), method="mahalanobis", noise=precision, condensed=True)
+        np.testing.assert_allclose(rdm, want, rtol=1e-4)
+    systems, similar, rdm = of("--no-crossvalidate", dissimilarity="correlation")
+    np.testing.assert_allclose(rdm, functional.rdm(repeats.mean(0), condensed=True), atol=1e-6)
+    assert systems["v1"]["matrix"] == "correlation of the mean of 6 repeats, which noise biases"
+    assert similar["pixels"]["p"] == rsa.permutation_test(rdm, functional.rdm(pixels)).p
+    _, similar, rdm = of("--sigma-k", similarity="whitened-cosine")
+    sigma = rsa.stimulus_noise(repeats)
+    want = rsa.compare(rdm, functional.rdm(pixels, method="euclidean"), "cosine_cov", sigma_k=sigma)
+    assert similar["pixels"]["similarity"] == pytest.approx(want, abs=1e-6)
+    for message, options in {
+        "noise: want one of none, diagonal, ledoit-wolf, got 'full'": ("--noise", "full"),
+        "noise: want none beside dissimilarity 'correlation', got diagonal": ("--noise", "diagonal"),
+        "sigma_k: want None beside method 'pearson'": ("--sigma-k",),
+    }.items():
+        result = run(folder / "v1.npy", other, *options, "--out", folder / "bad")
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    result = run(
+        folder / "pixels.mat", folder / "pixels.mat", "--sigma-k", "--similarity", "cosine_cov", "--out", folder
+    )
+    assert "sigma_k: want repeats in one of two files, got none" in result.stderr
+
+
 def test_matrices_that_do_not_fit_are_compared_from_the_responses(files, monkeypatch):
     folder, repeats, model, _ = files
     monkeypatch.setattr(report, "MOST_IN_MEMORY", 10)

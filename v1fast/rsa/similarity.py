@@ -127,9 +127,9 @@ def compare(
 
     Args:
         rdm1: one matrix or a set: [S, S], [P] (its entries above the diagonal, row by row), [M, S, S], [M, P], or
-            rsatoolbox's RDMs. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is one matrix;
-            its upper triangle is read. Anything else with two axes is a set of rows. An ambiguous input, such as a
-            matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of magnitude.
+            rsatoolbox's RDMs or models. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is
+            one matrix; its upper triangle is read. Anything else with two axes is a set of rows. An ambiguous input,
+            such as a matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of magnitude.
         rdm2: likewise, of the same stimuli.
         method: one of the above.
         sigma_k: for the whitened measures: the covariance of the noise of the stimuli's mean responses, [S, S], or its
