@@ -64,7 +64,7 @@ def main(out: Path) -> None:
     for name, value in similar.items():
         print(f"{name}: Spearman correlation with the ideal {value:.3f}")
     axis = "orientation (degrees)"
-    rows = {name: rsa.rows_nearest(rdm, orientations, [0, 45, 90, 135]) for name, rdm in rdms.items()}
+    rows = {name: rsa.rows_nearest(rdm, orientations, [0, 45, 90, 135], period=180) for name, rdm in rdms.items()}
     places = rows["pixels"][0]
     tuning = rsa.tuning_curves(systems["pooled"], orientations, 20, period=180)
     figures = {

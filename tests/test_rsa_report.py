@@ -42,10 +42,19 @@ def test_files_are_compared_with_the_first(run, files):
     result = run(*given, "--out", folder / "out")
     assert result.exit_code == 0, result.output
     summary = json.loads((folder / "out" / "summary.json").read_text())
-    matrices = [functional.rdm(x, condensed=True) for x in (repeats.mean(0), model, pixels)]
+    matrices = [
+        rsa.rdm_of_repeats(repeats, "correlation"),
+        *(functional.rdm(x, condensed=True) for x in (model, pixels)),
+    ]
     for name, matrix in zip(("v1", "model", "pixels"), matrices, strict=True):
         np.testing.assert_allclose(np.load(folder / "out" / f"{name}_rdm.npy"), matrix, atol=1e-6)
-    assert summary["systems"]["v1"]["split_half"] == pytest.approx(rsa.split_half(repeats).mean())
+    about = summary["systems"]["v1"]
+    reliable = rsa.reliability(repeats, crossvalidate=True)
+    assert about["split_half"] == pytest.approx(reliable.of_half)
+    assert about["reliability"] == pytest.approx(reliable.of_all)
+    assert about["noise_ceiling"] == pytest.approx(reliable.ceiling)
+    assert about["matrix"] == "cross-validated correlation of 6 repeats"
+    assert "matrix cross-validated correlation of 6 repeats" in result.output
     assert summary["systems"]["model"] == {"stimuli": 20, "neurons": 30}
     found = summary["similarities"]["model"]
     assert found["similarity"] == pytest.approx(rsa.compare(matrices[0], matrices[1]), abs=1e-6)
@@ -63,9 +72,62 @@ def test_other_measures(run, files, similarity):
     result = run(folder / "v1.npy", folder / "pixels.mat", *arguments)
     assert result.exit_code == 0, result.output
     found = json.loads((folder / "out" / "summary.json").read_text())["similarities"]["pixels"]
-    matrices = [functional.rdm(x, method="euclidean") for x in (repeats.mean(0), pixels)]
+    matrices = [rsa.rdm_of_repeats(repeats), functional.rdm(pixels, method="euclidean")]
     assert found["similarity"] == pytest.approx(rsa.compare(*matrices, similarity), abs=1e-6)
     assert ("p" in found) == (similarity == "spearman")
+
+
+def test_noise_and_averages(run, files):
+    """The options of noise; what is written, and what the report says of it."""
+    pytest.importorskip("sklearn")
+    folder, repeats, _, pixels = files
+    other = folder / "other.npy"
+    np.save(other, repeats[:3] + 1)
+
+    def of(*options, dissimilarity="euclidean", similarity="pearson"):
+        given = (folder / "v1.npy", other, folder / "pixels.mat")
+        named = ("--dissimilarity", dissimilarity, "--similarity", similarity)
+        result = run(*given, *named, *options, "--out", folder / "out")
+        assert result.exit_code == 0, result.output
+        summary = json.loads((folder / "out" / "summary.json").read_text())
+        return summary["systems"], summary["similarities"], np.load(folder / "out" / "v1_rdm.npy")
+
+    systems, similar, rdm = of()
+    np.testing.assert_allclose(rdm, rsa.rdm_of_repeats(repeats), rtol=1e-5)
+    assert systems["v1"]["matrix"] == "crossnobis of 6 repeats"
+    assert systems["other"]["split_half_of"] == "mean responses"  # halves of three repeats cannot be cross-validated
+    test = rsa.studentized_test(rdm, functional.rdm(pixels, method="euclidean"))
+    assert similar["pixels"]["p"] == pytest.approx(test.p)
+    for shrinkage in ("diagonal", "ledoit-wolf"):
+        systems, _, rdm = of("--noise", shrinkage, dissimilarity="crossnobis")
+        precision = rsa.noise_precision(repeats, shrinkage=shrinkage)
+        np.testing.assert_allclose(rdm, rsa.rdm_of_repeats(repeats, "crossnobis", noise=precision), rtol=1e-4)
+        assert systems["v1"]["matrix"] == f"crossnobis of 6 repeats; noise covariance: {shrinkage}"
+        halves = rsa.split_half(repeats, dissimilarity="crossnobis", noise=precision)
+        assert systems["v1"]["split_half"] == pytest.approx(halves.mean(), abs=1e-5)
+        _, _, rdm = of("--noise", shrinkage, "--no-crossvalidate", dissimilarity="mahalanobis")
+        want = functional.rdm(repeats.mean(0), method="mahalanobis", noise=precision, condensed=True)
+        np.testing.assert_allclose(rdm, want, rtol=1e-4)
+    systems, similar, rdm = of("--no-crossvalidate", dissimilarity="correlation")
+    np.testing.assert_allclose(rdm, functional.rdm(repeats.mean(0), condensed=True), atol=1e-6)
+    assert systems["v1"]["matrix"] == "correlation of the mean of 6 repeats, which noise biases"
+    assert similar["pixels"]["p"] == rsa.permutation_test(rdm, functional.rdm(pixels)).p
+    _, similar, rdm = of("--sigma-k", similarity="whitened-cosine")
+    sigma = rsa.stimulus_noise(repeats)
+    want = rsa.compare(rdm, functional.rdm(pixels, method="euclidean"), "cosine_cov", sigma_k=sigma)
+    assert similar["pixels"]["similarity"] == pytest.approx(want, abs=1e-6)
+    for message, options in {
+        "noise: want one of none, diagonal, ledoit-wolf, got 'full'": ("--noise", "full"),
+        "noise: want none beside dissimilarity 'correlation', got diagonal": ("--noise", "diagonal"),
+        "sigma_k: want None beside method 'pearson'": ("--sigma-k",),
+    }.items():
+        result = run(folder / "v1.npy", other, *options, "--out", folder / "bad")
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    result = run(
+        folder / "pixels.mat", folder / "pixels.mat", "--sigma-k", "--similarity", "cosine_cov", "--out", folder
+    )
+    assert "sigma_k: want repeats in one of two files, got none" in result.stderr
 
 
 def test_matrices_that_do_not_fit_are_compared_from_the_responses(files, monkeypatch):
@@ -329,8 +391,8 @@ def test_every_file_has_a_name_of_its_own(specs, names):
 def test_undefined_is_said_and_counted(run, tmp_path):
     draw = np.random.default_rng(0)
     np.save(tmp_path / "a.npy", draw.normal(size=(12, 30)))
-    silent = draw.normal(size=(4, 12, 30))
-    silent[[0, 2]] = np.nan
+    silent = 2 * draw.normal(size=(12, 30)) + draw.normal(size=(8, 12, 30))
+    silent[[0, 2, 5]] = np.nan  # some halves have a single repeat left
     np.save(tmp_path / "some.npy", silent)
     np.save(tmp_path / "none.npy", np.ones((12, 30)))
     few = np.zeros((12, 2))

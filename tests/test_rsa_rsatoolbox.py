@@ -725,3 +725,60 @@ def test_theirs_fails_without_saying_on_tables_and_times():
         assert "want a Dataset" not in str(theirs.value)
         with pytest.raises(ValueError, match="dataset: want a Dataset"):
             bridge.calc_rdm(given, descriptor="cond")
+
+
+# Models and Datasets, in and out -------------------------------------------------------------------------------------
+
+
+def test_models_are_accepted():
+    from rsatoolbox import model
+
+    vectors = np.random.default_rng(0).random((3, 10))
+    data = np.random.default_rng(1).random((4, 10))
+    rdms = toolbox.rdm.RDMs(vectors)
+    fixed = model.ModelFixed("f", toolbox.rdm.RDMs(vectors[:1]))
+    np.testing.assert_array_equal(rsa.compare(data, fixed), rsa.compare(data, vectors[0]))
+    for made in (model.ModelWeighted("w", rdms), model.ModelSelect("s", rdms), model.ModelInterpolate("i", rdms)):
+        np.testing.assert_array_equal(rsa.compare(data, made), rsa.compare(data, vectors))
+        np.testing.assert_array_equal(rsa.fit_weights(data, made), rsa.fit_weights(data, vectors))
+        np.testing.assert_array_equal(bridge.from_rdms(made), vectors)
+    for fit, kind in {"weighted": "ModelWeighted", "select": "ModelSelect", "interpolate": "ModelInterpolate"}.items():
+        made = bridge.to_model(vectors, "ours", fit)
+        assert (type(made).__name__, made.name, made.n_rdm) == (kind, "ours", 3)
+    one = bridge.to_model(vectors[1])
+    assert type(one).__name__ == "ModelFixed"
+    np.testing.assert_array_equal(one.predict(), vectors[1])
+    with pytest.raises(ValueError, match="fit: want one of weighted, select, interpolate"):
+        bridge.to_model(vectors, fit="fixed")
+    square = np.zeros((3, 3))
+    square[0, 1] = square[1, 0] = 1  # three matrices of three pairs, which look like one matrix
+    assert rsa.compare(toolbox.rdm.RDMs(square), np.array([1.0, 2, 3])).shape == (3,)
+
+
+def test_datasets_there_and_back():
+    trials = dataset()
+    found = bridge.from_dataset(trials, "image", "run")
+    want = calc_rdm(trials, "crossnobis", "image", cv_descriptor="run").get_vectors()[0]
+    got = rsa.rdm_of_repeats(found.responses, stimuli=found.stimuli, folds=found.folds)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+    assert found.labels == sorted(set(trials.obs_descriptors["image"]))
+    again = bridge.to_dataset(found.responses, np.array(found.labels)[found.stimuli], found.folds, descriptor="image")
+    assert again.obs_descriptors["image"] == trials.obs_descriptors["image"]
+    assert again.obs_descriptors["fold"] == trials.obs_descriptors["run"]
+    np.testing.assert_array_equal(again.measurements, trials.measurements)
+    assert bridge.from_dataset(trials, "image").folds is None
+    repeats = np.random.default_rng(0).normal(size=(3, 4, 5))
+    theirs = calc_rdm(bridge.to_dataset(repeats), "crossnobis", "stimulus", cv_descriptor="fold").get_vectors()[0]
+    np.testing.assert_allclose(rsa.rdm_of_repeats(repeats), theirs, rtol=1e-9)
+    named = bridge.to_dataset(repeats, list("abcd"))
+    assert named.obs_descriptors["stimulus"] == list("abcd") * 3
+    for message, call in {
+        "descriptor: want one of": lambda: bridge.from_dataset(trials, "pictures"),
+        "dataset: want a Dataset of rsatoolbox, got ndarray": lambda: bridge.from_dataset(repeats, "image"),
+        r"stimuli: want \[4\], one for each row": lambda: bridge.to_dataset(repeats, list("abc")),
+        "folds: want None beside responses": lambda: bridge.to_dataset(repeats, folds=[0] * 12),
+        r"folds: want \[4\], one for each row": lambda: bridge.to_dataset(repeats[0], folds=[0]),
+        "responses: want": lambda: bridge.to_dataset(np.ones(3)),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()

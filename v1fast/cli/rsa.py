@@ -19,10 +19,21 @@ def rsa(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for matrices, summary.json and the pictures.")] = Path("out/rsa"),
-    dissimilarity: Annotated[str, typer.Option(help="correlation, cosine or euclidean.")] = "correlation",
+    dissimilarity: Annotated[
+        str, typer.Option(help="correlation, cosine, euclidean; of repeats, cross-validated: euclidean is crossnobis.")
+    ] = "correlation",
     similarity: Annotated[str, typer.Option(help="pearson, spearman, rho-a, tau-a, cosine, whitened-cosine, ...")] = (
         "pearson"
     ),
+    noise: Annotated[
+        str, typer.Option(help="Covariance of the neurons' noise for euclidean: none, diagonal or ledoit-wolf.")
+    ] = "none",
+    crossvalidate: Annotated[
+        bool, typer.Option(help="Cross-validate matrices of repeats, or compute those of mean responses.")
+    ] = True,
+    sigma_k: Annotated[
+        bool, typer.Option("--sigma-k", help="For whitened measures: with the noise of each stimulus, from repeats.")
+    ] = False,
     real_data: RealData = None,
 ) -> None:
     """Compare the dissimilarity matrices of responses: in files, or of published recordings."""
@@ -30,7 +41,15 @@ def rsa(
     from v1fast.rsa.report import analyse_recordings, compare_files
 
     if files:
-        compare_files(files, out, dissimilarity=dissimilarity, similarity=similarity)
+        compare_files(
+            files,
+            out,
+            dissimilarity=dissimilarity,
+            similarity=similarity,
+            noise=noise,
+            crossvalidate=crossvalidate,
+            sigma_k=sigma_k,
+        )
     elif real_data is not None:
         analyse_recordings(real_data, out)
     else:

@@ -15,11 +15,15 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``rdm_to_file``       a matrix that does not fit into memory
 ``rdm_correlation``   the similarity of two matrices directly from the responses
 ``compare``           the similarity of matrices, by eight measures
+``rdm_of_repeats``    dissimilarities that noise does not bias, from repeats; ``noise_covariance``, ``stimulus_noise``
+``studentized_test``  is it above chance, if some stimuli are noisier than others
+``reliability``       of the matrix of one system, from its repeats, and the ceiling for a true model
+``fit_weights``       and ``crossvalidate``: models with parameters, on stimuli and subjects that they were not fitted to
 ``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it above chance, and how high can it be
 ``searchlight``       the same for the neighbourhood of each neuron
 ``activations``       outputs of a model's layers for the stimuli
 ``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  low-dimensional maps and tuning
-``v1fast.rsa.rsatoolbox``  from rsatoolbox's Datasets to its RDMs
+``v1fast.rsa.rsatoolbox``  from rsatoolbox's Datasets to its RDMs; its Datasets and models, in and out
 ``v1fast.rsa.plots``  figures
 """
 
@@ -35,32 +39,46 @@ from v1fast.rsa.inference import (
     permutation_test,
     searchlight,
     searchlight_rdms,
-    split_half,
 )
 from v1fast.rsa.layers import activations, recording
+from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
+from v1fast.rsa.reliability import Reliability, reliability, split_half
 from v1fast.rsa.similarity import compare, rdm_correlation
+from v1fast.rsa.studentized import StudentizedTest, studentized_test
+from v1fast.rsa.weighted import CrossValidated, crossvalidate, fit_weights
 
 __all__ = [
     "Bootstrap",
+    "CrossValidated",
     "Map",
     "PermutationTest",
+    "Reliability",
+    "StudentizedTest",
     "Tuning",
     "activations",
     "average_repeats",
     "bootstrap",
     "compare",
+    "crossvalidate",
+    "fit_weights",
     "mds",
     "neighbourhoods",
     "noise_ceiling",
+    "noise_covariance",
+    "noise_precision",
     "pca",
     "permutation_test",
     "rdm_correlation",
+    "rdm_of_repeats",
     "rdm_to_file",
     "recording",
+    "reliability",
     "rows_nearest",
     "searchlight",
     "searchlight_rdms",
     "split_half",
+    "stimulus_noise",
+    "studentized_test",
     "tsne",
     "tuning_curves",
 ]

@@ -36,8 +36,15 @@ def stimuli_of(pairs: int) -> int:
 
 def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bool]:
     """Return [M, P] floating, and whether the input was one matrix rather than a set; see ``compare`` for the forms."""
+    matrices: Any = getattr(given, "rdm_obj", None)  # a model of rsatoolbox
+    if matrices is not None:
+        fixed: Any = getattr(given, "rdm", None)
+        given = fixed if np.ndim(fixed) == 1 else matrices
     if hasattr(given, "get_vectors"):
-        given = given.get_vectors()
+        vectors = _arrays.floats(name, given.get_vectors())  # a set, even where it is square
+        if vectors.ndim != 2 or stimuli_of(vectors.shape[1]) < 2:
+            raise ValueError(f"{name}: want RDMs of at least two stimuli, got {vectors.shape}")
+        return vectors, False
     array = _arrays.floats(name, given)
     if array.ndim == 3:
         for k, matrix in enumerate(array):

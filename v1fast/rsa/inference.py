@@ -184,45 +184,6 @@ def _nanmean(values: NDArray[Any], chosen: ArrayLike | None = None) -> NDArray[A
     return mean.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)
 
 
-def split_half(
-    responses: ArrayLike | Tensor,
-    method: str = "pearson",
-    *,
-    dissimilarity: str = "correlation",
-    splits: int = 100,
-    seed: int = 0,
-) -> Floats:
-    """Reliability of a dissimilarity matrix: its similarity between two halves of the repeats.
-
-    Args:
-        responses: [R, S, N], R >= 2 repeats of S stimuli. If R is odd, each split leaves out one random repeat.
-        method: as for ``compare``.
-        dissimilarity: as the method of ``functional.rdm``: correlation, cosine, euclidean or poisson.
-        splits: number of random splits.
-        seed: of the splits.
-
-    Returns:
-        [splits] similarities, NaN where undefined. Their mean r is the reliability of half of the repeats. That of all
-        repeats is about 2 r / (1 + r) (Spearman and Brown).
-
-    Raises:
-        ValueError: an operand does not fit.
-    """
-    values = _arrays.to_array("responses", responses)
-    if values.ndim != 3 or len(values) < 2:
-        raise ValueError(f"responses: want [repeats >= 2, S, N], got {values.shape}")
-    if splits < 1:
-        raise ValueError(f"splits: want at least 1, got {splits}")
-    draw, half = np.random.default_rng(seed), len(values) // 2
-    found = np.empty(splits)
-    for split in range(splits):
-        order = draw.permutation(len(values))
-        means = np.stack([_nanmean(values, order[:half]), _nanmean(values, order[half : 2 * half])])
-        first, second = functional.rdm(means, method=dissimilarity, condensed=True)
-        found[split] = compare(first, second, method)
-    return found
-
-
 def noise_ceiling(rdms: Condensed | ArrayLike, method: str = "pearson") -> tuple[float, float]:
     """How similar the true model would be to the subjects' matrices (Nili et al., PLoS Computational Biology 10, 2014).
 

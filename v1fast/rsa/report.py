@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from v1fast import _arrays, _files, functional
+from v1fast import _arrays, _choices, _files, functional
 from v1fast.rsa import plots
 from v1fast.rsa._matrices import to_squares
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
@@ -24,16 +25,20 @@ from v1fast.rsa.inference import (
     bootstrap,
     noise_ceiling,
     permutation_test,
-    split_half,
 )
+from v1fast.rsa.noise import CROSSVALIDATED, DISTANCES, noise_precision, rdm_of_repeats, stimulus_noise
 from v1fast.rsa.recordings import antolik, ecker, kriegeskorte, model_activations
+from v1fast.rsa.reliability import reliability
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, STREAMED, compare, rdm_correlation
+from v1fast.rsa.studentized import studentized_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
 MOST_IN_MEMORY = 20_000  # stimuli, for a matrix of 0.8 GB; with more, similarities come directly from the responses
+MOST_CROSSVALIDATED = 10_000  # stimuli, of matrices that are computed in memory
+SPLITS, FEWEST_SPLITS, MOST_PRODUCTS = 100, 10, 1e12  # of a reliability: fewer for large matrices, to take minutes
 MOST_RESAMPLED = 1000  # stimuli up to which resampling and permutations take seconds
 COUNTED = 1 << 24  # entries of a matrix that are processed together
 MOST_FOLDERS = 5  # that a file's name may begin with
@@ -41,9 +46,21 @@ SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # which par
 
 
 def compare_files(
-    files: Sequence[str], out: Path, *, dissimilarity: str = "correlation", similarity: str = "pearson", seed: int = 0
+    files: Sequence[str],
+    out: Path,
+    *,
+    dissimilarity: str = "correlation",
+    similarity: str = "pearson",
+    noise: str = "none",
+    crossvalidate: bool = True,
+    sigma_k: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compute, store, compare and draw the dissimilarity matrices of responses in files.
+
+    Matrices of repeated responses are cross-validated over the repeats, so that noise does not bias them (see
+    ``rdm_of_repeats``). Up to version 0.1 they were those of the mean responses, as they are with
+    ``crossvalidate=False``. Matrices of more than 10,000 stimuli still are.
 
     Args:
         files: ``.npy``, ``.npz`` or ``.mat`` with responses [S, N] or [repeats, S, N] to the same stimuli.
@@ -51,8 +68,14 @@ def compare_files(
             ``names_of``.
         out: folder, created if missing: ``NAME_rdm.npy`` (condensed), ``summary.json`` and pictures. A matrix whose
             computation was interrupted is completed; other files of an earlier run are replaced.
-        dissimilarity: "correlation", "cosine" or "euclidean".
+        dissimilarity: "correlation", "cosine", "euclidean", or its other names "mahalanobis" and "crossnobis". Of
+            responses without repeats all three are the Euclidean distance.
         similarity: as the method of ``compare``; the first file's matrix is compared with each of the others.
+        noise: for distances, the covariance of the neurons' noise, from the repeats of each file: "none", "diagonal" or
+            "ledoit-wolf", as the shrinkage of ``noise_covariance``.
+        crossvalidate: False: the matrices of mean responses.
+        sigma_k: for the whitened measures: take the variance of each stimulus' noise into account, the mean over the
+            two systems, of those that have repeats (see ``stimulus_noise``).
         seed: of resampling and permutations.
 
     Returns:
@@ -72,20 +95,24 @@ def compare_files(
     if len(next(iter(means.values()))) < 2:
         raise ValueError("files: want at least 2 stimuli, got 1")
     out.mkdir(parents=True, exist_ok=True)
-    rdms = {
-        name: rdm_to_file(values, out / f"{name}_rdm.npy", method=dissimilarity, overwrite=True)
-        for name, values in means.items()
+    matrices = {
+        name: _matrix(values, means[name], out / f"{name}_rdm.npy", dissimilarity, noise, crossvalidate)
+        for name, values in given.items()
     }
+    rdms = {name: matrix.rdm for name, matrix in matrices.items()}
     summary: dict[str, Any] = {"dissimilarity": dissimilarity, "similarity": similarity, "systems": {}}
     for name, values in given.items():
         about: dict[str, Any] = {"stimuli": len(means[name]), "neurons": values.shape[-1]}
         about |= _counted("undefined_pairs", _undefined(rdms[name]))
         if values.ndim == 3 and len(values) > 1:
-            about |= {"repeats": len(values)} | _reliability(values, dissimilarity, similarity)
+            about |= {"repeats": len(values), "matrix": matrices[name].what}
+            about |= _reliability(values, matrices[name], similarity)
         summary["systems"][name] = about
     first, *others = means
     summary["similarities"] = {
-        name: _similarity(means[first], means[name], rdms[first], rdms[name], dissimilarity, similarity, seed)
+        name: _similarity(
+            means[first], means[name], matrices[first], matrices[name], dissimilarity, similarity, sigma_k, seed
+        )
         for name in others
     }
     # Before anything is printed: the reader of the output may be gone.
@@ -93,7 +120,7 @@ def compare_files(
     _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for name, about in summary["systems"].items():
-        console.print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in about.items()))
+        console.print(f"{name}: " + ", ".join(f"{key} {_text(value, 4)}" for key, value in about.items()))
     for name, found in summary["similarities"].items():
         console.print(f"{first} and {name}: " + ", ".join(f"{key} {_text(value)}" for key, value in found.items()))
     console.print(f"Matrices, summary.json and pictures are in {out}")
@@ -110,38 +137,108 @@ def _undefined(rdm: NDArray[Any]) -> int:
     return sum(int(np.isnan(rdm[k : k + COUNTED]).sum()) for k in range(0, len(rdm), COUNTED))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, int):
+def _text(value: Any, digits: int = 0) -> str:
+    """Return a value as text: with 4 decimals, or so many significant digits."""
+    if isinstance(value, (int, str)):
         return str(value)
-    return " to ".join(f"{v:.4f}" for v in value) if isinstance(value, list) else f"{value:.4f}"
+    form = f".{digits}g" if digits else ".4f"
+    return " to ".join(f"{v:{form}}" for v in value) if isinstance(value, list) else f"{value:{form}}"
 
 
-def _reliability(values: NDArray[Any], dissimilarity: str, similarity: str) -> dict[str, float]:
-    halves = split_half(values, similarity, dissimilarity=dissimilarity)
-    undefined = np.isnan(halves)
-    mean = float(halves[~undefined].mean()) if not undefined.all() else float("nan")
-    return {"split_half": mean} | _counted("undefined_splits", int(undefined.sum()))
+class _Matrix(NamedTuple):
+    """A matrix, how it was computed, in words, and what of."""
+
+    rdm: NDArray[Any]
+    what: str
+    measure: str
+    crossvalidated: bool
+    precision: NDArray[np.float64] | None
+    stimulus_noise: NDArray[np.float64] | None
+
+
+def _matrix(
+    values: NDArray[Any], means: NDArray[Any], path: Path, dissimilarity: str, noise: str, crossvalidate: bool
+) -> _Matrix:
+    """Compute a matrix and write it to ``path``."""
+    repeats = len(values) if values.ndim == 3 else 1
+    _choices.one_of("noise", noise, ("none", "diagonal", "ledoit-wolf"))
+    if noise != "none" and dissimilarity not in DISTANCES:
+        raise ValueError(f"noise: want none beside dissimilarity {dissimilarity!r}, got {noise}")
+    plain = "euclidean" if dissimilarity in DISTANCES else dissimilarity
+    crossvalidated = crossvalidate and repeats > 1 and dissimilarity in CROSSVALIDATED
+    if crossvalidated and len(means) > MOST_CROSSVALIDATED:
+        crossvalidated = False
+    precision = noise_precision(values, shrinkage=noise) if noise != "none" and repeats > 1 else None
+    stimuli = stimulus_noise(values, noise=precision) if repeats > 1 else None
+    if crossvalidated or precision is not None:
+        measure = plain if precision is None else "mahalanobis"
+        rdm = rdm_of_repeats(values, measure, noise=precision, crossvalidate=crossvalidated)
+        content = io.BytesIO()
+        np.save(content, rdm)
+        _files.replace(path, content.getvalue())
+        del content
+        rdm = np.load(path, mmap_mode="r")
+    else:
+        rdm, measure = rdm_to_file(means, path, method=plain, overwrite=True), plain
+    if crossvalidated:
+        what = f"{CROSSVALIDATED[measure]} of {repeats} repeats"
+    else:
+        what = f"{measure} of the mean of {repeats} repeats, which noise biases" if repeats > 1 else measure
+    what += f"; noise covariance: {noise}" if precision is not None else ""
+    return _Matrix(rdm, what, measure, crossvalidated, precision, stimuli)
+
+
+def _reliability(values: NDArray[Any], matrix: _Matrix, similarity: str) -> dict[str, Any]:
+    """Return the reliability of a matrix, cross-validated if it is. Halves of 2 or 3 repeats cannot be."""
+    crossvalidate = matrix.crossvalidated and len(values) >= 4
+    products = float(values.size) * values.shape[1] * 2
+    splits = int(np.clip(MOST_PRODUCTS / products, FEWEST_SPLITS, SPLITS))
+    found = reliability(
+        values,
+        similarity,
+        dissimilarity=matrix.measure,
+        crossvalidate=crossvalidate,
+        noise=matrix.precision,
+        splits=splits,
+    )
+    about: dict[str, Any] = {"split_half": found.of_half} | _counted("undefined_splits", found.undefined)
+    if matrix.crossvalidated and not crossvalidate:
+        return about | {"split_half_of": "mean responses"}
+    return about | {"reliability": list(found.of_all), "noise_ceiling": list(found.ceiling)}
 
 
 def _similarity(
     x: NDArray[Any],
     y: NDArray[Any],
-    rdm_x: NDArray[Any],
-    rdm_y: NDArray[Any],
+    matrix_x: _Matrix,
+    matrix_y: _Matrix,
     dissimilarity: str,
     similarity: str,
+    sigma_k: bool,
     seed: int,
 ) -> dict[str, Any]:
-    method = RSATOOLBOX_NAMES.get(similarity, similarity)
+    method, (rdm_x, rdm_y) = RSATOOLBOX_NAMES.get(similarity, similarity), (matrix_x.rdm, matrix_y.rdm)
+    crossvalidated = matrix_x.crossvalidated or matrix_y.crossvalidated
     if len(x) > MOST_IN_MEMORY and method in STREAMED:
-        return {"similarity": rdm_correlation(x, y, method, dissimilarity=dissimilarity, progress=True)}
-    found: dict[str, Any] = {"similarity": float(compare(rdm_x, rdm_y, method))}
+        plain = "euclidean" if dissimilarity in DISTANCES else dissimilarity
+        return {"similarity": rdm_correlation(x, y, method, dissimilarity=plain, progress=True)}
+    sigma = _sigma_k(matrix_x, matrix_y) if sigma_k else None
+    found: dict[str, Any] = {"similarity": float(compare(rdm_x, rdm_y, method, sigma_k=sigma))}
     if len(x) <= MOST_RESAMPLED and method in PERMUTED:
         resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
         found["interval"] = resampled.confidence()[:, 0].tolist()
         found |= _counted("undefined_resamplings", int(resampled.undefined[0]))
-        found["p"] = permutation_test(rdm_x, rdm_y, method, seed=seed).p
+        test = studentized_test if crossvalidated else permutation_test  # entries that are not equally precise
+        found["p"] = test(rdm_x, rdm_y, method, seed=seed).p
     return found
+
+
+def _sigma_k(*matrices: _Matrix) -> NDArray[np.float64]:
+    """Return the mean variance of each stimulus' noise, of the systems that have repeats."""
+    known = [matrix.stimulus_noise for matrix in matrices if matrix.stimulus_noise is not None]
+    if not known:
+        raise ValueError("sigma_k: want repeats in one of two files, got none")
+    return np.mean([each / np.nanmean(each) for each in known], axis=0)
 
 
 def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], first: str) -> dict[str, Figure]:
@@ -338,18 +435,21 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         "pixels": images.reshape(len(images), -1),
     }
     rdms = {name: functional.rdm(values, condensed=True, accuracy="high") for name, values in systems.items()}
+    rdms["mouse V1"] = rdm_of_repeats(responses, "correlation")
     v1, others = rdms["mouse V1"], [name for name in rdms if name != "mouse V1"]
-    halves = float(split_half(responses, splits=200).mean())
+    reliable = reliability(responses, crossvalidate=True, splits=200)
     resampled = bootstrap(v1, np.stack([rdms[name] for name in others]))
     similarity = dict(zip(others, resampled.similarity.tolist(), strict=True))
     found = {
-        "split_half": halves,
+        "split_half": reliable.of_half,
+        "reliability": list(reliable.of_all),
+        "noise_ceiling": list(reliable.ceiling),
         "similarity_to_v1": similarity,
-        "p": {name: permutation_test(v1, rdms[name]).p for name in others},
+        "p": {name: studentized_test(v1, rdms[name]).p for name in others},
         "model_neurons_and_pixels": float(compare(rdms["model neurons"], rdms["pixels"])),
     }
     # Neighbours in V1 are drawn next to each other, so that shared features can be seen.
-    order = leaves_list(linkage(v1, "average", optimal_ordering=True))
+    order = leaves_list(linkage(np.clip(v1, 0, None), "average", optimal_ordering=True))
     heat = plots.rdm_heatmaps(
         {name: to_squares(rdm[None])[0][order][:, order] for name, rdm in rdms.items()},
         percentiles=True,
@@ -359,9 +459,9 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     bars = plots.similarity_bars(
         similarity,
         intervals=resampled.confidence(),
-        ceiling=(halves, 2 * halves / (1 + halves)),
-        ceiling_name="reliability of V1's RDM, 5 to 10 repeats:",
-        title="Similarity to mouse V1's RDM\n(lines: 95 % over images)",
+        ceiling=reliable.ceiling,
+        ceiling_name=f"noise ceiling: a true model, {len(responses)} repeats:",
+        title="Similarity to mouse V1's RDM, cross-validated\n(lines: 95 % over images)",
     )
     return found, {"mouse_v1_rdms": heat, "mouse_v1_similarity": bars}
 
@@ -369,11 +469,11 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
 def _macaque_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     counts, orientations = ecker(folder, SESSION, CONTRAST)
     mean, _ = average_repeats(counts)
-    rdm = functional.rdm(mean, condensed=True, accuracy="high")
-    halves = float(split_half(counts).mean())
+    rdm = rdm_of_repeats(counts, "correlation")
+    halves = reliability(counts, crossvalidate=True).of_half
     trials = counts.reshape(-1, counts.shape[2])
     tuning = tuning_curves(trials, np.tile(orientations, len(counts)), period=180.0)
-    places, rows = rows_nearest(rdm, orientations, ORIENTATIONS)
+    places, rows = rows_nearest(rdm, orientations, ORIENTATIONS, period=180.0)
     plane = pca(mean, 2)
     axis = "orientation (degrees)"
     note = f"{counts.shape[2]} neurons of macaque V1, {CONTRAST:g} % contrast, {len(counts)} repeats"

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from v1fast import _choices, _rdm_folds, functional, ops
+from v1fast import _arrays, _choices, _rdm_folds, functional, ops
 from v1fast.rsa import _descriptors
 from v1fast.rsa._matrices import condensed, stimuli_of
 from v1fast.rsa.inference import average_repeats, searchlight_rdms
 
 if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
+    from rsatoolbox.model import Model
     from rsatoolbox.rdm import RDMs
 
 MEASURES = {
@@ -213,9 +214,132 @@ def to_rdms(
     return _rdms(vectors, dissimilarity_measure, descriptors, rdm_descriptors, pattern_descriptors)
 
 
-def from_rdms(rdms: RDMs) -> NDArray[Any]:
-    """Return the entries above the diagonal, row by row, of rsatoolbox's RDMs: [M, S (S - 1) / 2]."""
+def from_rdms(rdms: RDMs | Model) -> NDArray[Any]:
+    """Return the entries above the diagonal, row by row, of rsatoolbox's RDMs: [M, S (S - 1) / 2].
+
+    Of a model of rsatoolbox, those of its matrices.
+    """
     return condensed("rdms", rdms)[0]
+
+
+class Repeats(NamedTuple):
+    """A dataset as arguments of ``rdm_of_repeats``, ``noise_covariance``, ``stimulus_noise`` and ``functional.rdm``.
+
+    Attributes:
+        responses: [T, N].
+        stimuli: [T], the stimulus of each observation, from 0 on, in the order of ``labels``.
+        folds: [T], the fold of each, from 0 on; None if there was no descriptor of folds.
+        labels: [S], the sorted values of the descriptor.
+    """
+
+    responses: NDArray[Any]
+    stimuli: NDArray[np.int64]
+    folds: NDArray[np.int64] | None
+    labels: list[Any]
+
+
+def from_dataset(dataset: Dataset, descriptor: str, cv_descriptor: str | None = None) -> Repeats:
+    """Return the observations of a dataset with the stimulus and the fold of each.
+
+    Args:
+        dataset: one of rsatoolbox's.
+        descriptor: observation descriptor of the stimuli.
+        cv_descriptor: observation descriptor of the folds.
+
+    Raises:
+        ValueError: it is no dataset, or has no such descriptor.
+
+    Example:
+        >>> import numpy as np
+        >>> from rsatoolbox.data import Dataset
+        >>> from v1fast import rsa
+        >>> from v1fast.rsa.rsatoolbox import from_dataset, to_rdms
+        >>> trials = Dataset(np.random.rand(7, 50), obs_descriptors={"image": list("abcabca")})
+        >>> repeats = from_dataset(trials, "image")
+        >>> vector = rsa.rdm_of_repeats(repeats.responses, stimuli=repeats.stimuli)
+        >>> to_rdms(vector, "crossnobis", {"image": repeats.labels}).n_cond
+        3
+    """
+    _check_datasets([dataset], False)
+    values = _measurements("measurements", dataset.measurements)
+    grouping = _grouping(dataset, "descriptor", descriptor)
+    folds = None if cv_descriptor is None else _grouping(dataset, "cv_descriptor", cv_descriptor).codes
+    return Repeats(values, grouping.codes, folds, grouping.labels)
+
+
+def to_dataset(
+    responses: ArrayLike | torch.Tensor,
+    stimuli: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+    *,
+    descriptor: str = "stimulus",
+    cv_descriptor: str = "fold",
+) -> Dataset:
+    """Convert responses, as for ``rdm_of_repeats``, to a Dataset of rsatoolbox.
+
+    Args:
+        responses: [R, S, N], R repeats of S stimuli; or [T, N], T trials.
+        stimuli: [T], for trials: the stimulus of each. None: each trial is its own. For repeats: [S], names of the
+            stimuli. None: 0 .. S - 1.
+        folds: [T], for trials: the fold of each, left out if None. Repeats are numbered.
+        descriptor: name of the observation descriptor of the stimuli.
+        cv_descriptor: name of that of the folds.
+
+    Raises:
+        ModuleNotFoundError: rsatoolbox is absent.
+        ValueError: an operand does not fit.
+    """
+    try:
+        from rsatoolbox.data import Dataset
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('Datasets need rsatoolbox: pip install "v1fast[rsatoolbox]"') from error
+    values = _arrays.to_array("responses", responses)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ValueError(f"responses: want [repeats, S, N] or [T, N], got {values.shape}")
+    names = np.arange(values.shape[-2]) if stimuli is None else np.asarray(stimuli)
+    if names.shape != values.shape[-2:-1]:
+        raise ValueError(f"stimuli: want [{values.shape[-2]}], one for each row of responses, got {names.shape}")
+    if values.ndim == 3:
+        if folds is not None:
+            raise ValueError("folds: want None beside responses [repeats, S, N], whose repeats are the folds")
+        repeats, count, neurons = values.shape
+        values, names, folds = (
+            values.reshape(-1, neurons),
+            np.tile(names, repeats),
+            np.repeat(np.arange(repeats), count),
+        )
+    labels = {descriptor: names.tolist()}
+    if folds is not None:
+        of_rows = np.asarray(folds)
+        if of_rows.shape != names.shape:
+            raise ValueError(f"folds: want [{len(names)}], one for each row of responses, got {of_rows.shape}")
+        labels[cv_descriptor] = of_rows.tolist()
+    return Dataset(values, obs_descriptors=labels)
+
+
+def to_model(models: ArrayLike | torch.Tensor, name: str = "model", fit: str = "weighted") -> Model:
+    """Convert matrices of this package to a model of rsatoolbox.
+
+    ``fit_weights``, ``crossvalidate``, ``compare`` and the others accept its models as they are.
+
+    Args:
+        models: one matrix, for a ModelFixed; or K, as for ``fit_weights``.
+        name: of the model.
+        fit: "weighted", "select" or "interpolate": ModelWeighted, ModelSelect or ModelInterpolate.
+
+    Raises:
+        ModuleNotFoundError: rsatoolbox is absent.
+        ValueError: they are not dissimilarity matrices.
+    """
+    _choices.one_of("fit", fit, ("weighted", "select", "interpolate"))
+    vectors, one = condensed("models", models)
+    rdms = to_rdms(vectors)
+    from rsatoolbox import model
+
+    if one:
+        return model.ModelFixed(name, rdms)
+    kinds = {"weighted": model.ModelWeighted, "select": model.ModelSelect, "interpolate": model.ModelInterpolate}
+    return kinds[fit](name, rdms)
 
 
 class _Options(NamedTuple):

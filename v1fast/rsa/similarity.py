@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from v1fast import _arrays, _choices, ops
 from v1fast._progress import progress as progress_bar
 from v1fast.rsa import _tiles
-from v1fast.rsa._defined import Range, is_constant, is_empty, scaled
+from v1fast.rsa._defined import Range, is_constant, is_empty, is_undefined, scaled
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats, PairSums, ratio
 
@@ -103,26 +104,37 @@ def _ends(vector: NDArray[Any]) -> tuple[float, float]:
     return vector.min(initial=np.inf), vector.max(initial=-np.inf)
 
 
-def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: str = "pearson") -> Any:
+def compare(
+    rdm1: Condensed | ArrayLike,
+    rdm2: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    sigma_k: ArrayLike | None = None,
+) -> Any:
     """The similarity of dissimilarity matrices, over their entries above the diagonal.
 
     - "pearson": correlation; "cosine": the same without subtracting the mean;
     - "spearman": correlation of ranks, ties averaged; "rho-a": its expected value if ties are broken at random
       (Schütt et al., eLife 12, e82566, 2023), recommended if a model predicts ties;
     - "tau-a", "tau-b": Kendall's, without and with a correction for ties, by SciPy;
-    - "whitened-pearson", "whitened-cosine": corrected for the covariance between dissimilarities that independent noise
-      of equal size in all stimuli causes; the cosine is the linear centred kernel alignment (Diedrichsen et al.,
-      Neurons, Behavior, Data Analysis, and Theory 5(3), 2021).
+    - "whitened-pearson", "whitened-cosine": corrected for the covariance between dissimilarities that noise in the
+      responses causes: d V^-1 e / sqrt(d V^-1 d . e V^-1 e), where V is the matrix of squares of the entries of
+      C sigma_k C', and each row of C is the difference of two stimuli (Diedrichsen et al., Neurons, Behavior, Data
+      Analysis, and Theory 5(3), 2021, equation 13). Without ``sigma_k``, noise is independent and of equal size in all
+      stimuli; the cosine is then the linear centred kernel alignment.
 
     rsatoolbox's names "corr", "kendall", "corr_cov" and "cosine_cov" mean the same.
 
     Args:
         rdm1: one matrix or a set: [S, S], [P] (its entries above the diagonal, row by row), [M, S, S], [M, P], or
-            rsatoolbox's RDMs. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is one matrix;
-            its upper triangle is read. Anything else with two axes is a set of rows. An ambiguous input, such as a
-            matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of magnitude.
+            rsatoolbox's RDMs or models. A square [S, S] that is symmetric with an empty diagonal, up to rounding, is
+            one matrix; its upper triangle is read. Anything else with two axes is a set of rows. An ambiguous input,
+            such as a matrix of similarities, is an error. Tensors, arrays, lists, data frames; any order of magnitude.
         rdm2: likewise, of the same stimuli.
         method: one of the above.
+        sigma_k: for the whitened measures: the covariance of the noise of the stimuli's mean responses, [S, S], or its
+            diagonal [S] if noise is independent; any positive factor cancels. ``stimulus_noise`` estimates it from
+            repeats.
 
     Returns:
         [M1, M2] float64, each matrix of the first with each of the second. The axis of an operand that is one matrix is
@@ -133,16 +145,25 @@ def compare(rdm1: Condensed | ArrayLike, rdm2: Condensed | ArrayLike, method: st
 
     Raises:
         ValueError: an operand does not fit; the message names it.
+
+    Example:
+        >>> from v1fast import rsa
+        >>> noisy = [1.0, 1.0, 4.0]  # the third stimulus
+        >>> float(rsa.compare([1.0, 2.0, 3.0], [2.0, 2.0, 3.0], "whitened-cosine", sigma_k=noisy).round(3))
+        0.932
     """
     method = RSATOOLBOX_NAMES.get(method, method)
     _choices.one_of("method", method, METHODS)
     (a, one_a), (b, one_b) = condensed("rdm1", rdm1), condensed("rdm2", rdm2)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"rdm2: want {a.shape[1]} pairs of stimuli, as rdm1 has, got {b.shape[1]}")
+    compute = _COMPUTE[method]
+    if sigma_k is not None:
+        compute = _whitened_by(covariance_of(sigma_k, method, stimuli_of(a.shape[1])), method)
     found = np.full((len(a), len(b)), np.nan)
     there = ~is_empty(a), ~is_empty(b)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite entries
-        found[np.ix_(*there)] = _COMPUTE[method](_chosen(a, there[0]), _chosen(b, there[1]))
+        found[np.ix_(*there)] = compute(_chosen(a, there[0]), _chosen(b, there[1]))
     return found.reshape([size for size, one in ((len(a), one_a), (len(b), one_b)) if not one])[()]
 
 
@@ -338,6 +359,88 @@ def _fit(rows: Floats, pairs: Floats | None) -> Floats:
         return rows / stimuli - rows.sum(1, keepdims=True) / (2 * stimuli**2)
     normal = pairs + np.diag(pairs.sum(0) + 2)  # on the diagonal u_i occurs twice
     return scipy.linalg.solve(normal, rows.T, assume_a="pos").T
+
+
+def covariance_of(sigma_k: ArrayLike, method: str, stimuli: int) -> Floats:
+    """Return the covariance [S, S]; see ``compare``."""
+    given = _arrays.floats("sigma_k", sigma_k).astype(np.float64)
+    if not method.startswith("whitened"):
+        raise ValueError(f"sigma_k: want None beside method {method!r}, got an array")
+    if given.shape not in ((stimuli,), (stimuli, stimuli)):
+        raise ValueError(f"sigma_k: want [S] or [S, S] with S = {stimuli}, got {given.shape}")
+    if given.ndim == 1:
+        given = np.diag(given)
+    try:
+        if not (np.isfinite(given).all() and np.allclose(given, given.T, rtol=1e-6, atol=0)):
+            raise np.linalg.LinAlgError
+        np.linalg.cholesky(given)  # Cholesky reads one triangle alone
+    except np.linalg.LinAlgError:
+        raise ValueError("sigma_k: want a symmetric, positive definite covariance, got another matrix") from None
+    return (given + given.T) / (2 * np.diagonal(given).mean())
+
+
+def _whitened_by(sigma: Floats, method: str) -> Callable[[NDArray[Any], NDArray[Any]], Floats]:
+    def compute(a: NDArray[Any], b: NDArray[Any]) -> Floats:
+        present = _present(a, b)
+        undefined = [is_undefined(vectors[:, present], method) for vectors in (a, b)]
+        if not present.any():
+            return np.full((len(a), len(b)), np.nan)
+        both = np.concatenate([scaled(a), scaled(b)])
+        products = whitened_products(both, sigma, present, method == "whitened-pearson")
+        squares, k = np.diagonal(products), len(a)
+        return _undefined_to_nan(ratio(products[:k, k:], squares[:k, None], squares[k:]), *undefined)
+
+    return compute
+
+
+def whitened_products(vectors: Floats, sigma: Floats, present: NDArray[np.bool_], centred: bool) -> Floats:
+    """d V^-1 e of all pairs of vectors [M, P], with V of the present positions alone.
+
+    Distances are linear in the matrix of products of responses, X, whose noise has the covariance of sigma in its rows
+    and in its columns. So d V^-1 d is the smallest trace of (sigma^-1 X)^2 over all X with these distances: over
+    X = -D / 2 + u 1' + 1 u'. The smallest one has X sigma^-1 1 = 0.
+    """
+    vectors = vectors - vectors[:, present].mean(1, keepdims=True) if centred else vectors
+    if not present.all():
+        stimuli = np.flatnonzero(to_squares(present[None])[0].any(0))
+        i, j = (stimuli[k] for k in np.triu_indices(len(stimuli), 1))
+        where = np.zeros((len(sigma), len(sigma)), np.int64)
+        where[np.triu_indices(len(sigma), 1)] = np.arange(len(present))
+        kept = where[i, j]  # the pairs of stimuli that have any
+        vectors, sigma, present = vectors[:, kept], sigma[np.ix_(stimuli, stimuli)], present[kept]
+    if not present.all():
+        return _products_by_iteration(vectors[:, present], sigma, present)
+    root = np.linalg.cholesky(sigma)
+    weights = scipy.linalg.cho_solve((root, True), np.ones(len(sigma)))
+    centre = np.eye(len(sigma)) - weights / weights.sum()  # of X from the left; 1 w' / (1' w) taken off
+    rows = np.empty((len(vectors), sigma.size))
+    for row, vector in zip(rows, vectors, strict=True):
+        gram = -0.5 * centre @ to_squares(vector[None])[0] @ centre.T
+        half = scipy.linalg.solve_triangular(root, gram, lower=True)
+        row[:] = scipy.linalg.solve_triangular(root, half.T, lower=True).ravel()
+    return rows @ rows.T
+
+
+def _products_by_iteration(vectors: Floats, sigma: Floats, present: NDArray[np.bool_]) -> Floats:
+    """The same if single pairs are absent: V is solved by conjugate gradients, from its products alone."""
+    stimuli = len(sigma)
+    i, j = (k[present] for k in np.triu_indices(stimuli, 1))
+
+    def times_v(vector: Floats) -> Floats:
+        weights = np.zeros((stimuli, stimuli))
+        weights[i, j] = weights[j, i] = vector.ravel()
+        spread = sigma @ (np.diag(weights.sum(0)) - weights) @ sigma
+        own = np.diagonal(spread)
+        return own[i] + own[j] - 2 * spread[i, j]
+
+    operator = scipy.sparse.linalg.LinearOperator((len(i), len(i)), times_v, dtype=np.float64)
+    solved = np.empty_like(vectors)
+    for row, vector in zip(solved, vectors, strict=True):
+        row[:], failed = scipy.sparse.linalg.cg(operator, vector, rtol=1e-13, maxiter=100 * stimuli)
+        if failed:
+            raise ValueError("sigma_k: want a covariance that is not nearly singular, beside single pairs that are NaN")
+    products: Floats = vectors @ solved.T
+    return (products + products.T) / 2
 
 
 _COMPUTE: dict[str, Callable[[NDArray[Any], NDArray[Any]], Floats]] = {

@@ -1,0 +1,135 @@
+"""A permutation test for matrices whose entries are not equally precise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from v1fast import _choices
+from v1fast.rsa._defined import scaled
+from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
+from v1fast.rsa._sums import Floats
+from v1fast.rsa.similarity import RSATOOLBOX_NAMES, compare, ranks
+
+STUDENTIZED = ("pearson", "spearman", "rho-a", "cosine")
+TIE = 1e-9  # relative: statistics this close to the observed one are equal
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentizedTest:
+    """Result of ``studentized_test``.
+
+    Attributes:
+        similarity: of the two matrices.
+        t: the similarity in units of its standard error.
+        null: [P], the same of each permutation.
+        p: one-sided: the fraction of permutations, including the identity, whose statistic is at least as large. All
+            are NaN where the similarity is undefined.
+    """
+
+    similarity: float
+    t: float
+    null: Floats
+    p: float
+
+
+def studentized_test(
+    rdm1: Condensed | ArrayLike,
+    rdm2: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> StudentizedTest:
+    r"""Test whether two matrices are similar, if both may be less precise for the same stimuli.
+
+    A permutation test takes stimuli for exchangeable. They are not, if noise is larger for some stimuli, in both
+    systems. Then large errors meet large errors, but not in permutations, and the similarity of unrelated systems
+    varies more than the permutations say: of tests at 5 %, 14 % are significant (cross-validated distances of 20
+    stimuli, noise that differs up to fivefold), or 21 % (twentyfold). Here the similarity, and that of each
+    permutation, is divided by its own standard error, which removes this to first order (DiCiccio & Romano, Journal of
+    the American Statistical Association 112, 1211-1220, 2017, for correlations): 6 to 7 % in both cases. With the
+    deviations a and b from the means of the matrices,
+
+    .. math::
+        t = \sum_i h_i \Big/ \sqrt{\sum_i \big(h_i / (1 - l_i)\big)^2}, \qquad h_i = \sum_j a_{ij} b_{ij}, \qquad
+        l_i = \frac{\sum_j a_{ij}^2 \sum_j b_{ij}^2}{\sum_k \sum_j a_{kj}^2 \sum_j b_{kj}^2}.
+
+    All pairs of a stimulus are one contribution h_i, since they are not independent. Its leverage l_i corrects for few
+    stimuli that have most of the variance, as HC3 does in regression (MacKinnon & White, Journal of Econometrics 29,
+    305-325, 1985).
+
+    The test does not remove what noise adds to both matrices: it wants dissimilarities that noise does not bias, as
+    from ``rdm_of_repeats``. Of averages of repeats, nearly all tests are significant in these simulations.
+
+    Args:
+        rdm1: one matrix, as for ``compare``.
+        rdm2: another, of the same S stimuli.
+        method: "pearson", "spearman", "rho-a" (on ranks) or "cosine" (as pearson, since permutations keep the mean).
+        permutations: number of random permutations.
+        seed: of the permutations.
+
+    Returns:
+        Similarity, statistic, null distribution and p. Stimuli whose row is NaN in either matrix are left out. All is
+        NaN where the similarity is undefined, for fewer than 4 stimuli, or where single pairs are NaN, since permuting
+        would move them.
+
+    Raises:
+        ValueError: an operand does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from v1fast import rsa
+        >>> signal, draw = np.random.default_rng(0).normal(size=(12, 50)), np.random.default_rng(1)
+        >>> one, two = (rsa.rdm_of_repeats(signal + draw.normal(size=(4, 12, 50))) for _ in range(2))
+        >>> bool(rsa.studentized_test(one, two).p < 0.01)
+        True
+    """
+    method = RSATOOLBOX_NAMES.get(method, method)
+    _choices.one_of("method", method, STUDENTIZED)
+    if not 1 <= permutations < 2**32:
+        raise ValueError(f"permutations: want 1 to 2**32 - 1, got {permutations}")
+    first, second = (_one("rdm1", rdm1), _one("rdm2", rdm2))
+    if first.shape != second.shape:
+        raise ValueError(f"rdm2: want {stimuli_of(len(first))} stimuli, as rdm1 has, got {stimuli_of(len(second))}")
+    undefined = StudentizedTest(np.nan, np.nan, np.full(permutations, np.nan), np.nan)
+    similarity = float(compare(first, second, method))
+    absent = to_squares((np.isnan(first) | np.isnan(second))[None])[0]
+    there = np.flatnonzero(absent.sum(0) < len(absent) - 1)
+    if len(there) < 4 or np.isnan(similarity):
+        return undefined
+    if absent[np.ix_(there, there)].any():
+        return dataclasses.replace(undefined, similarity=similarity)
+    a, b = (_deviations(vector, there, method) for vector in (first, second))
+    sizes = (a**2).sum(1), (b**2).sum(1)
+    t = _statistic(a, b, sizes[0] * sizes[1])
+    draw = np.random.default_rng(seed)
+    orders = (draw.permutation(len(there)) for _ in range(permutations))
+    null = np.array([_statistic(a, b[order[:, None], order], sizes[0] * sizes[1][order]) for order in orders])
+    p = (1 + np.count_nonzero(null >= t - TIE * abs(t))) / (1 + permutations)
+    return StudentizedTest(similarity, t, null, p)
+
+
+def _one(name: str, given: Condensed | ArrayLike) -> NDArray[np.floating]:
+    vectors, _ = condensed(name, given)
+    if len(vectors) != 1:
+        raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
+    return vectors[0]
+
+
+def _deviations(vector: NDArray[np.floating], there: NDArray[np.int64], method: str) -> Floats:
+    """Return the deviations [S, S] from the mean, of ranks where the method has them; 0 on the diagonal."""
+    i, j = np.triu_indices(len(there), 1)
+    values = to_squares(vector[None])[0][np.ix_(there, there)][i, j][None]
+    values = ranks(values) if method in ("spearman", "rho-a") else scaled(values)
+    return to_squares(values - values.mean())[0]
+
+
+def _statistic(a: Floats, b: Floats, sizes: Floats) -> float:
+    """Return t; 0 if all is in the row of one stimulus. ``sizes`` [S] are leverages up to a factor."""
+    rows, total = np.einsum("ij,ij->i", a, b), sizes.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norm = float(np.linalg.norm(rows * total / (total - sizes)))
+    return float(rows.sum()) / norm if norm > 0 else 0.0
