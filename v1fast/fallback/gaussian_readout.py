@@ -64,12 +64,12 @@ def gaussian_readout(
     align_corners: bool,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::gaussian_readout``."""
-    batch, channels, *size = features.shape
+    batch, channels, height, width = features.shape
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
     _, p = _positions(mu.to(dtype), sigma, shift, eps)
-    level = points.Level((size[0], size[1]), channels, p, align_corners)
-    out = points.read(lambda images: [features[images]], [level], weight, bias, batch)
+    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
+    out = points.read(pyramid, lambda images: [features[images]], weight, bias)
     return out.to(torch.promote_types(features.dtype, weight.dtype))
 
 
@@ -99,17 +99,18 @@ def gaussian_readout_backward(
     output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
-    batch, channels, *size = features.shape
+    batch, channels, height, width = features.shape
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     want_features, want_mu, want_sigma, want_weight, want_bias, want_shift = output_mask
     eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
     z, p = _positions(mu.to(dtype), sigma, shift, eps)
-    level = points.Level((size[0], size[1]), channels, p, align_corners)
-    grad, w = grad_output.to(dtype), weight.to(dtype).contiguous()
+    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
+    grad = grad_output.to(dtype)
     d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients([level], batch, want_mu or want_sigma or want_shift, want_weight)
+    found = points.Gradients(pyramid, want_mu or want_sigma or want_shift, want_weight)
     keep = points.keep_in(d_features) if want_features else None
-    points.backward(lambda images: [features[images]], [level], points.weighted(grad, w), grad, found, keep, batch)
+    upstream = points.weighted(grad, pyramid.by_level(weight))
+    points.backward(lambda images: [features[images]], upstream, grad, found, keep)
     d_mu, d_sigma, d_shift = None, None, None
     if found.position is not None:
         d_shift = found.position.sum(-1).t() if want_shift else None

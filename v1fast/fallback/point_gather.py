@@ -18,12 +18,10 @@ def point_gather(
     """The op ``v1fast::point_gather``."""
     batch, channels, height, width = features.shape
     p = points.shifted(grid, shift, compute_dtype(features, grid, shift))
-    level = points.Level((height, width), channels, p, align_corners)
+    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
     out = features.new_empty((batch, p.shape[-1], channels))
-    for images, neurons, (table,) in points.walk([level], lambda images: [features[images]], batch):
-        corners = level.corners(images, neurons)
-        here = out[images, neurons]
-        here.copy_(points.gather(table, corners.rows, corners.value).view(here.shape))
+    for images, neurons, values in points.values_of(pyramid, lambda images: [features[images]]):
+        out[images, neurons] = values[0]
     return out
 
 
@@ -39,17 +37,16 @@ def point_gather_backward(
     batch, channels, height, width = features.shape
     dtype = compute_dtype(features, grid, shift)
     want_features, want_grid, want_shift = output_mask
-    level = points.Level((height, width), channels, points.shifted(grid, shift, dtype), align_corners)
+    p = points.shifted(grid, shift, dtype)
+    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
     d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients([level], batch, want_grid or want_shift, False)
+    found = points.Gradients(pyramid, want_grid or want_shift, False)
     points.backward(
         lambda images: [features[images]],
-        [level],
-        lambda images, neurons, columns: grad_output[images, neurons].to(dtype).contiguous(),
+        lambda images, neurons: grad_output[images, neurons].to(dtype).unsqueeze(0),
         None,
         found,
         points.keep_in(d_features) if want_features else None,
-        batch,
     )
     d_grid, d_shift = points.position_gradients(found.position, grid, want_grid, want_shift)
     return d_features, cast_or_empty(d_grid, grid, grid), cast_or_empty(d_shift, shift, grid)

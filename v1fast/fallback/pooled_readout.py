@@ -49,7 +49,7 @@ def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: boo
     return out
 
 
-def _levels(
+def _pyramid(
     features: Tensor,
     grid: Tensor,
     shift: Tensor | None,
@@ -58,15 +58,15 @@ def _levels(
     kernel: int,
     steps: int,
     dtype: torch.dtype,
-) -> tuple[list[points.Level], points.Maps]:
-    """Return the levels, and the maps of some images: stored, or pooled anew."""
+) -> tuple[points.Pyramid, points.Maps]:
+    """Return all levels, and the function that returns their maps: stored, or pooled anew."""
     sizes = _sizes(features, kernel, steps)
     p = points.shifted(grid, shift, dtype)
-    levels = [points.Level(size, features.shape[1], p, align_corners) for size in sizes]
+    pyramid = points.Pyramid(sizes, features.shape[1], features.shape[0], p, align_corners)
     if pooled is None:
-        return levels, lambda images: _poolings(features[images], kernel, steps, dtype)
+        return pyramid, lambda images: _poolings(features[images], kernel, steps, dtype)
     stored = [features, *_stored(pooled, features, sizes[1:])]
-    return levels, lambda images: [level[images] for level in stored]
+    return pyramid, lambda images: [level[images] for level in stored]
 
 
 def pooled_readout(
@@ -82,8 +82,8 @@ def pooled_readout(
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
     dtype = compute_dtype(features, grid, weight, bias, shift)
-    levels, maps = _levels(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
-    out = points.read(maps, levels, weight, bias, features.shape[0])
+    pyramid, maps = _pyramid(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    out = points.read(pyramid, maps, weight, bias)
     return out.to(torch.promote_types(features.dtype, weight.dtype))
 
 
@@ -117,12 +117,12 @@ def pooled_readout_backward(
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
-    levels, maps = _levels(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
-    batch, grad, w = features.shape[0], grad_output.to(dtype), weight.to(dtype).contiguous()
+    pyramid, maps = _pyramid(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    grad = grad_output.to(dtype)
     d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients(levels, batch, want_grid or want_shift, want_weight)
+    found = points.Gradients(pyramid, want_grid or want_shift, want_weight)
     keep = _keep_pooled(d_features, pool_kernel) if want_features else None
-    points.backward(maps, levels, points.weighted(grad, w), grad, found, keep, batch)
+    points.backward(maps, points.weighted(grad, pyramid.by_level(weight)), grad, found, keep)
     d_grid, d_shift = points.position_gradients(found.position, grid, want_grid, want_shift)
     return (
         d_features,

@@ -24,10 +24,22 @@ LARGEST_EXPONENT = {torch.float32: 126, torch.float64: 1000}  # of a scale: 2 to
 class Rows(NamedTuple):
     """Rows as they are multiplied: scaled by powers of two to the order of 1, and centred if the method wants it."""
 
-    values: Tensor  # [B, S, K]
+    values: Tensor  # [B, S, K], in ``memory``
     scale: Tensor  # [B, S, 1]; [B, 1, 1] for method "euclidean"
     valid: Tensor  # [B, S, 1]
+    memory: Tensor
     rest: Tensor | None = None  # [B, S, 1]: what rounding left of the mean of a centred row
+
+
+def _blank(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return memory for rows, the first of whole groups of 16; the others are zero.
+
+    Matrix products treat the rows of a group alike. So equal rows have equal products, and a dissimilarity of 0.
+    """
+    batch, rows, columns = x.shape
+    memory = x.new_empty((batch, -(-rows // 16) * 16, columns), dtype=dtype)
+    memory[:, rows:] = 0
+    return memory
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:
@@ -51,7 +63,8 @@ def _angles(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
     The mean is float64, so that it is the same for equal rows, whatever the order of the sum. It is subtracted in the
     dtype of the products. The rest, which is known, is taken off the products.
     """
-    values = x.new_empty(x.shape, dtype=dtype)
+    memory = _blank(x, dtype)
+    values = memory[:, : x.shape[1]]
     scale = x.new_empty((*x.shape[:2], 1), dtype=dtype)
     rest = torch.empty_like(scale) if method == "correlation" else None
     valid = torch.empty_like(scale, dtype=torch.bool)
@@ -68,7 +81,7 @@ def _angles(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
             rounded = mean.to(dtype)
             part -= rounded
             rest[:, rows] = mean - rounded
-    return Rows(values, scale, valid, rest)
+    return Rows(values, scale, valid, memory, rest)
 
 
 def _units(x: Tensor, method: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,10 +114,11 @@ def _points(x: Tensor, dtype: torch.dtype) -> Rows:
         largest = torch.maximum(largest, wide.abs().amax((1, 2), keepdim=True))
     centre = total / valid.sum(1, keepdim=True).clamp(min=1)
     scale = _scale(2 * largest, torch.float64)
-    values = x.new_empty(x.shape, dtype=dtype)
+    memory = _blank(x, dtype)
+    values = memory[:, :rows_in_all]
     for rows in _row_chunks(x):
         values[:, rows] = torch.where(valid[:, rows], (x[:, rows].double() - centre) * scale, 0)
-    return Rows(values, scale, valid)
+    return Rows(values, scale, valid, memory)
 
 
 class Whole(NamedTuple):
@@ -124,7 +138,8 @@ def _places(x: Tensor, dtype: torch.dtype) -> Places | None:
 
 def _whole(x: Tensor, places: Places, method: str, dtype: torch.dtype) -> Whole:
     batch, rows_in_all, _ = x.shape
-    values = x.new_empty(x.shape, dtype=dtype)
+    memory = _blank(x, dtype)
+    values = memory[:, :rows_in_all]
     squares, sums = (x.new_empty((batch, rows_in_all), dtype=torch.float64) for _ in range(2))
     valid = x.new_empty((batch, rows_in_all, 1), dtype=torch.bool)
     for rows in _row_chunks(x):
@@ -134,7 +149,7 @@ def _whole(x: Tensor, places: Places, method: str, dtype: torch.dtype) -> Whole:
     if method != "euclidean":
         norms, _ = _turned(places, method, x.shape[2]).products(squares[..., None], sums[..., None], sums[..., None])
         valid &= norms > 0
-    return Whole(Rows(values, places.step[:, None, None], valid), squares, sums)
+    return Whole(Rows(values, places.step[:, None, None], valid, memory), squares, sums)
 
 
 def _turned(places: Places, method: str, columns: int) -> Angles:
@@ -190,8 +205,11 @@ def _write(x: Tensor, places: Places | None, method: str, condensed: bool, dtype
         rows, finish = found.rows, _finish_whole(found, places, method, x.shape[2])
     else:
         rows = _points(x, dtype) if method == "euclidean" else _angles(x, method, dtype)
-    values = rows.values
-    blocks = [values[:, part] @ values[:, part.start :].mT for part in _chunks(values.shape[1], BLOCK)]
+    memory, count = rows.memory, x.shape[1]
+    blocks = []
+    for part in _chunks(count, BLOCK):
+        block = memory[:, part] @ memory[:, part.start :].mT
+        blocks.append(block[:, : count - part.start, : count - part.start])
     if places is None:
         own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).unsqueeze(-1).double()
         finish = _finish_points(rows, own) if method == "euclidean" else _finish_angles(rows, own)
@@ -280,7 +298,7 @@ def rdm_backward(
         return reference.rdm_backward(grad, matrix, x, y, method, condensed, accuracy, output_mask)
     dtype, none = compute_dtype(x, y, accuracy), x.new_empty(0)
     if method == "euclidean":
-        values, scale, valid, _ = _points(x, dtype)
+        values, scale, valid, *_ = _points(x, dtype)
         pairs = reference.upper_gradient(grad.to(dtype), valid, condensed)
         pairs = (pairs + pairs.mT) * (2 / x.shape[-1])
         total, factor = pairs.sum(-1, keepdim=True), (1 / scale).to(dtype)
