@@ -85,6 +85,12 @@ def point(x, y, features, align_corners, through_shift=False, grad=True):
     return (out.detach(), *got), (out2.detach(), *torch.autograd.grad(out2.sum(), (theirs, mu2, shift2)))
 
 
+def clamp_passes_gradients_at_its_bounds():
+    """As v1fast does, so that a neuron can leave the edge of the map. torch does not from 2.15 on."""
+    bound = torch.ones((), requires_grad=True)
+    return bool(torch.autograd.grad(bound.clamp(-1, 1), bound)[0])
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("through_shift", [True, False])
 def test_conventions_of_torch_at_special_positions(align_corners, through_shift):
@@ -94,7 +100,10 @@ def test_conventions_of_torch_at_special_positions(align_corners, through_shift)
     features = torch.randn(1, 3, 5, 9, dtype=f64)
     for x, y in itertools.product(values, values):
         got, want = point(x, y, features, align_corners, through_shift)
+        clamped = {} if clamp_passes_gradients_at_its_bounds() or through_shift else {x, y} & {-1.0, 1.0}
         for name, a, b in zip(("out", "d_features", "d_mu", "d_shift"), got, want, strict=True):
+            if name == "d_mu" and clamped:
+                continue
             torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-12, atol=1e-12, msg=f"{name} at {x}, {y}")
 
 
