@@ -78,7 +78,7 @@ def ops_extension() -> Extension:
 
     return Extension(
         "v1fast._C",
-        sources=["csrc/module.cpp", "csrc/old_glibc.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
+        sources=["csrc/module.cpp", "csrc/old_systems.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[
@@ -100,7 +100,7 @@ def ops_extension() -> Extension:
 def probe_extension() -> Extension:
     return Extension(
         "v1fast._probe",
-        sources=["csrc/probe.cpp", "csrc/old_glibc.cpp"],
+        sources=["csrc/probe.cpp", "csrc/old_systems.cpp"],
         depends=["csrc/cpu/detail/isa.h"],
         extra_compile_args=COMPILE_FLAGS,
         include_dirs=["csrc"],
