@@ -75,7 +75,7 @@ $(VENV)/.wheels: $(VENV)/.deps requirements/wheels.txt
 	$(PIP) install --quiet --requirement requirements/wheels.txt
 	@touch $@
 
-# In a fresh environment of each Python, such as PYTHONS="python3.12 python3.13=2.10.0": of torch, the newest or that one.
+# In a fresh environment of each Python, all of which have torch: PYTHONS="environments/a/bin/python ..."
 PYTHONS ?= $(PYTHON)
 check-wheels:
 	tools/check_wheel.sh "$$(echo dist/*manylinux*_$$(uname -m).whl)" $(PYTHONS)

@@ -102,7 +102,7 @@ def ops_extension() -> Extension:
     on_aten = name != "v1fast._C"
     return Extension(
         name,
-        sources=["csrc/module.cpp", "csrc/old_glibc.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
+        sources=["csrc/module.cpp", "csrc/old_systems.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("**/*.cpp"))],
         depends=sorted(str(p) for p in Path("csrc").glob("**/*") if p.suffix in (".h", ".inc")),
         # -isystem: torch's headers are not ours to warn about
         extra_compile_args=[
@@ -132,7 +132,7 @@ def ops_extension() -> Extension:
 def probe_extension() -> Extension:
     return Extension(
         "v1fast._probe",
-        sources=["csrc/probe.cpp", "csrc/old_glibc.cpp"],
+        sources=["csrc/probe.cpp", "csrc/old_systems.cpp"],
         depends=["csrc/cpu/detail/isa.h"],
         extra_compile_args=COMPILE_FLAGS,
         include_dirs=["csrc"],

@@ -155,7 +155,7 @@ class PointOp:
     @pytest.mark.parametrize("through_shift", [True, False])
     def test_conventions_of_torch_at_special_positions(self, align_corners, through_shift):
         """At exactly +-1, on pixels, outside, at infinity and NaN: value and every gradient as torch's, NaN for NaN."""
-        values = (-INF, -1e30, -1.5, -1.25, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, INF, NAN)
+        values = (-INF, -1e30, -1.5, -1.25, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e9, INF, *cases.TORCH_NAN)
         p = torch.tensor(list(itertools.product(values, values)), dtype=f64)
         one = cases.Case("one image", B=1, H=5, W=9, N=len(p))
         operands, _ = self.make(one)
