@@ -162,12 +162,13 @@ Finish = Callable[[Tensor, slice, slice], Tensor]
 
 def _finish_whole(found: Whole, places: Places, method: str, columns: int) -> Finish:
     squares, sums, angles = found.squares, found.sums, _turned(places, method, columns)
-    unit = found.rows.scale.square() / columns
+    step = found.rows.scale
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
         wide = gram.double()
         if method == "euclidean":
-            return (squares[:, some, None] + squares[:, None, others] - 2 * wide) * unit
+            # In the order of the reference, for the same bits.
+            return (squares[:, some, None] + squares[:, None, others] - 2 * wide) * step * step / columns
         own, other = ((squares[:, part], sums[:, part]) for part in (some, others))
         return whole_numbers.dissimilarities(angles, wide, own, other)
 
