@@ -57,7 +57,8 @@ class OneLevel(point_ops.PointOp):
 
         def call(*arguments, **options):
             if options:
-                options |= dict(zip(self.names, arguments, strict=False))
+                named = zip(self.names[: len(arguments)], arguments, strict=True)
+                options = {**options, **dict(named)}  # the compiler of torch 2.5 knows no union of dicts
                 return function(**options, pooled=self.poolings(**options), **self.pooling)
             mask = [arguments[-1]] if isinstance(arguments[-1], list) else []
             *operands, align_corners = arguments[: len(arguments) - len(mask)]

@@ -330,6 +330,21 @@ def test_function_transforms_are_right():
     torch.testing.assert_close(hessian, autograd, **tolerance)
 
 
+@pytest.mark.parametrize("bound", [-1.0, 1.0])
+def test_a_neuron_at_the_edge_has_a_gradient_however_it_is_asked_for(bound):
+    """Whatever torch's clamp does there: otherwise a neuron that is moved to the edge stays there."""
+    features, weight = torch.randn(1, 3, 5, 9, dtype=f64), torch.ones(1, 3, dtype=f64)
+    mu = torch.tensor([[bound, 0.3]], dtype=f64, requires_grad=True)
+
+    def readout(mu):
+        return functional.gaussian_readout(features, mu, None, weight).sum()
+
+    (recorded,) = torch.autograd.grad(readout(mu), mu)
+    assert (recorded != 0).all()
+    torch.testing.assert_close(torch.func.grad(readout)(mu.detach()), recorded)
+    torch.testing.assert_close(torch.func.jacfwd(readout)(mu.detach()), recorded)
+
+
 def test_forward_mode_duals_are_right():
     operands, options = cases.make(cases.Case("small explicit", B=2, C=3, N=3, noise="tensor"))
     tangent = torch.randn_like(operands["weight"])

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from v1fast import functional, readouts
+from v1fast._build import release
 from v1fast.models import MultitaskLN
 from v1fast.readouts import FullGaussian2d, MultiReadoutBase, MultiReadoutSharedParametersBase, _arguments
 
@@ -319,6 +320,7 @@ def test_the_shape_warning_points_at_the_callers_line(way):
     assert [(w.filename, w.lineno) for w in caught if "made for" in str(w.message)] == [want]
 
 
+@pytest.mark.skipif(release(torch.__version__) < (2, 6), reason="its compiler fails where pytest records a warning")
 @pytest.mark.parametrize("name", ["FullGaussian2d", "PointPooled2d", "DenseReadout"])
 def test_compiled_layers_ignore_arguments_in_one_graph(name):
     torch.compiler.reset()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v1fast import _choices
+from v1fast._build import release
 from v1fast.metrics._sums import Measure, Products, Trials, features_of, neuron_blocks, totals_of
 
 KEPT_FEATURES = 2**25  # elements of all features of all neurons that are kept between resamples: 256 MiB
@@ -176,6 +177,7 @@ class Evaluation:
             counted: [N], whether a neuron counts; fixed while images are drawn.
             pool: reduces all neurons to one number.
         """
+        import scipy
         from scipy import stats
 
         images, device = len(self.trials.counts), self.trials.responses.device
@@ -189,6 +191,7 @@ class Evaluation:
             pooled = self.pooled(torch.from_numpy(times).to(device, torch.float64), counted, pool)
             return pooled.cpu().numpy().reshape(drawn.shape[:-1])
 
+        generator = "rng" if release(scipy.__version__) >= (1, 15) else "random_state"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # if the distribution is one point, the interval is NaN
             found = stats.bootstrap(
@@ -199,7 +202,7 @@ class Evaluation:
                 confidence_level=bootstrap.confidence,
                 method=bootstrap.method,
                 vectorized=True,
-                rng=np.random.default_rng(bootstrap.seed),
+                **{generator: np.random.default_rng(bootstrap.seed)},
             ).confidence_interval
         return Interval(float(found.low), float(found.high), bootstrap.confidence)
 

@@ -237,7 +237,7 @@ class MultiReadoutBase(Configured, nn.ModuleDict):
     def _session(self, data_key: str | None) -> Any:
         if data_key is None and len(self) == 1:
             return next(iter(self.values()))
-        _choices.one_of("data_key", data_key, tuple(self), KeyError)
+        _choices.one_of("data_key", data_key, tuple(self.keys()), KeyError)
         return self[str(data_key)]
 
     def forward(self, *args: Any, data_key: str | None = None, **kwargs: Any) -> Tensor:
