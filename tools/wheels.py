@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-POLICY = "manylinux_2_28"  # torch's own
+GLIBC_MINOR = 28  # manylinux_2_28: torch's own
 TORCH_LIBRARIES = ("torch_cpu", "c10")
 
 
@@ -58,6 +59,25 @@ def build(architecture: str, compiler: str, folder: Path) -> Path:
     return wheel
 
 
+def tag(wheel: Path, audited: Path, architecture: str, out: Path) -> Path:
+    """The wheel with torch's own tag, where what auditwheel finds in it allows that tag or an older one.
+
+    auditwheel takes the names of policies for its own architecture alone, but finds the best one for any.
+    """
+    shutil.rmtree(audited, ignore_errors=True)
+    exclude = [f"--exclude=lib{name}.so" for name in TORCH_LIBRARIES]
+    run("auditwheel", "repair", *exclude, "--only-plat", "--plat", "auto", "--wheel-dir", audited, wheel)
+    (found,) = audited.glob("*.whl")
+    policy = re.search(r"manylinux_2_(\d+)_", found.name)
+    if policy is None or int(policy[1]) > GLIBC_MINOR:
+        raise SystemExit(f"{found.name}: want manylinux_2_{GLIBC_MINOR} or older; auditwheel show {wheel} says why")
+    platform = f"manylinux_2_{GLIBC_MINOR}_{architecture}"
+    run(sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", platform, found)
+    (tagged,) = audited.glob("*.whl")
+    out.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(tagged, out))
+
+
 def main() -> None:
     """Builds for the architectures named; every compiler makes code for its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -73,10 +93,8 @@ def main() -> None:
         wheel = build(architecture, compiler, options.work / architecture)
         if options.build_only:
             continue
-        exclude = [f"--exclude=lib{name}.so" for name in TORCH_LIBRARIES]
-        platform = f"{POLICY}_{architecture}"
-        run("auditwheel", "repair", *exclude, "--only-plat", "--plat", platform, "--wheel-dir", options.out, wheel)
-        run("abi3audit", "--strict", "--summary", *options.out.glob(f"*{platform}.whl"))
+        finished = tag(wheel, options.work / architecture / "tagged", architecture, options.out)
+        run("abi3audit", "--strict", "--summary", finished)
 
 
 if __name__ == "__main__":
