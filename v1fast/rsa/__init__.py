@@ -23,27 +23,26 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``v1fast.rsa.plots``  figures
 """
 
+from v1fast.rsa.resampling import Bootstrap, bootstrap
+from v1fast.rsa.ceiling import noise_ceiling
 from v1fast.rsa.embedding import Map, Tuning, mds, pca, rows_nearest, tsne, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import (
-    Bootstrap,
-    PermutationTest,
     average_repeats,
-    bootstrap,
     neighbourhoods,
-    noise_ceiling,
-    permutation_test,
     searchlight,
     searchlight_rdms,
     split_half,
 )
 from v1fast.rsa.layers import activations, recording
+from v1fast.rsa.permutation import PermutationTest, PermutationTests, permutation_test, permutation_tests
 from v1fast.rsa.similarity import compare, rdm_correlation
 
 __all__ = [
     "Bootstrap",
     "Map",
     "PermutationTest",
+    "PermutationTests",
     "Tuning",
     "activations",
     "average_repeats",
@@ -54,6 +53,7 @@ __all__ = [
     "noise_ceiling",
     "pca",
     "permutation_test",
+    "permutation_tests",
     "rdm_correlation",
     "rdm_to_file",
     "recording",
