@@ -15,7 +15,10 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``rdm_to_file``       a matrix that does not fit into memory
 ``rdm_correlation``   the similarity of two matrices directly from the responses
 ``compare``           the similarity of matrices, by eight measures
-``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it above chance, and how high can it be
+``permutation_test``  and ``permutation_tests``: is it above chance, for one model or many
+``bootstrap``         how certain it is, over other stimuli, other subjects, or both
+``compare_models``    many models: against zero, the noise ceiling and each other; ``write_table`` writes the result
+``noise_ceiling``     and ``split_half``: how high it can be
 ``searchlight``       the same for the neighbourhood of each neuron
 ``activations``       outputs of a model's layers for the stimuli
 ``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  low-dimensional maps and tuning
@@ -23,8 +26,8 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``v1fast.rsa.plots``  figures
 """
 
-from v1fast.rsa.resampling import Bootstrap, bootstrap
 from v1fast.rsa.ceiling import noise_ceiling
+from v1fast.rsa.comparisons import ModelComparison, compare_models, write_table
 from v1fast.rsa.embedding import Map, Tuning, mds, pca, rows_nearest, tsne, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import (
@@ -36,11 +39,13 @@ from v1fast.rsa.inference import (
 )
 from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.permutation import PermutationTest, PermutationTests, permutation_test, permutation_tests
+from v1fast.rsa.resampling import Bootstrap, bootstrap
 from v1fast.rsa.similarity import compare, rdm_correlation
 
 __all__ = [
     "Bootstrap",
     "Map",
+    "ModelComparison",
     "PermutationTest",
     "PermutationTests",
     "Tuning",
@@ -48,6 +53,7 @@ __all__ = [
     "average_repeats",
     "bootstrap",
     "compare",
+    "compare_models",
     "mds",
     "neighbourhoods",
     "noise_ceiling",
@@ -63,4 +69,5 @@ __all__ = [
     "split_half",
     "tsne",
     "tuning_curves",
+    "write_table",
 ]

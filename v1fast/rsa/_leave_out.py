@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from v1fast import ops
-from v1fast.rsa._matrices import stimuli_of
 from v1fast.rsa._pair_features import SUMMED, PairFeatures
 from v1fast.rsa._sums import Floats
 from v1fast.rsa.similarity import compare
 
 LEAST_GROUPS = 5  # of stimuli: with two left out, three are left, which is the least that has a correlation
-MOST_TWOS = 20_000  # pairs of groups that are left out together, where sums give the similarities
+MOST_TWOS = 5000  # pairs of groups that are left out together, where sums give the similarities
 MOST_COMPARED = 400  # likewise, where each takes a comparison
 
 
@@ -44,11 +43,10 @@ class Groups:
         if self.count == len(self.labels):
             i, j = twos.T
             place = i * (2 * self.count - i - 1) // 2 + j - i - 1
-            return ops.condensed_row_sums.condensed_row_sums(
-                torch.from_numpy(np.ascontiguousarray(rows)), self.count
-            ).numpy(), rows[:, place]
-        square = np.zeros((len(rows), self.count, self.count))
-        np.add.at(square, (slice(None), self.first, self.second), rows)
+            condensed = torch.from_numpy(np.ascontiguousarray(rows))
+            return ops.condensed_row_sums.condensed_row_sums(condensed, self.count).numpy(), rows[:, place]
+        place = self.first * self.count + self.second
+        square = np.stack([np.bincount(place, row, self.count**2) for row in rows]).reshape(-1, self.count, self.count)
         square = square + square.swapaxes(1, 2)  # on the diagonal: twice the pairs within
         within = square.diagonal(axis1=1, axis2=2) / 2
         return square.sum(2) - within, square[:, twos[:, 0], twos[:, 1]]
@@ -160,7 +158,7 @@ def _products(values: Floats) -> Floats:
 
 def _mean_products(values: Floats) -> Floats:
     """The same, as means over those of n that are defined."""
-    absent = np.isnan(values).any(1)
+    absent: NDArray[np.bool_] = np.isnan(values).any(axis=1)  # type: ignore[assignment]
     there = (~absent).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return _products(np.where(absent[:, None], 0, values)) / (there.T @ there)

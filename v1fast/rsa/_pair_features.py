@@ -1,4 +1,4 @@
-"""Pearson's correlation and the cosine of matrices on many weightings of their stimuli, from weighted sums over pairs."""
+"""Pearson's correlation and the cosine of matrices whose stimuli have weights, from weighted sums over pairs."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from v1fast import _arrays, _files, functional
 from v1fast.rsa import plots
 from v1fast.rsa._matrices import to_squares
-from v1fast.rsa.resampling import bootstrap
 from v1fast.rsa.ceiling import noise_ceiling
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import average_repeats, split_half
 from v1fast.rsa.permutation import PERMUTED, permutation_test
 from v1fast.rsa.recordings import antolik, ecker, kriegeskorte, model_activations
+from v1fast.rsa.resampling import bootstrap
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, STREAMED, compare, rdm_correlation
 
 if TYPE_CHECKING:

@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from v1fast import _arrays, _choices
 from v1fast.rsa._defined import is_empty
-from v1fast.rsa._leave_out import LEAST_GROUPS, Covariances, Groups, covariances, leave_out, subject_covariance
+from v1fast.rsa._leave_out import (
+    LEAST_GROUPS,
+    Covariances,
+    Groups,
+    LeftOut,
+    covariances,
+    leave_out,
+    subject_covariance,
+)
 from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
 from v1fast.rsa._pair_features import SUMMED, PairFeatures
 from v1fast.rsa._sums import Floats
@@ -166,7 +174,8 @@ def bootstrap(
     absent = np.isnan(similarity) & ~np.isnan(similarity).all(0)  # while other subjects have one
     say_left_out(int(absent.any(1).sum()), len(a))
     a, b, rows, columns = defined(a, b, similarity)
-    spread, reason = spread_over(over, a, b, method, labels[rows], groups, seed)
+    similarities = Similarities(a, b, method, labels[rows])
+    spread, reason = spread_over(over, similarities, groups, seed)
     error, freedom = np.full((2, similarity.shape[1]), np.nan)
     error[columns], freedom[columns] = standard_errors(spread, np.eye(len(columns)), over)
     if not reason and np.isnan(error[columns]).any():
@@ -174,8 +183,8 @@ def bootstrap(
     if reason:
         warnings.warn(f"no interval {reason}", RuntimeWarning, stacklevel=2)
     drawn = np.full((samples, similarity.shape[1]), np.nan)
-    if len(rows) and (over == "stimuli" or len(np.unique(labels[rows])) >= LEAST_SUBJECTS):
-        drawn[:, columns] = _resample(a, b, method, over, labels[rows], groups, samples, np.random.default_rng(seed))
+    if len(rows) and (over == "stimuli" or similarities.units >= LEAST_SUBJECTS):
+        drawn[:, columns] = _resample(similarities, over, groups, samples, np.random.default_rng(seed))
     whole = mean_of_defined(by_subject(similarity, labels), 0)
     return Bootstrap(whole, drawn, absent.sum(0), error, freedom, over, reason)
 
@@ -210,27 +219,64 @@ def defined(
     return np.where(present, a[rows], np.nan), np.where(present, b[columns], np.nan), rows, columns
 
 
-def spread_over(
-    over: str, a: NDArray[Any], b: NDArray[Any], method: str, labels: NDArray[np.int64], groups: Groups, seed: int
-) -> tuple[Covariances | None, str]:
-    """Return the covariances [K, K] of the similarities of defined matrices, or why there are none."""
-    units = len(np.unique(labels))
+@dataclasses.dataclass(frozen=True)
+class Similarities:
+    """The similarities of subjects with models, all of them defined.
+
+    Attributes:
+        a: [M, P], the subjects' matrices.
+        b: [K, P], the models.
+        method: as for ``compare``.
+        labels: [M], the subject of each matrix.
+        others: [M, P], for each matrix the mean of the other subjects', if wanted: its similarity, whose mean is the
+            lower bound of the noise ceiling, is the last of K + 1.
+    """
+
+    a: NDArray[Any]
+    b: NDArray[Any]
+    method: str
+    labels: NDArray[np.int64]
+    others: Floats | None = None
+
+    @property
+    def units(self) -> int:
+        """U, the number of subjects."""
+        return len(np.unique(self.labels))
+
+    def whole(self) -> Floats:
+        """Return the similarities [U, K], or [U, K + 1]."""
+        return self._by_subject(np.asarray(compare(self.a, self._models(), self.method)))
+
+    def without(self, groups: Groups, seed: int) -> LeftOut:
+        """Return them without some of the stimuli."""
+        found = leave_out(self.a, self._models(), self.method, groups, seed)
+        whole, one, two = (self._by_subject(values) for values in (found.whole, found.one, found.two))
+        return LeftOut(whole, one, two, found.twos)
+
+    def _models(self) -> NDArray[Any]:
+        return self.b if self.others is None else np.concatenate([self.b, self.others.astype(self.b.dtype)])
+
+    def _by_subject(self, values: Floats) -> Floats:
+        if self.others is not None:
+            own = values[..., len(self.b) :].diagonal(axis1=-2, axis2=-1)[..., None]
+            values = np.concatenate([values[..., : len(self.b)], own], -1)
+        return by_subject(values, self.labels)
+
+
+def spread_over(over: str, similarities: Similarities, groups: Groups, seed: int) -> tuple[Covariances | None, str]:
+    """Return the covariances of mean similarities, or why there are none."""
+    units = similarities.units
+    if not units or not len(similarities.b):
+        return None, ""
     if over != "stimuli" and units < LEAST_SUBJECTS:
         return None, f"over {OVER[over]}: want at least {LEAST_SUBJECTS} subjects, got {units}"
     if over != "subjects" and groups.count < LEAST_GROUPS:
         return None, f"over {OVER[over]}: want at least {LEAST_GROUPS} stimuli or categories, got {groups.count}"
-    if not len(a) or not len(b):
-        return None, ""
-    if over == "subjects":
-        between = subject_covariance(by_subject(np.asarray(compare(a, b, method)), labels))
-        nothing = np.full_like(between, np.nan)
-        return Covariances(between, nothing, nothing, nothing, nothing, units, groups.count), ""
-    found = leave_out(a, b, method, groups, seed)
-    return covariances(
-        dataclasses.replace(
-            found, **{name: by_subject(getattr(found, name), labels) for name in ("whole", "one", "two")}
-        )
-    ), ""
+    if over != "subjects":
+        return covariances(similarities.without(groups, seed)), ""
+    between = subject_covariance(similarities.whole())
+    none = np.full_like(between, np.nan)
+    return Covariances(between, none, none, none, none, units, groups.count), ""
 
 
 def standard_errors(spread: Covariances | None, contrasts: Floats, over: str) -> tuple[Floats, Floats]:
@@ -262,28 +308,19 @@ def standard_errors(spread: Covariances | None, contrasts: Floats, over: str) ->
     return np.sqrt(total), np.where(exact, n - 1, freedom)
 
 
-def _resample(
-    a: NDArray[Any],
-    b: NDArray[Any],
-    method: str,
-    over: str,
-    labels: NDArray[np.int64],
-    groups: Groups,
-    samples: int,
-    draw: np.random.Generator,
-) -> Floats:
-    """Return the mean similarities [B, K] of resamplings of matrices that have similarities."""
+def _resample(similarities: Similarities, over: str, groups: Groups, samples: int, draw: np.random.Generator) -> Floats:
+    """Return the mean similarities [B, K] of resamplings."""
     if over == "subjects":
-        similarity = np.asarray(compare(a, b, method))
-        each = np.broadcast_to(similarity, (samples, *similarity.shape))
+        whole = similarities.whole()
+        each = np.broadcast_to(whole, (samples, *whole.shape))
     else:
+        a, b, method = similarities.a, similarities.b, similarities.method
         drawn = draw.integers(groups.count, size=(samples, groups.count))
         counts = np.stack([np.bincount(order, minlength=groups.count) for order in drawn])[:, groups.labels]
         each = (resample_by_weights if method in SUMMED else resample_one_by_one)(a, b, method, counts)
-    each = by_subject(each, labels)
+        each = by_subject(each, similarities.labels)
     if over != "stimuli":
-        units = each.shape[1]
-        chosen = draw.integers(units, size=(samples, units))
+        chosen = draw.integers(similarities.units, size=(samples, similarities.units))
         each = np.take_along_axis(each, chosen[:, :, None], 1)
     return mean_of_defined(each, 1)
 
