@@ -46,7 +46,8 @@ class Groups:
             condensed = torch.from_numpy(np.ascontiguousarray(rows))
             return ops.condensed_row_sums.condensed_row_sums(condensed, self.count).numpy(), rows[:, place]
         place = self.first * self.count + self.second
-        square = np.stack([np.bincount(place, row, self.count**2) for row in rows]).reshape(-1, self.count, self.count)
+        each = np.stack([np.bincount(place, row, self.count**2) for row in rows]).astype(np.float64)
+        square: Floats = each.reshape(-1, self.count, self.count)
         square = square + square.swapaxes(1, 2)  # on the diagonal: twice the pairs within
         within = square.diagonal(axis1=1, axis2=2) / 2
         return square.sum(2) - within, square[:, twos[:, 0], twos[:, 1]]

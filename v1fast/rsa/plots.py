@@ -150,7 +150,10 @@ def similarity_bars(
         explanation: of marks and brackets, below the figure.
     """
     names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
-    figure, axes = new_figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
+    levels = _levels(brackets)
+    tallest = max(levels, default=-1) + 1
+    lines = explanation.count("\n") + 1 if explanation else 0
+    figure, axes = new_figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4 + 0.2 * tallest + 0.2 * lines))
     if ceiling is not None and not np.isfinite(ceiling).all():
         ceiling, title = None, f"{title}\n({ceiling_name.rstrip(':')} undefined)".strip()
     if ceiling is not None:
@@ -180,18 +183,17 @@ def similarity_bars(
     top = max(0.01, np.fmax.reduce(ends, initial=0), *(ceiling or ()))
     low_end = np.fmin.reduce(ends, initial=0)
     margin = 0.12 * (top - low_end)  # for the numbers
-    levels = _levels(brackets)
     step = 0.055 * (top - low_end)
     for (first, last), level in zip(brackets, levels, strict=True):
-        height = top + margin + step * level
+        height = top + margin + step * (level + 1)
         foot = height - 0.35 * step
         axes.plot([first, first, last, last], [foot, height, height, foot], color="black", lw=1.1, clip_on=False)
-    room = margin + step * (max(levels, default=-1) + 1)
+    room = margin + step * (tallest + 1 if tallest else 0)
     axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + room))
-    if explanation:
-        figure.supxlabel(explanation, fontsize=9)
-    if ceiling is not None:
-        figure.legend(loc="outside lower center")
+    if ceiling is not None or explanation:
+        handles, labels = axes.get_legend_handles_labels()
+        legend = figure.legend(handles, labels, loc="outside lower center", title=explanation or None)
+        legend.get_title().set_multialignment("center")
     if title:
         axes.set_title(title)
     return figure
@@ -199,7 +201,8 @@ def similarity_bars(
 
 def _levels(brackets: Sequence[tuple[int, int]]) -> list[int]:
     """Return a height for each bracket, 0 .., so that none crosses or touches another one of its height."""
-    found, ends = [0] * len(brackets), []
+    found = [0] * len(brackets)
+    ends: list[list[tuple[int, int]]] = []
     for k in sorted(range(len(brackets)), key=lambda k: abs(brackets[k][1] - brackets[k][0])):
         low, high = sorted(brackets[k])
         free = [level for level, taken in enumerate(ends) if all(high < a or low > b for a, b in taken)]
@@ -229,11 +232,11 @@ def comparison_bars(
     )
     pairs = [(int(i), int(j)) for i, j in comparison.pairs[apart]]
     said = [f"{ABOVE} above 0"] * bool(above.any()) + [f"{BELOW} below the noise ceiling"] * bool(below.any())
-    if len(pairs) > MOST_BRACKETS:
-        said.append(f"{len(pairs)} of {len(apart)} pairs differ")
-    elif pairs:
-        said.append("bracket: different")
-    tested = f"\np < {alpha:g}, familywise; {', '.join(said)}" if said else ""
+    said = [f"{' and '.join(said)} (one-sided)"] * bool(said)
+    if pairs:
+        few = len(pairs) <= MOST_BRACKETS
+        said.append(f"{'bracket: the two' if few else f'{len(pairs)} of {len(apart)} pairs'} differ (two-sided)")
+    tested = f"\np < {alpha:g}, familywise: " + ",\n".join(said) if said else ""
     lines = f"lines: {100 * comparison.level:g} % over {OVER[comparison.over]}"
     return similarity_bars(
         dict(zip(comparison.names, comparison.similarity.tolist(), strict=True)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,15 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from v1fast import _arrays, _files, functional
 from v1fast.rsa import plots
 from v1fast.rsa._matrices import to_squares
-from v1fast.rsa.ceiling import noise_ceiling
+from v1fast.rsa.comparisons import ModelComparison, compare_models, write_table
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
 from v1fast.rsa.files import rdm_to_file
 from v1fast.rsa.inference import average_repeats, split_half
-from v1fast.rsa.permutation import PERMUTED, permutation_test
+from v1fast.rsa.permutation import PERMUTED, permutation_test, permutation_tests
 from v1fast.rsa.recordings import antolik, ecker, kriegeskorte, model_activations
 from v1fast.rsa.resampling import bootstrap
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, STREAMED, compare, rdm_correlation
+from v1fast.rsa.tables import interval_text, p_text, print_comparison, print_differences, print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 MOST_IN_MEMORY = 20_000  # stimuli, for a matrix of 0.8 GB; with more, similarities come directly from the responses
 MOST_RESAMPLED = 1000  # stimuli up to which resampling and permutations take seconds
+LEVEL = 0.95  # of intervals
+ALPHA = 0.05  # familywise p below it are marked in figures
 COUNTED = 1 << 24  # entries of a matrix that are processed together
 MOST_FOLDERS = 5  # that a file's name may begin with
 SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # which part of the macaque recording is drawn
@@ -84,14 +88,23 @@ def compare_files(
         name: _similarity(means[first], means[name], rdms[first], rdms[name], dissimilarity, similarity, seed)
         for name in others
     }
+    compared, tests = _tests(rdms, first, RSATOOLBOX_NAMES.get(similarity, similarity), summary["similarities"], seed)
+    if compared is not None:
+        summary |= {"differences": compared.differences(), "notes": compared.notes}
     # Before anything is printed: the reader of the output may be gone.
     _files.write_report(out, summary, {})
+    rows = _rows(first, summary["similarities"])
+    for table, content in (("similarities", rows), ("differences", summary.get("differences"))):
+        if tests and content:
+            write_table(out / f"{table}.csv", content)
     _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for name, about in summary["systems"].items():
         console.print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in about.items()))
-    for name, found in summary["similarities"].items():
-        console.print(f"{first} and {name}: " + ", ".join(f"{key} {_text(value)}" for key, value in found.items()))
+    if rows:
+        _print_similarities(console, rows, f"{similarity} similarity of {dissimilarity} RDMs", tests)
+    if compared is not None:
+        print_differences(console, compared)
     console.print(f"Matrices, summary.json and pictures are in {out}")
     return summary
 
@@ -107,7 +120,7 @@ def _undefined(rdm: NDArray[Any]) -> int:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, int):
+    if isinstance(value, (int, str)):
         return str(value)
     return " to ".join(f"{v:.4f}" for v in value) if isinstance(value, list) else f"{value:.4f}"
 
@@ -133,11 +146,68 @@ def _similarity(
         return {"similarity": rdm_correlation(x, y, method, dissimilarity=dissimilarity, progress=True)}
     found: dict[str, Any] = {"similarity": float(compare(rdm_x, rdm_y, method))}
     if len(x) <= MOST_RESAMPLED and method in PERMUTED:
-        resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
-        found["interval"] = resampled.confidence()[:, 0].tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the reason is in the result
+            resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
+        found["interval"] = resampled.confidence(LEVEL)[:, 0].tolist()
+        found |= {"no_interval": resampled.reason} if resampled.reason else {}
         found |= _counted("undefined_resamplings", int(resampled.undefined[0]))
-        found["p"] = permutation_test(rdm_x, rdm_y, method, seed=seed).p
     return found
+
+
+def _tests(
+    rdms: dict[str, NDArray[Any]], first: str, method: str, similarities: dict[str, dict[str, Any]], seed: int
+) -> tuple[ModelComparison | None, list[str]]:
+    """Add p to the similarities. Return how they differ, and what was tested, in words."""
+    if not similarities or not all("interval" in found for found in similarities.values()):
+        return None, []
+    models = np.stack([rdms[name] for name in similarities])
+    tests = permutation_tests(rdms[first], models, method, seed=seed)
+    for k, found in enumerate(similarities.values()):
+        found |= {"p": float(tests.p[k]), "p_familywise": float(tests.familywise[k]), "p_fdr": float(tests.fdr[k])}
+    said = [
+        "Intervals: over stimuli. They are for other stimuli, as many, and the same systems.",
+        f"p: one-sided, {len(tests.null)} permutations of stimuli; familywise: of the largest of {len(models)}; "
+        "FDR: Benjamini & Hochberg.",
+    ]
+    if len(models) < 2:
+        return None, said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the reason is in the result
+        return compare_models(
+            rdms[first], models, method, over="stimuli", names=list(similarities), level=LEVEL, seed=seed
+        ), said
+
+
+def _print_similarities(console: Console, rows: list[dict[str, Any]], title: str, notes: list[str]) -> None:
+    header, cells = ["systems", "similarity"], [[row["systems"], f"{row['similarity']:.4f}"] for row in rows]
+    if notes:
+        header += [f"{100 * LEVEL:g} % interval", "p", "familywise", "FDR"]
+        for cell, row in zip(cells, rows, strict=True):
+            low, high = (value for key, value in row.items() if key.startswith(("low,", "high,")))
+            cell += [interval_text((low, high)), *(p_text(row[key]) for key in ("p", "p_familywise", "p_fdr"))]
+            if row.get("no_interval"):
+                notes = [*notes, f"{row['systems']}: no interval {row['no_interval']}."]
+            if row.get("undefined_resamplings"):
+                notes = [
+                    *notes,
+                    f"{row['systems']}: undefined in {row['undefined_resamplings']} resamplings of stimuli.",
+                ]
+    print_table(console, title, header, cells, notes)
+
+
+def _rows(first: str, similarities: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a table, with the same columns in all and one number in each cell."""
+    given = [{"systems": f"{first} and {name}"} | found for name, found in similarities.items()]
+    keys = list(dict.fromkeys(key for row in given for key in row))
+    rows = []
+    for row in given:
+        filled = {key: row.get(key, "" if key == "no_interval" else 0) for key in keys}
+        ends = filled.pop("interval", None)
+        words = f"{100 * LEVEL:g} % over stimuli"
+        cells = {f"low, {words}": ends[0], f"high, {words}": ends[1]} if ends else {}
+        rows.append({key: filled.pop(key) for key in ("systems", "similarity")} | cells | filled)
+    return rows
 
 
 def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], first: str) -> dict[str, Figure]:
@@ -149,11 +219,15 @@ def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], f
     found = summary["similarities"]
     if found:
         intervals = [each["interval"] for each in found.values() if "interval" in each]
+        above = [each.get("p_familywise", np.nan) < ALPHA for each in found.values()]
         pictures["similarity"] = plots.similarity_bars(
             {name: each["similarity"] for name, each in found.items()},
             intervals=np.transpose(intervals) if intervals else None,
             label="similarity",
             title=f"{label}\nwith {first}",
+            marks=[plots.ABOVE * bool(each) for each in above],
+            explanation=(f"lines: {100 * LEVEL:g} % over stimuli" if intervals else "")
+            + (f"\n{plots.ABOVE} p < {ALPHA:g}, one-sided, familywise" if any(above) else ""),
         )
     if stimuli <= MOST_RESAMPLED and not any(np.isnan(rdm).any() for rdm in rdms.values()):
         maps = {name: mds(rdm).scores for name, rdm in rdms.items()}
@@ -277,9 +351,14 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
     for name, analyse in (("inferotemporal", _inferotemporal), ("mouse_v1", _mouse_v1), ("macaque_v1", _macaque_v1)):
         with errors.status(name):
             summary[name], drawn = analyse(folder)
+        compared = summary[name].pop("compared", None)
+        if compared is not None:
+            summary[name] |= {"models": compared.models(), "differences": compared.differences()}
         pictures |= drawn
         _files.write_report(out, summary, drawn)
         _say(console, name, summary[name])
+        if compared is not None:
+            print_comparison(console, compared, "Models of human IT")
     console.print(f"summary.json and {len(pictures)} pictures are in {out}")
     return summary
 
@@ -287,6 +366,8 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
 def _say(console: Console, name: str, found: dict[str, Any]) -> None:
     console.rule(name.replace("_", " "), align="left")
     for key, value in found.items():
+        if isinstance(value, list) and isinstance(value[0], dict):  # tables, which are printed as such
+            continue
         text = ", ".join(f"{k} {_text(v)}" for k, v in value.items()) if isinstance(value, dict) else _text(value)
         console.print(f"{key.replace('_', ' ')}: {text}")
 
@@ -296,18 +377,17 @@ def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     candidates = {"monkey IT": data.monkey} | data.models
     vectors = np.stack(list(candidates.values()))
     subjects = data.subjects.reshape(4, 2, -1).mean(1)  # two sessions of one subject do not count as two subjects
-    resampled = bootstrap(subjects, vectors, "pearson", over="both")
     test = permutation_test(data.monkey, data.human)
-    similarity = dict(zip(candidates, resampled.similarity.tolist(), strict=True))
+    similarity = dict(zip(candidates, compare(subjects, vectors).mean(0).tolist(), strict=True))
     order = sorted(similarity, key=similarity.__getitem__, reverse=True)
-    intervals = resampled.confidence()[:, [list(candidates).index(name) for name in order]]
-    ceiling = noise_ceiling(subjects)
+    compared = compare_models(subjects, {name: candidates[name] for name in order}, over="both")
     found = {
         "monkey_and_human": test.similarity,
         "p": test.p,
         "mean_of_subjects_and_published_human": float(compare(data.subjects.mean(0), data.human)),
-        "noise_ceiling": list(ceiling),
+        "noise_ceiling": list(compared.ceiling),
         "similarity_to_human_subjects": {name: similarity[name] for name in order},
+        "compared": compared,
     }
     heat = plots.rdm_heatmaps(
         {"monkey IT": data.monkey, "human IT": data.human},
@@ -315,12 +395,7 @@ def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         percentiles=True,
         title=f"92 objects in monkey and human IT: r = {test.similarity:.4f}",
     )
-    bars = plots.similarity_bars(
-        {name: similarity[name] for name in order},
-        intervals=intervals,
-        ceiling=ceiling,
-        title="Similarity to human IT, mean of 4 subjects\n(lines: 95 % over subjects and stimuli)",
-    )
+    bars = plots.comparison_bars(compared, title="Similarity to human IT, mean of 4 subjects")
     return found, {"inferotemporal_rdms": heat, "inferotemporal_similarity": bars}
 
 
@@ -336,12 +411,13 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     rdms = {name: functional.rdm(values, condensed=True, accuracy="high") for name, values in systems.items()}
     v1, others = rdms["mouse V1"], [name for name in rdms if name != "mouse V1"]
     halves = float(split_half(responses, splits=200).mean())
-    resampled = bootstrap(v1, np.stack([rdms[name] for name in others]))
+    models = np.stack([rdms[name] for name in others])
+    resampled = bootstrap(v1, models)
     similarity = dict(zip(others, resampled.similarity.tolist(), strict=True))
     found = {
         "split_half": halves,
         "similarity_to_v1": similarity,
-        "p": {name: permutation_test(v1, rdms[name]).p for name in others},
+        "p_familywise": dict(zip(others, permutation_tests(v1, models).familywise.tolist(), strict=True)),
         "model_neurons_and_pixels": float(compare(rdms["model neurons"], rdms["pixels"])),
     }
     # Neighbours in V1 are drawn next to each other, so that shared features can be seen.
