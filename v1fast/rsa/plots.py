@@ -161,10 +161,10 @@ def similarity_bars(
             *ceiling, color="#CCCCCC", lw=0, zorder=0, label=f"{ceiling_name} {ceiling[0]:.2f} to {ceiling[1]:.2f}"
         )
     bars = axes.bar(np.arange(len(names)), values, width=0.65, color=BLUE, zorder=2)
-    ends = values
+    ends = lowest = values
     if intervals is not None:
         low, high = np.asarray(intervals, dtype=np.float64)
-        ends = np.where(values < 0, np.fmin(low, values), np.fmax(high, values))
+        ends, lowest = np.where(values < 0, np.fmin(low, values), np.fmax(high, values)), np.fmin(low, values)
         axes.vlines(np.arange(len(names)), low, high, color="black", lw=1.4, zorder=3)
     axes.axhline(0, color="black", lw=0.8)
     for bar, value, end in zip(bars, values, ends, strict=True):
@@ -181,7 +181,7 @@ def similarity_bars(
     marked = [f"{name} {mark}".strip() for name, mark in zip(names, marks or [""] * len(names), strict=True)]
     axes.set_xticks(np.arange(len(names)), marked, **aslant)
     top = max(0.01, np.fmax.reduce(ends, initial=0), *(ceiling or ()))
-    low_end = np.fmin.reduce(ends, initial=0)
+    low_end = np.fmin.reduce(lowest, initial=0)
     margin = 0.12 * (top - low_end)  # for the numbers
     step = 0.055 * (top - low_end)
     for (first, last), level in zip(brackets, levels, strict=True):
