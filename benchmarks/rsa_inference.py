@@ -2,8 +2,8 @@
 
     python -m v1fast.benchmarks.rsa_inference docs/inference.md
 
-replaces the tables between the markers of the page and draws ``rsa-inference.png`` beside it (about ten minutes on one
-core). rsatoolbox, if it is installed, judges some of the same data.
+replaces the tables between the markers of the page and draws ``rsa-inference.png`` beside it (about five minutes on
+one core). rsatoolbox, if it is installed, judges some of the same data.
 
 A population of subjects sees stimuli that are drawn from a population of stimuli. The representation of a subject is a
 linear map of the stimuli's features: that of the population, plus the subject's own deviation. It is measured with
@@ -34,7 +34,8 @@ Floats = NDArray[np.float64]
 FEATURES, CHANNELS = 8, 40
 START, END = "<!-- evidence -->", "<!-- end of evidence -->"
 SIZES = ((5, 20), (20, 20), (5, 60), (20, 60))  # subjects, stimuli
-SIZES_OF_RSATOOLBOX = ((5, 20), (20, 20))
+SIZES_OF_OTHERS = ((5, 20),)  # they take longer
+EACH = 20  # data sets with the same stimuli, or the same subjects
 OVERS = ("subjects", "stimuli", "both")
 DIFFERENCE = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])  # two models, and their difference
 
@@ -47,14 +48,26 @@ class World:
         subjects: standard deviation of a subject's map around that of the population, whose own is 1.
         noise: standard deviation of the noise of a measurement, in units of that of responses.
         models: standard deviations of the models' maps around that of the population.
+        twins: features and channels come in two halves that do not mix and have the same map in the population. Models
+            deviate in one half, in turn: two models with the same deviation are equally good.
     """
 
     subjects: float = 1.0
     noise: float = 1.0
     models: tuple[float, ...] = (1.0, 1.0)
+    twins: bool = False
 
     def _population(self) -> Floats:
-        return np.random.default_rng(2024).normal(size=(FEATURES, CHANNELS))
+        return self._both_halves(np.random.default_rng(2024).normal(size=(FEATURES, CHANNELS)))
+
+    def _both_halves(self, first: Floats, which: Sequence[int] = (0, 1)) -> Floats:
+        """Return a map whose halves are a part of the given one, or the given one if there are no twins."""
+        if not self.twins:
+            return first
+        found = np.zeros((2, FEATURES // 2, 2, CHANNELS // 2))
+        for half in which:
+            found[half, :, half] = first[: FEATURES // 2, : CHANNELS // 2]
+        return found.reshape(FEATURES, CHANNELS)
 
     def stimuli(self, count: int, draw: np.random.Generator) -> Floats:
         """[S, features]."""
@@ -73,14 +86,16 @@ class World:
     def predicted(self, stimuli: Floats) -> Floats:
         """[K, P]."""
         draw = np.random.default_rng(7)
-        maps = [self._population() + spread * draw.normal(size=(FEATURES, CHANNELS)) for spread in self.models]
+        deviations = [draw.normal(size=(FEATURES, CHANNELS)) for _ in self.models]
+        if self.twins:
+            deviations = [self._both_halves(deviations[0], [k % 2]) for k in range(len(deviations))]
+        maps = [self._population() + spread * each for spread, each in zip(self.models, deviations, strict=True)]
         return functional.rdm(stimuli @ np.stack(maps), condensed=True)
 
 
 WORLDS = {
     "typical": World(),
     "noisy": World(noise=4.0),
-    "subjects alike": World(subjects=0.2, noise=0.3),
     "good models": World(subjects=0.5, noise=0.5, models=(0.3, 0.3)),
 }
 Drawn = tuple[Floats, Floats]  # measured [M, P], predicted [K, P]
@@ -188,12 +203,14 @@ def coverage(
     return Coverage(groups * each, float(held[:2].mean()), float(held[2]), float(ratio[:2].mean()))
 
 
-def detected(world: World, over: str, size: tuple[int, int], count: int, seed: int = 1) -> dict[str, float]:
-    """How often the difference of two models has p < .05, of v1fast and of rsatoolbox."""
+def detected(
+    world: World, over: str, size: tuple[int, int], count: int, seed: int = 1, peer: bool = True
+) -> dict[str, float]:
+    """How often the difference of two models has p < .05, of v1fast and of rsatoolbox. All data are drawn anew."""
     found: dict[str, list[bool]] = {"v1fast": [], "rsatoolbox": []}
-    for (data,) in data_sets(world, over, size, count, 1, seed):
+    for (data,) in data_sets(world, "both", size, count, 1, seed):
         found["v1fast"].append(bool(rsa.compare_models(*data, over=over).different.p[0] < 0.05))
-        if has_rsatoolbox():
+        if peer and has_rsatoolbox():
             found["rsatoolbox"].append(bool(_of_rsatoolbox(data, over).test_pairwise()[0, 1] < 0.05))
     return {name: float(np.mean(each)) for name, each in found.items() if each}
 
@@ -236,16 +253,17 @@ Row = tuple[str, str, str, tuple[int, int], Coverage]  # who, world, over, size
 def covered(scale: float) -> Iterator[Row]:
     """Yield all coverages; ``scale`` is 1 for the page."""
     judges: list[tuple[str, Judge, Sequence[tuple[int, int]], int, Sequence[str]]] = [
-        ("v1fast", by_v1fast, SIZES, 30, list(WORLDS)),
-        ("percentiles", by_percentiles, SIZES_OF_RSATOOLBOX, 10, ["typical", "noisy"]),
+        ("v1fast", by_v1fast, SIZES, 800, list(WORLDS)),
+        ("percentiles", by_percentiles, SIZES, 200, ["typical"]),
     ]
     if has_rsatoolbox():
-        judges.append(("rsatoolbox", by_rsatoolbox, SIZES_OF_RSATOOLBOX, 3, ["typical", "noisy"]))
-    for who, judge, sizes, groups, worlds in judges:
+        judges.append(("rsatoolbox", by_rsatoolbox, SIZES_OF_OTHERS, 80, ["typical"]))
+    for who, judge, sizes, count, worlds in judges:
         for world in worlds:
             for over in OVERS:
                 for size in sizes:
-                    found = coverage(WORLDS[world], over, size, judge, groups=max(2, round(scale * groups)))
+                    groups = max(2, round(scale * count / EACH))
+                    found = coverage(WORLDS[world], over, size, judge, groups=groups, each=EACH)
                     yield who, world, over, size, found
                     print(who, world, over, size, found, f"ratio {found.ratio:.2f}", flush=True)
 
@@ -265,9 +283,9 @@ def power_table(scale: float) -> Iterator[str]:
     """Yield how often two models are told apart, equally good ones and others."""
     yield "| two models | over | subjects x stimuli | v1fast | rsatoolbox |"
     yield "|---|---|---|---|---|"
-    for name, models in (("equally good", (1.0, 1.0)), ("different", (0.7, 1.3))):
-        for over in OVERS:
-            found = detected(World(models=models), over, (5, 20), max(10, round(scale * 100)))
+    for name, models in (("equally good", (2.0, 2.0)), ("different", (1.0, 2.5))):
+        for over in ("stimuli", "both"):
+            found = detected(World(models=models, twins=True), over, (5, 20), max(4, round(scale * 100)))
             cells = [f"{100 * found[who]:.0f}" if who in found else "" for who in ("v1fast", "rsatoolbox")]
             yield f"| {name} | {over} | 5 x 20 | {' | '.join(cells)} |"
             print(name, over, found, flush=True)
@@ -277,7 +295,7 @@ def familywise_table(scale: float) -> Iterator[str]:
     yield "| unrelated systems | plain | familywise | FDR |"
     yield "|---|---|---|---|"
     for models in (1, 8, 20):
-        found = familywise(models, max(20, round(scale * 400)))
+        found = familywise(models, max(20, round(scale * 300)))
         yield f"| {models} | {' | '.join(f'{100 * value:.1f}' for value in found.values())} |"
 
 

@@ -122,7 +122,7 @@ def permutation_test(
     correlation = float(parts[0].deviations @ parts[1].deviations)
     null = _correlations(parts[0].deviations, parts[1].deviations, orders, correlation)
     tie = TIE / np.sqrt(len(a)) + ROUNDED * sum(part.rounding for part in parts)
-    p = (1 + np.count_nonzero(null >= correlation - tie)) / (1 + len(null))
+    p = float((1 + np.count_nonzero(null >= correlation - tie)) / (1 + len(null)))
     return PermutationTest(float(_similarity(correlation, parts, method)), _similarity(null, parts, method), p)
 
 
