@@ -161,6 +161,19 @@ def test_a_similarity_that_hangs_on_one_stimulus_has_no_interval():
     assert found.undefined[1] == 0
 
 
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+def test_a_similarity_that_hangs_on_two_stimuli_says_so(method):
+    label = np.arange(STIMULI) < 2
+    model = squareform((label[:, None] != label).astype(float))
+    found = rsa.bootstrap(rdms(3), np.stack([model, rdms(seed=9)]), method, samples=10)
+    assert found.undefined_pairs.tolist() == [1, 0]
+    assert np.isfinite(found.confidence()).all()
+    compared = rsa.compare_models(rdms(3), {"categories": model}, method)
+    assert compared.notes == [
+        "categories: undefined without each of 1 pairs of stimuli; its standard error leaves these out"
+    ]
+
+
 @pytest.mark.parametrize("over", resampling.RESAMPLED)
 @pytest.mark.parametrize("method", ["pearson", "cosine", "rho-a", "whitened-pearson"])
 def test_a_matrix_and_itself(over, method):

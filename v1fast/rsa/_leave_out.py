@@ -16,7 +16,7 @@ from v1fast.rsa.similarity import compare
 
 LEAST_GROUPS = 5  # of stimuli: with two left out, three are left, which is the least that has a correlation
 MOST_TWOS = 5000  # pairs of groups that are left out together, where sums give the similarities
-MOST_COMPARED = 400  # likewise, where each takes a comparison
+MOST_COMPARED = 200  # likewise, where each takes a comparison
 
 
 class Groups:
@@ -115,6 +115,7 @@ class Covariances:
         shared_alone, shared_pairs: the same for the part that subjects have in common; NaN for a single one.
         units: U.
         groups: G, of stimuli.
+        undefined: [K], the number of pairs of groups without which a similarity is undefined; they are left out.
     """
 
     subjects: Floats
@@ -124,6 +125,7 @@ class Covariances:
     shared_pairs: Floats
     units: int
     groups: int
+    undefined: NDArray[np.int64]
 
 
 def covariances(found: LeftOut) -> Covariances:
@@ -136,9 +138,10 @@ def covariances(found: LeftOut) -> Covariances:
     alone = (n - 1) / n * _products(deviations)
     # Of n (n - 1) / 2 pairs, the means of rows take n: what is left has n (n - 3) / 2 degrees of freedom.
     pairs = (n - 3) / (2 * n) * _mean_products(second)
-    return Covariances(
-        subject_covariance(found.whole), alone[0], pairs[0], _shared(alone, units), _shared(pairs, units), units, n
-    )
+    shared_alone, shared_pairs = _shared(alone, units), _shared(pairs, units)
+    undefined = np.isnan(second).any(axis=1).sum(axis=0)
+    between = subject_covariance(found.whole)
+    return Covariances(between, alone[0], pairs[0], shared_alone, shared_pairs, units, n, undefined)
 
 
 def subject_covariance(values: Floats) -> Floats:

@@ -221,6 +221,12 @@ def compare_models(
     if reason:
         notes.append(f"no interval {reason}")
         warnings.warn(notes[-1], RuntimeWarning, stacklevel=2)
+    if spread is not None:
+        notes += [
+            f"{names[k]}: undefined without each of {count} pairs of stimuli; its standard error leaves these out"
+            for k, count in zip(columns, spread.undefined, strict=False)
+            if count
+        ]
     if tests == "sign-flip":
         least = max(0.5 ** len(values), 1 / (1 + flips))
         notes.append(f"sign flips of {len(values)} subjects: no p is below {least:.2g}, one-sided and uncorrected")

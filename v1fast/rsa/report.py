@@ -152,6 +152,7 @@ def _similarity(
         found["interval"] = resampled.confidence(LEVEL)[:, 0].tolist()
         found |= {"no_interval": resampled.reason} if resampled.reason else {}
         found |= _counted("undefined_resamplings", int(resampled.undefined[0]))
+        found |= _counted("undefined_pairs_of_stimuli", int(resampled.undefined_pairs[0]))
     return found
 
 

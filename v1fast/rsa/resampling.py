@@ -46,6 +46,8 @@ class Bootstrap:
         freedom: [K], degrees of freedom of the standard errors.
         over: "stimuli", "subjects" or "both".
         reason: why standard errors are NaN; empty if none is.
+        undefined_pairs: [K], the number of pairs of stimuli (or categories) without which the similarity is undefined.
+            Standard errors leave them out.
     """
 
     similarity: Floats
@@ -55,10 +57,11 @@ class Bootstrap:
     freedom: Floats
     over: str
     reason: str
+    undefined_pairs: NDArray[np.int64]
 
     @property
     def undefined(self) -> NDArray[np.int64]:
-        """[K], the number of resamplings that are NaN."""
+        """[K], the number of resamplings that are NaN. Percentiles leave them out."""
         return np.isnan(self.samples).sum(0)
 
     def confidence(self, level: float = 0.95) -> Floats:
@@ -186,7 +189,9 @@ def bootstrap(
     if len(rows) and (over == "stimuli" or similarities.units >= LEAST_SUBJECTS):
         drawn[:, columns] = _resample(similarities, over, groups, samples, np.random.default_rng(seed))
     whole = mean_of_defined(by_subject(similarity, labels), 0)
-    return Bootstrap(whole, drawn, absent.sum(0), error, freedom, over, reason)
+    pairs = np.zeros(len(error), dtype=np.int64)
+    pairs[columns] = 0 if spread is None else spread.undefined
+    return Bootstrap(whole, drawn, absent.sum(0), error, freedom, over, reason, pairs)
 
 
 def stimulus_groups(categories: ArrayLike | None, stimuli: int) -> Groups:
@@ -276,7 +281,8 @@ def spread_over(over: str, similarities: Similarities, groups: Groups, seed: int
         return covariances(similarities.without(groups, seed)), ""
     between = subject_covariance(similarities.whole())
     none = np.full_like(between, np.nan)
-    return Covariances(between, none, none, none, none, units, groups.count), ""
+    undefined = np.zeros(len(between), dtype=np.int64)
+    return Covariances(between, none, none, none, none, units, groups.count, undefined), ""
 
 
 def standard_errors(spread: Covariances | None, contrasts: Floats, over: str) -> tuple[Floats, Floats]:
