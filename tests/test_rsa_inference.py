@@ -12,10 +12,8 @@ import scipy.stats
 from scipy.spatial.distance import squareform
 
 from v1fast import functional, rsa
-from v1fast._source_tree import import_package
 from v1fast.rsa import _corrections, _leave_out, permutation, resampling, similarity
 
-import_package("benchmarks")  # for a source tree that nothing has installed
 evidence = importlib.import_module("v1fast.benchmarks.rsa_inference")
 STIMULI = 12
 

@@ -272,14 +272,16 @@ def _tests(
     for k, found in enumerate(similarities.values()):
         found |= {"p": float(tests.p[k]), "p_familywise": float(tests.familywise[k]), "p_fdr": float(tests.fdr[k])}
         found["test"] = STUDENTIZED if studentized else "permutations"
-    statistic = "the similarity divided by its standard error (studentized)" if studentized else "the similarity"
     said = [
         "Intervals: over stimuli. They are for other stimuli, as many, and the same systems.",
-        f"p: one-sided, of {statistic}, {len(tests.null)} permutations of stimuli; familywise: of the largest of "
-        f"{len(models)}; FDR: Benjamini & Hochberg.",
+        f"p: one-sided, {len(tests.null)} permutations of stimuli; familywise: of the largest of {len(models)}; "
+        "FDR: Benjamini & Hochberg.",
     ]
     if studentized:
-        said.append("Studentized: entries of cross-validated matrices are not equally precise.")
+        said.append(
+            "p are studentized: entries of cross-validated matrices are not equally precise, so each similarity is "
+            "divided by its own standard error."
+        )
     if len(models) < 2:
         return None, said
     with warnings.catch_warnings():
@@ -346,7 +348,7 @@ def _marks(found: Sequence[dict[str, Any]], lines_over: str) -> dict[str, Any]:
     """Return the marks of bars, by their familywise p, and what marks and intervals mean, for ``similarity_bars``."""
     above = {k: each["test"] for k, each in enumerate(found) if each.get("p_familywise", np.nan) < ALPHA}
     said = [f"lines: {100 * LEVEL:g} % over {lines_over}"] if lines_over else []
-    said += [f"{plots.ABOVE} p < {ALPHA:g}, one-sided, familywise, {test}" for test in set(above.values())]
+    said += [f"{plots.ABOVE} p < {ALPHA:g}, one-sided, familywise,\n{test}" for test in set(above.values())]
     return {"marks": [plots.ABOVE * (k in above) for k in range(len(found))], "explanation": "\n".join(said)}
 
 
