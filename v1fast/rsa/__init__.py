@@ -18,7 +18,7 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``rdm_of_repeats``    dissimilarities that noise does not bias, from repeats; ``noise_covariance``, ``stimulus_noise``
 ``studentized_test``  is it above chance, if some stimuli are noisier than others
 ``reliability``       of the matrix of one system, from its repeats, and the ceiling for a true model
-``fit_weights``       and ``crossvalidate``: models with parameters, on stimuli and subjects that they were not fitted to
+``fit_weights``       and ``crossvalidate``: models with parameters, tested on other stimuli and subjects
 ``permutation_test``  and ``bootstrap``, ``noise_ceiling``, ``split_half``: is it above chance, and how high can it be
 ``searchlight``       the same for the neighbourhood of each neuron
 ``activations``       outputs of a model's layers for the stimuli

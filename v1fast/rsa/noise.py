@@ -9,6 +9,7 @@ whose noise is independent (Walther et al., NeuroImage 137, 188-200, 2016).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -403,9 +404,11 @@ def _contrasts(trials: Trials, shrinkage: str) -> Floats:
     return together
 
 
-def _of_each_stimulus(trials: Trials) -> list[Floats]:
-    values = _arrays.floats("responses", trials.values).astype(np.float64)
-    return [values[trials.stimulus == k] for k in range(trials.stimuli)]
+def _of_each_stimulus(trials: Trials) -> Iterator[Floats]:
+    """Yield the trials of each stimulus. No more is read at a time: values may be mapped from a file."""
+    for k in range(trials.stimuli):
+        rows = trials.values[np.flatnonzero(trials.stimulus == k)]
+        yield _arrays.floats("responses", rows).astype(np.float64)
 
 
 def _helmert(size: int) -> Floats:
