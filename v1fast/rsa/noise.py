@@ -65,10 +65,12 @@ def trials_of(responses: ArrayLike | Tensor, stimuli: ArrayLike | None, folds: A
         stimulus, fold = np.tile(np.arange(count), repeats), np.repeat(np.arange(repeats), count)
         values = values.reshape(repeats * count, -1)
     else:
+        if values.ndim != 2 or 0 in values.shape:
+            raise ValueError(f"responses: want [T, N] beside stimuli, got {values.shape}")
         labels, stimulus = _arrays.distinct("stimuli", stimuli)
         count = len(labels)
         fold = np.arange(len(stimulus)) if folds is None else _arrays.distinct("folds", folds)[1]
-        if values.ndim != 2 or 0 in values.shape or stimulus.shape != values.shape[:1] or fold.shape != stimulus.shape:
+        if stimulus.shape != values.shape[:1] or fold.shape != stimulus.shape:
             got = f"{stimulus.shape}, {fold.shape} and {values.shape}"
             raise ValueError(f"stimuli, folds: want [T] and [T] for responses [T, N], got {got}")
     if count < 2:
