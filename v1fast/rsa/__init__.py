@@ -42,7 +42,7 @@ from v1fast.rsa.inference import (
 )
 from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
-from v1fast.rsa.reliability import Reliability, reliability, split_half
+from v1fast.rsa.repeats import Reliability, reliability, split_half
 from v1fast.rsa.similarity import compare, rdm_correlation
 from v1fast.rsa.studentized import StudentizedTest, studentized_test
 from v1fast.rsa.weighted import CrossValidated, crossvalidate, fit_weights
