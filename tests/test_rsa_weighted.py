@@ -27,7 +27,7 @@ def mean_similarity(weights, subjects, models, method, sigma_k=None):
     return rsa.compare(weights @ models, subjects, method, sigma_k=sigma_k).mean()
 
 
-@pytest.mark.parametrize("module", ["weighted", "reliability", "studentized"])
+@pytest.mark.parametrize("module", ["weighted", "repeats", "studentized"])
 def test_examples(module):
     found = doctest.testmod(importlib.import_module(f"v1fast.rsa.{module}"))
     assert found.failed == 0

@@ -22,7 +22,7 @@ whose squares could lose digits are first multiplied by a power of two, which is
 ``noise_ceiling``     how high it can be, from several subjects
 ``reliability``       and ``split_half``: of one system's matrix, from its repeats, and the ceiling for a true model
 ``rdm_of_repeats``    dissimilarities that noise does not bias, from repeats; ``noise_covariance``, ``stimulus_noise``
-``fit_weights``       and ``crossvalidate``: models with parameters, on stimuli and subjects they were not fitted to
+``fit_weights``       and ``crossvalidate``: models with parameters, tested on other stimuli and subjects
 ``searchlight``       the same for the neighbourhood of each neuron
 ``activations``       outputs of a model's layers for the stimuli
 ``pca``, ``mds``, ``tsne``, ``tuning_curves``, ``rows_nearest``  low-dimensional maps and tuning
@@ -43,7 +43,7 @@ from v1fast.rsa.inference import (
 from v1fast.rsa.layers import activations, recording
 from v1fast.rsa.noise import noise_covariance, noise_precision, rdm_of_repeats, stimulus_noise
 from v1fast.rsa.permutation import PermutationTest, PermutationTests, permutation_test, permutation_tests
-from v1fast.rsa.reliability import Reliability, reliability, split_half
+from v1fast.rsa.repeats import Reliability, reliability, split_half
 from v1fast.rsa.resampling import Bootstrap, bootstrap
 from v1fast.rsa.similarity import compare, rdm_correlation
 from v1fast.rsa.studentized import StudentizedTest, StudentizedTests, studentized_test, studentized_tests

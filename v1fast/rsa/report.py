@@ -25,7 +25,7 @@ from v1fast.rsa.inference import average_repeats
 from v1fast.rsa.noise import CROSSVALIDATED, DISTANCES, noise_precision, rdm_of_repeats, stimulus_noise
 from v1fast.rsa.permutation import PERMUTED, permutation_test, permutation_tests
 from v1fast.rsa.recordings import antolik, ecker, kriegeskorte, model_activations
-from v1fast.rsa.reliability import reliability
+from v1fast.rsa.repeats import reliability
 from v1fast.rsa.resampling import bootstrap
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, STREAMED, compare, rdm_correlation
 from v1fast.rsa.studentized import studentized_tests

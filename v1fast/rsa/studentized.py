@@ -83,6 +83,9 @@ def studentized_test(
     stimuli that have most of the variance, as HC3 does in regression (MacKinnon & White, Journal of Econometrics 29,
     305-325, 1985).
 
+    Where noise is equal, it finds somewhat less than plain permutations: of 20 stimuli 56 instead of 65 % of systems
+    that share 60 % of their variance, with 4 repeats and noise as large as the signal.
+
     The test does not remove what noise adds to both matrices: it wants dissimilarities that noise does not bias, as
     from ``rdm_of_repeats``. Of averages of repeats, nearly all tests are significant in these simulations.
 
@@ -104,8 +107,8 @@ def studentized_test(
     Example:
         >>> import numpy as np
         >>> from v1fast import rsa
-        >>> signal, draw = np.random.default_rng(0).normal(size=(12, 50)), np.random.default_rng(1)
-        >>> one, two = (rsa.rdm_of_repeats(signal + draw.normal(size=(4, 12, 50))) for _ in range(2))
+        >>> signal, draw = np.random.default_rng(0).normal(size=(20, 50)), np.random.default_rng(1)
+        >>> one, two = (rsa.rdm_of_repeats(signal + draw.normal(size=(4, 20, 50))) for _ in range(2))
         >>> bool(rsa.studentized_test(one, two).p < 0.01)
         True
     """
