@@ -168,7 +168,7 @@ def test_each_part_by_hand():
 
 @pytest.mark.parametrize("fit", weighted.FITS)
 @pytest.mark.parametrize("method", ["pearson", "spearman", "whitened-cosine"])
-@pytest.mark.parametrize("data_sets", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("data_sets", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_what_has_not_been_seen_is_not_fitted(fit, method, data_sets):
     """Without a relation, data of the fit are similar to the model, and others are not."""
     found = []
