@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.distance import squareform
 
 from v1fast import functional, ops, rsa
-from v1fast.rsa import _sums, _tiles, inference, similarity
+from v1fast.rsa import _sums, _tiles, permutation, resampling, similarity
 
 STIMULI = 14
 
@@ -218,7 +218,7 @@ def test_rdm_correlation_keeps_no_matrix():
 # Inference -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", inference.PERMUTED)
+@pytest.mark.parametrize("method", permutation.PERMUTED)
 def test_permutations_are_comparisons_of_relabelled_matrices(method):
     a, b = rdms(shared=1), rdms(shared=1, seed=1)
     found = rsa.permutation_test(a, b, method, permutations=20, seed=4)
@@ -321,10 +321,10 @@ def test_noise_ceiling_bounds_the_truth(method):
 def test_bootstrap_by_weights_is_bootstrap_one_by_one(method):
     a, b = rdms(3, shared=1), rdms(2, shared=1, seed=1)
     a[1, 7] = np.nan
-    drawn = np.random.default_rng(0).integers(STIMULI, size=(6, STIMULI))
+    counts = np.random.default_rng(0).multinomial(STIMULI, np.full(STIMULI, 1 / STIMULI), size=6)
     np.testing.assert_allclose(
-        inference._resample_by_weights(a, b, method, drawn),
-        inference._resample_one_by_one(a, b, method, drawn),
+        resampling.resample_by_weights(a, b, method, counts),
+        resampling.resample_one_by_one(a, b, method, counts),
         atol=1e-12,
     )
 
@@ -333,13 +333,14 @@ def test_bootstrap_by_weights_is_bootstrap_one_by_one(method):
 def test_bootstrap_over_what(method):
     a, b = rdms(4, shared=1), rdms(2, shared=1, seed=1)
     spread = {}
-    for over in inference.RESAMPLED:
+    for over in resampling.RESAMPLED:
         found = rsa.bootstrap(a, b, method, over=over, samples=60)
         np.testing.assert_allclose(found.similarity, rsa.compare(a, b, method).mean(0))
         assert found.samples.shape == (60, 2)
         low, high = found.confidence(0.9)
         assert (low < high).all()
-        np.testing.assert_allclose([low[0], high[0]], np.quantile(found.samples[:, 0], [0.05, 0.95]))
+        np.testing.assert_allclose(found.percentiles(0.9)[:, 0], np.quantile(found.samples[:, 0], [0.05, 0.95]))
+        assert found.reason == ""
         spread[over] = found.samples.std(0).mean()
     assert spread["both"] > max(spread["subjects"], 0.7 * spread["stimuli"])
     again = rsa.bootstrap(a, b, method, over="both", samples=60)

@@ -1,5 +1,6 @@
 """``v1fast rsa``: on files, and on the published recordings."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -59,7 +60,22 @@ def test_files_are_compared_with_the_first(run, files):
     found = summary["similarities"]["model"]
     assert found["similarity"] == pytest.approx(rsa.compare(matrices[0], matrices[1]), abs=1e-6)
     assert found["interval"][0] < found["similarity"] < found["interval"][1]
-    assert found["p"] < 0.01
+    # The entries of v1's matrix are not equally precise. All systems have the same test.
+    tests = rsa.studentized_tests(matrices[0], np.stack(matrices[1:]))
+    for k, name in enumerate(("model", "pixels")):
+        each = summary["similarities"][name]
+        assert [each[key] for key in ("p", "p_familywise", "p_fdr")] == [tests.p[k], tests.familywise[k], tests.fdr[k]]
+        assert each["test"] == "studentized permutations"
+    assert any("p are studentized" in note for note in summary["notes"])
+    assert found["p_familywise"] < 0.01
+    rows = list(csv.DictReader((folder / "out" / "similarities.csv").open(newline="")))
+    assert [row["systems"] for row in rows] == ["v1 and model", "v1 and pixels"]
+    assert [float(row["p_familywise"]) for row in rows] == tests.familywise.tolist()
+    assert [row["test"] for row in rows] == ["studentized permutations"] * 2
+    (row,) = csv.DictReader((folder / "out" / "differences.csv").open(newline=""))
+    assert (row["model"], row["other"]) == ("model", "pixels")
+    for said in ("familywise", "FDR", "p are studentized", "Differences"):
+        assert said in result.output
     for name in ("rdms", "similarity", "maps"):
         assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "v1 and model" in result.output
@@ -112,6 +128,7 @@ def test_noise_and_averages(run, files):
     np.testing.assert_allclose(rdm, functional.rdm(repeats.mean(0), condensed=True), atol=1e-6)
     assert systems["v1"]["matrix"] == "correlation of the mean of 6 repeats, which noise biases"
     assert similar["pixels"]["p"] == rsa.permutation_test(rdm, functional.rdm(pixels)).p
+    assert similar["pixels"]["test"] == "permutations"
     _, similar, rdm = of("--sigma-k", similarity="whitened-cosine")
     sigma = rsa.stimulus_noise(repeats)
     want = rsa.compare(rdm, functional.rdm(pixels, method="euclidean"), "cosine_cov", sigma_k=sigma)

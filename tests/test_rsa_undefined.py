@@ -8,7 +8,7 @@ import scipy.stats
 from scipy.spatial.distance import squareform
 
 from v1fast import functional, rsa
-from v1fast.rsa import _defined, inference, similarity
+from v1fast.rsa import _defined, permutation, resampling, similarity
 
 STIMULI = 10
 PAIRS = STIMULI * (STIMULI - 1) // 2
@@ -72,7 +72,7 @@ def test_orders_of_magnitude_do_not_matter(method, factors):
     got = rsa.compare(factors[0] * a, factors[1] * b, method)
     # Of numbers below 1e-308 some digits are gone.
     np.testing.assert_allclose(got, rsa.compare(a, b, method), atol=1e-12 if min(factors) > 1e-308 else 1e-9)
-    if method in inference.PERMUTED:
+    if method in permutation.PERMUTED:
         one, other = (rsa.permutation_test(f * a[0], b[0], method, permutations=50) for f in (factors[0], 1))
         assert one.similarity == pytest.approx(other.similarity, abs=1e-9)
         np.testing.assert_allclose(one.null, other.null, atol=1e-6)
@@ -138,7 +138,7 @@ def test_straight_from_responses(monkeypatch, method, dissimilarity, factor, dty
 # Inference -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", inference.PERMUTED)
+@pytest.mark.parametrize("method", permutation.PERMUTED)
 @pytest.mark.parametrize("shifts", [False, True])
 def test_no_p_without_a_similarity(method, shifts):
     other = rdms()
@@ -180,23 +180,26 @@ def test_resamplings_that_lost_a_category_are_nan_and_counted(method, data):
     assert np.isnan(found.samples[:, 0]).tolist() == (lost | alone).tolist()
     assert found.undefined.tolist() == [(lost | alone).sum()]
     there = found.samples[~(lost | alone), 0]
-    np.testing.assert_allclose(found.confidence()[:, 0], np.quantile(there, [0.025, 0.975]))
+    np.testing.assert_allclose(found.percentiles()[:, 0], np.quantile(there, [0.025, 0.975]))
 
 
 @pytest.mark.parametrize("method", ["pearson", "cosine"])
 @pytest.mark.parametrize("factor", [1, 1e160, 1e-200])
 def test_bootstrap_by_weights_at_any_magnitude(method, factor):
     a, b = factor * rdms(3), categories()[None]
+    counts = DRAW.multinomial(STIMULI, np.full(STIMULI, 1 / STIMULI), size=40)
+    got = resampling.resample_by_weights(a, b, method, counts)
+    np.testing.assert_allclose(got, resampling.resample_one_by_one(a, b, method, counts), atol=1e-11)
+    assert np.isfinite(got).any()
+    assert np.isnan(got).any()
     a[1] = np.nan
-    drawn = DRAW.integers(STIMULI, size=(40, STIMULI))
-    got = inference._resample_by_weights(a, b, method, drawn)
-    np.testing.assert_allclose(got, inference._resample_one_by_one(a, b, method, drawn), atol=1e-11)
-    assert np.isnan(got[:, 1]).all()
-    assert np.isfinite(got[:, [0, 2]]).any()
+    with pytest.warns(RuntimeWarning, match="rdms: 1 of 3 have no similarity"):
+        whole = rsa.bootstrap(a, b, method, samples=40).samples
+    np.testing.assert_array_equal(whole, rsa.bootstrap(a[[0, 2]], b, method, samples=40).samples)
 
 
 @pytest.mark.parametrize("method", similarity.METHODS)
-@pytest.mark.parametrize("over", inference.RESAMPLED)
+@pytest.mark.parametrize("over", resampling.RESAMPLED)
 @pytest.mark.parametrize("absent", [np.nan, 0.0, 0.1])
 def test_a_subject_without_a_similarity_is_left_out_and_counted(method, over, absent):
     if absent and method.endswith("cosine") and not np.isnan(absent):

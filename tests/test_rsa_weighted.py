@@ -27,7 +27,7 @@ def mean_similarity(weights, subjects, models, method, sigma_k=None):
     return rsa.compare(weights @ models, subjects, method, sigma_k=sigma_k).mean()
 
 
-@pytest.mark.parametrize("module", ["weighted", "reliability", "studentized"])
+@pytest.mark.parametrize("module", ["weighted", "repeats", "studentized"])
 def test_examples(module):
     found = doctest.testmod(importlib.import_module(f"v1fast.rsa.{module}"))
     assert found.failed == 0
@@ -168,7 +168,7 @@ def test_each_part_by_hand():
 
 @pytest.mark.parametrize("fit", weighted.FITS)
 @pytest.mark.parametrize("method", ["pearson", "spearman", "whitened-cosine"])
-@pytest.mark.parametrize("data_sets", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("data_sets", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_what_has_not_been_seen_is_not_fitted(fit, method, data_sets):
     """Without a relation, data of the fit are similar to the model, and others are not."""
     found = []

@@ -61,6 +61,18 @@ def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bo
     return (vectors[None], True) if vectors.ndim == 1 else (vectors, False)
 
 
+def one_matrix(name: str, given: Condensed | ArrayLike) -> NDArray[Any]:
+    """Return one matrix as a vector [P].
+
+    Raises:
+        ValueError: the operand does not fit, or there are several.
+    """
+    vectors, _ = condensed(name, given)
+    if len(vectors) != 1:
+        raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
+    return vectors[0]
+
+
 def squares(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bool]:
     """Return [M, S, S] with 0 on the diagonal, and whether the input was one matrix."""
     vectors, one = condensed(name, given)

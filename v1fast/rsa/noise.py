@@ -9,6 +9,7 @@ whose noise is independent (Walther et al., NeuroImage 137, 188-200, 2016).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,10 +65,12 @@ def trials_of(responses: ArrayLike | Tensor, stimuli: ArrayLike | None, folds: A
         stimulus, fold = np.tile(np.arange(count), repeats), np.repeat(np.arange(repeats), count)
         values = values.reshape(repeats * count, -1)
     else:
+        if values.ndim != 2 or 0 in values.shape:
+            raise ValueError(f"responses: want [T, N] beside stimuli, got {values.shape}")
         labels, stimulus = _arrays.distinct("stimuli", stimuli)
         count = len(labels)
         fold = np.arange(len(stimulus)) if folds is None else _arrays.distinct("folds", folds)[1]
-        if values.ndim != 2 or 0 in values.shape or stimulus.shape != values.shape[:1] or fold.shape != stimulus.shape:
+        if stimulus.shape != values.shape[:1] or fold.shape != stimulus.shape:
             got = f"{stimulus.shape}, {fold.shape} and {values.shape}"
             raise ValueError(f"stimuli, folds: want [T] and [T] for responses [T, N], got {got}")
     if count < 2:
@@ -403,9 +406,11 @@ def _contrasts(trials: Trials, shrinkage: str) -> Floats:
     return together
 
 
-def _of_each_stimulus(trials: Trials) -> list[Floats]:
-    values = _arrays.floats("responses", trials.values).astype(np.float64)
-    return [values[trials.stimulus == k] for k in range(trials.stimuli)]
+def _of_each_stimulus(trials: Trials) -> Iterator[Floats]:
+    """Yield the trials of each stimulus. No more is read at a time: values may be mapped from a file."""
+    for k in range(trials.stimuli):
+        rows = trials.values[np.flatnonzero(trials.stimulus == k)]
+        yield _arrays.floats("responses", rows).astype(np.float64)
 
 
 def _helmert(size: int) -> Floats:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from v1fast._plot_style import BLUE, COLOURS, new_figure, styled
 from v1fast.rsa._matrices import Condensed, condensed, to_squares
 from v1fast.rsa.embedding import Tuning
+from v1fast.rsa.resampling import OVER
 from v1fast.rsa.similarity import ranks
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+    from v1fast.rsa.comparisons import ModelComparison
+
 MOST_DRAWN = 1000  # stimuli in a heat map: more have no pixel of their own
 FEW_POINTS = 20  # up to which each bears its value
+MOST_BRACKETS = 10  # between bars; more are only counted
+ABOVE, BELOW = "*", "\N{WHITE DOWN-POINTING TRIANGLE}"  # what stands behind the names of models
 MANY_NAMES = 4  # bars beside each other, from which on their names stand aslant
 
 
@@ -127,6 +132,9 @@ def similarity_bars(
     label: str = "RDM correlation",
     title: str = "",
     ceiling_name: str = "noise ceiling",
+    marks: Sequence[str] | None = None,
+    brackets: Sequence[tuple[int, int]] = (),
+    explanation: str = "",
 ) -> Figure:
     """Draw the similarity of models' dissimilarity matrices to the data's, with the noise ceiling as a band.
 
@@ -137,9 +145,15 @@ def similarity_bars(
         label: of the values.
         title: of the figure.
         ceiling_name: name of the band.
+        marks: [K], symbols that follow the names below the bars.
+        brackets: pairs of bars that a bracket joins.
+        explanation: of marks and brackets, below the figure.
     """
     names, values = list(similarity), np.array(list(similarity.values()), dtype=np.float64)
-    figure, axes = new_figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4))
+    levels = _levels(brackets)
+    tallest = max(levels, default=-1) + 1
+    lines = explanation.count("\n") + 1 if explanation else 0
+    figure, axes = new_figure(1, 1, (max(4.5, 0.85 * len(names) + 2.2), 4.4 + 0.2 * tallest + 0.2 * lines))
     if ceiling is not None and not np.isfinite(ceiling).all():
         ceiling, title = None, f"{title}\n({ceiling_name.rstrip(':')} undefined)".strip()
     if ceiling is not None:
@@ -147,10 +161,10 @@ def similarity_bars(
             *ceiling, color="#CCCCCC", lw=0, zorder=0, label=f"{ceiling_name} {ceiling[0]:.2f} to {ceiling[1]:.2f}"
         )
     bars = axes.bar(np.arange(len(names)), values, width=0.65, color=BLUE, zorder=2)
-    ends = values
+    ends = lowest = values
     if intervals is not None:
         low, high = np.asarray(intervals, dtype=np.float64)
-        ends = np.where(values < 0, np.fmin(low, values), np.fmax(high, values))
+        ends, lowest = np.where(values < 0, np.fmin(low, values), np.fmax(high, values)), np.fmin(low, values)
         axes.vlines(np.arange(len(names)), low, high, color="black", lw=1.4, zorder=3)
     axes.axhline(0, color="black", lw=0.8)
     for bar, value, end in zip(bars, values, ends, strict=True):
@@ -164,16 +178,76 @@ def similarity_bars(
             va="top" if value < 0 else "bottom",
         )
     aslant = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(names) > MANY_NAMES else {}
-    axes.set_xticks(np.arange(len(names)), names, **aslant)
+    marked = [f"{name} {mark}".strip() for name, mark in zip(names, marks or [""] * len(names), strict=True)]
+    axes.set_xticks(np.arange(len(names)), marked, **aslant)
     top = max(0.01, np.fmax.reduce(ends, initial=0), *(ceiling or ()))
-    low_end = np.fmin.reduce(ends, initial=0)
+    low_end = np.fmin.reduce(lowest, initial=0)
     margin = 0.12 * (top - low_end)  # for the numbers
-    axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + margin))
-    if ceiling is not None:
-        figure.legend(loc="outside lower center")
+    step = 0.055 * (top - low_end)
+    for (first, last), level in zip(brackets, levels, strict=True):
+        height = top + margin + step * (level + 1)
+        foot = height - 0.35 * step
+        axes.plot([first, first, last, last], [foot, height, height, foot], color="black", lw=1.1, clip_on=False)
+    room = margin + step * (tallest + 1 if tallest else 0)
+    axes.set(ylabel=label, ylim=(low_end - margin if low_end < 0 else 0, top + room))
+    if ceiling is not None or explanation:
+        handles, labels = axes.get_legend_handles_labels()
+        legend = figure.legend(handles, labels, loc="outside lower center", title=explanation or None)
+        legend.get_title().set_multialignment("center")
     if title:
         axes.set_title(title)
     return figure
+
+
+def _levels(brackets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return a height for each bracket, 0 .., so that none crosses or touches another one of its height."""
+    found = [0] * len(brackets)
+    ends: list[list[tuple[int, int]]] = []
+    for k in sorted(range(len(brackets)), key=lambda k: abs(brackets[k][1] - brackets[k][0])):
+        low, high = sorted(brackets[k])
+        free = [level for level, taken in enumerate(ends) if all(high < a or low > b for a, b in taken)]
+        found[k] = free[0] if free else len(ends)
+        ends += [] if free else [[]]
+        ends[found[k]].append((low, high))
+    return found
+
+
+@styled
+def comparison_bars(
+    comparison: ModelComparison, *, alpha: float = 0.05, label: str = "RDM correlation", title: str = ""
+) -> Figure:
+    """Draw the similarities of models, their intervals, the noise ceiling, and which tests are below ``alpha``.
+
+    All p are corrected familywise. If many pairs of models differ, their number is given instead of brackets.
+
+    Args:
+        comparison: as from ``compare_models``.
+        alpha: between 0 and 1.
+        label: of the values.
+        title: of the figure.
+    """
+    above, below, apart = (
+        np.nan_to_num(tests.familywise, nan=1) < alpha
+        for tests in (comparison.above_zero, comparison.below_ceiling, comparison.different)
+    )
+    pairs = [(int(i), int(j)) for i, j in comparison.pairs[apart]]
+    said = [f"{ABOVE} above 0"] * bool(above.any()) + [f"{BELOW} below the noise ceiling"] * bool(below.any())
+    said = [f"{' and '.join(said)} (one-sided)"] * bool(said)
+    if pairs:
+        few = len(pairs) <= MOST_BRACKETS
+        said.append(f"{'bracket: the two' if few else f'{len(pairs)} of {len(apart)} pairs'} differ (two-sided)")
+    tested = f"\np < {alpha:g}, familywise: " + ",\n".join(said) if said else ""
+    lines = f"lines: {100 * comparison.level:g} % over {OVER[comparison.over]}"
+    return similarity_bars(
+        dict(zip(comparison.names, comparison.similarity.tolist(), strict=True)),
+        intervals=comparison.interval,
+        ceiling=None if np.isnan(comparison.ceiling).all() else comparison.ceiling,
+        label=label,
+        title=title,
+        marks=[ABOVE * bool(a) + BELOW * bool(b) for a, b in zip(above, below, strict=True)],
+        brackets=pairs if len(pairs) <= MOST_BRACKETS else (),
+        explanation=lines + tested,
+    )
 
 
 @styled

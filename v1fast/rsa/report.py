@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,20 +18,18 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from v1fast import _arrays, _choices, _files, functional
 from v1fast.rsa import plots
 from v1fast.rsa._matrices import to_squares
+from v1fast.rsa.comparisons import ModelComparison, compare_models, write_table
 from v1fast.rsa.embedding import mds, pca, rows_nearest, tuning_curves
 from v1fast.rsa.files import rdm_to_file
-from v1fast.rsa.inference import (
-    PERMUTED,
-    average_repeats,
-    bootstrap,
-    noise_ceiling,
-    permutation_test,
-)
+from v1fast.rsa.inference import average_repeats
 from v1fast.rsa.noise import CROSSVALIDATED, DISTANCES, noise_precision, rdm_of_repeats, stimulus_noise
+from v1fast.rsa.permutation import PERMUTED, permutation_test, permutation_tests
 from v1fast.rsa.recordings import antolik, ecker, kriegeskorte, model_activations
-from v1fast.rsa.reliability import reliability
+from v1fast.rsa.repeats import reliability
+from v1fast.rsa.resampling import bootstrap
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, STREAMED, compare, rdm_correlation
-from v1fast.rsa.studentized import studentized_test
+from v1fast.rsa.studentized import studentized_tests
+from v1fast.rsa.tables import interval_text, p_text, print_comparison, print_differences, print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +39,9 @@ MOST_IN_MEMORY = 20_000  # stimuli, for a matrix of 0.8 GB; with more, similarit
 MOST_CROSSVALIDATED = 10_000  # stimuli, of matrices that are computed in memory
 SPLITS, FEWEST_SPLITS, MOST_PRODUCTS = 100, 10, 1e12  # of a reliability: fewer for large matrices, to take minutes
 MOST_RESAMPLED = 1000  # stimuli up to which resampling and permutations take seconds
+LEVEL = 0.95  # of intervals
+ALPHA = 0.05  # familywise p below it are marked in figures
+STUDENTIZED = "studentized permutations"  # the test for entries that are not equally precise
 COUNTED = 1 << 24  # entries of a matrix that are processed together
 MOST_FOLDERS = 5  # that a file's name may begin with
 SESSION, CONTRAST, ORIENTATIONS = 1, 10.0, (0.0, 45.0, 90.0, 135.0)  # which part of the macaque recording is drawn
@@ -115,14 +117,26 @@ def compare_files(
         )
         for name in others
     }
+    method = RSATOOLBOX_NAMES.get(similarity, similarity)
+    compared, tests = _tests(matrices, first, method, summary["similarities"], seed)
+    if compared is not None:
+        summary["differences"] = compared.differences()
+    if tests:
+        summary["notes"] = tests + ([] if compared is None else compared.notes)
     # Before anything is printed: the reader of the output may be gone.
     _files.write_report(out, summary, {})
+    rows = _rows(first, summary["similarities"])
+    for table, content in (("similarities", rows), ("differences", summary.get("differences"))):
+        if tests and content:
+            write_table(out / f"{table}.csv", content)
     _files.write_report(out, summary, _pictures_of_files(rdms, summary, first))
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for name, about in summary["systems"].items():
         console.print(f"{name}: " + ", ".join(f"{key} {_text(value, 4)}" for key, value in about.items()))
-    for name, found in summary["similarities"].items():
-        console.print(f"{first} and {name}: " + ", ".join(f"{key} {_text(value)}" for key, value in found.items()))
+    if rows:
+        _print_similarities(console, rows, f"{similarity} similarity of {dissimilarity} RDMs", tests)
+    if compared is not None:
+        print_differences(console, compared)
     console.print(f"Matrices, summary.json and pictures are in {out}")
     return summary
 
@@ -218,18 +232,19 @@ def _similarity(
     seed: int,
 ) -> dict[str, Any]:
     method, (rdm_x, rdm_y) = RSATOOLBOX_NAMES.get(similarity, similarity), (matrix_x.rdm, matrix_y.rdm)
-    crossvalidated = matrix_x.crossvalidated or matrix_y.crossvalidated
     if len(x) > MOST_IN_MEMORY and method in STREAMED:
         plain = "euclidean" if dissimilarity in DISTANCES else dissimilarity
         return {"similarity": rdm_correlation(x, y, method, dissimilarity=plain, progress=True)}
     sigma = _sigma_k(matrix_x, matrix_y) if sigma_k else None
     found: dict[str, Any] = {"similarity": float(compare(rdm_x, rdm_y, method, sigma_k=sigma))}
     if len(x) <= MOST_RESAMPLED and method in PERMUTED:
-        resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
-        found["interval"] = resampled.confidence()[:, 0].tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the reason is in the result
+            resampled = bootstrap(rdm_x, rdm_y, method, seed=seed)
+        found["interval"] = resampled.confidence(LEVEL)[:, 0].tolist()
+        found |= {"no_interval": resampled.reason} if resampled.reason else {}
         found |= _counted("undefined_resamplings", int(resampled.undefined[0]))
-        test = studentized_test if crossvalidated else permutation_test  # entries that are not equally precise
-        found["p"] = test(rdm_x, rdm_y, method, seed=seed).p
+        found |= _counted("undefined_pairs_of_stimuli", int(resampled.undefined_pairs[0]))
     return found
 
 
@@ -239,6 +254,72 @@ def _sigma_k(*matrices: _Matrix) -> NDArray[np.float64]:
     if not known:
         raise ValueError("sigma_k: want repeats in one of two files, got none")
     return np.mean([each / np.nanmean(each) for each in known], axis=0)
+
+
+def _tests(
+    matrices: dict[str, _Matrix], first: str, method: str, similarities: dict[str, dict[str, Any]], seed: int
+) -> tuple[ModelComparison | None, list[str]]:
+    """Add p to the similarities. Return how they differ, and what was tested, in words.
+
+    The entries of a cross-validated matrix are not equally precise, so that its test is studentized. All systems have
+    the same test if one of them needs it: p that are corrected together are of one kind.
+    """
+    if not similarities or not all("interval" in found for found in similarities.values()):
+        return None, []
+    rdm, models = matrices[first].rdm, np.stack([matrices[name].rdm for name in similarities])
+    studentized = any(matrices[name].crossvalidated for name in (first, *similarities))
+    tests = (studentized_tests if studentized else permutation_tests)(rdm, models, method, seed=seed)
+    for k, found in enumerate(similarities.values()):
+        found |= {"p": float(tests.p[k]), "p_familywise": float(tests.familywise[k]), "p_fdr": float(tests.fdr[k])}
+        found["test"] = STUDENTIZED if studentized else "permutations"
+    said = [
+        "Intervals: over stimuli. They are for other stimuli, as many, and the same systems.",
+        f"p: one-sided, {len(tests.null)} permutations of stimuli; familywise: of the largest of {len(models)}; "
+        "FDR: Benjamini & Hochberg.",
+    ]
+    if studentized:
+        said.append(
+            "p are studentized: entries of cross-validated matrices are not equally precise, so each similarity is "
+            "divided by its own standard error."
+        )
+    if len(models) < 2:
+        return None, said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the reason is in the result
+        return compare_models(
+            rdm, models, method, over="stimuli", names=list(similarities), level=LEVEL, seed=seed
+        ), said
+
+
+def _print_similarities(console: Console, rows: list[dict[str, Any]], title: str, notes: list[str]) -> None:
+    header, cells = ["systems", "similarity"], [[row["systems"], f"{row['similarity']:.4f}"] for row in rows]
+    if notes:
+        header += [f"{100 * LEVEL:g} % interval", "p", "familywise", "FDR"]
+        for cell, row in zip(cells, rows, strict=True):
+            low, high = (value for key, value in row.items() if key.startswith(("low,", "high,")))
+            cell += [interval_text((low, high)), *(p_text(row[key]) for key in ("p", "p_familywise", "p_fdr"))]
+            if row.get("no_interval"):
+                notes = [*notes, f"{row['systems']}: no interval {row['no_interval']}."]
+            if row.get("undefined_resamplings"):
+                notes = [
+                    *notes,
+                    f"{row['systems']}: undefined in {row['undefined_resamplings']} resamplings of stimuli.",
+                ]
+    print_table(console, title, header, cells, notes)
+
+
+def _rows(first: str, similarities: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a table, with the same columns in all and one number or word in each cell."""
+    given = [{"systems": f"{first} and {name}"} | found for name, found in similarities.items()]
+    keys = list(dict.fromkeys(key for row in given for key in row))
+    rows = []
+    for row in given:
+        filled = {key: row.get(key, "" if key == "no_interval" else 0) for key in keys}
+        ends = filled.pop("interval", None)
+        words = f"{100 * LEVEL:g} % over stimuli"
+        cells = {f"low, {words}": ends[0], f"high, {words}": ends[1]} if ends else {}
+        rows.append({key: filled.pop(key) for key in ("systems", "similarity")} | cells | filled)
+    return rows
 
 
 def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], first: str) -> dict[str, Figure]:
@@ -255,11 +336,20 @@ def _pictures_of_files(rdms: dict[str, NDArray[Any]], summary: dict[str, Any], f
             intervals=np.transpose(intervals) if intervals else None,
             label="similarity",
             title=f"{label}\nwith {first}",
+            **_marks(list(found.values()), "stimuli" if intervals else ""),
         )
     if stimuli <= MOST_RESAMPLED and not any(np.isnan(rdm).any() for rdm in rdms.values()):
         maps = {name: mds(rdm).scores for name, rdm in rdms.items()}
         pictures["maps"] = plots.low_dimensional_map(maps, np.arange(stimuli), label="stimulus")
     return pictures
+
+
+def _marks(found: Sequence[dict[str, Any]], lines_over: str) -> dict[str, Any]:
+    """Return the marks of bars, by their familywise p, and what marks and intervals mean, for ``similarity_bars``."""
+    above = {k: each["test"] for k, each in enumerate(found) if each.get("p_familywise", np.nan) < ALPHA}
+    said = [f"lines: {100 * LEVEL:g} % over {lines_over}"] if lines_over else []
+    said += [f"{plots.ABOVE} p < {ALPHA:g}, one-sided, familywise,\n{test}" for test in set(above.values())]
+    return {"marks": [plots.ABOVE * (k in above) for k in range(len(found))], "explanation": "\n".join(said)}
 
 
 def load_responses(spec: str) -> NDArray[Any]:
@@ -378,9 +468,14 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
     for name, analyse in (("inferotemporal", _inferotemporal), ("mouse_v1", _mouse_v1), ("macaque_v1", _macaque_v1)):
         with errors.status(name):
             summary[name], drawn = analyse(folder)
+        compared = summary[name].pop("compared", None)
+        if compared is not None:
+            summary[name] |= {"models": compared.models(), "differences": compared.differences()}
         pictures |= drawn
         _files.write_report(out, summary, drawn)
         _say(console, name, summary[name])
+        if compared is not None:
+            print_comparison(console, compared, "Models of human IT")
     console.print(f"summary.json and {len(pictures)} pictures are in {out}")
     return summary
 
@@ -388,6 +483,8 @@ def analyse_recordings(folder: Path, out: Path) -> dict[str, Any]:
 def _say(console: Console, name: str, found: dict[str, Any]) -> None:
     console.rule(name.replace("_", " "), align="left")
     for key, value in found.items():
+        if isinstance(value, list) and isinstance(value[0], dict):  # tables, which are printed as such
+            continue
         text = ", ".join(f"{k} {_text(v)}" for k, v in value.items()) if isinstance(value, dict) else _text(value)
         console.print(f"{key.replace('_', ' ')}: {text}")
 
@@ -397,18 +494,17 @@ def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     candidates = {"monkey IT": data.monkey} | data.models
     vectors = np.stack(list(candidates.values()))
     subjects = data.subjects.reshape(4, 2, -1).mean(1)  # two sessions of one subject do not count as two subjects
-    resampled = bootstrap(subjects, vectors, "pearson", over="both")
     test = permutation_test(data.monkey, data.human)
-    similarity = dict(zip(candidates, resampled.similarity.tolist(), strict=True))
+    similarity = dict(zip(candidates, compare(subjects, vectors).mean(0).tolist(), strict=True))
     order = sorted(similarity, key=similarity.__getitem__, reverse=True)
-    intervals = resampled.confidence()[:, [list(candidates).index(name) for name in order]]
-    ceiling = noise_ceiling(subjects)
+    compared = compare_models(subjects, {name: candidates[name] for name in order}, over="both")
     found = {
         "monkey_and_human": test.similarity,
         "p": test.p,
         "mean_of_subjects_and_published_human": float(compare(data.subjects.mean(0), data.human)),
-        "noise_ceiling": list(ceiling),
+        "noise_ceiling": list(compared.ceiling),
         "similarity_to_human_subjects": {name: similarity[name] for name in order},
+        "compared": compared,
     }
     heat = plots.rdm_heatmaps(
         {"monkey IT": data.monkey, "human IT": data.human},
@@ -416,12 +512,7 @@ def _inferotemporal(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
         percentiles=True,
         title=f"92 objects in monkey and human IT: r = {test.similarity:.4f}",
     )
-    bars = plots.similarity_bars(
-        {name: similarity[name] for name in order},
-        intervals=intervals,
-        ceiling=ceiling,
-        title="Similarity to human IT, mean of 4 subjects\n(lines: 95 % over subjects and stimuli)",
-    )
+    bars = plots.comparison_bars(compared, title="Similarity to human IT, mean of 4 subjects")
     return found, {"inferotemporal_rdms": heat, "inferotemporal_similarity": bars}
 
 
@@ -438,14 +529,17 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     rdms["mouse V1"] = rdm_of_repeats(responses, "correlation")
     v1, others = rdms["mouse V1"], [name for name in rdms if name != "mouse V1"]
     reliable = reliability(responses, crossvalidate=True, splits=200)
-    resampled = bootstrap(v1, np.stack([rdms[name] for name in others]))
+    models = np.stack([rdms[name] for name in others])
+    resampled, tests = bootstrap(v1, models), studentized_tests(v1, models)
     similarity = dict(zip(others, resampled.similarity.tolist(), strict=True))
-    found = {
+    found: dict[str, Any] = {
         "split_half": reliable.of_half,
         "reliability": list(reliable.of_all),
         "noise_ceiling": list(reliable.ceiling),
         "similarity_to_v1": similarity,
-        "p": {name: studentized_test(v1, rdms[name]).p for name in others},
+        "test": STUDENTIZED,
+        "p": dict(zip(others, tests.p.tolist(), strict=True)),
+        "p_familywise": dict(zip(others, tests.familywise.tolist(), strict=True)),
         "model_neurons_and_pixels": float(compare(rdms["model neurons"], rdms["pixels"])),
     }
     # Neighbours in V1 are drawn next to each other, so that shared features can be seen.
@@ -458,10 +552,11 @@ def _mouse_v1(folder: Path) -> tuple[dict[str, Any], dict[str, Figure]]:
     )
     bars = plots.similarity_bars(
         similarity,
-        intervals=resampled.confidence(),
+        intervals=resampled.confidence(LEVEL),
         ceiling=reliable.ceiling,
         ceiling_name=f"noise ceiling: a true model, {len(responses)} repeats:",
-        title="Similarity to mouse V1's RDM, cross-validated\n(lines: 95 % over images)",
+        title="Similarity to mouse V1's RDM, cross-validated",
+        **_marks([{"p_familywise": p, "test": STUDENTIZED} for p in tests.familywise], "images"),
     )
     return found, {"mouse_v1_rdms": heat, "mouse_v1_similarity": bars}
 

@@ -1,4 +1,4 @@
-"""A permutation test for matrices whose entries are not equally precise."""
+"""Permutation tests for matrices whose entries are not equally precise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from v1fast import _choices
+from v1fast.rsa._corrections import false_discovery, maximum_of_standardized
 from v1fast.rsa._defined import scaled
-from v1fast.rsa._matrices import Condensed, condensed, stimuli_of, to_squares
+from v1fast.rsa._matrices import Condensed, condensed, one_matrix, stimuli_of, to_squares
 from v1fast.rsa._sums import Floats
+from v1fast.rsa.permutation import PERMUTED
 from v1fast.rsa.similarity import RSATOOLBOX_NAMES, compare, ranks
 
-STUDENTIZED = ("pearson", "spearman", "rho-a", "cosine")
 TIE = 1e-9  # relative: statistics this close to the observed one are equal
 
 
@@ -33,6 +34,27 @@ class StudentizedTest:
     t: float
     null: Floats
     p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentizedTests:
+    """Result of ``studentized_tests``.
+
+    Attributes:
+        similarity: [K], of the matrix with each model.
+        t: [K], the similarities in units of their standard errors.
+        null: [P, K], the same of each permutation. The permutations are the same for all models.
+        p: [K], as of ``StudentizedTest``: one-sided, uncorrected.
+        familywise: [K], one-sided p, corrected for all K models, as of ``PermutationTests``, by the largest t.
+        fdr: [K], one-sided p, corrected as by Benjamini & Hochberg (1995).
+    """
+
+    similarity: Floats
+    t: Floats
+    null: Floats
+    p: Floats
+    familywise: Floats
+    fdr: Floats
 
 
 def studentized_test(
@@ -61,6 +83,9 @@ def studentized_test(
     stimuli that have most of the variance, as HC3 does in regression (MacKinnon & White, Journal of Econometrics 29,
     305-325, 1985).
 
+    Where noise is equal, it finds somewhat less than plain permutations: of 20 stimuli 56 instead of 65 % of systems
+    that share 60 % of their variance, with 4 repeats and noise as large as the signal.
+
     The test does not remove what noise adds to both matrices: it wants dissimilarities that noise does not bias, as
     from ``rdm_of_repeats``. Of averages of repeats, nearly all tests are significant in these simulations.
 
@@ -82,16 +107,16 @@ def studentized_test(
     Example:
         >>> import numpy as np
         >>> from v1fast import rsa
-        >>> signal, draw = np.random.default_rng(0).normal(size=(12, 50)), np.random.default_rng(1)
-        >>> one, two = (rsa.rdm_of_repeats(signal + draw.normal(size=(4, 12, 50))) for _ in range(2))
+        >>> signal, draw = np.random.default_rng(0).normal(size=(20, 50)), np.random.default_rng(1)
+        >>> one, two = (rsa.rdm_of_repeats(signal + draw.normal(size=(4, 20, 50))) for _ in range(2))
         >>> bool(rsa.studentized_test(one, two).p < 0.01)
         True
     """
     method = RSATOOLBOX_NAMES.get(method, method)
-    _choices.one_of("method", method, STUDENTIZED)
+    _choices.one_of("method", method, PERMUTED)
     if not 1 <= permutations < 2**32:
         raise ValueError(f"permutations: want 1 to 2**32 - 1, got {permutations}")
-    first, second = (_one("rdm1", rdm1), _one("rdm2", rdm2))
+    first, second = one_matrix("rdm1", rdm1), one_matrix("rdm2", rdm2)
     if first.shape != second.shape:
         raise ValueError(f"rdm2: want {stimuli_of(len(first))} stimuli, as rdm1 has, got {stimuli_of(len(second))}")
     undefined = StudentizedTest(np.nan, np.nan, np.full(permutations, np.nan), np.nan)
@@ -112,11 +137,37 @@ def studentized_test(
     return StudentizedTest(similarity, t, null, p)
 
 
-def _one(name: str, given: Condensed | ArrayLike) -> NDArray[np.floating]:
-    vectors, _ = condensed(name, given)
-    if len(vectors) != 1:
-        raise ValueError(f"{name}: want one matrix, got {len(vectors)}")
-    return vectors[0]
+def studentized_tests(
+    rdm: Condensed | ArrayLike,
+    models: Condensed | ArrayLike,
+    method: str = "pearson",
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> StudentizedTests:
+    """Test each of K models as ``studentized_test`` does, with p that are corrected for their number.
+
+    Of 6 unrelated systems with the same fivefold differences in noise (cross-validated distances of 20 stimuli and 2
+    repeats, 400 simulations), a familywise p is at most .05 in 5 %. In 30 % it is for ``permutation_tests``.
+
+    Args:
+        rdm: one matrix, as for ``compare``.
+        models: one or K of them, of the same stimuli.
+        method: as for ``studentized_test``, as are the others.
+        permutations: number of random permutations.
+        seed: of the permutations.
+
+    Returns:
+        Similarities, statistics, null distributions and p. A model whose p is undefined has NaN, and is not counted.
+
+    Raises:
+        ValueError: an operand does not fit.
+    """
+    vectors, _ = condensed("models", models)
+    each = [studentized_test(rdm, vector, method, permutations=permutations, seed=seed) for vector in vectors]
+    similarity, t, p = (np.array([getattr(test, name) for test in each]) for name in ("similarity", "t", "p"))
+    null = np.stack([test.null for test in each], 1)
+    return StudentizedTests(similarity, t, null, p, maximum_of_standardized(t, null, p), false_discovery(p))
 
 
 def _deviations(vector: NDArray[np.floating], there: NDArray[np.int64], method: str) -> Floats:

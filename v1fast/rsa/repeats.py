@@ -105,7 +105,8 @@ def reliability(
 
     Both hold if noise adds no structure. If stimuli differ in noise, averages of repeats have a bias that halves share:
     it passes for reliability. With threefold differences in noise and a common mean response, the bounds are .85 and
-    .93 but a true model has .52. Cross-validated matrices do not have this bias: bounds .66 and .78, true model .69.
+    .93 but a true model has .52 (correlation, 5 repeats). Cross-validated matrices do not have this bias: bounds .66
+    and .78, true model .69 (8 repeats).
 
     Args:
         responses: [R, S, N], R >= 2 repeats of S stimuli. If R is odd, each split leaves out one random repeat.
