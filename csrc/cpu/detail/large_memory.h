@@ -94,7 +94,7 @@ struct Uninitialised {
 };
 
 // Like torch.empty_like. dense: the elements of `like` fill one block of memory.
-inline Uninitialised uninitialised_like(const Tensor& like, bool dense) {
+inline Uninitialised uninitialised_like(const Tensor& like, [[maybe_unused]] bool dense) {
     const int64_t bytes = like.numel() * static_cast<int64_t>(like.element_size());
 #if defined(__linux__) && defined(MADV_FREE)
     if (LargeBlock* block = dense && bytes >= kLargeBytes ? kept_block().take(bytes) : nullptr) {
