@@ -56,6 +56,7 @@ torch_libraries = os.environ.get(
 
 LEFT_OUT = Path("v1fast/_left_out.json")  # name of an extension: why it is not built; v1fast doctor reads it
 left_out: dict[str, str] = {}
+built: set[str] = set()
 
 
 def write_left_out(path: Path) -> None:
@@ -66,7 +67,8 @@ def write_left_out(path: Path) -> None:
 
 class BuildExtensions(build_ext):
     def build_extension(self, ext: Any) -> None:
-        self.force = True  # what is left of an earlier build may be for another torch
+        self.force = ext.name not in built  # what is left of an earlier build may be for another torch
+        built.add(ext.name)  # bdist_wheel asks for it again
         try:
             super().build_extension(ext)
         except Exception as error:
