@@ -59,7 +59,7 @@ def test_the_quick_run_learns(quick):
     assert len(simulated["history"]) == epochs
     lines = [line for line in printed.splitlines() if line.startswith("epoch")]
     assert len(lines) == epochs
-    assert f"correlation {simulated['history'][-1]['correlation']:.3f}" in lines[-1]
+    assert f"correlation {simulated['history'][-1]['val_correlation']:.4f}" in lines[-1]
 
 
 def test_the_quick_run_times_the_same_function(quick):

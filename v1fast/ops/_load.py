@@ -38,7 +38,7 @@ def _load_native() -> str:
             raise
         state = why_absent("v1fast._C", torch.__version__)
         # Of what a source tree lacks, or a system other than Linux, nobody has to be told.
-        missed = sys.platform == "linux" and ("does not fit" in state or left_out("v1fast._C") is not None)
+        missed = sys.platform in ("linux", "darwin") and ("does not fit" in state or left_out("v1fast._C") is not None)
     except ImportError as error:
         state, missed = f"does not load: {error}", True
     else:
