@@ -139,6 +139,30 @@ def test_no_float64_on_the_way(monkeypatch):
         FALLBACK["gaussian_readout_backward"](torch.randn(3, 5), *call, [True] * 4 + [False, True])
 
 
+def test_one_neuron_at_one_position_in_many_images():
+    """Its corners are the same in all images: a view of them would have a stride of 0."""
+    torch.manual_seed(0)
+    features, mu, weight = torch.randn(3, 4, 5, 6), torch.rand(1, 2) - 0.5, torch.randn(1, 4)
+    assert_as_the_reference("gaussian_readout", features, mu, None, weight, *[None] * 5, 0, False, True)
+    grad_output = torch.randn(3, 1)
+    call = (grad_output, features, mu, None, weight, *[None] * 5, 0, False, True)
+    mask = [True, True, False, True, False, False]
+    backward = FALLBACK["gaussian_readout_backward"], _define.references["gaussian_readout_backward"]
+    for got, want in zip(*(each(*call, mask) for each in backward), strict=True):  # a stride of one neuron is free
+        torch.testing.assert_close(got, want)
+    assert_as_the_reference("point_gather", features, mu, None, True)
+    assert_as_the_reference("pooled_readout", features, mu, weight.repeat(1, 2), None, None, None, True, 2, 1)
+
+
+def test_parts_of_a_huge_range_take_no_memory():
+    parts = points._Slices(2**60, 2**20)
+    assert len(parts) == 2**40
+    assert parts[0].start == 0
+    assert parts[2**40 - 1].stop == 2**60
+    assert [(part.start, part.stop) for part in points._Slices(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert list(points._Slices(0, 4)) == []
+
+
 # Matrices ---------------------------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,9 @@ def point_gather(
 ) -> Tensor:  # [B, N, C]
     """The op ``v1fast::point_gather``."""
     batch, channels, height, width = features.shape
+    out = features.new_empty((batch, grid.shape[-2], channels))
     p = points.shifted(grid, shift, compute_dtype(features, grid, shift))
     pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
-    out = features.new_empty((batch, p.shape[-1], channels))
     for images, neurons, values in points.values_of(pyramid, lambda images: [features[images]]):
         out[images, neurons] = values[0]
     return out

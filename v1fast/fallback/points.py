@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ class Corners:
         for k, column in enumerate(out.unbind(-1)):
             a, b = down[k // 2], across[k % 2]
             torch.mul(*((a, b) if isinstance(a, Tensor) else (b, a)), out=column)
-        return out.expand(-1, self.images, -1, -1).reshape(-1, 4)
+        # Of a single neuron, reshape would be a view with a stride of 0.
+        return out.expand(-1, self.images, -1, -1).reshape(-1, 4).contiguous()
 
     @cached_property
     def value(self) -> Tensor:
@@ -73,9 +75,9 @@ class Pyramid:
         self.align_corners = align_corners
         pixels = [(height + 2) * (width + 2) for height, width in sizes]
         samples = len(sizes) * channels
-        self.neurons = _slices(points.shape[-1], SAMPLES // samples)
+        self.neurons = _Slices(points.shape[-1], SAMPLES // samples)
         most = SAMPLES // (samples * max(1, self.neurons[0].stop if self.neurons else 1))
-        self.images = _slices(batch, min(most, MAPS // (sum(pixels) * channels)))
+        self.images = _Slices(batch, min(most, MAPS // (sum(pixels) * channels)))
         self.count = self.images[0].stop if self.images else 0  # images in the table
         self.starts = [0, *accumulate(self.count * each for each in pixels)]  # rows of the levels
         edges = [[width for _, width in sizes], [height for height, _ in sizes]]
@@ -141,10 +143,19 @@ class Pyramid:
         return weight.to(self.dtype).contiguous().unflatten(1, (len(self.sizes), self.channels)).movedim(1, 0)
 
 
-def _slices(total: int, most: int) -> list[slice]:
-    """Divide a range into as few equal parts as possible of at most ``most``, or 1."""
-    size = -(-total // max(1, -(-total // max(1, most))))
-    return [slice(first, min(first + size, total)) for first in range(0, total, max(1, size))]
+class _Slices(Sequence[slice]):
+    """A range in as few equal parts as possible of at most ``most``, or 1; however many, they take no memory."""
+
+    def __init__(self, total: int, most: int) -> None:
+        size = -(-total // max(1, -(-total // max(1, most))))
+        self._firsts, self._size, self._total = range(0, total, max(1, size)), size, total
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, index: Any) -> Any:
+        first = self._firsts[index]
+        return slice(first, min(first + self._size, self._total))
 
 
 def shifted(grid: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Tensor:  # [2, B or 1, N]
