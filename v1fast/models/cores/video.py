@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def _each(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-class _VideoCore(Configured):
+class _VideoCore(Configured, ABC):
     """What :class:`Basic3dCore` and :class:`Factorized3dCore` share: norms, nonlinearities, penalties."""
 
     def __init__(
@@ -118,13 +119,13 @@ class _VideoCore(Configured):
     def _roughness(self, filters: Tensor) -> Tensor:
         return self._input_weight_regularizer(filters, avg=self._mean_roughness)
 
+    @abstractmethod
     def laplace_spatial(self) -> Tensor:
         """Roughness of the first layer's filters in space, by ``input_regularizer``; a scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def laplace_temporal(self) -> Tensor:
         """Roughness of the first layer's filters in time; a scalar."""
-        raise NotImplementedError
 
     def regularizer(self) -> tuple[Tensor, Tensor]:
         """The penalties in space and in time, each times its gamma: scalars to add to the loss."""
