@@ -193,10 +193,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_safetensors(tmp_path):
-    code = "import sys; sys.modules['safetensors'] = None; import v1fast.models as m; print(m.FiringRateEncoder)"
+def test_what_is_not_installed_is_named(tmp_path):
+    code = """
+import importlib.util, sys
+found = importlib.util.find_spec
+hidden = ("safetensors", "lightning")
+importlib.util.find_spec = lambda name, *rest: None if name in hidden else found(name, *rest)
+import torch
+from v1fast.models import FiringRateEncoder
+encoder = FiringRateEncoder(torch.nn.Identity(), torch.nn.Identity())
+for call in (lambda: encoder.save("x"), lambda: FiringRateEncoder.load("x")):
+    try: call()
+    except ModuleNotFoundError as error: print(error)
+try: import v1fast.training
+except ModuleNotFoundError as error: print(error)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    needs = 'saving and loading encoders needs safetensors: pip install "v1fast[train]"'
+    training = 'v1fast.training needs lightning: pip install "v1fast[train]"'
+    assert done.stdout.splitlines() == [needs, needs, training], done.stderr
 
 
 # released checkpoints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _PARTS = ("core", "readout", "shifter", "modulator")
+
+
+def _require_safetensors() -> None:
+    if find_spec("safetensors") is None:
+        raise ModuleNotFoundError(
+            'saving and loading encoders needs safetensors: pip install "v1fast[train]"', name="safetensors"
+        )
 
 
 def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -39,6 +47,7 @@ def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 
 def save(encoder: FiringRateEncoder, path: str | Path, normalization: Mapping[str, Any] | None = None) -> None:
     """See :meth:`v1fast.models.FiringRateEncoder.save`."""
+    _require_safetensors()
     from safetensors.torch import save as to_bytes
 
     tensors, aliases = _distinct(encoder.state_dict())
@@ -72,6 +81,7 @@ def _number(value: Any) -> Any:
 
 def load(cls: type[FiringRateEncoder], path: str | Path, device: str | torch.device = "cpu") -> FiringRateEncoder:
     """See :meth:`v1fast.models.FiringRateEncoder.load`."""
+    _require_safetensors()
     from safetensors import safe_open
 
     path = Path(path)

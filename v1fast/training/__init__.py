@@ -1,5 +1,13 @@
 """Training: ``fit`` fits an encoder; ``EncodingModule`` is what it trains with any ``lightning.Trainer``."""
 
+# ruff: noqa: E402  (what is missing is said first)
+
+from importlib.util import find_spec
+
+for _needed in ("lightning", "torchmetrics"):
+    if find_spec(_needed) is None:
+        raise ModuleNotFoundError(f'v1fast.training needs {_needed}: pip install "v1fast[train]"', name=_needed)
+
 from v1fast.training.batches import SessionCycle, SessionSequence, TensorBatches
 from v1fast.training.fitting import History, fit
 from v1fast.training.module import EncodingModule, NonFiniteLossError
