@@ -123,7 +123,9 @@ def test_everything_else_comes_back(tmp_path):
     assert loaded.normalization == {"images": {"mean": 113.5, "std": [59.5, 2.0]}, "unit": "grey level"}
     assert set(loaded.versions) == {"v1fast", "torch", "python"}
     torch.testing.assert_close(loaded.regularizer("a"), model.regularizer("a"))
-    loaded.save(tmp_path / "again.safetensors")
+    assert not loaded.core_is_frozen
+    loaded.freeze_core().save(tmp_path / "again.safetensors")
+    assert not FiringRateEncoder.load(tmp_path / "again.safetensors").train().core.training
     assert FiringRateEncoder.load(tmp_path / "again.safetensors").normalization == loaded.normalization
 
 

@@ -198,7 +198,8 @@ def test_steps_are_those_of_a_plain_loop():
         | {"pupil_center": torch.rand(len(fields["images"]), 2).double()}
         for name, fields in data().items()
     }
-    fit(model, sessions, max_epochs=2, batch_size=16, seed=7, show=False, learning_rate=0.01)
+    options = {"learning_rate": 0.01, "gamma_dispersion": 3.0}
+    fit(model, sessions, max_epochs=2, batch_size=16, seed=7, show=False, **options)
     torch.manual_seed(7)
     optimizer = torch.optim.Adam(twin.parameters(), lr=0.01)
     cycle = SessionCycle({name: TensorBatches(fields, 16, seed=7) for name, fields in sessions.items()})
@@ -211,7 +212,8 @@ def test_steps_are_those_of_a_plain_loop():
                 rates = twin(batch["images"], data_key=name, pupil_center=batch["pupil_center"])
                 loss = PoissonLoss(avg=False)(rates, batch["responses"])
                 scale = (len(sessions[name]["images"]) / len(rates)) ** 0.5
-                (loss * scale + twin.regularizer(name)).backward()
+                spread = twin.readout[name]._mu[0, :, 0].std(0).sum()
+                (loss * scale + twin.regularizer(name) + 3.0 * spread).backward()
             optimizer.step()
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12, msg=name)

@@ -1,5 +1,6 @@
 """Models: cores, shifters, modulators, and the encoder that joins them with readouts."""
 
+from v1fast.models._sessions import of_session
 from v1fast.models.cores import (
     Basic3dCore,
     Factorized3dCore,
@@ -35,5 +36,6 @@ __all__ = [
     "StaticAffine2dShifter",
     "TransferLearningCore",
     "input_positions",
+    "of_session",
     "vgg16_features",
 ]

@@ -68,7 +68,7 @@ class FiringRateEncoder(nn.Module):
             warn_caller(f"elu_offset has no effect with nonlinearity_type={nonlinearity_type!r}")
         config = {"xshift": -elu_offset, "yshift": 1.0} if nonlinearity_type == "elu" else nonlinearity_config
         self.nonlinearity_fn = nonlinearity(nonlinearity_type, config)
-        self._core_is_frozen = False
+        self.core_is_frozen = False
         self.inferred: checkpoints.Inferred | None = None
         self.normalization: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
@@ -180,14 +180,14 @@ class FiringRateEncoder(nn.Module):
         In evaluation mode batch norms use their running statistics and leave them unchanged, so that the core's
         features stay the same function of the images.
         """
-        self._core_is_frozen = frozen
+        self.core_is_frozen = frozen
         self.core.requires_grad_(not frozen)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; a frozen core stays in evaluation mode."""
         super().train(mode)
-        if getattr(self, "_core_is_frozen", False):
+        if getattr(self, "core_is_frozen", False):
             self.core.eval()
         return self
 

@@ -61,6 +61,7 @@ def save(encoder: FiringRateEncoder, path: str | Path, normalization: Mapping[st
             "nonlinearity_type": encoder.nonlinearity_type,
             "nonlinearity_config": encoder.nonlinearity_config,
         },
+        "core_is_frozen": encoder.core_is_frozen,
         "aliases": aliases,
     }
     for part in _PARTS:
@@ -100,4 +101,6 @@ def load(cls: type[FiringRateEncoder], path: str | Path, device: str | torch.dev
     encoder.load_state_dict(tensors)
     encoder.normalization = header["normalization"]
     encoder.versions = header["versions"]
+    if header["core_is_frozen"]:
+        encoder.freeze_core()
     return encoder.to(device).eval()

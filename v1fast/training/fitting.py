@@ -100,7 +100,7 @@ def fit(
         callbacks: further callbacks of Lightning.
         trainer_options: further arguments of ``lightning.Trainer``.
         **module_options: of :class:`EncodingModule`: ``learning_rate``, ``learning_rates``, ``optimizer``,
-            ``schedule``, ``scale_loss``, ``check_every``.
+            ``schedule``, ``gamma_dispersion``, ``scale_loss``, ``check_every``.
 
     Returns:
         The history; ``encoder`` itself is changed.

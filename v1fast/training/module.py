@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from v1fast.losses import Loss, PoissonLoss
 from v1fast.metrics import SingleTrialCorrelation
+from v1fast.models import of_session
 from v1fast.training.batches import SessionCycle, as_fields
 from v1fast.training.schedule import EarlyStopping, Schedule, parameter_groups
 
@@ -42,6 +43,8 @@ class EncodingModule(lightning.LightningModule):
         learning_rates: end of a parameter's name, e.g. "sigma" -> learning rate.
         optimizer: called with the groups of parameters; default ``torch.optim.Adam``.
         schedule: of the learning rate; default :class:`EarlyStopping`.
+        gamma_dispersion: factor of a penalty that pulls the positions of a session's neurons together: the readout's
+            ``mu_dispersion``, their standard deviation over neurons.
         scale_loss: whether to multiply the loss by sqrt(trials of the session / trials of the batch).
         check_every: after so many steps, losses are looked at (on a GPU this waits for it): a NaN ends training.
 
@@ -58,6 +61,7 @@ class EncodingModule(lightning.LightningModule):
         learning_rates: Mapping[str, float] | None = None,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         schedule: Schedule | None = None,
+        gamma_dispersion: float = 0.0,
         scale_loss: bool = True,
         check_every: int = 10,
     ) -> None:
@@ -67,7 +71,7 @@ class EncodingModule(lightning.LightningModule):
         self.loss = PoissonLoss(avg=False) if loss is None else loss
         self.learning_rate, self.learning_rates = learning_rate, dict(learning_rates or {})
         self.schedule = EarlyStopping() if schedule is None else schedule
-        self.scale_loss, self.check_every = scale_loss, check_every
+        self.gamma_dispersion, self.scale_loss, self.check_every = gamma_dispersion, scale_loss, check_every
         self._make_optimizer = optimizer
         self.best: dict[str, Tensor] | None = None
         self.epochs: list[dict[str, float]] = []
@@ -120,6 +124,8 @@ class EncodingModule(lightning.LightningModule):
             loss = loss * math.sqrt(self._trials_in(data_key) / len(responses))
         self._watch(data_key, inputs, responses, rates, loss)
         regularizer = getattr(self.encoder, "regularizer", None)
+        if self.gamma_dispersion:
+            loss = loss + self.gamma_dispersion * of_session(self.encoder.readout, data_key).mu_dispersion
         return loss if regularizer is None else loss + regularizer(data_key)
 
     def _trials_in(self, data_key: str) -> int:
