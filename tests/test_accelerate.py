@@ -442,7 +442,7 @@ def test_a_run_goes_on():
         found = []
         for step, x in enumerate(images(32).split(4)):
             if step in (2, 5) and changes:
-                changes[step // 4](model)
+                reports.append(changes[step // 4](model))
             optimizer.zero_grad()
             loss = run(model, x)[0].square().mean() + run(model, x, data_key="b")[0].square().mean()
             loss.backward()
@@ -452,13 +452,14 @@ def test_a_run_goes_on():
 
     model = Model()
     other = copy.deepcopy(model)
+    reports = []
     torch.manual_seed(0)
     want = losses(model)
     torch.manual_seed(0)
     got = losses(other, v1fast.accelerate, v1fast.restore)
+    assert len(reports[0].replaced) == 2
     assert got == pytest.approx(want, rel=1e-4)
     assert got[:2] == want[:2]
-    assert got[2:5] != want[2:5], "by other kernels, in the middle"
 
 
 def test_checkpoints_are_exchanged_and_keep_the_layout_of_parameters():
