@@ -509,14 +509,6 @@ def unkilled():
     return states(model)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills processes")
-def test_two_kills_change_no_bit(tmp_path):
-    killed_run(tmp_path / "run", (0.0, 0.05))
-    done = torch.load(tmp_path / "run" / "done.pth")
-    for name, value in unkilled().items():
-        assert value.equal(done[name]), name
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills processes")
 @pytest.mark.parametrize("seed", range(4))
