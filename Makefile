@@ -18,16 +18,16 @@ demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
 # Those that run an op, three times: with the compiled kernels, with the fallback, and with the reference alone, so that
-# no kernel is tested against itself. What is marked "once" is the same with any kernels: names, processes, what a layer
-# traces to.
+# no kernel is tested against itself. The latter two on one thread: on their small tensors a second one only waits. What
+# is marked "once" is the same with any kernels: names, processes, what a layer traces to.
 OP_TESTS := $(addprefix tests/test_,gaussian_readout.py philox.py full_gaussian2d.py gaussian2d.py \
 	point_gather.py pooled_readout.py point_pooled2d.py point_pyramid2d.py rdm.py gaussian_variants.py factorized.py \
 	retina.py other_readouts.py layers.py every_layer.py ln.py multi_readout.py accelerate.py rsa.py rsa_ops.py raw_ops.py \
 	fuzz.py trial_sums.py metrics.py)
 test: $(VENV)/.built
 	$(BIN)/pytest -m "not slow"
-	V1FAST_KERNELS=fallback $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
-	V1FAST_KERNELS= $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
+	OMP_NUM_THREADS=1 V1FAST_KERNELS=fallback $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
+	OMP_NUM_THREADS=1 V1FAST_KERNELS= $(BIN)/pytest -m "not slow and not once" $(OP_TESTS)
 
 # With another torch than the pinned one, built for it in an environment of its own: make test-torch VERSION=2.8.0.
 # docs/compatibility.md says what came of it. A wheel for CUDA is taken without the CUDA libraries, which nothing needs
