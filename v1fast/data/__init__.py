@@ -1,6 +1,33 @@
-"""Simulated populations with known ground truth."""
+"""Recordings: readers and writers of their formats, loaders for training, and simulated ones with known truth."""
 
 from v1fast.data import simulated
+from v1fast.data.arrays import read_arrays, write_arrays
+from v1fast.data.download import get
+from v1fast.data.formats import read, read_all
+from v1fast.data.loaders import Preparation, loaders, normalization
+from v1fast.data.nwb import read_nwb
+from v1fast.data.openretina import read_openretina, write_openretina
+from v1fast.data.recording import Recording
+from v1fast.data.sensorium import read_sensorium, write_sensorium
 from v1fast.data.simulated import *  # noqa: F403 - its list of names is the only one
+from v1fast.data.stringer import read_stringer, write_stringer
 
-__all__ = list(simulated.__all__)
+__all__ = [
+    *simulated.__all__,
+    "Preparation",
+    "Recording",
+    "get",
+    "loaders",
+    "normalization",
+    "read",
+    "read_all",
+    "read_arrays",
+    "read_nwb",
+    "read_openretina",
+    "read_sensorium",
+    "read_stringer",
+    "write_arrays",
+    "write_openretina",
+    "write_sensorium",
+    "write_stringer",
+]
