@@ -459,6 +459,25 @@ def test_ctrl_c_keeps_the_best_and_says_where(tmp_path):
         quick(encoder(), callbacks=[_StopAt(1, KeyboardInterrupt())])
 
 
+class _SignalAt(_StopAt):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.error)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"), [(_StopAt(7, SystemExit(3)), 3), (_SignalAt(7, signal.SIGTERM), 128 + signal.SIGTERM)]
+)
+def test_what_ends_the_process_is_not_ctrl_c(tmp_path, stop, status):
+    with pytest.raises(SystemExit) as end:
+        quick(encoder(), max_epochs=6, out=tmp_path, callbacks=[stop])
+    assert end.value.code == status
+    whole, resumed = encoder(), encoder(1)
+    assert quick(resumed, max_epochs=6, out=tmp_path).epochs == quick(whole, max_epochs=6).epochs
+    for name, value in states(whole).items():
+        assert value.equal(resumed.state_dict()[name]), name
+
+
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
