@@ -98,8 +98,10 @@ def test_pairs_of_seeds(models):
 def test_verdicts():
     near = [0.5, 0.51, 0.52, 0.49, 0.5]
     scores = {"m": {"published": near, "v1fast": [x + 1e-4 * i for i, x in enumerate(near)], "published again": near}}
-    scores["m"]["published again"] = [x + 0.006 * (-1) ** i for i, x in enumerate(near)]
+    scores["m"]["published again"] = [x + 0.006 * (-1) ** i for i, x in enumerate(near[:4])]
     ours, again = list(trained.equivalences(scores))[2:]
+    assert "| 5 |" in ours
+    assert "| 4 |" in again
     assert ours.endswith("| equivalent |")
     assert "+0.0002" in ours
     assert again.endswith("| inconclusive |")
@@ -134,6 +136,14 @@ def test_what_is_trained_is_kept(tmp_path, models, monkeypatch):
     monkeypatch.setattr(trained, "SETTINGS", "others")
     with pytest.raises(ValueError, match=r"published-again-3\.npz: want a model of the settings"):
         trained.kept(tmp_path, "published again", 3, lambda: want)
+
+
+def test_seeds_without_a_repetition():
+    lines = list(trained.by_seed({"published": [0.5, 0.6], "v1fast": [0.51, 0.59], "published again": [0.5]}))
+    assert lines[2:] == [
+        "| 0 | 0.5000 | 0.5100 | +0.0100 | 0.5000 | +0.0000 |",
+        "| 1 | 0.6000 | 0.5900 | -0.0100 |  |  |",
+    ]
 
 
 # pages
