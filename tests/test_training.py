@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import CombinedLoader  # noqa: E402
 
 from v1fast.losses import GaussianLoss, PoissonLoss  # noqa: E402
 from v1fast.metrics import single_trial_correlation  # noqa: E402
-from v1fast.models import FiringRateEncoder, MLPShifter, Stacked2dCore  # noqa: E402
+from v1fast.models import FiringRateEncoder, MLPModulator, MLPShifter, Stacked2dCore  # noqa: E402
 from v1fast.readouts import FullGaussian2d, MultiReadoutBase  # noqa: E402
 from v1fast.training import (  # noqa: E402
     EarlyStopping,
@@ -390,6 +390,18 @@ def test_a_loss_that_is_not_finite_ends_it(what):
         NonFiniteLossError, match=f"the loss of session {session} is not finite at step {step}: {blame}"
     ):
         fit(model, sessions, max_epochs=3, show=False, check_every=2, **options)
+
+
+@pytest.mark.parametrize("field", ["pupil_center", "behavior"])
+def test_a_field_that_is_not_finite_is_named(field):
+    model, sessions = encoder(shifter=True), data()
+    model.modulator = MLPModulator(NEURONS, input_channels=2)
+    for fields in sessions.values():
+        for name in ("pupil_center", "behavior"):
+            fields[name] = torch.rand(len(fields["images"]), 2)
+    sessions["b"][field][:] = torch.nan
+    with pytest.raises(NonFiniteLossError, match=f"session b is not finite at step 0: {field} holds NaN or infinite"):
+        fit(model, sessions, max_epochs=1, show=False)
 
 
 # stopping and going on
