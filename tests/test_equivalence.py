@@ -138,14 +138,6 @@ def test_what_is_trained_is_kept(tmp_path, models, monkeypatch):
         trained.kept(tmp_path, "published again", 3, lambda: want)
 
 
-def test_seeds_without_a_repetition():
-    lines = list(trained.by_seed({"published": [0.5, 0.6], "v1fast": [0.51, 0.59], "published again": [0.5]}))
-    assert lines[2:] == [
-        "| 0 | 0.5000 | 0.5100 | +0.0100 | 0.5000 | +0.0000 |",
-        "| 1 | 0.6000 | 0.5900 | -0.0100 |  |  |",
-    ]
-
-
 # pages
 
 
