@@ -1,14 +1,16 @@
 """Does a model train with v1fast as with neuralpredictors? The same model, by both libraries' classes, side by side.
 
-    V1FAST_PEERS=.peers python -m v1fast.benchmarks.equivalence docs/equivalence.md
+    V1FAST_PEERS=.peers python -m v1fast.benchmarks.equivalence docs/equivalence.md [curves] [distributions] [trained]
 
-replaces the tables between the markers of the page (some minutes on one core).
+replaces the tables between the markers of the page, or those of the named parts. The last part takes an hour on one
+core; its models are kept in out/equivalence, so that it goes on where it was interrupted.
 
 1. With the same random numbers, losses follow the same curve: in float64 over 200 steps, in float32 over 50. Afterwards
    rounding grows in any library, so the page also says how far the published model departs from itself: if its initial
    weights are changed by 1e-7, and if its images are channels-last, as in v1fast's encoder.
 2. With v1fast's own random numbers, losses and gradients have the same distribution: 10^5 draws at the positions of one
    trained state.
+3. Trained over seeds, held-out correlations are equivalent: see :mod:`.equivalence_trained`.
 """
 
 from __future__ import annotations
@@ -24,48 +26,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast import _files
+from v1fast import _choices
 from v1fast.data import simulate_animals
 from v1fast.losses import PoissonLoss
-from v1fast.models import FiringRateEncoder, Stacked2dCore
-from v1fast.readouts import FullGaussian2d
+from v1fast.models import FiringRateEncoder
 
-from .peers import published
+from . import equivalence_trained
+from .equivalence_models import NEURONS, encoder, normalized, seeded
+from .pages import fill
 
-START, END = "<!-- equivalence -->", "<!-- end of equivalence -->"
-NEURONS, IMAGES, IMAGE, BATCH = 300, 512, (36, 64), 32
-CORE = {
-    "input_channels": 1,
-    "hidden_channels": 16,
-    "input_kern": 9,
-    "hidden_kern": 5,
-    "layers": 3,
-    "gamma_input": 1.0,
-    "stack": -1,
-    "pad_input": False,
-    "depth_separable": True,
-}
-READOUT = {"bias": True, "init_mu_range": 0.3, "init_sigma": 0.2, "gamma_readout": 0.01}
+FOLDER = Path("out/equivalence")
+IMAGES, IMAGE, BATCH = 512, (36, 64), 32
 MAP = (16, 28, 56)
 RATE, STEPS, STEPS32, PERTURBATION = 0.005, 200, 50, 1e-7
 DRAWS, COPIES, PROJECTIONS = 100_000, 100, 100
 LOSS = PoissonLoss(avg=False)
-
-
-class Published(nn.Module):
-    """neuralpredictors' core and readout, with ELU + 1."""
-
-    def __init__(self, mean_activity: Tensor) -> None:
-        super().__init__()
-        self.core = published("neuralpredictors.layers.cores", "Stacked2dCore")(**CORE)
-        make = published("neuralpredictors.layers.readouts", "FullGaussian2d")
-        self.readout = make(MAP, NEURONS, mean_activity=mean_activity.clone(), **READOUT)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.elu(self.readout(self.core(images))) + 1
-
-    def regularizer(self) -> Any:
-        return self.core.regularizer() + self.readout.regularizer()
 
 
 class ChannelsLast(nn.Module):
@@ -91,16 +66,10 @@ class AsGiven(FiringRateEncoder):
         return maps
 
 
-def encoder(mean_activity: Tensor, sampler: Any) -> AsGiven:
-    readout = FullGaussian2d(MAP, NEURONS, mean_activity=mean_activity, sampler=sampler, **READOUT)  # type: ignore[arg-type]
-    return AsGiven(Stacked2dCore(**CORE), readout)  # type: ignore[arg-type]
-
-
 def twins(mean_activity: Tensor, dtype: torch.dtype, sampler: str = "torch") -> tuple[nn.Module, nn.Module]:
     """v1fast's model and the published one, with the same initial values."""
-    torch.manual_seed(0)
-    theirs = Published(mean_activity).to(dtype)
-    ours = encoder(mean_activity, sampler).to(dtype)
+    theirs = seeded(mean_activity, 0, MAP).to(dtype)
+    ours = encoder(mean_activity, sampler, MAP, AsGiven).to(dtype)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
@@ -207,28 +176,29 @@ def distributions(images: Tensor, responses: Tensor) -> Iterator[str]:
     yield f"| the largest of them, in standard errors | {float(z.max()):.2f} | 2.6 by chance (median) |"
 
 
-def tables(report: Callable[[str], None] = print) -> str:
+def trials() -> tuple[Tensor, Tensor]:
+    """Images and responses of a simulated animal."""
     recording = simulate_animals(1, NEURONS, IMAGE, train=IMAGES, validation=1, test=1, seed=0)[0]
-    images, responses = recording.train.images.float(), recording.train.responses.float()
-    images = (images - images.mean()) / images.std()
-    lines = []
-    for part in (curves, distributions):
-        for line in part(images, responses):
-            report(line)
-            lines.append(line)
-        lines.append("")
-    return "\n".join(lines)
+    return normalized(recording.train.images), recording.train.responses
 
 
-def main(page: str | None = None) -> None:
+PARTS: dict[str, Callable[[Path | None], Iterator[str]]] = {
+    "curves": lambda page: curves(*trials()),
+    "distributions": lambda page: distributions(*trials()),
+    "trained": lambda page: equivalence_trained.tables(FOLDER, None if page is None else page.with_suffix(".png")),
+}
+
+
+def main(page: str | None = None, *parts: str) -> None:
+    """Print the tables of these parts, by default of all, and write them into the page."""
     torch.set_num_threads(1)
-    found = tables()
-    if page is not None:
-        path = Path(page)
-        before, _, rest = path.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        _files.replace(path, f"{before}{START}\n\n{found}\n{END}{after}".encode())
+    path = None if page is None else Path(page)
+    for name in parts or PARTS:
+        lines = list(_choices.pick("part", name, PARTS)(path))
+        print("\n".join(lines), flush=True)
+        if path is not None:
+            fill(path, name, lines)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])

@@ -310,6 +310,24 @@ def test_a_module_takes_the_place_of_what_is_unknown():
     assert found.core is other
 
 
+def test_what_no_key_says_is_an_argument_and_reported(tmp_path):
+    options = {"grid_mean_predictor": {"hidden_layers": 1, "final_tanh": True}, "source_grid": np.eye(7, 2)}
+    model = FiringRateEncoder(models.Stacked2dCore(1, 8, 5, 3), FULL((24, *IMAGE), 7, bias=True, **options))
+    given = {"images": {"mean": 113.5, "std": 59.6}}
+    found = FiringRateEncoder.from_checkpoint(
+        model.state_dict(), image_shape=IMAGE, core_options={"pad_input": True}, normalization=given
+    )
+    said = found.inferred
+    assert said.assumed["normalisation of the images"] == found.normalization == given
+    assert said.assumed["readout grid_mean_predictor final_tanh"] is True
+    assert said.found["readout grid_mean_predictor"] == {"hidden_layers": 1, "hidden_features": 20}
+    found.save(tmp_path / "model.safetensors")
+    assert FiringRateEncoder.load(tmp_path / "model.safetensors").normalization == given
+    plain = FiringRateEncoder.from_checkpoint(model.state_dict(), image_shape=IMAGE, core_options={"pad_input": True})
+    assert plain.inferred.assumed["normalisation of the images"] == "that of the training data"
+    assert plain.normalization == {}
+
+
 @pytest.mark.real_data
 def test_the_released_models(real_data):
     mouse = FiringRateEncoder.from_checkpoint(real_data / "sensorium_mouse_v1/sensorium_sota_model.pth")

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import CombinedLoader  # noqa: E402
 
 from v1fast.losses import GaussianLoss, PoissonLoss  # noqa: E402
 from v1fast.metrics import single_trial_correlation  # noqa: E402
-from v1fast.models import FiringRateEncoder, MLPShifter, Stacked2dCore  # noqa: E402
+from v1fast.models import FiringRateEncoder, MLPModulator, MLPShifter, Stacked2dCore  # noqa: E402
 from v1fast.readouts import FullGaussian2d, MultiReadoutBase  # noqa: E402
 from v1fast.training import (  # noqa: E402
     EarlyStopping,
@@ -392,6 +392,18 @@ def test_a_loss_that_is_not_finite_ends_it(what):
         fit(model, sessions, max_epochs=3, show=False, check_every=2, **options)
 
 
+@pytest.mark.parametrize("field", ["pupil_center", "behavior"])
+def test_a_field_that_is_not_finite_is_named(field):
+    model, sessions = encoder(shifter=True), data()
+    model.modulator = MLPModulator(NEURONS, input_channels=2)
+    for fields in sessions.values():
+        for name in ("pupil_center", "behavior"):
+            fields[name] = torch.rand(len(fields["images"]), 2)
+    sessions["b"][field][:] = torch.nan
+    with pytest.raises(NonFiniteLossError, match=f"session b is not finite at step 0: {field} holds NaN or infinite"):
+        fit(model, sessions, max_epochs=1, show=False)
+
+
 # stopping and going on
 
 
@@ -457,6 +469,25 @@ def test_ctrl_c_keeps_the_best_and_says_where(tmp_path):
     assert not quick(encoder(1), max_epochs=6, out=tmp_path).interrupted
     with pytest.raises(KeyboardInterrupt):
         quick(encoder(), callbacks=[_StopAt(1, KeyboardInterrupt())])
+
+
+class _SignalAt(_StopAt):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.error)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"), [(_StopAt(7, SystemExit(3)), 3), (_SignalAt(7, signal.SIGTERM), 128 + signal.SIGTERM)]
+)
+def test_what_ends_the_process_is_not_ctrl_c(tmp_path, stop, status):
+    with pytest.raises(SystemExit) as end:
+        quick(encoder(), max_epochs=6, out=tmp_path, callbacks=[stop])
+    assert end.value.code == status
+    whole, resumed = encoder(), encoder(1)
+    assert quick(resumed, max_epochs=6, out=tmp_path).epochs == quick(whole, max_epochs=6).epochs
+    for name, value in states(whole).items():
+        assert value.equal(resumed.state_dict()[name]), name
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -285,8 +285,12 @@ def infer_readout(
     neurons = {name: _neurons(kind, session) for name, session in sessions.items()}
     arguments, assumed = _readout_options(kind, next(iter(sessions.values())), shape)
     inferred.found.update({"readout": kind.__name__, "features [C, H, W]": shape, "neurons": dict(neurons)})
-    inferred.found.update({f"readout {name}": value for name, value in arguments.items()})
     assumed |= options
+    for name, value in arguments.items():
+        if name == "grid_mean_predictor" and name not in options:  # a tanh has no keys
+            value = dict(value)
+            inferred.assumed[f"readout {name} final_tanh"] = value.pop("final_tanh")
+        inferred.found[f"readout {name}"] = value
     inferred.assumed.update({f"readout {name}": value for name, value in assumed.items()})
     arguments = {**arguments, **assumed}
     if single:

@@ -88,6 +88,7 @@ class FiringRateEncoder(nn.Module):
         elu_offset: float = 0.0,
         nonlinearity_type: str = "elu",
         nonlinearity_config: Mapping[str, Any] | None = None,
+        normalization: Mapping[str, Any] | None = None,
     ) -> Self:
         """Build the encoder that a released state_dict was saved from, and load it, strictly.
 
@@ -104,6 +105,8 @@ class FiringRateEncoder(nn.Module):
             readout_options: arguments of the readouts' class, e.g. ``{"pool_kern": 3}``.
             core, readout, shifter, modulator: modules to load into, where none can be inferred.
             elu_offset, nonlinearity_type, nonlinearity_config: see the class.
+            normalization: what the images were normalised by, as in :meth:`save`; kept as ``encoder.normalization``.
+                Default: the mean and the standard deviation of the training images, which the user has to know.
 
         Returns:
             The encoder, in evaluation mode.
@@ -139,12 +142,13 @@ class FiringRateEncoder(nn.Module):
         )
         inferred.assumed |= {
             "image_shape": image_shape,
-            "normalisation of the images": "that of the training data",
+            "normalisation of the images": dict(normalization) if normalization else "that of the training data",
             "nonlinearity_type": nonlinearity_type,
             "elu_offset": elu_offset,
         }
         encoder.load_state_dict(state)
         encoder.inferred = inferred
+        encoder.normalization = dict(normalization or {})
         return encoder.eval()
 
     def save(self, path: str | Path, normalization: Mapping[str, Any] | None = None) -> None:

@@ -109,6 +109,7 @@ def fit(
         ValueError: responses that the loss has no likelihood for; data of unequal lengths.
         NonFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
+        SystemExit: SIGTERM, as of ``kill`` or a scheduler, of status 143; ``out`` holds the last complete epoch.
 
     >>> import torch
     >>> from v1fast.models import FiringRateEncoder, Stacked2dCore
@@ -192,10 +193,12 @@ def _run(
         trainer = lightning.Trainer(**options)
         try:
             trainer.fit(module, SessionCycle(train), sequence, ckpt_path=path, weights_only=False)
-        except SystemExit:  # how Lightning ends after Ctrl-C
-            if not trainer.interrupted:
-                raise
-            return True
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
+                return True
+            if trainer.received_sigterm:  # Lightning's own exception would end the process with status 0
+                end.code = 128 + signal.SIGTERM
+            raise
         finally:
             signal.signal(signal.SIGINT, handler)
     return False

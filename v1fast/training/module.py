@@ -122,7 +122,7 @@ class EncodingModule(lightning.LightningModule):
         loss: Tensor = self.loss(rates, responses)
         if self.scale_loss:
             loss = loss * math.sqrt(self._trials_in(data_key) / len(responses))
-        self._watch(data_key, inputs, responses, rates, loss)
+        self._watch(data_key, {"the images": inputs, "the responses": responses, **fields}, rates, loss)
         regularizer = getattr(self.encoder, "regularizer", None)
         if self.gamma_dispersion:
             loss = loss + self.gamma_dispersion * of_session(self.encoder.readout, data_key).mu_dispersion
@@ -137,7 +137,7 @@ class EncodingModule(lightning.LightningModule):
     # a loss that is not finite
 
     def _begin_watching(self) -> None:
-        self._seen: list[tuple[int, int, str]] = []
+        self._seen: list[tuple[int, int, str, list[str]]] = []
         self._finite: list[Tensor] = []
         self._sizes: list[Tensor] = []
 
@@ -145,35 +145,39 @@ class EncodingModule(lightning.LightningModule):
         """Note, on the device, the largest magnitude of each parameter at the beginning of a step."""
         self._sizes.append(torch.stack(torch._foreach_norm(list(self.encoder.parameters()), math.inf)).detach())
 
-    def _watch(self, data_key: str, *operands: Tensor) -> None:
+    def _watch(self, data_key: str, given: Mapping[str, Any], rates: Tensor, loss: Tensor) -> None:
         """Note, on the device and without waiting for it, which operands of a step are finite."""
-        self._seen.append((self.global_step, len(self._sizes) - 1, data_key))
+        given = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        self._seen.append((self.global_step, len(self._sizes) - 1, data_key, list(given)))
+        operands = (*given.values(), rates, loss)
         self._finite.append(torch.stack([operand.detach().isfinite().all() for operand in operands]))
 
     def _look(self) -> None:
         """Raise NonFiniteLossError if a loss since the last look is not finite."""
         if not self._finite:
             return
-        finite, seen, sizes = torch.stack(self._finite).cpu(), self._seen, self._sizes
+        lengths = [len(finite) for finite in self._finite]
+        finite, seen, sizes = torch.cat(self._finite).cpu().split(lengths), self._seen, self._sizes
         self._begin_watching()
-        bad = (~finite[:, -1]).nonzero()
-        if len(bad) == 0:
-            return
-        first = int(bad[0])
-        step, index, data_key = seen[first]
-        inputs, responses, rates = (bool(value) for value in finite[first, :-1])
-        if not inputs:
-            blame = "the images hold NaN or infinite values"
-        elif not responses:
-            blame = "the responses hold NaN or infinite values"
-        else:
-            pairs = zip(self.encoder.named_parameters(), sizes[index].tolist(), strict=True)
-            names = [name for (name, _), size in pairs if not math.isfinite(size)]
-            others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
-            what = "the rates" if not rates else "the loss of finite rates"
-            blame = f"the parameter {names[0]}{others} is not finite" if names else f"{what} overflowed"
-            blame += ": the learning rate may be too high"
-        raise NonFiniteLossError(f"the loss of session {data_key} is not finite at step {step}: {blame}")
+        for (step, index, data_key, names), (*given, rates, loss) in zip(seen, map(Tensor.tolist, finite), strict=True):
+            if not loss:
+                bad = [name for name, is_finite in zip(names, given, strict=True) if not is_finite]
+                blame = self._blame(bad, rates, sizes[index])
+                raise NonFiniteLossError(f"the loss of session {data_key} is not finite at step {step}: {blame}")
+
+    def _blame(self, bad: list[str], rates: bool, sizes: Tensor) -> str:
+        """What is to blame, of operands that are not finite, finite rates or not, and magnitudes of parameters."""
+        for name in ("the images", "the responses"):
+            if name in bad:
+                return f"{name} hold NaN or infinite values"
+        pairs = zip(self.encoder.named_parameters(), sizes.tolist(), strict=True)
+        names = [name for (name, _), size in pairs if not math.isfinite(size)]
+        if bad and not (names or rates):
+            return f"{bad[0]} holds NaN or infinite values"
+        others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
+        what = "the rates" if not rates else "the loss of finite rates"
+        blame = f"the parameter {names[0]}{others} is not finite" if names else f"{what} overflowed"
+        return f"{blame}: the learning rate may be too high"
 
     # validation
 
