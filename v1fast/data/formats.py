@@ -39,7 +39,7 @@ def read(path: str | Path, format: str | None = None, **options: Any) -> Recordi
     """Read a recording in any format. What is there is never written to, and nothing is unpickled.
 
     Args:
-        path: file or folder.
+        path: file or folder; also one with a single recording in it.
         format: "sensorium", "openretina", "stringer", "arrays" or "nwb". None: by what lies there.
         **options: of the reader of that format, e.g. :func:`read_sensorium`.
 
@@ -52,6 +52,8 @@ def read(path: str | Path, format: str | None = None, **options: Any) -> Recordi
         format = _format(path)
         if format is None:
             inside = _inside(path)
+            if len(inside) == 1:  # as an archive unpacks
+                return read(inside[0], **options)
             found = f"{len(inside)} recordings: {', '.join(str(one) for one in inside[:4])}" if inside else _got(path)
             raise ValueError(f"{path}: want {_KNOWN}, got {found}")
     _choices.one_of("format", format, tuple(READERS))
@@ -148,19 +150,11 @@ def _format(path: Path) -> str | None:
             return "stringer"
         if _has_arrays(tree) or path.suffix == ".npz":  # whose reader says what is missing
             return "arrays"
-        if tree.files("data/responses") or (path.suffix == ".zip" and scans(tree)) or _nested(path):
+        if tree.files("data/responses") or (path.suffix == ".zip" and scans(tree)):
             return "sensorium"
         if path.is_dir() and sessions(path):
             return "openretina"
     return None
-
-
-def _nested(path: Path) -> bool:
-    """A folder with one folder in it, which holds the scan: what unpacking an archive makes."""
-    if not path.is_dir():
-        return False
-    folders = [one for one in path.iterdir() if one.is_dir()]
-    return len(folders) == 1 and (folders[0] / "data" / "responses").is_dir()
 
 
 def _got(path: Path) -> str:
