@@ -48,9 +48,6 @@ def read_sensorium(path: str | Path, *, statistics: str = "all", scan: str | Non
     tree = Tree(path)
     root = _root(tree, scan)
     fields = {name: _field(tree, root, name) for name in AXES}
-    for name in ("images", "responses"):
-        if fields[name] is None:
-            raise ValueError(f"{tree.where(f'{root}data')}: want a folder {name}, got none")
     neurons, trials = (_columns(tree, f"{root}meta/{kind}", kind) for kind in ("neurons", "trials"))
     if "tiers" not in trials:
         raise ValueError(f"{tree.where(f'{root}meta/trials')}: want tiers.npy, got none")
