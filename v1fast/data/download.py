@@ -12,7 +12,7 @@ import http.client
 import io
 import json
 import os
-import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -240,7 +240,7 @@ class _Download:
                 before = self.have
                 try:
                     self._receive(bar)
-                except (urllib.error.URLError, http.client.HTTPException, socket.timeout, ConnectionError) as error:
+                except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
                     failures = 1 if self.have > before else failures + 1
                     self._give_up(error, failures)
                     time.sleep(WAIT * 2 ** (failures - 1))
