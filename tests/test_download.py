@@ -86,7 +86,9 @@ def server(monkeypatch):
 
 def assert_whole(folder, name="stringer"):
     assert (folder / name / f"{name}.zip").read_bytes() == CONTENT
-    assert sorted(path.name for path in (folder / name).iterdir()) == ["SHA256SUMS", f"{name}.zip"], "nothing else is left"
+    assert sorted(path.name for path in (folder / name).iterdir()) == ["SHA256SUMS", f"{name}.zip"], (
+        "nothing else is left"
+    )
 
 
 def test_a_file(tmp_path, server):
@@ -104,13 +106,14 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(tmp_path, server):
     assert_whole(tmp_path)
     assert server.status == [200, 206, 503, 206, 206, 206]
     starts = [int(asked["Range"].removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:]]
-    assert starts == sorted(starts) and starts[0] > 80_000, "no byte that came is asked for again"
+    assert starts == sorted(starts)
+    assert starts[0] > 80_000, "no byte that came is asked for again"
     assert starts[-1] >= starts[-2] + 100_000
 
 
 def test_a_call_goes_on_where_an_earlier_one_ended(tmp_path, server):
     server.faults = [100_000, *[0] * 10]
-    with pytest.raises(OSError, match="ended early; 0.1 of 0.3 MB are here, the same call goes on from there"):
+    with pytest.raises(OSError, match=r"ended early; 0.1 of 0.3 MB are here, the same call goes on from there"):
         get("stringer", tmp_path, show=False)
     assert not (tmp_path / "stringer/stringer.zip").exists()
     server.faults, before = [], len(server.asked)
@@ -128,9 +131,10 @@ def test_ctrl_c_keeps_what_came(tmp_path, server, monkeypatch):
             raise KeyboardInterrupt
         original(self, chunk)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(download._Download, "_write", interrupted)
-        get("stringer", tmp_path, show=False)
+        with pytest.raises(KeyboardInterrupt):
+            get("stringer", tmp_path, show=False)
     get("stringer", tmp_path, show=False)
     assert_whole(tmp_path)
     assert server.status == [200, 206]
@@ -152,7 +156,8 @@ def test_a_server_that_knows_no_ranges_or_has_another_version_by_now(tmp_path, s
 def test_a_server_that_says_no_length_and_no_version(tmp_path, server):
     server.length, server.etag = False, None
     (got,) = get("lurz2020", tmp_path, show=False)
-    assert got.sha256 == SHA256 and got.checked == ""
+    assert got.sha256 == SHA256
+    assert got.checked == ""
     assert_whole(tmp_path, "lurz2020")
 
 
@@ -181,7 +186,11 @@ def test_a_wrong_checksum(tmp_path, server, name):
     if name == "lurz2020":  # nothing to check the first download by
         get(name, tmp_path, show=False)[0].path.unlink()
     server.content = CONTENT[:-1] + b"x"
-    want = f"want the MD5 {MD5}, got " if name == "stringer" else f"want the SHA-256 {SHA256}, recorded in .*SHA256SUMS, got"
+    want = (
+        f"want the MD5 {MD5}, got "
+        if name == "stringer"
+        else f"want the SHA-256 {SHA256}, recorded in .*SHA256SUMS, got"
+    )
     with pytest.raises(ValueError, match=rf"{server.url}/{name}.zip: {want}.*: nothing was kept"):
         get(name, tmp_path, show=False)
     assert not [path for path in (tmp_path / name).iterdir() if path.name != "SHA256SUMS"]
@@ -247,21 +256,23 @@ def test_a_disk_that_fills_up(tmp_path, server, monkeypatch, how):
 
     with monkeypatch.context() as patch:
         patch.setattr(_files.io, "FileIO", Full)
-        with pytest.raises(OSError, match="No space left|the disk is full; the same call goes on") as raised:
+        with pytest.raises(OSError, match=r"No space left|the disk is full; the same call goes on") as raised:
             get("stringer", tmp_path, show=False)
-    assert raised.value.errno == 28 and raised.value.filename == str(tmp_path / "stringer/stringer.zip")
+    assert raised.value.errno == 28
+    assert raised.value.filename == str(tmp_path / "stringer/stringer.zip")
     get("stringer", tmp_path, show=False)
     assert_whole(tmp_path)
     assert server.status == [200, 206]
 
 
 def test_two_at_once(tmp_path, server):
-    if _files.fcntl is None:
+    if not _files.LOCKS:
         pytest.skip("wants locks")
     (tmp_path / "stringer").mkdir()
-    with _files.open_alone(tmp_path / "stringer/.stringer.zip.partial"):
-        with pytest.raises(BlockingIOError, match="another process is writing this file"):
-            get("stringer", tmp_path, show=False)
+    message = "another process is writing this file"
+    partial = tmp_path / "stringer/.stringer.zip.partial"
+    with _files.open_alone(partial), pytest.raises(BlockingIOError, match=message):
+        get("stringer", tmp_path, show=False)
     get("stringer", tmp_path, show=False)
     assert_whole(tmp_path)
 
@@ -296,7 +307,8 @@ def test_the_command(tmp_path, server):
     assert result.exit_code == 0
     assert f"SHA-256 {SHA256} recorded: the publisher gives none" in result.output
     result = runner.invoke(app, ["data", "get", "lurz2020", "--folder", str(tmp_path), "--json"])
-    assert '"checked": "SHA256SUMS"' in result.output and '"new": false' in result.output
+    assert '"checked": "SHA256SUMS"' in result.output
+    assert '"new": false' in result.output
     assert runner.invoke(app, ["data", "get", "lurz2020", "--folder", str(tmp_path), "-q"]).output == ""
     server.faults = [404]
     result = runner.invoke(app, ["data", "get", "stringer", "--folder", str(tmp_path), "-q"])

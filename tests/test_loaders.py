@@ -39,8 +39,10 @@ def test_the_order_is_the_same_wherever_trials_lie(workers):
     whole = recording(trials=40)
     resident = loaders(whole, 5, seed=3)["train"]["1-2-3"]
     read = loaders(whole, 5, seed=3, memory=0, workers=workers)["train"]["1-2-3"]
-    assert isinstance(read, ReadBatches) and not isinstance(resident, ReadBatches)
-    assert len(read) == len(resident) == 6 and len(read.dataset) == len(resident.dataset) == 28
+    assert isinstance(read, ReadBatches)
+    assert not isinstance(resident, ReadBatches)
+    assert len(read) == len(resident) == 6
+    assert len(read.dataset) == len(resident.dataset) == 28
     mine, theirs = passes(resident), passes(read)
     for first, second in zip(mine, theirs, strict=True):
         assert_equal(first, second)
@@ -55,7 +57,9 @@ def test_the_order_is_the_same_wherever_trials_lie(workers):
 def test_other_tiers_keep_the_order_of_the_recording(memory):
     whole = recording()
     made = loaders({"a": whole, "b": recording(seed=1)}, 5, memory=memory)
-    assert {tier: list(found) for tier, found in made.items()} == dict.fromkeys(("train", "validation", "test"), ["a", "b"])
+    assert {tier: list(found) for tier, found in made.items()} == {
+        key: ["a", "b"] for key in ("train", "validation", "test")
+    }
     got = torch.cat([batch["behavior"] for batch in made["test"]["a"]])
     by = normalization(whole)["behavior"]["factor"]
     np.testing.assert_array_equal(got, (whole.behavior[whole.in_tier("test")] * by).astype(np.float32))
@@ -122,7 +126,10 @@ def test_normalization_of_a_model_for_other_files():
     [
         (lambda: loaders(recording(), tiers=["final"]), "tiers: want trials of final, got recordings with test, train"),
         (lambda: loaders(recording(), batch_size=0), "batch_size: want at least 1, got 0"),
-        (lambda: loaders(recording(behavior=None), preparation=Preparation(behavior_as_channels=True)), "want behavior"),
+        (
+            lambda: loaders(recording(behavior=None), preparation=Preparation(behavior_as_channels=True)),
+            "want behavior",
+        ),
         (lambda: loaders(recording(), frames=4), "frames: want a recording of videos, got Recording"),
         (lambda: loaders(video(), frames=4, skip_frames=4), "skip_frames: want 0 to frames - 1 = 3, got 4"),
         (lambda: Preparation(scale=0), r"scale: want a number in \(0, 1\], got 0"),
@@ -155,7 +162,8 @@ def test_clips_of_videos(memory):
     trials = whole.in_tier("test")
     clips = torch.cat([batch["images"] for batch in made["test"]["movie"]])
     responses = torch.cat([batch["responses"] for batch in made["test"]["movie"]])
-    assert clips.shape == (3, 2, 6, 8, 6) and responses.shape == (3, 4, 4)
+    assert clips.shape == (3, 2, 6, 8, 6)
+    assert responses.shape == (3, 4, 4)
     np.testing.assert_array_equal(responses.flatten(0, 1), whole.responses[trials[2:14]].astype(np.float32))
     np.testing.assert_array_equal(clips[1].transpose(0, 1), whole.images[trials[4:10]])
 
@@ -180,7 +188,7 @@ def test_an_error_of_a_reader_reaches_the_caller():
 
     whole = recording(responses=Broken())
     made = loaders(whole, 2, memory=0, tiers=["test"])
-    with pytest.raises(ValueError, match="20.npy: it is cut"):
+    with pytest.raises(ValueError, match=r"20.npy: it is cut"):
         list(made["test"]["1-2-3"])
 
 

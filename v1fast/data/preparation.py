@@ -92,7 +92,7 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
     rows: Any = getattr(recording, field)
     if field == "images":
         rows, trials = recording.images, np.unique(recording.image_index[trials])
-    count, mean, squares = 0.0, np.float64(0), np.float64(0)
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(trials), ROWS):
         values = np.asarray(rows[trials[start : start + ROWS]], np.float64)
         values = values.reshape(-1, 1) if field == "images" else values[np.isfinite(values).all(1)]
@@ -159,7 +159,9 @@ def _check(recording: Recording, field: str, found: Mapping[str, Array]) -> None
             raise ValueError(f"{_where(recording)}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
     std = np.asarray(found["std"])
     if not (std.mean() > 0 if field == "responses" else (std > 0).all()):
-        raise ValueError(f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary")
+        raise ValueError(
+            f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary"
+        )
 
 
 def _where(recording: Recording) -> str:

@@ -81,7 +81,9 @@ def scans(tree: Tree) -> list[str]:
 def _root(tree: Tree, scan: str | None) -> str:
     found = scans(tree)
     if scan is not None:
-        found = [root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))]
+        found = [
+            root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))
+        ]
     if len(found) != 1:
         names = ", ".join(root.rstrip("/") for root in found) or "none"
         raise ValueError(f"{tree.path}: want a scan with data/responses and meta/trials, got {names}")

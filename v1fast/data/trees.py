@@ -217,7 +217,7 @@ class TrialFiles(Reader):
                 f"{tree.where(folder)}: want 0.npy to {count - 1}.npy, got {count} files, {missing}.npy is missing"
             )
         shape, self.dtype, size = self._look(0)
-        if shape and 0 in shape or self.dtype.kind not in "fiub" or len(shape) != axes.count(",") + 1:
+        if (shape and 0 in shape) or self.dtype.kind not in "fiub" or len(shape) != axes.count(",") + 1:
             raise ValueError(f"{self._where(0)}: want numbers {axes}, got {self.dtype} {shape}")
         self.shape = (count, *shape)
         for row in range(count):
