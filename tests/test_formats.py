@@ -141,7 +141,7 @@ def test_all_recordings_of_a_folder(tmp_path):
 def test_a_scan_in_an_archive_of_a_repository(tmp_path):
     """As GIN gives Lurz2020-master.zip: folders above the scan."""
     write_sensorium(recording(), tmp_path / "static20457-5-9-preproc0")
-    with zipfile.ZipFile(tmp_path / "Lurz2020-master.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "Lurz2020-master.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("lurz2020/README.md", "")
         for path in (tmp_path / "static20457-5-9-preproc0").rglob("*.npy"):
             archive.write(path, Path("lurz2020") / path.relative_to(tmp_path))

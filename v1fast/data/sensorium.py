@@ -158,7 +158,7 @@ def _statistics(tree: Tree, root: str, field: str, source: str) -> dict[str, Arr
 
 
 def write_sensorium(recording: Recording, path: str | Path) -> None:
-    """Write a folder, or a zip archive if ``path`` ends in ".zip"; it appears when it is whole.
+    """Write a folder, or a zip archive without compression if ``path`` ends in ".zip"; it appears when it is whole.
 
     Statistics are those of the recording, else of its training trials; without either there are none.
     neuralpredictors' ``FileTreeDataset`` reads it.
@@ -170,7 +170,7 @@ def write_sensorium(recording: Recording, path: str | Path) -> None:
     path = Path(path)
     with _files.new(path) as partial:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(partial, "w") as archive:
                 _write(recording, lambda name, content: archive.writestr(f"{path.stem}/{name}", content))
         else:
             _write(recording, lambda name, content: _put(partial / name, content))
