@@ -163,6 +163,19 @@ def test_an_archive_of_several_scans(tmp_path):
     assert list(read_all(tmp_path / "both.zip")) == ["0-1-1", "1-1-1"]
 
 
+def test_what_macos_leaves_is_not_data(tmp_path):
+    write_sensorium(recording(), tmp_path / "scan")
+    for folder in ("data/responses", "meta/trials"):
+        (tmp_path / "scan" / folder / "._0.npy").write_bytes(b"Mac OS X")
+        (tmp_path / "scan" / folder / ".DS_Store").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        for path in (tmp_path / "scan").rglob("*"):
+            archive.write(path, path.relative_to(tmp_path))
+            archive.writestr(f"__MACOSX/{path.relative_to(tmp_path)}", "Mac OS X")
+    for name in ("scan", "scan.zip"):
+        assert_same(recording(name="scan"), read(tmp_path / name))
+
+
 def test_images_of_two_classes_with_one_number_are_two_images(tmp_path):
     write_sensorium(recording(trials=12), tmp_path / "scan")
     trials = tmp_path / "scan" / "meta" / "trials"

@@ -53,6 +53,11 @@ def test_the_order_is_the_same_wherever_trials_lie(workers):
     assert not other[0][0]["responses"].equal(mine[0][0]["responses"])
 
 
+def test_tiers_are_those_that_there_are():
+    made = loaders({"a": recording(tiers=["train"] * 24), "b": recording(tiers=["train"] * 20 + ["final"] * 4)})
+    assert {tier: list(found) for tier, found in made.items()} == {"train": ["a", "b"], "final": ["b"]}
+
+
 @BOTH
 def test_other_tiers_keep_the_order_of_the_recording(memory):
     whole = recording()

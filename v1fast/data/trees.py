@@ -46,7 +46,7 @@ class Tree:
             self._sizes = {}
             for info in self._zip().infolist():
                 folder, _, name = info.filename.rpartition("/")
-                if name:
+                if name and not _is_litter(info.filename):
                     self._sizes.setdefault(folder, {})[name] = info.file_size
 
     def _zip(self) -> zipfile.ZipFile:
@@ -78,7 +78,7 @@ class Tree:
         if not where.is_dir():
             return {}
         with os.scandir(where) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            return {e.name: e.stat().st_size for e in entries if e.is_file() and not _is_litter(e.name)}
 
     def where(self, name: str) -> str:
         """How messages name a file in it."""
@@ -132,6 +132,11 @@ class Tree:
         shape, dtype, fortran, start = header(self.head(name))
         _check_size(size, start, shape, dtype)
         return np.memmap(path, dtype, "r", begin + start, shape, "F" if fortran else "C")
+
+
+def _is_litter(path: str) -> bool:
+    """What macOS leaves beside files."""
+    return path.startswith("__MACOSX/") or path.rpartition("/")[2].startswith(".")
 
 
 @contextmanager
