@@ -59,22 +59,8 @@ def test_simulate(tmp_path, format):
     pytest.importorskip("skimage")
     if format == "openretina":
         pytest.importorskip("h5py")
-    sizes = [
-        "--animals",
-        "2",
-        "--neurons",
-        "4",
-        "--train",
-        "6",
-        "--validation",
-        "2",
-        "--test",
-        "2",
-        "--height",
-        "20",
-        "--width",
-        "24",
-    ]
+    numbers = {"animals": 2, "neurons": 4, "train": 6, "validation": 2, "test": 2, "height": 20, "width": 24}
+    sizes = [word for name, number in numbers.items() for word in (f"--{name}", number)]
     result = run("simulate", tmp_path / "out", *sizes, "--format", format)
     assert result.exit_code == 0, result.output
     found = read_all(tmp_path / "out")

@@ -261,6 +261,24 @@ def test_a_run_that_is_resumed_sees_the_batches_that_it_would_have_seen(tmp_path
         assert one.equal(other), name
 
 
+def test_fit_takes_clips_of_videos():
+    pytest.importorskip("lightning")
+    from v1fast.models import Factorized3dCore, FiringRateEncoder
+    from v1fast.readouts import MultiReadoutBase, PointGaussianReadout
+    from v1fast.training import fit
+
+    whole = video(frames=(60, 30, 30))
+    made = loaders(whole, 4, frames=10, skip_frames=4)
+    core = Factorized3dCore(2, [3, 3], 3, 3, 3, 3, True, layers=2)  # without padding: 4 frames less, 4 pixels less
+    with torch.no_grad():
+        maps = core(next(iter(made["train"]["movie"]))["images"]).shape[1:]
+    readout = MultiReadoutBase({"movie": tuple(maps)}, {"movie": 4}, PointGaussianReadout, bias=True)
+    history = fit(
+        FiringRateEncoder(core, readout), made["train"], made["validation"], max_epochs=2, show=False, accelerator="cpu"
+    )
+    assert np.isfinite([epoch["val_correlation"] for epoch in history.epochs]).all()
+
+
 def test_normalization_is_saved_with_the_model(tmp_path):
     pytest.importorskip("safetensors")
     from v1fast.models import FiringRateEncoder
