@@ -89,7 +89,8 @@ def can_be_written(hint: Any) -> bool:
     """Whether a configuration file can hold a value of the type: numbers, text, lists and sections of them."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(can_be_written(choice) for choice in arguments if choice is not type(None))
+        array = complex in arguments  # numpy's ArrayLike
+        return not array and any(can_be_written(choice) for choice in arguments if choice is not type(None))
     return hint is Any or origin in (Literal, *_WORDS, *_SEQUENCES, *_MAPPINGS)
 
 

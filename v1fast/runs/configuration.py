@@ -59,6 +59,7 @@ class DataOptions:
             baselines, else 1.
         normalize: what is normalised, see :class:`v1fast.data.Preparation`.
         behavior_as_channels, pupil_as_channels: append them to the images as constant channels.
+        drop_undefined: leave out trials with values that are not finite.
     """
 
     format: str | None = None
@@ -66,6 +67,7 @@ class DataOptions:
     normalize: tuple[str, ...] = ("images", "responses", "behavior", "pupil_center", "trial_idx")
     behavior_as_channels: bool = False
     pupil_as_channels: bool = False
+    drop_undefined: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ SECTIONS: dict[str, type[Any]] = {
 
 _FROM_THE_DATA = {
     *("input_channels", "in_shape", "outdims", "mean_activity", "source_grid", "init_grid", "data_keys", "n_neurons"),
-    *("shared_features", "shared_grid", "shared_transform", "avg", "per_neuron", "params", "lr"),
+    *("shared_features", "shared_grid", "shared_transform", "mask_size", "init_mask", "init_weights", "avg", "params"),
+    *("per_neuron", "lr", "gamma", "gamma_readout"),
 }
 _OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 _READOUTS_OF_VIDEOS = {"PointGaussianReadout", "SpatialTransformerPooled3d"}
@@ -223,6 +226,8 @@ FAMILIES: dict[str, dict[str, type[Any]]] = {
 """Of each part, the classes that a configuration may name."""
 
 _OPTIONAL = ("shifter", "modulator")
+_NESTED = {"grid_mean_predictor": readouts.FullGaussian2d.init_grid_predictor}
+"""Options that are sections themselves, and what takes their entries."""
 
 
 def options_of(family: str, name: str) -> dict[str, tuple[Any, Any]]:
@@ -314,6 +319,20 @@ PRESETS: dict[str, Tree] = {
 """``sensorium`` and ``sensorium+``: the convolutional baselines of the Sensorium competition (Willeke et al.,
 arXiv:2206.08666), without and with behaviour and eye position. ``lurz2020``: the model of Lurz et al., ICLR 2021.
 ``small``: minutes on a CPU."""
+
+
+_USUAL: dict[str, Tree] = {
+    "PointPooled2d": {"pool_steps": 2, "pool_kern": 3, "init_range": 0.2},
+    "PointPyramid2d": {"scale_n": 3, "positive": False, "init_range": 0.2, "downsample": True, "type": "gauss5x5"},
+    "UltraSparse": {"init_sigma_range": 0.1},
+}
+"""Arguments without a default: those of the pooled readout as Lurz et al. 2021 had them, the others by choice."""
+_USUAL |= {
+    "SpatialTransformerPooled2d": _USUAL["PointPooled2d"],
+    "SpatialTransformerPyramid2d": _USUAL["PointPyramid2d"],
+}
+_RATES = ("FactorizedReadout", "KlindtReadoutWrapper3D", "GaussianMaskReadout")
+"""Readouts whose output is a rate: no nonlinearity follows, unless the configuration names one."""
 
 
 # Reading
@@ -448,6 +467,8 @@ class _Reading:
                 self._problem(str(key), _unknown(str(key), known, "key"))
         seed = self._value("seed", self.given.get("seed", self.base["seed"]), int)
         parts = {family: self._part(family) for family in FAMILIES}
+        if parts["readout"] is not None and parts["readout"].name in _RATES:
+            self.base = _merged(self.base, {"encoder": {"nonlinearity_type": "identity"}})
         sections = {name: self._section(name, cls) for name, cls in SECTIONS.items()}
         if not self.problems:
             self._check_ranges(seed, sections)
@@ -484,7 +505,7 @@ class _Reading:
             self._problem(f"{family}.name", _unknown(str(name), classes, family))
             return None
         known = options_of(family, name)
-        kept = {key: value for key, value in (base or {}).items() if key in known}
+        kept = {**_USUAL.get(name, {}), **{key: value for key, value in (base or {}).items() if key in known}}
         options = {
             key: self._option(f"{family}.{key}", value, known, name)
             for key, value in _merged(kept, given).items()
@@ -498,8 +519,11 @@ class _Reading:
     def _option(self, name: str, value: Any, known: Mapping[str, tuple[Any, Any]], of: str = "") -> Any:
         key = name.rpartition(".")[2]
         if key not in known:
-            self._problem(name, _unknown(key, known, f"argument of {of}" if of else "key"))
+            self._problem(name, _unknown(key, known, "argument", of) if of else _unknown(key, known, "key"))
             return None
+        if key in _NESTED and isinstance(value, dict):
+            inner = {k: v for k, v in _types.arguments_of(_NESTED[key]).items() if k not in _FROM_THE_DATA}
+            return {entry: self._option(f"{name}.{entry}", given, inner, key) for entry, given in value.items()}
         return self._value(name, value, known[key][0])
 
     def _value(self, name: str, value: Any, hint: Any) -> Any:
@@ -538,12 +562,12 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{key}"
 
 
-def _unknown(name: str, known: Iterable[str], what: str) -> str:
-    names = list(known)
+def _unknown(name: str, known: Iterable[str], what: str, of: str = "") -> str:
+    names = sorted(known)
     lower = {known_name.lower(): known_name for known_name in names}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     hint = f"the nearest is {lower[near[0]]}" if near else f"there are {', '.join(names)}"
-    return f"there is no {what} {name!r}; {hint}"
+    return f"{of} has no {what} {name!r}; {hint}" if of else f"there is no {what} {name!r}; {hint}"
 
 
 def difference(one: Configuration, other: Configuration) -> tuple[str, Any, Any] | None:
