@@ -15,6 +15,7 @@ from typing import Any
 
 from v1fast import _files
 from v1fast._version import __version__
+from v1fast.data import Preparation
 from v1fast.models import FiringRateEncoder
 from v1fast.runs.configuration import Configuration, configure, difference, write_yaml
 
@@ -78,8 +79,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a file of JSON at once; what is undefined is null in it."""
-        text = json.dumps(_defined(content), indent=2, allow_nan=False)
-        _files.replace(self.path / name, (text + "\n").encode())
+        _files.replace(self.path / name, (as_json(content) + "\n").encode())
 
     def configuration(self) -> Configuration:
         """That of the run.
@@ -99,6 +99,13 @@ class RunFolder:
         if not self.model.exists() and self.checkpoint.exists():
             raise FileNotFoundError(2, "no model yet: the same command of v1fast fit goes on", str(self.model))
         return FiringRateEncoder.load(self.model, device)
+
+    def preparation(self) -> Preparation:
+        """How the run's trials were prepared."""
+        kept = self.read().get("preparation")
+        if kept is None:
+            raise FileNotFoundError(2, "no model yet: the same command of v1fast fit goes on", str(self.model))
+        return Preparation(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
 
     def begin(self, configuration: Configuration, sessions: Mapping[str, Any], command: Sequence[str]) -> Tree:
         """Begin a run in the folder, or go on with the one that is there.
@@ -161,6 +168,11 @@ class RunFolder:
 
 def _short(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value)
+
+
+def as_json(content: Any) -> str:
+    """Text of JSON; what is undefined is null."""
+    return json.dumps(_defined(content), indent=2, allow_nan=False)
 
 
 def _defined(content: Any) -> Any:
