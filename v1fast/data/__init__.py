@@ -3,7 +3,7 @@
 from v1fast.data import simulated
 from v1fast.data.arrays import read_arrays, write_arrays
 from v1fast.data.download import get
-from v1fast.data.formats import read, read_all
+from v1fast.data.formats import read, read_all, write
 from v1fast.data.loaders import loaders
 from v1fast.data.nwb import read_nwb
 from v1fast.data.openretina import read_openretina, write_openretina
@@ -27,6 +27,7 @@ __all__ = [
     "read_openretina",
     "read_sensorium",
     "read_stringer",
+    "write",
     "write_arrays",
     "write_openretina",
     "write_sensorium",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,19 +168,12 @@ def write_sensorium(recording: Recording, path: str | Path) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
-    if path.exists():
-        raise FileExistsError(17, "want a path where nothing is", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _files.naming(path), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as partial:
+    with _files.new(path) as partial:
         if path.suffix == ".zip":
-            whole = Path(partial) / path.name
-            with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
                 _write(recording, lambda name, content: archive.writestr(f"{path.stem}/{name}", content))
-            whole.replace(path)
         else:
-            whole = Path(partial) / "scan"
-            _write(recording, lambda name, content: _put(whole / name, content))
-            shutil.move(whole, path)
+            _write(recording, lambda name, content: _put(partial / name, content))
 
 
 def _put(path: Path, content: bytes) -> None:

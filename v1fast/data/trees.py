@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -107,12 +108,27 @@ class Tree:
             ValueError: it is cut, or holds no plain array; the message names it.
         """
         with reading(self.where(name)):
-            if self._sizes is None and (self.path / name).stat().st_size > MAPPED:
-                mapped: Array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-                return mapped
+            if self.files(name.rpartition("/")[0]).get(name.rpartition("/")[2], 0) > MAPPED:
+                mapped = self._mapped(name)
+                if mapped is not None:
+                    return mapped
         content = self.read(name)
         with reading(self.where(name)):
             return plain(content)
+
+    def _mapped(self, name: str) -> Array | None:
+        """Of a file, or of one that an archive holds without compression; None of a compressed one."""
+        if self._sizes is None:
+            path, begin = self.path / name, 0
+            size = path.stat().st_size
+        else:
+            info = self._zip().getinfo(name)
+            if info.compress_type != zipfile.ZIP_STORED:
+                return None
+            path, begin, size = self.path, _content(self.path, info.header_offset), info.file_size
+        shape, dtype, fortran, start = header(self.head(name))
+        _check_size(size, start, shape, dtype)
+        return np.memmap(path, dtype, "r", begin + start, shape, "F" if fortran else "C")
 
 
 @contextmanager
@@ -139,13 +155,25 @@ def plain(content: bytes) -> Array:
         ValueError: it is cut, or holds no plain array.
     """
     shape, dtype, fortran, start = header(content)
+    _check_size(len(content), start, shape, dtype)
     count = int(np.prod(shape))
-    want = start + count * dtype.itemsize
-    if len(content) < want:
-        raise ValueError(f"it is cut: want {want} bytes for {dtype} {shape}, got {len(content)}")
     if not count * dtype.itemsize:
         return np.zeros(shape, dtype)
     return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if fortran else "C")
+
+
+def _check_size(size: int, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    want = start + int(np.prod(shape)) * dtype.itemsize
+    if size < want:
+        raise ValueError(f"it is cut: want {want} bytes for {dtype} {shape}, got {size}")
+
+
+def _content(path: Path, header_offset: int) -> int:
+    """Where the content of a file in a zip archive begins: behind its local header, whose length varies."""
+    with path.open("rb") as file:
+        file.seek(header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return header_offset + 30 + int(name) + int(extra)
 
 
 def header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
