@@ -38,7 +38,7 @@ def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError as error:
             _end(CLOSED if error.filename is None else _said(error), 1)
         except (ValueError, FileNotFoundError) as error:
-            *others, last = getattr(error, "problems", None) or [_said(error)]  # of a configuration there may be several
+            *others, last = getattr(error, "problems", None) or [_said(error)]  # a configuration may have several
             for problem in others:
                 _print_line(problem)
             _end(last, 2)
@@ -103,7 +103,7 @@ def read_recordings(paths: Sequence[Path], format: str | None = None) -> dict[st
 def open_run(
     path: Path, data: Sequence[Path] | None, device: str = "cpu"
 ) -> tuple[FiringRateEncoder, dict[str, Recording], Preparation]:
-    """What a run left: its encoder; the recordings at ``data``, or, for None, those it was fitted to; how they are prepared.
+    """A run's encoder; the recordings at ``data``, or for None those that it was fitted to; how they are prepared.
 
     Raises:
         FileNotFoundError: no run, or no model yet; a recording of the run has moved.

@@ -19,6 +19,7 @@ v1fast evaluate out/fit later/animal1 --session animal1 --interval
 
 v1fast evaluate out/fit --tier validation --table neurons.csv
 """
+WIDTH = 140  # of a table that is not printed on a terminal
 
 
 @in_one_line
@@ -60,9 +61,12 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
     from v1fast.runs.report import COLUMNS, metric_rows
 
-    table = Table("recording", "tier", box=SIMPLE)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("recording", overflow="fold")
+    table.add_column("tier", overflow="fold")
     for heading in ("trials", "images", "neurons", *COLUMNS.values()):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold", min_width=max(map(len, heading.split())))
     for row in metric_rows(metrics):
-        table.add_row(*(cell or "-" for cell in row))
-    Console(markup=False, emoji=False, highlight=False).print(table)
+        table.add_row(*(cell.replace(" [", "\n[") or "-" for cell in row))
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table, width=console.width if console.is_terminal else WIDTH)

@@ -29,11 +29,13 @@ The same command goes on where it was stopped, by Ctrl-C too.
 @in_one_line
 def fit(
     data: Annotated[
-        list[Path] | None, typer.Argument(help="Recordings: folders or files, see docs/data.md. Several share one core.")
+        list[Path] | None,
+        typer.Argument(help="Recordings, files or folders; several share one core."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("out/fit"),
     preset: Annotated[
-        str | None, typer.Option(help="What to begin with: sensorium, sensorium+, lurz2020, small.", show_default="sensorium")
+        str | None,
+        typer.Option(help="sensorium, sensorium+, lurz2020 or small.", show_default="sensorium"),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="File of YAML, on top of the preset.")] = None,
     settings: Annotated[
@@ -78,9 +80,7 @@ def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: 
     recordings = read_recordings(data, configuration.data.format)
     for recording in recordings.values():
         console.print(repr(recording), markup=False)
-    outcome = fit_recordings(
-        recordings, configuration, out, command=command_line(), show=not quiet, console=console
-    )
+    outcome = fit_recordings(recordings, configuration, out, command=command_line(), show=not quiet, console=console)
     for note in outcome.notes:
         console.print(f"Note: {note}", markup=False)
     if outcome.state == "interrupted":
@@ -91,7 +91,7 @@ def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: 
         print_json({"out": str(out), "state": outcome.state, **outcome.metrics})
         return
     if outcome.state == "unchanged":
-        console.print(f"{out}: this run is finished, and nothing was done; another --out begins a new one", markup=False)
+        console.print(f"{out}: this run is finished: nothing was done; another --out begins a new one", markup=False)
     if not quiet:
         from v1fast.cli.evaluate import print_metrics
 

@@ -236,5 +236,5 @@ def schedule_of(configuration: Configuration) -> Schedule:
 def optimizer_of(configuration: Configuration) -> Callable[..., Optimizer]:
     """What makes the optimiser of groups of parameters."""
     _made("optimizer", configuration.optimizer, [torch.zeros(1, requires_grad=True)])
-    cls = FAMILIES["optimizer"][configuration.optimizer.name]
+    cls: Any = FAMILIES["optimizer"][configuration.optimizer.name]
     return functools.partial(cls, **configuration.optimizer.options)

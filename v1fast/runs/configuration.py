@@ -364,7 +364,7 @@ def configure(
     layers: list[tuple[str, Tree]] = []
     if file is not None:
         layers.append((str(file), read_yaml(Path(file))))
-    layers += [(f"--set {text}", _setting(text)) for text in settings]
+    layers += [(f"--set {text}", setting(text)) for text in settings]
     layers += [(name, _nested(name, value)) for name, value in (overrides or {}).items() if value is not None]
     return _Reading(preset, layers).configuration()
 
@@ -392,7 +392,7 @@ def read_yaml(path: Path) -> Tree:
         ValueError: in one line: it is no YAML, or holds something else than keys and values.
     """
     with _files.reading(path):
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a SafeLoader)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if loaded is None:
             return {}
         if not isinstance(loaded, dict):
@@ -407,15 +407,16 @@ def write_yaml(tree: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def _setting(text: str) -> Tree:
+def setting(text: str) -> Tree:
+    """The nested dict of "a.b=value"; ConfigurationErrors where it is none."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ConfigurationErrors([f"--set {text}: want key=value, such as core.layers=3"])
+        raise ConfigurationErrors([f"{text}: want key=value, such as core.layers=3"])
     try:
-        return _nested(name.strip(), yaml.load(value, _Loader))  # noqa: S506  (a SafeLoader)
+        return _nested(name.strip(), yaml.load(value, _Loader))
     except yaml.YAMLError as error:
         said = " ".join(str(getattr(error, "problem", error)).split())
-        raise ConfigurationErrors([f"--set {text}: want a value of YAML: {said}"]) from None
+        raise ConfigurationErrors([f"{text}: want a value of YAML: {said}"]) from None
 
 
 def _nested(name: str, value: Any) -> Tree:
@@ -443,7 +444,7 @@ class _Reading:
             self._problem("preset", f"is {given['preset']!r}, and {preset!r} is asked for")
         given.pop("preset", None)
         if preset not in PRESETS:
-            raise ConfigurationErrors([self._line("preset", _unknown(str(preset), PRESETS, "preset"))])
+            raise ConfigurationErrors([self._line("preset", unknown(str(preset), PRESETS, "preset"))])
         self.preset, self.given, self.base = preset, given, PRESETS[preset]
 
     @staticmethod
@@ -464,12 +465,12 @@ class _Reading:
         known = {entry.name for entry in dataclasses.fields(Configuration)} - {"given"}
         for key in self.given:
             if key not in known:
-                self._problem(str(key), _unknown(str(key), known, "key"))
+                self._problem(str(key), unknown(str(key), known, "key"))
         seed = self._value("seed", self.given.get("seed", self.base["seed"]), int)
-        parts = {family: self._part(family) for family in FAMILIES}
+        parts: dict[str, Any] = {family: self._part(family) for family in FAMILIES}
         if parts["readout"] is not None and parts["readout"].name in _RATES:
             self.base = _merged(self.base, {"encoder": {"nonlinearity_type": "identity"}})
-        sections = {name: self._section(name, cls) for name, cls in SECTIONS.items()}
+        sections: dict[str, Any] = {name: self._section(name, cls) for name, cls in SECTIONS.items()}
         if not self.problems:
             self._check_ranges(seed, sections)
         if self.problems:
@@ -486,7 +487,8 @@ class _Reading:
         given = self._mapping(name, self.given.get(name, {}))
         hints = _types.arguments_of(cls)
         values = {
-            key: self._option(f"{name}.{key}", value, hints) for key, value in {**self.base.get(name, {}), **given}.items()
+            key: self._option(f"{name}.{key}", value, hints)
+            for key, value in {**self.base.get(name, {}), **given}.items()
         }
         return cls(**values) if not self.problems else None
 
@@ -502,7 +504,7 @@ class _Reading:
             return None
         name = given.get("name", base["name"] if base else next(iter(classes)))
         if name not in classes:
-            self._problem(f"{family}.name", _unknown(str(name), classes, family))
+            self._problem(f"{family}.name", unknown(str(name), classes, family))
             return None
         known = options_of(family, name)
         kept = {**_USUAL.get(name, {}), **{key: value for key, value in (base or {}).items() if key in known}}
@@ -519,7 +521,7 @@ class _Reading:
     def _option(self, name: str, value: Any, known: Mapping[str, tuple[Any, Any]], of: str = "") -> Any:
         key = name.rpartition(".")[2]
         if key not in known:
-            self._problem(name, _unknown(key, known, "argument", of) if of else _unknown(key, known, "key"))
+            self._problem(name, unknown(key, known, "argument", of) if of else unknown(key, known, "key"))
             return None
         if key in _NESTED and isinstance(value, dict):
             inner = {k: v for k, v in _types.arguments_of(_NESTED[key]).items() if k not in _FROM_THE_DATA}
@@ -538,7 +540,7 @@ class _Reading:
         fields = ("images", "responses", "behavior", "pupil_center", "trial_idx")
         for entry in data.normalize:
             if entry not in fields:
-                self._problem("data.normalize", _unknown(entry, fields, "field"))
+                self._problem("data.normalize", unknown(entry, fields, "field"))
         checks: list[tuple[str, Any, Callable[[Any], bool], str]] = [
             ("seed", seed, lambda v: v >= 0, "at least 0"),
             ("data.scale", data.scale, lambda v: v is None or 0 < v <= 1, "a number in (0, 1]"),
@@ -562,7 +564,8 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{key}"
 
 
-def _unknown(name: str, known: Iterable[str], what: str, of: str = "") -> str:
+def unknown(name: str, known: Iterable[str], what: str, of: str = "") -> str:
+    """The message for a name that is none of those known, with the nearest of them."""
     names = sorted(known)
     lower = {known_name.lower(): known_name for known_name in names}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)

@@ -120,6 +120,8 @@ def predict(
     where = recording.source or recording.name
     if not len(trials):
         raise ValueError(f"{where}: want trials of the tier {tier!r}, got {', '.join(sorted(set(recording.tiers)))}")
+    if preparation.normalize and name not in encoder.normalization:
+        raise ValueError(f"encoder.normalization: want that of session {name}, got {', '.join(encoder.normalization)}")
     normalization = encoder.normalization.get(name, {})
     device = next(encoder.parameters()).device
     loader = loaders(

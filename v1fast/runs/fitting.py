@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from v1fast.data import Preparation, Recording, loaders, normalization
+from v1fast.data.recording import TIERS
 from v1fast.metrics import write_table
 from v1fast.models import FiringRateEncoder
 from v1fast.runs import building
@@ -83,7 +84,8 @@ def fit_recordings(
     if run["state"] == "finished":
         return Outcome(folder, "unchanged", folder.read_json("metrics.json"), notes)
     history = _fit(encoder, recordings, configuration, preparation, normalizations, folder, show, console)
-    encoder.cpu().save(folder.model, normalization=normalizations)
+    encoder.normalization = normalizations
+    encoder.cpu().save(folder.model)
     run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "device": _device(configuration)}
     run |= {"epochs": len(history.epochs), "best_epoch": history.best_epoch, "parameters": _parameters(encoder)}
     if history.interrupted:
@@ -159,13 +161,17 @@ def _device(configuration: Configuration) -> str:
 def _parameters(encoder: FiringRateEncoder) -> dict[str, int]:
     parts = {name: getattr(encoder, name) for name in ("core", "readout", "shifter", "modulator")}
     return {
-        name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items() if part is not None
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in parts.items()
+        if part is not None
     }
 
 
 def _description(recording: Recording, session: building.Session) -> dict[str, Any]:
     """What is known of a recording; the same run is of recordings with the same."""
-    tiers = {tier: len(recording.in_tier(tier)) for tier in sorted(set(recording.tiers.tolist()))}
+    names = [tier for tier in TIERS if len(recording.in_tier(tier))]
+    names += sorted(set(recording.tiers.tolist()) - set(TIERS))
+    tiers = {tier: len(recording.in_tier(tier)) for tier in names}
     responses = hashlib.sha256(session.mean_activity.numpy().tobytes()).hexdigest()[:16]
     return {
         "source": str(Path(recording.source).absolute()) if recording.source else "",

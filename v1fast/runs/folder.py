@@ -105,7 +105,8 @@ class RunFolder:
         kept = self.read().get("preparation")
         if kept is None:
             raise FileNotFoundError(2, "no model yet: the same command of v1fast fit goes on", str(self.model))
-        return Preparation(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+        options: Tree = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+        return Preparation(**options)
 
     def begin(self, configuration: Configuration, sessions: Mapping[str, Any], command: Sequence[str]) -> Tree:
         """Begin a run in the folder, or go on with the one that is there.

@@ -83,22 +83,19 @@ def _oracle(axes: Axes, judgements: Mapping[str, Judgement]) -> None:
 
 
 @styled
-def positions(judgements: Mapping[str, Judgement], image_shapes: Mapping[str, Sequence[int]]) -> Figure | None:
-    """Where the neurons look, in pixels of the images that the model is given; None without such positions.
+def positions(found: Mapping[str, Judgement], image_shapes: Mapping[str, Sequence[int]]) -> Figure:
+    """Where the neurons look, in pixels of the images that the model is given.
 
     Args:
-        judgements: by session.
+        found: by session, those whose readouts have positions.
         image_shapes: (C, H, W) by session.
     """
-    found = {name: judgement for name, judgement in judgements.items() if "x" in judgement.table}
-    if not found:
-        return None
     columns = min(len(found), 3)
     rows = -(-len(found) // columns)
     _, height, width = next(iter(image_shapes.values()))
     figure, grid = new_figure(rows, columns, (4.4 * columns, (4.4 * height / width + 0.9) * rows))
     cells = np.atleast_1d(grid).ravel()
-    points = None
+    points: Any = None
     for axes, (name, judgement) in zip(cells, found.items(), strict=False):
         table = judgement.table
         _, height, width = image_shapes[name]

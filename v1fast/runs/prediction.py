@@ -85,6 +85,7 @@ def predict_images(
 def write_predictions(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an ``.npz`` at once."""
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    save: Any = np.savez_compressed  # its annotation takes a name among the arrays for allow_pickle
+    save(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     _files.replace(path, content.getvalue())

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = {
-    "single_trial_correlation": "single-trial correlation",
-    "correlation_to_average": "correlation to average",
+    "single_trial_correlation": "single trial",
+    "correlation_to_average": "average",
     "feve": "FEVE",
     "fraction_oracle": "fraction oracle",
     "oracle_correlation": "oracle",
 }
-"""Metrics of the report's table, and their headings."""
+"""Metrics in tables of a run, and their headings; the first two are correlations."""
 
 
 def write_report(
@@ -93,21 +93,25 @@ def _pictures(
     """(heading, sentence below, PNG in base 64)."""
     from v1fast.runs import pictures
 
+    placed = {name: judgement for name, judgement in judgements.items() if "x" in judgement.table}
     shapes = {name: session["image_shape"] for name, session in run["sessions"].items()}
     drawn = [
         ("Learning", "One value for each epoch. " + _EPOCHS, pictures.learning_curves(epochs, run["best_epoch"])),
         ("Neurons", _NEURONS, pictures.neurons(judgements)),
-        ("Where they look", _POSITIONS, pictures.positions(judgements, shapes)),
     ]
-    return [(heading, text, _png(figure)) for heading, text, figure in drawn if figure is not None]
+    if placed:
+        drawn.append(("Where they look", _POSITIONS, pictures.positions(placed, shapes)))
+    return [(heading, text, _png(figure)) for heading, text, figure in drawn]
 
 
 _EPOCHS = "The validation correlation decides on the learning rate, on the end, and on the weights that are kept."
 _NEURONS = (
-    "Left: the fraction of neurons whose correlation is below a value. Right, where images were repeated: each dot is a "
-    "neuron; the oracle predicts a trial by the other trials of its image."
+    "Left: the fraction of neurons whose correlation is below a value. Right, where images were repeated: each dot is "
+    "a neuron; the oracle predicts a trial by the other trials of its image."
 )
-_POSITIONS = "Learned positions in the images that the model is given, without shifts by the eye. The frame is the image."
+_POSITIONS = (
+    "Learned positions in the images that the model is given, without the shifts by the eye. The frame is the image."
+)
 
 
 def _png(figure: Figure) -> str:
