@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -174,7 +173,6 @@ def _readout(
     part: Part, shapes: Mapping[str, tuple[int, int, int]], sessions: Mapping[str, Session]
 ) -> MultiReadoutBase:
     cls, options = FAMILIES["readout"][part.name], dict(part.options)
-    parameters = inspect.signature(cls).parameters
     kind = MultiReadoutSharedParametersBase if options.get("grid_mean_predictor") is not None else MultiReadoutBase
     if kind is MultiReadoutSharedParametersBase:
         options["grid_mean_predictor_type"] = "cortex"
@@ -183,11 +181,6 @@ def _readout(
         options.pop("grid_mean_predictor", None)
         if options.pop("share_transform", False):
             raise ConfigurationErrors(["readout.share_transform: want it beside grid_mean_predictor"])
-    if "mask_size" in parameters:
-        sides = {shape[1:] for shape in shapes.values()}
-        if len(sides) != 1:
-            raise ValueError(f"{part.name}: want images of one size in all recordings, got maps of {sorted(sides)}")
-        options["mask_size"] = sides.pop()
     neurons = {name: len(session.mean_activity) for name, session in sessions.items()}
     means = {name: session.mean_activity for name, session in sessions.items()}
     try:

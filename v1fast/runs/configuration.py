@@ -184,11 +184,16 @@ SECTIONS: dict[str, type[Any]] = {
 
 _FROM_THE_DATA = {
     *("input_channels", "in_shape", "outdims", "mean_activity", "source_grid", "init_grid", "data_keys", "n_neurons"),
-    *("shared_features", "shared_grid", "shared_transform", "mask_size", "init_mask", "init_weights", "avg", "params"),
+    *("shared_features", "shared_grid", "shared_transform", "avg", "params"),
     *("per_neuron", "lr", "gamma", "gamma_readout"),
 }
 _OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
-_READOUTS_OF_VIDEOS = {"PointGaussianReadout", "SpatialTransformerPooled3d"}
+_READOUTS_OF_VIDEOS = {
+    *("FactorizedReadout", "GaussianMaskReadout", "KlindtReadoutWrapper3D", "PointGaussianReadout"),
+    "SpatialTransformerPooled3d",
+}
+_SET_BY_THE_CLASS = {"LinearNonlinearCore": {"layers", "hidden_kern"}}
+"""Arguments of a base class that a class gives it itself."""
 
 
 def _readouts() -> dict[str, type[Any]]:
@@ -233,7 +238,8 @@ _NESTED = {"grid_mean_predictor": readouts.FullGaussian2d.init_grid_predictor}
 def options_of(family: str, name: str) -> dict[str, tuple[Any, Any]]:
     """Name -> (annotation, default) of what a configuration may say about a class."""
     cls = FAMILIES[family][name]
-    found = {key: value for key, value in _types.arguments_of(cls).items() if key not in _FROM_THE_DATA}
+    left_out = _FROM_THE_DATA | _SET_BY_THE_CLASS.get(name, set())
+    found = {key: value for key, value in _types.arguments_of(cls).items() if key not in left_out}
     if "grid_mean_predictor" in found:
         found["share_transform"] = (bool, False)
     return found
@@ -331,8 +337,6 @@ _USUAL |= {
     "SpatialTransformerPooled2d": _USUAL["PointPooled2d"],
     "SpatialTransformerPyramid2d": _USUAL["PointPyramid2d"],
 }
-_RATES = ("FactorizedReadout", "KlindtReadoutWrapper3D", "GaussianMaskReadout")
-"""Readouts whose output is a rate: no nonlinearity follows, unless the configuration names one."""
 
 
 # Reading
@@ -468,8 +472,6 @@ class _Reading:
                 self._problem(str(key), unknown(str(key), known, "key"))
         seed = self._value("seed", self.given.get("seed", self.base["seed"]), int)
         parts: dict[str, Any] = {family: self._part(family) for family in FAMILIES}
-        if parts["readout"] is not None and parts["readout"].name in _RATES:
-            self.base = _merged(self.base, {"encoder": {"nonlinearity_type": "identity"}})
         sections: dict[str, Any] = {name: self._section(name, cls) for name, cls in SECTIONS.items()}
         if not self.problems:
             self._check_ranges(seed, sections)

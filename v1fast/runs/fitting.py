@@ -202,7 +202,7 @@ def judge_all(
     for name, recording in recordings.items():
         there = [one for one in ("test", "validation") if len(recording.in_tier(one))]
         chosen = tier or (there[0] if there else str(recording.tiers[0]))
-        found[name] = judge(encoder, recording, preparation, session=session, tier=chosen, **options)
+        found[name] = judge(encoder, recording, preparation, session=session or name, tier=chosen, **options)
     return found
 
 

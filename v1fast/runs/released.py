@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -88,7 +88,7 @@ def described(encoder: FiringRateEncoder) -> dict[str, Any]:
     return {
         "core": type(encoder.core).__name__,
         "readout": type(next(iter(sessions.values()))).__name__,
-        "neurons": {name: int(readout.outdims) for name, readout in sessions.items()},
+        "neurons": {name: int(cast("Any", readout).outdims) for name, readout in sessions.items()},
         "shifter": encoder.shifter is not None,
         "modulator": encoder.modulator is not None,
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
