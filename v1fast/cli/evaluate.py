@@ -68,5 +68,5 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="right", overflow="fold", min_width=max(map(len, heading.split())))
     for row in metric_rows(metrics):
         table.add_row(*(cell.replace(" [", "\n[") or "-" for cell in row))
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table, width=console.width if console.is_terminal else WIDTH)
+    width = None if Console().is_terminal else WIDTH
+    Console(markup=False, emoji=False, highlight=False, width=width).print(table)
