@@ -63,7 +63,7 @@ class Preparation:
         wanted |= {"pupil_center"} if self.pupil_as_channels else set()
         for name in sorted(wanted - {"trial_idx"}):
             if name not in there:
-                raise ValueError(f"{recording.name}: want {name}, got a recording without it")
+                raise ValueError(f"{_where(recording)}: want {name}, got a recording without it")
         return tuple(there if self.fields is None else self.fields)
 
     def image_shape(self, recording: Recording) -> tuple[int, int, int]:
@@ -88,7 +88,7 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
         return dict(given)
     trials = recording.in_tier("train")
     if not len(trials):
-        raise ValueError(f"{recording.name}: {field}: want training trials to normalise by, got none")
+        raise ValueError(f"{_where(recording)}: {field}: want training trials to normalise by, got none")
     rows: Any = getattr(recording, field)
     if field == "images":
         rows, trials = recording.images, np.unique(recording.image_index[trials])
@@ -102,7 +102,7 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
         squares = squares + ((values - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(values) / total)
         mean, count = mean + (own - mean) * (len(values) / total), total
     if not count:
-        raise ValueError(f"{recording.name}: {field}: want finite values in training trials, got none")
+        raise ValueError(f"{_where(recording)}: {field}: want finite values in training trials, got none")
     std = np.sqrt(squares / count)
     return {"mean": mean[0], "std": std[0]} if field == "images" else {"mean": mean, "std": std}
 
@@ -156,10 +156,14 @@ def _check(recording: Recording, field: str, found: Mapping[str, Array]) -> None
     want = sizes.get(field, (rows.shape[1],))
     for key, values in found.items():
         if key in ("mean", "std") and np.squeeze(values).shape != np.squeeze(np.empty(want)).shape:
-            raise ValueError(f"{recording.name}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
+            raise ValueError(f"{_where(recording)}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
     std = np.asarray(found["std"])
     if not (std.mean() > 0 if field == "responses" else (std > 0).all()):
-        raise ValueError(f"{recording.name}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary")
+        raise ValueError(f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary")
+
+
+def _where(recording: Recording) -> str:
+    return recording.source or recording.name
 
 
 class Prepared:
