@@ -26,14 +26,18 @@ def get(
 
     got = data.get(name, folder, show=not (quiet or as_json))
     if as_json:
-        _print_json([{"path": str(one.path), "sha256": one.sha256, "new": one.new, "checked": one.checked} for one in got])
+        _print_json(
+            [{"path": str(one.path), "sha256": one.sha256, "new": one.new, "checked": one.checked} for one in got]
+        )
         return
     if quiet:
         return
     published = data.PUBLISHED[name]
     typer.echo(f"{published.about}; its licence: {published.page}")
     for one in got:
-        known = f"checked by {one.checked}" if one.checked else f"SHA-256 {one.sha256} recorded: the publisher gives none"
+        known = (
+            f"checked by {one.checked}" if one.checked else f"SHA-256 {one.sha256} recorded: the publisher gives none"
+        )
         typer.echo(f"{one.path}: {'downloaded' if one.new else 'is there'}, {known}")
 
 

@@ -80,7 +80,13 @@ def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: 
     recordings = read_recordings(data, configuration.data.format)
     for recording in recordings.values():
         console.print(repr(recording), markup=False)
-    outcome = fit_recordings(recordings, configuration, out, command=command_line(), show=not quiet, console=console)
+    try:
+        outcome = fit_recordings(
+            recordings, configuration, out, command=command_line(), show=not quiet, console=console
+        )
+    except KeyboardInterrupt as interrupt:
+        interrupt.__notes__ = [f"the same command {'goes on' if (out / 'last.ckpt').exists() else 'begins again'}"]
+        raise
     for note in outcome.notes:
         console.print(f"Note: {note}", markup=False)
     if outcome.state == "interrupted":

@@ -67,10 +67,23 @@ def fit_recordings(
 
     Raises:
         ValueError: recordings and configuration do not fit together; another run is in the folder.
+        BlockingIOError: another process fits in the folder.
         KeyboardInterrupt: Ctrl-C before the first epoch was done, or while the fit was judged.
     """
-    start = time.perf_counter()
     folder = RunFolder(Path(out))
+    with folder.alone():
+        return _fit_in(folder, recordings, configuration, command, show, console)
+
+
+def _fit_in(
+    folder: RunFolder,
+    recordings: Mapping[str, Recording],
+    configuration: Configuration,
+    command: Sequence[str],
+    show: bool,
+    console: Console | None,
+) -> Outcome:
+    start = time.perf_counter()
     configuration, notes = building.adapted(configuration, recordings)
     preparation = building.preparation_of(configuration, recordings)
     normalizations = {name: normalization(recording, preparation) for name, recording in recordings.items()}

@@ -7,7 +7,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -107,6 +108,30 @@ class RunFolder:
             raise FileNotFoundError(2, "no model yet: the same command of v1fast fit goes on", str(self.model))
         options: Tree = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
         return Preparation(**options)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it no other process fits in the folder, which is made where it is missing.
+
+        Raises:
+            BlockingIOError: one does.
+        """
+        there = self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        try:
+            file = _files.open_alone(lock)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another process fits in this folder", str(self.path)) from error
+        try:
+            with file:
+                yield
+                lock.unlink(missing_ok=True)
+        except BaseException:
+            lock.unlink(missing_ok=True)
+            if not there and not any(self.path.iterdir()):  # nothing came of it
+                self.path.rmdir()
+            raise
 
     def begin(self, configuration: Configuration, sessions: Mapping[str, Any], command: Sequence[str]) -> Tree:
         """Begin a run in the folder, or go on with the one that is there.
