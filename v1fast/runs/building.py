@@ -82,8 +82,10 @@ def preparation_of(configuration: Configuration, recordings: Mapping[str, Record
     wanted = {"behavior": configuration.modulator, "pupil_center": configuration.shifter}
     fields = tuple(name for name, part in wanted.items() if part is not None)
     preparation = Preparation(data.normalize, scale, data.behavior_as_channels, data.pupil_as_channels, fields)
-    for recording in recordings.values():
+    for name, recording in recordings.items():
         preparation.fields_of(recording)
+        if recording.sequences is not None:
+            raise ValueError(f"{name}: want a recording of images, got a video: v1fast.training.fit takes its loaders")
     return preparation
 
 
