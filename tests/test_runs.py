@@ -14,15 +14,15 @@ pytest.importorskip("lightning")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("safetensors")
 
-from recorded import recording, video  # noqa: E402
+from recorded import recording, video
 
-from v1fast import metrics  # noqa: E402
-from v1fast.models import FiringRateEncoder, MLPShifter, SE2dCore  # noqa: E402
-from v1fast.readouts import FullFactorized2d, FullGaussian2d  # noqa: E402
-from v1fast.runs import FAMILIES, PRESETS, RunFolder, building, configure, fit_recordings, judge_all, summary  # noqa: E402
-from v1fast.runs.configuration import ConfigurationErrors, difference, options_of, write_yaml  # noqa: E402
-from v1fast.runs.prediction import predict_images, predict_recording  # noqa: E402
-from v1fast.training import EncodingModule  # noqa: E402
+from v1fast import metrics
+from v1fast.models import FiringRateEncoder, MLPShifter, SE2dCore
+from v1fast.readouts import FullFactorized2d, FullGaussian2d
+from v1fast.runs import FAMILIES, PRESETS, RunFolder, building, configure, fit_recordings, judge_all, summary
+from v1fast.runs.configuration import ConfigurationErrors, difference, options_of, write_yaml
+from v1fast.runs.prediction import predict_images, predict_recording
+from v1fast.training import EncodingModule
 
 TINY = (
     *("core.layers=1", "core.hidden_channels=3", "core.input_kern=3"),
@@ -81,7 +81,9 @@ def test_a_written_configuration_is_read_again(preset, tmp_path):
 
 
 def test_settings_lie_on_the_file_and_that_on_the_preset(tmp_path):
-    (tmp_path / "run.yaml").write_text("preset: lurz2020\ntraining: {epochs: 7, batch_size: 32}\nreadout: PointPooled2d\n")
+    (tmp_path / "run.yaml").write_text(
+        "preset: lurz2020\ntraining: {epochs: 7, batch_size: 32}\nreadout: PointPooled2d\n"
+    )
     made = configure(file=tmp_path / "run.yaml", settings=["training.batch_size=16"], overrides={"seed": 3})
     assert (made.preset, made.seed, made.training.epochs, made.training.batch_size) == ("lurz2020", 3, 7, 16)
     assert made.training.learning_rate == 0.005  # the preset's
@@ -99,7 +101,9 @@ def test_of_another_class_the_preset_says_what_both_have():
 def test_what_is_wrong_is_said_line_by_line(tmp_path):
     """Of a file, every mistake at once: where it stands, the key, what was wanted."""
     path = tmp_path / "run.yaml"
-    path.write_text("core: {layrs: 3, input_kern: big}\ntraning: {epochs: 3}\nreadout: {name: FullGausian2d}\nseed: 1.5\n")
+    path.write_text(
+        "core: {layrs: 3, input_kern: big}\ntraning: {epochs: 3}\nreadout: {name: FullGausian2d}\nseed: 1.5\n"
+    )
     with pytest.raises(ConfigurationErrors) as caught:
         configure(file=path)
     assert sorted(caught.value.problems) == [
@@ -233,7 +237,9 @@ def test_what_a_recording_lacks_is_left_out_of_a_preset_and_said():
     assert made.readout.options["grid_mean_predictor"] is None
     assert made.shifter is None
     assert not made.data.behavior_as_channels
-    assert [note.partition(":")[0] for note in notes] == [f"no {w} in a" for w in ("cortex", "pupil_center", "behavior")]
+    assert [note.partition(":")[0] for note in notes] == [
+        f"no {w} in a" for w in ("cortex", "pupil_center", "behavior")
+    ]
     made, notes = building.adapted(configure("sensorium+"), {"b": data["b"]})
     assert made == configure("sensorium+")
     assert notes == []
@@ -264,7 +270,10 @@ def test_what_is_asked_for_by_name_has_to_be_there(setting, field):
         (["readout.share_transform=true", "readout.grid_mean_predictor=null"], "readout.share_transform"),
         (["optimizer.weight_decay=-1"], "optimizer: Adam: Invalid weight_decay value: -1"),
         (["schedule.patience=0"], "schedule: EarlyStopping: patience: want at least 1, got 0"),
-        (["training.learning_rates={sgma: .1}"], "learning_rates: want ends of the names of trained parameters, got sgma"),
+        (
+            ["training.learning_rates={sgma: .1}"],
+            "learning_rates: want ends of the names of trained parameters, got sgma",
+        ),
     ],
 )
 def test_arguments_out_of_range(tmp_path, settings, said):
@@ -373,7 +382,7 @@ def test_a_finished_run_is_left_alone(copied):
     [
         (["training.epochs=4"], {}, "this run has training.epochs = 3, and 4 is asked for"),
         (["readout=DenseReadout"], {}, 'this run has readout.name = "FullGaussian2d", and "DenseReadout" is asked for'),
-        (["shifter=MLPShifter"], {}, "this run has shifter.name = nothing, and \"MLPShifter\" is asked for"),
+        (["shifter=MLPShifter"], {}, 'this run has shifter.name = nothing, and "MLPShifter" is asked for'),
         ([], {"seed": 7}, "a had responses sha256"),
         ([], {"trials": 26}, "a had trials {'train': 12"),
     ],
@@ -390,7 +399,7 @@ def test_another_run_in_the_folder_is_refused(finished, settings, change, said):
 
 def test_files_of_others_are_not_overwritten(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="holds last.ckpt that v1fast fit did not write: choose another folder"):
+    with pytest.raises(ValueError, match=r"holds last\.ckpt that v1fast fit did not write: choose another folder"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -413,7 +422,10 @@ def test_two_processes_do_not_fit_in_one_folder(tmp_path):
         ({"a": recording(responses=-np.ones((24, 6)))}, "does not vary"),
         ({"a": recording(responses=np.random.default_rng(0).normal(size=(24, 6)))}, "want finite values >= 0"),
         ({"a": video()}, "want a recording of images, got a video"),
-        ({"a": recording(), "b": recording(images=np.random.default_rng(0).random((20, 2, 8, 12)))}, "same number of channels"),
+        (
+            {"a": recording(), "b": recording(images=np.random.default_rng(0).random((20, 2, 8, 12)))},
+            "same number of channels",
+        ),
     ],
 )
 def test_recordings_that_cannot_be_fitted(tmp_path, data, said):
@@ -435,8 +447,8 @@ def test_behaviour_and_eye_position_take_part(tmp_path):
     encoder = outcome.folder.encoder()
     assert encoder.core.input_channels == 4
     assert set(encoder.normalization["a"]) == {"images", "responses", "behavior", "pupil_center"}
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 12)))
     with pytest.raises(ValueError, match="needs eye position or behaviour"):
-        np.save(tmp_path / "images.npy", np.zeros((2, 8, 12)))
         predict_images(encoder, tmp_path / "images.npy", outcome.folder.preparation(), "a")
 
 
@@ -449,7 +461,13 @@ def test_the_report_is_one_file_that_says_all(finished):
     images = re.findall(r"data:image/png;base64,([^\"]+)", text)
     assert len(images) == 3
     assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
-    for words in ("Fitted in 3 epochs", "FullGaussian2d", "8 × 12", "train 12, validation 4, test 8", "Where they look"):
+    for words in (
+        "Fitted in 3 epochs",
+        "FullGaussian2d",
+        "8 \N{MULTIPLICATION SIGN} 12",
+        "train 12, validation 4, test 8",
+        "Where they look",
+    ):
         assert words in text
     kept = json.loads((finished.path / "metrics.json").read_text())
     assert f"<td>{kept['sessions']['a']['single_trial_correlation']['mean']:.3f}</td>" in text

@@ -91,8 +91,9 @@ def _fit_in(
         name: building.Session.of(recording, preparation, normalizations[name])
         for name, recording in recordings.items()
     }
-    encoder = building.build(configuration, sessions)
     described = {name: _description(recordings[name], sessions[name]) for name in recordings}
+    folder.check(configuration, described)
+    encoder = building.build(configuration, sessions)
     run = folder.begin(configuration, described, command)
     if run["state"] == "finished":
         return Outcome(folder, "unchanged", folder.read_json("metrics.json"), notes)
@@ -212,10 +213,12 @@ def judge_all(
         **options: of :func:`v1fast.runs.judge`.
     """
     found = {}
+    sessions: Any = encoder.readout
     for name, recording in recordings.items():
         there = [one for one in ("test", "validation") if len(recording.in_tier(one))]
         chosen = tier or (there[0] if there else str(recording.tiers[0]))
-        found[name] = judge(encoder, recording, preparation, session=session or name, tier=chosen, **options)
+        of = session or (name if name in sessions else None)
+        found[name] = judge(encoder, recording, preparation, session=of, tier=chosen, **options)
     return found
 
 

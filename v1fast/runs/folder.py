@@ -97,7 +97,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: training has not come so far.
         """
-        if not self.model.exists() and self.checkpoint.exists():
+        if not self.model.exists():
             raise FileNotFoundError(2, "no model yet: the same command of v1fast fit goes on", str(self.model))
         return FiringRateEncoder.load(self.model, device)
 
@@ -117,6 +117,8 @@ class RunFolder:
             BlockingIOError: one does.
         """
         there = self.path.exists()
+        if there and not self.path.is_dir():
+            raise ValueError(f"{self.path}: want a folder, got a file")
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / ".lock"
         try:
@@ -133,8 +135,21 @@ class RunFolder:
                 self.path.rmdir()
             raise
 
+    def check(self, configuration: Configuration, sessions: Mapping[str, Any]) -> None:
+        """Whether a run may begin in the folder, or go on.
+
+        Raises:
+            ValueError: another run is in it; the message names the first key that differs.
+        """
+        if (self.path / "run.json").exists():
+            self._compare(configuration, sessions, self.read())
+            return
+        for name in (self.checkpoint.name, self.model.name):
+            if (self.path / name).exists():
+                raise ValueError(f"{self.path}: holds {name} that v1fast fit did not write: choose another folder")
+
     def begin(self, configuration: Configuration, sessions: Mapping[str, Any], command: Sequence[str]) -> Tree:
-        """Begin a run in the folder, or go on with the one that is there.
+        """Begin a run in the folder, or go on with the one that is there, after :meth:`check`.
 
         Args:
             configuration: of the run.
@@ -143,20 +158,13 @@ class RunFolder:
 
         Returns:
             What ``run.json`` holds: its "state" is "running", or "finished" if nothing is left to do.
-
-        Raises:
-            ValueError: another run is in the folder; the message names the first key that differs.
         """
         if (self.path / "run.json").exists():
             run = self.read()
-            self._compare(configuration, sessions, run)
             if run["state"] == "finished" and self.model.exists():
                 return run
             run |= {"state": "running", "commands": [*run["commands"], list(command)], "versions": versions()}
         else:
-            for name in (self.checkpoint.name, self.model.name):
-                if (self.path / name).exists():
-                    raise ValueError(f"{self.path}: holds {name} that v1fast fit did not write: choose another folder")
             self.path.mkdir(parents=True, exist_ok=True)
             run = {
                 "format": FORMAT,
