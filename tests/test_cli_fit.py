@@ -20,7 +20,16 @@ from v1fast.readouts import FullGaussian2d, MultiReadoutBase, PointPooled2d  # n
 from v1fast.training import EncodingModule  # noqa: E402
 
 TINY = (
-    *("--preset", "small", "--set", "core.layers=1", "--set", "core.hidden_channels=3", "--set", "core.input_kern=3"),
+    *(
+        "--preset",
+        "sensorium",
+        "--set",
+        "core.layers=1",
+        "--set",
+        "core.hidden_channels=3",
+        "--set",
+        "core.input_kern=3",
+    ),
     *("--batch-size", "6", "--device", "cpu", "--epochs", "2"),
 )
 

@@ -38,7 +38,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def tiny(*settings, preset="small"):
+def tiny(*settings, preset="sensorium"):
     return configure(preset, settings=[*TINY, *settings])
 
 
@@ -193,7 +193,7 @@ def test_every_readout_can_be_built_from_its_name(name):
 @pytest.mark.parametrize("name", [name for name in FAMILIES["core"] if name != "TransferLearningCore"])
 def test_every_core_can_be_built_from_its_name(name):
     settings = [text for text in TINY if name != "LinearNonlinearCore" or text != "core.layers=1"]
-    made = building.build(configure("small", settings=[*settings, f"core={name}"]), sessions((2, 16, 20)))
+    made = building.build(configure("sensorium", settings=[*settings, f"core={name}"]), sessions((2, 16, 20)))
     assert type(made.core) is FAMILIES["core"][name]
     assert made.eval()(torch.randn(2, 2, 16, 20), data_key="a").isfinite().all()
 
