@@ -247,6 +247,9 @@ MISTAKES = [
     ),
     ((FIT, "one", "--set", "core.layers"), "core.layers: want key=value"),
     ((FIT, "one", "--epochs", "0"), "training.epochs: want at least 1, got 0"),
+    ((FIT, "one", "--device", "tpu"), "machine.device: want one of auto, cpu, cuda, mps, got 'tpu'"),
+    ((FIT, "one", "--device", "cuda"), "device: cuda is not available to this torch"),
+    ((EVALUATE, "run", "--device", "tpu"), "device: want one of auto, cpu, cuda, mps, got 'tpu'"),
     ((FIT, "one", "--set", "data.format=mat"), "format: want one of sensorium"),
     ((FIT, "one", "--set", "core.input_kern=99"), "kernels do not fit images of 8 x 12 pixels"),
     ((FIT, "one", "--out", "run", "--preset", "small"), "this run has core.layers = 1, and 2 is asked for"),
@@ -282,6 +285,7 @@ def test_a_mistake_ends_in_one_line(folder, monkeypatch, arguments, said):
     np.save("images.npy", recording().images[:2])
     np.save("flat.npy", np.zeros(5))
     np.save("objects.npy", np.array([{}, None]), allow_pickle=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = (folder / "run" / "run.json").read_bytes()
     result = v1fast(*arguments)
     lines = [line for line in result.stderr.splitlines() if not line.startswith("Recording ")]

@@ -109,10 +109,11 @@ def open_run(
         FileNotFoundError: no run, or no model yet; a recording of the run has moved.
     """
     from v1fast.runs import RunFolder
+    from v1fast.runs.building import device_of
 
     folder = RunFolder(path)
     run, configuration = folder.read(), folder.configuration()
-    encoder = folder.encoder(device)
+    encoder = folder.encoder(device_of(device))
     if data is None:
         data = list(dict.fromkeys(Path(session["source"]) for session in run["sessions"].values()))
     recordings = read_recordings(data, configuration.data.format) if data else {}

@@ -30,7 +30,7 @@ def evaluate(
     session: Annotated[str | None, typer.Option(help="Of the model, if a recording has another name.")] = None,
     interval: Annotated[bool, typer.Option("--interval", help="95 % intervals, by resampling images.")] = False,
     table: Annotated[Path | None, typer.Option(help="Write a row for each neuron: .csv or .parquet.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

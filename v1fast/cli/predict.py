@@ -28,7 +28,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="The .npz file to write.")] = Path("predictions.npz"),
     tier: Annotated[str | None, typer.Option(help="Of the trials.", show_default="all")] = None,
     session: Annotated[str | None, typer.Option(help="Of the model, if the recording has another name.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from v1fast import _choices
 from v1fast.data import Preparation, Recording
 from v1fast.losses import Loss
 from v1fast.models import FiringRateEncoder
@@ -214,6 +215,21 @@ def _modulator(part: Part | None, sessions: Mapping[str, Session]) -> nn.Module 
     neurons = {name: len(session.mean_activity) for name, session in sessions.items()}
     modulator: nn.Module = _made("modulator", part, neurons, input_channels=widths)
     return modulator
+
+
+def device_of(name: str) -> str:
+    """The device of that name; of "auto", CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: an unknown name, or a device that is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    _choices.one_of("device", name, ("auto", *there))
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[name]:
+        raise ValueError(f"device: {name} is not available to this torch, {torch.__version__}")
+    return name
 
 
 def loss_of(configuration: Configuration) -> Loss:

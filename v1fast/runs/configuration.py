@@ -19,6 +19,7 @@ from v1fast.runs import _types
 from v1fast.training import EarlyStopping, OneCycle
 
 Tree = dict[str, Any]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class ConfigurationErrors(ValueError):
@@ -109,12 +110,12 @@ class MachineOptions:
     """What does not change the model that is fitted, up to rounding: a run may go on with others.
 
     Attributes:
-        device: "auto", "cpu", "cuda", or another accelerator of Lightning.
+        device: "auto" is CUDA where there is one, else the CPU.
         memory_gb: of prepared trials that are kept on the device; what needs more is read in batches.
         workers: threads that read ahead then.
     """
 
-    device: str = "auto"
+    device: Device = "auto"
     memory_gb: float = 2.0
     workers: int = 2
 

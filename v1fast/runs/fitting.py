@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from v1fast.data import Preparation, Recording, loaders, normalization
 from v1fast.data.recording import TIERS
 from v1fast.metrics import write_table
@@ -84,6 +82,7 @@ def _fit_in(
     console: Console | None,
 ) -> Outcome:
     start = time.perf_counter()
+    device = building.device_of(configuration.machine.device)
     configuration, notes = building.adapted(configuration, recordings)
     preparation = building.preparation_of(configuration, recordings)
     normalizations = {name: normalization(recording, preparation) for name, recording in recordings.items()}
@@ -100,7 +99,7 @@ def _fit_in(
     history = _fit(encoder, recordings, configuration, preparation, normalizations, folder, show, console)
     encoder.normalization = normalizations
     encoder.cpu().save(folder.model)
-    run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "device": _device(configuration)}
+    run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "device": device}
     run |= {"epochs": len(history.epochs), "best_epoch": history.best_epoch, "parameters": _parameters(encoder)}
     if history.interrupted:
         folder.write(run | {"state": "interrupted"})
@@ -129,7 +128,7 @@ def _fit(
     console: Console | None,
 ) -> History:
     training, machine = configuration.training, configuration.machine
-    device = _device(configuration)
+    device = building.device_of(machine.device)
     made = loaders(
         recordings,
         training.batch_size,
@@ -152,7 +151,7 @@ def _fit(
         batch_size=training.batch_size,
         seed=configuration.seed,
         precision=training.precision,
-        accelerator="auto" if machine.device == "auto" else machine.device,
+        accelerator=device,
         show=show,
         console=console,
         learning_rate=training.learning_rate,
@@ -163,13 +162,6 @@ def _fit(
         scale_loss=training.scale_loss,
         check_every=training.check_every,
     )
-
-
-def _device(configuration: Configuration) -> str:
-    device = configuration.machine.device
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if device == "gpu" else device
 
 
 def _parameters(encoder: FiringRateEncoder) -> dict[str, int]:
