@@ -3,6 +3,7 @@
 Nothing is unpickled on the way: a file that would do something if it were is among them.
 """
 
+import contextlib
 import pickle
 import shutil
 import zipfile
@@ -75,7 +76,10 @@ def put(path, content):
 
 
 SCAN = [
-    (lambda s: (s / "data/responses/5.npy").unlink(), r"responses: want 0.npy to 22.npy, got 23 files, 5.npy is missing"),
+    (
+        lambda s: (s / "data/responses/5.npy").unlink(),
+        r"responses: want 0.npy to 22.npy, got 23 files, 5.npy is missing",
+    ),
     (lambda s: (s / "data/images/23.npy").unlink(), r"data/images: want 24 files, one for each of .*responses, got 23"),
     (lambda s: shutil.rmtree(s / "data/images"), r"scan/data/images: want 0.npy, 1.npy, ..., got no such file"),
     (lambda s: shutil.rmtree(s / "data/responses"), r"want a Sensorium folder .* got a folder with data, meta"),
@@ -84,25 +88,55 @@ SCAN = [
     (in_scan("meta/trials/tiers.npy", ["train"] * 23), r"trials/tiers.npy: want \[T, ...\], T = 24, got \(23,\)"),
     (in_scan("meta/trials/tiers.npy", np.zeros(24)), r"scan: tiers: want text, got float64"),
     (in_scan("meta/trials/tiers.npy", np.array([Bomb()] * 24)), r"trials/tiers.npy: cannot be read: .*pickled objects"),
-    (lambda s: cut(s / "data/responses/7.npy"), r"responses/7.npy: want 176 bytes for float64 \(6,\), got 156: it is cut"),
-    (lambda s: cut(s / "data/images/0.npy"), r"images/\d+.npy: want 512 bytes for float32 \(1, 8, 12\), got 492: it is cut"),
+    (
+        lambda s: cut(s / "data/responses/7.npy"),
+        r"responses/7.npy: want 176 bytes for float64 \(6,\), got 156: it is cut",
+    ),
+    (
+        lambda s: cut(s / "data/images/0.npy"),
+        r"images/\d+.npy: want 512 bytes for float32 \(1, 8, 12\), got 492: it is cut",
+    ),
     (lambda s: put(s / "data/images/3.npy", b""), r"data/images/3.npy: cannot be read: it is empty"),
     (lambda s: put(s / "data/images/3.npy", b"<html>"), r"data/images/3.npy: cannot be read: it is no .npy file"),
-    (in_scan("data/responses/4.npy", np.ones(7)), r"responses/4.npy: want \[N\] = \(6,\) as in 0.npy, got float64 \(7,\)"),
-    (in_scan("data/images/9.npy", np.ones((1, 12, 8), "f")), r"images/9.npy: want \[C, H, W\] = \(1, 8, 12\) as in 0.npy"),
+    (
+        in_scan("data/responses/4.npy", np.ones(7)),
+        r"responses/4.npy: want \[N\] = \(6,\) as in 0.npy, got float64 \(7,\)",
+    ),
+    (
+        in_scan("data/images/9.npy", np.ones((1, 12, 8), "f")),
+        r"images/9.npy: want \[C, H, W\] = \(1, 8, 12\) as in 0.npy",
+    ),
     (in_scan("data/responses/0.npy", np.ones((6, 1))), r"responses/0.npy: want numbers \[N\], got float64 \(6, 1\)"),
     (in_scan("data/behavior/0.npy", np.array(["a", "b", "c"])), r"behavior/0.npy: want numbers \[K\], got <U1 \(3,\)"),
     (in_scan("data/responses/2.npy", np.array([Bomb()] * 6)), r"responses/2.npy: cannot be read: .*pickled objects"),
     (in_scan("data/pupil_center/1.npy", np.ones(3)), r"pupil_center/1.npy: want \[2\] = \(2,\) as in 0.npy, got"),
-    (in_scan("meta/neurons/cell_motor_coordinates.npy", np.ones((5, 3))), r"coordinates.npy: want \[N, ...\], N = 6, got \(5"),
-    (in_scan("meta/neurons/cell_motor_coordinates.npy", np.ones((6, 4))), r"cortex: want \[N, 2\] or \[N, 3\], N = 6, got"),
+    (
+        in_scan("meta/neurons/cell_motor_coordinates.npy", np.ones((5, 3))),
+        r"coordinates.npy: want \[N, ...\], N = 6, got \(5",
+    ),
+    (
+        in_scan("meta/neurons/cell_motor_coordinates.npy", np.ones((6, 4))),
+        r"cortex: want \[N, 2\] or \[N, 3\], N = 6, got",
+    ),
     (in_scan("meta/neurons/unit_ids.npy", np.arange(9)), r"neurons/unit_ids.npy: want \[N, ...\], N = 6, got \(9,\)"),
     (lambda s: (s / "meta/statistics/images/all/std.npy").unlink(), r"images/all: want std.npy, got none"),
-    (in_scan("meta/statistics/responses/all/std.npy", np.ones(5)), r"statistics of responses: want std \(6,\), got \(5,\)"),
-    (in_scan("meta/statistics/images/all/std.npy", 0.0), r"statistics of images: want a std > 0, got 0: it does not vary"),
+    (
+        in_scan("meta/statistics/responses/all/std.npy", np.ones(5)),
+        r"statistics of responses: want std \(6,\), got \(5,\)",
+    ),
+    (
+        in_scan("meta/statistics/images/all/std.npy", 0.0),
+        r"statistics of images: want a std > 0, got 0: it does not vary",
+    ),
     (in_scan("meta/statistics/images/all/mean.npy", np.nan), r"images/all/mean.npy: want finite numbers"),
-    (in_scan("meta/statistics/behavior/all/std.npy", np.r_[1, 0, 1.0]), r"statistics of behavior: want a std > 0, got 0"),
-    (lambda s: cut(s / "meta/trials/frame_image_id.npy"), r"frame_image_id.npy: cannot be read: it is cut: want 320 bytes"),
+    (
+        in_scan("meta/statistics/behavior/all/std.npy", np.r_[1, 0, 1.0]),
+        r"statistics of behavior: want a std > 0, got 0",
+    ),
+    (
+        lambda s: cut(s / "meta/trials/frame_image_id.npy"),
+        r"frame_image_id.npy: cannot be read: it is cut: want 320 bytes",
+    ),
 ]
 ZIP = [
     (lambda p: cut(p, 2000), r"scan.zip: cannot be read: File is not a zip file"),
@@ -118,21 +152,36 @@ NPZ = [
     (lambda p: rewrite(p, responses=np.ones((23, 6))), r"a.npz: behavior: want \[T, ...\], T = 23, got \(24, 3\)"),
     (lambda p: rewrite(p, image_index=np.full(24, 99)), r"a.npz: image_index: want 0 to 19, got 99"),
     (lambda p: rewrite(p, pupil_centre=np.ones((24, 2))), r"a.npz: pupil_centre: want names of images, responses"),
-    (lambda p: rewrite(p, responses=np.array([[Bomb()] * 6] * 24)), r"responses.npy: cannot be read: .*pickled objects"),
+    (
+        lambda p: rewrite(p, responses=np.array([[Bomb()] * 6] * 24)),
+        r"responses.npy: cannot be read: .*pickled objects",
+    ),
     (lambda p: cut(p), r"a.npz: cannot be read: File is not a zip file"),
     (lambda p: p.write_bytes(pickle.dumps({"images": Bomb()})), r"a.npz: cannot be read: File is not a zip file"),
 ]
 OPENRETINA = [
     (lambda p: cut(p, 900), r"a.h5: cannot be read: .*truncated"),
     (lambda p: put(p, b"nothing of the kind"), r"a.h5: cannot be read: "),
-    (in_h5("responses_train_a", np.ones((6, 11))), r"a.h5: responses_train_a: want numbers \[N, T\], T = 12 .* \(6, 11\)"),
-    (in_h5("responses_train_a", np.ones((5, 12))), r"a.h5: responses_train_a: want \[N, T\], N = 6 as in responses_test"),
-    (in_h5("responses_noise", np.ones((6, 9))), r"a.h5: responses_noise: want its stimulus .*stimuli/noise.npy, got none"),
+    (
+        in_h5("responses_train_a", np.ones((6, 11))),
+        r"a.h5: responses_train_a: want numbers \[N, T\], T = 12 .* \(6, 11\)",
+    ),
+    (
+        in_h5("responses_train_a", np.ones((5, 12))),
+        r"a.h5: responses_train_a: want \[N, T\], N = 6 as in responses_test",
+    ),
+    (
+        in_h5("responses_noise", np.ones((6, 9))),
+        r"a.h5: responses_noise: want its stimulus .*stimuli/noise.npy, got none",
+    ),
     (in_h5("stimulus_test_a", np.ones((8, 8, 12))), r"a.h5: stimulus_test_a: want \[C, T, H, W\], got \(8, 8, 12\)"),
     (in_h5("stimulus_test_a", np.ones((1, 8, 9, 12))), r"a.h5: stimuli: want \[C, H, W\] = .* in all, got"),
     (in_h5("trials_test_a/behavior", np.ones((3, 3))), r"trials_test_a/behavior: want \[T, ...\], T = 8, got \(3, 3\)"),
     (lambda p: cut(p.parent / "stimuli/train_a.npy"), r"stimuli/train_a.npy: cannot be read: it is cut"),
-    (lambda p: [in_h5(f"responses_{t}_a")(p) for t in ("train", "test", "validation")], r"want datasets responses_<stim"),
+    (
+        lambda p: [in_h5(f"responses_{t}_a")(p) for t in ("train", "test", "validation")],
+        r"want datasets responses_<stim",
+    ),
 ]
 STRINGER = [
     (lambda p: rewrite(p, istim=np.arange(23)), r"s.npz/istim: want \[S\], S = 24 as in resp, got \(23,\)"),
@@ -162,10 +211,8 @@ def whole(tmp_path_factory):
     made = recording(name="a")
     for name, format in (("scan", "sensorium"), ("scan.zip", "sensorium"), ("a.npz", "arrays"), ("s.npz", "stringer")):
         write(made, folder / name, format)
-    try:
+    with contextlib.suppress(ModuleNotFoundError):
         write(made, folder / "openretina", "openretina")
-    except ModuleNotFoundError:
-        pass
     return folder
 
 

@@ -30,7 +30,10 @@ pytestmark = pytest.mark.once
 def content(folder):
     """Everything in a folder: names, sizes, times, sums."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and hashlib.md5(path.read_bytes()).digest())
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.is_file() and hashlib.md5(path.read_bytes()).digest(),
+        )
         for path in sorted(folder.rglob("*"))
     }
 
@@ -96,7 +99,8 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, format):
     with pytest.raises(OSError, match="Input/output error"):
         write(broken, tmp_path / "scan", format)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
-    assert not left and not list(tmp_path.rglob(".*"))
+    assert not left
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_formats_are_recognised_or_the_message_says_what_is(tmp_path):
@@ -107,7 +111,7 @@ def test_formats_are_recognised_or_the_message_says_what_is(tmp_path):
         read(tmp_path)
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="format: want one of sensorium, .* got 'matlab'"):
+    with pytest.raises(ValueError, match=r"format: want one of sensorium, .* got 'matlab'"):
         read(tmp_path, "matlab")
     write_arrays(recording(), tmp_path / "a.npz")
     write_arrays(recording(name="b"), tmp_path / "b.npz")
@@ -137,7 +141,7 @@ def test_all_recordings_of_a_folder(tmp_path):
 def test_a_scan_in_an_archive_of_a_repository(tmp_path):
     """As GIN gives Lurz2020-master.zip: folders above the scan."""
     write_sensorium(recording(), tmp_path / "static20457-5-9-preproc0")
-    with zipfile.ZipFile(tmp_path / "Lurz2020-master.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "Lurz2020-master.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("lurz2020/README.md", "")
         for path in (tmp_path / "static20457-5-9-preproc0").rglob("*.npy"):
             archive.write(path, Path("lurz2020") / path.relative_to(tmp_path))
@@ -153,10 +157,23 @@ def test_an_archive_of_several_scans(tmp_path):
             write_sensorium(recording(seed=number), folder)
             for path in folder.rglob("*.npy"):
                 archive.write(path, path.relative_to(tmp_path))
-    with pytest.raises(ValueError, match="want a scan .* got static0-1-1, static1-1-1"):
+    with pytest.raises(ValueError, match=r"want a scan .* got static0-1-1, static1-1-1"):
         read_sensorium(tmp_path / "both.zip")
     assert_same(recording(seed=1, name="1-1-1"), read_sensorium(tmp_path / "both.zip", scan="1-1-1"))
     assert list(read_all(tmp_path / "both.zip")) == ["0-1-1", "1-1-1"]
+
+
+def test_what_macos_leaves_is_not_data(tmp_path):
+    write_sensorium(recording(), tmp_path / "scan")
+    for folder in ("data/responses", "meta/trials"):
+        (tmp_path / "scan" / folder / "._0.npy").write_bytes(b"Mac OS X")
+        (tmp_path / "scan" / folder / ".DS_Store").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        for path in (tmp_path / "scan").rglob("*"):
+            archive.write(path, path.relative_to(tmp_path))
+            archive.writestr(f"__MACOSX/{path.relative_to(tmp_path)}", "Mac OS X")
+    for name in ("scan", "scan.zip"):
+        assert_same(recording(name="scan"), read(tmp_path / name))
 
 
 def test_images_of_two_classes_with_one_number_are_two_images(tmp_path):
@@ -174,7 +191,7 @@ def test_other_statistics(tmp_path):
         shutil.copytree(folder / "all", folder / "stimulus_frame")
     np.save(tmp_path / "scan/meta/statistics/images/stimulus_frame/mean.npy", 5.0)
     assert read_sensorium(tmp_path / "scan", statistics="stimulus_frame").statistics["images"]["mean"] == 5
-    with pytest.raises(ValueError, match="images/other: want mean.npy and std.npy"):
+    with pytest.raises(ValueError, match=r"images/other: want mean.npy and std.npy"):
         read_sensorium(tmp_path / "scan", statistics="other")
 
 
@@ -222,7 +239,8 @@ def test_large_arrays_are_mapped(tmp_path, name):
     whole = Recording(np.random.default_rng(0).random((40, 1, 64, 64)), np.ones((40, 3)))
     write_arrays(whole, tmp_path / name)
     found = read(tmp_path / name)
-    assert mapped(found.images) and not mapped(whole.images)
+    assert mapped(found.images)
+    assert not mapped(whole.images)
     np.testing.assert_array_equal(found.images, whole.images)
     np.savez_compressed(tmp_path / "compressed.npz", images=whole.images, responses=whole.responses)
     np.testing.assert_array_equal(read(tmp_path / "compressed.npz").images, whole.images)
@@ -231,7 +249,9 @@ def test_large_arrays_are_mapped(tmp_path, name):
 def test_repeats_by_image():
     responses = np.arange(24.0).reshape(2, 4, 3)
     responses[1, 2] = np.nan
-    made = read_arrays({"images": np.zeros((4, 8, 8)), "responses": responses, "tiers": ["train", "train", "test", "test"]})
+    made = read_arrays(
+        {"images": np.zeros((4, 8, 8)), "responses": responses, "tiers": ["train", "train", "test", "test"]}
+    )
     assert made.images.shape == (4, 1, 8, 8)
     np.testing.assert_array_equal(made.image_index, [0, 1, 2, 3, 0, 1, 3])
     np.testing.assert_array_equal(made.responses[:], responses.reshape(8, 3)[[0, 1, 2, 3, 4, 5, 7]])
@@ -249,7 +269,8 @@ def test_real_repeats(real_data):
 def test_names_of_the_source(tmp_path):
     np.savez(tmp_path / "mine.npz", stim=np.zeros((4, 8, 8)), spikes=np.ones((4, 3)), notes=np.zeros(2))
     made = read_arrays(tmp_path / "mine.npz", images="stim", responses="spikes", ignore=["notes"])
-    assert made.name == "mine" and made.responses.shape == (4, 3)
+    assert made.name == "mine"
+    assert made.responses.shape == (4, 3)
     with pytest.raises(ValueError, match=r"mine.npz: notes: want names of images, .* or ignore=\['notes'\]"):
         read_arrays(tmp_path / "mine.npz", images="stim", responses="spikes")
     with pytest.raises(ValueError, match=r"mine.npz: spike: want such an array, got stim, spikes, notes"):
@@ -306,7 +327,9 @@ def test_a_session_of_openretina(tmp_path):
         read_openretina(tmp_path)
     found = read_openretina(tmp_path, session="b", tiers={"natural": "test"})
     np.testing.assert_array_equal(found.images[:], np.moveaxis(np.concatenate([own, shared], 1), 1, 0))
-    np.testing.assert_array_equal(found.images[[40, 3, 3]], np.moveaxis(np.concatenate([own, shared], 1)[:, [40, 3, 3]], 1, 0))
+    np.testing.assert_array_equal(
+        found.images[[40, 3, 3]], np.moveaxis(np.concatenate([own, shared], 1)[:, [40, 3, 3]], 1, 0)
+    )
     np.testing.assert_array_equal(found.responses[:], np.concatenate([responses["natural"], responses["noise"]], 1).T)
     assert found.tiers.tolist() == ["test"] * 12 + ["train"] * 30
     assert list(found.neurons) == ["celltypes"]
@@ -334,7 +357,8 @@ def test_gratings(gratings):
     assert (read_stringer(gratings, seed=1).tiers != found.tiers).any()
     upright = found.images[found.image_index[given["stimuli"] == 0]][0, 0]
     assert upright.shape == (48, 64)
-    assert (upright == upright[0]).all() and set(upright[0]) == {0, 1}, "0 degrees: bars are upright"
+    assert (upright == upright[0]).all(), "0 degrees: bars are upright"
+    assert set(upright[0]) == {0, 1}
     flips = np.flatnonzero(np.diff(upright[0]))
     assert np.diff(flips).mean() == pytest.approx(np.pi * 28 / 10, abs=0.5), "half a period, in pixels of ten"
 
@@ -352,7 +376,8 @@ def test_binned_gratings(gratings):
 
 def test_bins_that_are_empty_are_left_out():
     means, degrees = binned(np.array([[1.0], [3.0], [8.0]]), np.array([1.0, 2.0, 95.0]), 10)
-    assert means.tolist() == [[2], [8]] and degrees.tolist() == [1.5, 95]
+    assert means.tolist() == [[2], [8]]
+    assert degrees.tolist() == [1.5, 95]
 
 
 def test_natural_images_counted_from_one(tmp_path):
@@ -434,7 +459,9 @@ def test_nwb(nwb):
     np.testing.assert_array_equal(counted.responses[:], [[2, 0], [1, 0], *[[0, 0]] * 7, [0, 1]])
     wide = read(path, responses="units", window=(0.0, 0.6), **WHERE)
     assert wide.responses[0].tolist() == [3, 0]
-    np.testing.assert_array_equal(read(path, responses="intervals/trials/counts", **WHERE).responses[:, 0], np.arange(10))
+    np.testing.assert_array_equal(
+        read(path, responses="intervals/trials/counts", **WHERE).responses[:, 0], np.arange(10)
+    )
     split = read(path, responses="units", images=WHERE["images"], split=(0.5, 0.25, 0.25))
     assert len({*zip(split.image_ids.tolist(), split.tiers.tolist(), strict=True)}) == 4
 
@@ -446,9 +473,15 @@ def test_nwb(nwb):
         ({"responses": "stimulus"}, "stimulus: want an object of NWB, got a part of one"),
         ({"responses": "intervals/trials/x"}, "intervals/trials: want a column x, got start_time, stop_time, image"),
         ({"responses": "units", "images": "units"}, "units: want an ImageSeries or Images, got Units"),
-        ({"responses": "units", "trials": "acquisition/activity"}, "acquisition/activity: want a table, got TimeSeries"),
+        (
+            {"responses": "units", "trials": "acquisition/activity"},
+            "acquisition/activity: want a table, got TimeSeries",
+        ),
         ({"responses": "units", "image": "id"}, "intervals/trials: want a column id"),
-        ({"responses": "units", "window": (0.5, None)}, "intervals/trials: want windows that end after they begin, got .* in trial"),
+        (
+            {"responses": "units", "window": (0.5, None)},
+            "intervals/trials: want windows that end after they begin, got .* in trial",
+        ),
         ({"responses": "units", "first_image": 1}, "image_index: want 0 to 3, got -1"),
         ({"responses": "units", "cortex": "units"}, "units: want a dataset, got a group"),
     ],
@@ -456,4 +489,3 @@ def test_nwb(nwb):
 def test_nwb_paths_that_are_wrong(nwb, arguments, said):
     with pytest.raises(ValueError, match=rf"session.nwb: {said}"):
         read(nwb[0], **{**WHERE, **arguments})
-

@@ -20,8 +20,6 @@ import torch
 from v1fast import _files, functional, ops
 from v1fast.rsa import _tiles, files, rdm_to_file
 
-fcntl = _files.fcntl
-
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 NATIVE = ops.loaded["native"] == "loaded"
 SIDE = 40
@@ -210,7 +208,7 @@ def test_killed_and_interrupted_from_outside(small_tiles, computed, tmp_path):
         program = start(folder)
         for _ in range(lines):
             program.stdout.readline()
-        if fcntl is not None:
+        if _files.LOCKS:
             with pytest.raises(BlockingIOError, match="another process is writing this file"):
                 rdm_to_file(responses(), folder / "rdm.npy", progress=False)
         program.send_signal(number)
@@ -249,7 +247,7 @@ def unfinished(small_tiles, tmp_path, monkeypatch):
     return tmp_path / "rdm.npy"
 
 
-@pytest.mark.skipif(fcntl is None, reason="wants locks")
+@pytest.mark.skipif(not _files.LOCKS, reason="wants locks")
 def test_a_file_that_is_being_written_is_left_alone(unfinished):
     with (
         _files.open_alone(unfinished.with_name(".rdm.npy.partial")),

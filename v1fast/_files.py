@@ -18,6 +18,7 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows: two processes that write the same file are not detected
     fcntl = None  # type: ignore[assignment]
+LOCKS = fcntl is not None  # where there are none, open files cannot be renamed either
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -49,8 +49,8 @@ def published(module: str, name: str) -> Any:
 @contextmanager
 def importable() -> Iterator[None]:
     """Provide stand-ins for absent packages while a library is imported."""
-    # neuralpredictors 0.3.0 expects it where Python 3.9 had it.
-    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
+    for name in ("Iterable", "Mapping"):  # neuralpredictors 0.3.0 expects them where Python 3.9 had them
+        setattr(collections, name, getattr(collections.abc, name))
     added = [name for name in _STAND_INS if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in added:
         module = ModuleType(name)

@@ -12,7 +12,7 @@ import http.client
 import io
 import json
 import os
-import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -188,7 +188,9 @@ def _check(file: PublishedFile, path: Path, content: Path, sha256: str, md5: str
     if recorded is None:
         return ""
     if sha256 != recorded:
-        raise ValueError(f"{where}: want the SHA-256 {recorded}, recorded in {path.parent / SUMS}, got {sha256}: {remedy}")
+        raise ValueError(
+            f"{where}: want the SHA-256 {recorded}, recorded in {path.parent / SUMS}, got {sha256}: {remedy}"
+        )
     return SUMS
 
 
@@ -240,7 +242,13 @@ class _Download:
                 before = self.have
                 try:
                     self._receive(bar)
-                except (urllib.error.URLError, http.client.HTTPException, socket.timeout, ConnectionError) as error:
+                except (
+                    urllib.error.URLError,
+                    http.client.HTTPException,
+                    TimeoutError,
+                    ConnectionError,
+                    ssl.SSLError,
+                ) as error:
                     failures = 1 if self.have > before else failures + 1
                     self._give_up(error, failures)
                     time.sleep(WAIT * 2 ** (failures - 1))
@@ -265,7 +273,9 @@ class _Download:
             while chunk := response.read(CHUNK):
                 if self.have == 0 and not chunk.startswith(ARCHIVE):
                     kind = response.headers.get("Content-Type", "something else")
-                    raise ValueError(f"{self.file.url}: want a zip archive, got {kind}: see {self.path.parent.name}'s page")
+                    raise ValueError(
+                        f"{self.file.url}: want a zip archive, got {kind}: see {self.path.parent.name}'s page"
+                    )
                 self._write(chunk)
                 bar.advance(len(chunk))
             if self.total is None:  # a server that never said how much it would be has come to its end
@@ -328,7 +338,7 @@ class _Download:
         """Rename the file to its final name."""
         with _files.naming(self.path):
             os.fsync(self.content.fileno())
-        if _files.fcntl is None:  # Windows does not rename open files
+        if not _files.LOCKS:  # Windows does not rename open files
             self.content.close()
         os.replace(self.partial, self.path)
         _files.sync_folder(self.path.parent)

@@ -30,8 +30,8 @@ WRITERS: dict[str, Callable[[Recording, str | Path], None]] = {
     "arrays": write_arrays,
 }
 _KNOWN = (
-    "a Sensorium folder or zip (data/responses/0.npy, ...), an openretina session (.h5 beside stimuli/), Stringer's .npz "
-    "(resp, stimuli or istim), an .npz or a folder of images and responses, or .nwb"
+    "a Sensorium folder or zip (data/responses/0.npy, ...), an openretina session (.h5 beside stimuli/), Stringer's "
+    ".npz (resp, stimuli or istim), an .npz or a folder of images and responses, or .nwb"
 )
 
 

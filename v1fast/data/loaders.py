@@ -22,7 +22,7 @@ def loaders(
     recordings: Recording | Mapping[str, Recording],
     batch_size: int = 128,
     seed: int = 0,
-    tiers: Sequence[str] = TIERS,
+    tiers: Sequence[str] | None = None,
     *,
     device: str | torch.device | None = None,
     preparation: Preparation | None = None,
@@ -44,7 +44,7 @@ def loaders(
         recordings: one, or several by the name that they have in the model.
         batch_size: trials of a batch.
         seed: of the order.
-        tiers: which ones. A tier that a recording lacks has no loader of it.
+        tiers: which ones; None: all that the recordings have. A tier that a recording lacks has no loader of it.
         device: where prepared trials lie, or where batches go that are read; None: in memory.
         preparation: normalisation, scale, channels; default :class:`Preparation`.
         normalizations: by session, see :func:`normalization`; those of a model whose training was on other files.
@@ -75,6 +75,8 @@ def loaders(
     sessions = {recordings.name: recordings} if isinstance(recordings, Recording) else dict(recordings)
     preparation = preparation or Preparation()
     where = None if device is None else torch.device(device)
+    if tiers is None:
+        tiers = [tier for tier in dict.fromkeys((*TIERS, *_tiers(sessions))) if tier in _tiers(sessions)]
     made: Loaders = {tier: {} for tier in tiers}
     left = memory
     for name, recording in sessions.items():
@@ -88,17 +90,19 @@ def loaders(
                 continue
             shuffle = tier == "train"
             if size > left:
-                made[tier][name] = ReadBatches(
-                    part.__getitem__, len(part), batch_size, shuffle, seed, workers, where
-                )
+                made[tier][name] = ReadBatches(part.__getitem__, len(part), batch_size, shuffle, seed, workers, where)
             else:
                 made[tier][name] = TensorBatches(part.resident(where), batch_size, shuffle, seed)
         left -= size if size <= left else 0
     empty = [tier for tier, found in made.items() if not found]
     if empty:
-        known = sorted({str(tier) for recording in sessions.values() for tier in recording.tiers})
-        raise ValueError(f"tiers: want trials of {empty[0]}, got recordings with {', '.join(known) or 'no trials'}")
+        known = ", ".join(_tiers(sessions)) or "no trials"
+        raise ValueError(f"tiers: want trials of {empty[0]}, got recordings with {known}")
     return made
+
+
+def _tiers(sessions: Mapping[str, Recording]) -> list[str]:
+    return sorted({str(tier) for recording in sessions.values() for tier in recording.tiers})
 
 
 class Clips(Prepared):
@@ -130,8 +134,8 @@ class Clips(Prepared):
     def size(self) -> int:
         """Bytes of all of them, prepared."""
         shape = self.preparation.image_shape(self.recording)
-        widths = {"behavior": self.recording.behavior, "pupil_center": self.recording.pupil_center}
-        beside = sum(1 if name == "trial_idx" else widths[name].shape[1] for name in self.fields)  # type: ignore[union-attr]
+        widths: dict[str, Any] = {name: getattr(self.recording, name, None) for name in self.fields}
+        beside = sum(1 if rows is None else int(rows.shape[1]) for rows in widths.values())
         values = math.prod(shape) + self.recording.responses.shape[1] + beside
         return 4 * values * len(self) * (self.frames or 1)
 
@@ -197,6 +201,8 @@ def _starts(recording: Recording, trials: NDArray[np.int64], frames: int, step: 
     sequences: Any = recording.sequences
     breaks = np.flatnonzero((np.diff(trials) != 1) | (np.diff(sequences[trials]) != 0)) + 1
     starts = [
-        np.arange(part[0], part[-1] + 2 - frames, step) for part in np.split(np.arange(len(trials)), breaks) if len(part)
+        np.arange(part[0], part[-1] + 2 - frames, step)
+        for part in np.split(np.arange(len(trials)), breaks)
+        if len(part)
     ]
     return np.concatenate(starts) if starts else np.zeros(0, np.int64)

@@ -1,8 +1,8 @@
 """openretina's format: stimuli as ``stimuli/<name>.npy`` [C, T, H, W], and a file of HDF5 for each session.
 
-A session's file has ``responses_<name>`` [N, T] for each stimulus that was shown, ``stimulus_<name>`` [C, T, H, W] where
-the session has a version of its own, and ``session_info/<name>`` [N]. Beside these, which openretina reads, v1fast
-writes and reads ``trials_<name>/<field>`` [T, ...] and ``session_info/cortex``.
+A session's file has ``responses_<name>`` [N, T] for each stimulus that was shown, ``stimulus_<name>`` [C, T, H, W]
+where the session has a version of its own, and ``session_info/<name>`` [N]. Beside these, which openretina reads,
+v1fast writes and reads ``trials_<name>/<field>`` [T, ...] and ``session_info/cortex``.
 """
 
 from __future__ import annotations
@@ -97,6 +97,12 @@ def _session_file(path: Path, session: str | None) -> Path:
 
 @contextmanager
 def open_hdf5(path: Path, mode: Literal["r", "w"] = "r") -> Iterator[h5py.File]:
+    """A file of HDF5, open while the block runs.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none to read, or it is damaged.
+        ModuleNotFoundError: without h5py.
+    """
     try:
         import h5py
     except ModuleNotFoundError as error:

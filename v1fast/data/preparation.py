@@ -16,7 +16,7 @@ from v1fast.data.recording import FIELDS, Recording
 from v1fast.data.rows import Array
 
 Normalization = Mapping[str, Mapping[str, Any]]
-ROWS = 256  # read and converted at once: bounds the memory
+ROWS = 32  # read and converted at once: memory that is small enough to be used again
 SMALL = 0.01  # of the mean deviation: responses are divided by no smaller one
 
 
@@ -92,7 +92,7 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
     rows: Any = getattr(recording, field)
     if field == "images":
         rows, trials = recording.images, np.unique(recording.image_index[trials])
-    count, mean, squares = 0.0, np.float64(0), np.float64(0)
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(trials), ROWS):
         values = np.asarray(rows[trials[start : start + ROWS]], np.float64)
         values = values.reshape(-1, 1) if field == "images" else values[np.isfinite(values).all(1)]
@@ -159,7 +159,9 @@ def _check(recording: Recording, field: str, found: Mapping[str, Array]) -> None
             raise ValueError(f"{_where(recording)}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
     std = np.asarray(found["std"])
     if not (std.mean() > 0 if field == "responses" else (std > 0).all()):
-        raise ValueError(f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary")
+        raise ValueError(
+            f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary"
+        )
 
 
 def _where(recording: Recording) -> str:
@@ -205,7 +207,7 @@ class Prepared:
     def _normalized(self, name: str, trials: NDArray[np.int64]) -> Array:
         """In float64, so that float32 is rounded once, as there."""
         if name == "images":
-            values = np.asarray(self.recording.images[self.recording.image_index[trials]], np.float64)
+            values = self._scaled(np.asarray(self.recording.images[self.recording.image_index[trials]], np.float64))
         elif name == "trial_idx":
             values = np.asarray(self.recording.trials.get(name, np.arange(len(self.recording))))[trials, None]
         else:
@@ -219,11 +221,17 @@ class Prepared:
             return scaled
         return (values - np.asarray(by["mean"])) / np.asarray(by["std"])
 
+    def _scaled(self, images: Array) -> Array:
+        """Interpolated before they are normalised, which is the same and has fewer pixels to do."""
+        _, height, width = self.preparation.image_shape(self.recording)
+        if images.shape[2:] == (height, width):
+            return images
+        scaled: Array = F.interpolate(torch.from_numpy(images), (height, width), mode="bilinear").numpy()
+        return scaled
+
     def _images(self, trials: NDArray[np.int64]) -> Tensor:
         images = torch.from_numpy(self._normalized("images", trials))
-        _, height, width = self.preparation.image_shape(self.recording)
-        if images.shape[2:] != (height, width):
-            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        height, width = images.shape[2:]
         appended = [name for name, wanted in self._channels() if wanted]
         for name in appended:
             values = torch.from_numpy(self._normalized(name, trials))

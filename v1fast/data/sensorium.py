@@ -81,7 +81,9 @@ def scans(tree: Tree) -> list[str]:
 def _root(tree: Tree, scan: str | None) -> str:
     found = scans(tree)
     if scan is not None:
-        found = [root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))]
+        found = [
+            root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))
+        ]
     if len(found) != 1:
         names = ", ".join(root.rstrip("/") for root in found) or "none"
         raise ValueError(f"{tree.path}: want a scan with data/responses and meta/trials, got {names}")
@@ -156,7 +158,7 @@ def _statistics(tree: Tree, root: str, field: str, source: str) -> dict[str, Arr
 
 
 def write_sensorium(recording: Recording, path: str | Path) -> None:
-    """Write a folder, or a zip archive if ``path`` ends in ".zip"; it appears when it is whole.
+    """Write a folder, or a zip archive without compression if ``path`` ends in ".zip"; it appears when it is whole.
 
     Statistics are those of the recording, else of its training trials; without either there are none.
     neuralpredictors' ``FileTreeDataset`` reads it.
@@ -168,7 +170,7 @@ def write_sensorium(recording: Recording, path: str | Path) -> None:
     path = Path(path)
     with _files.new(path) as partial:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(partial, "w") as archive:
                 _write(recording, lambda name, content: archive.writestr(f"{path.stem}/{name}", content))
         else:
             _write(recording, lambda name, content: _put(partial / name, content))

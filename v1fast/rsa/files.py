@@ -240,7 +240,7 @@ class _Unfinished:
         """Rename the file to its final name."""
         with _files.naming(self.target):
             os.fsync(self.file.fileno())
-        if _files.fcntl is None:  # Windows does not rename open files
+        if not _files.LOCKS:  # Windows does not rename open files
             self.file.close()
         os.replace(self.partial, self.target)
         _files.sync_folder(self.target.parent)

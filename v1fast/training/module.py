@@ -188,7 +188,7 @@ class EncodingModule(lightning.LightningModule):
             inputs, responses, fields = as_fields(given)
             rates = self.encoder(inputs, data_key=data_key, **fields)
             metric = self._validation.setdefault(data_key, SingleTrialCorrelation(per_neuron=True).to(self.device))
-            metric.update(responses, rates)
+            metric.update(responses.flatten(0, -2), rates.flatten(0, -2))  # of videos [B, T, N], each frame
             loss: Tensor = self.loss(rates, responses).detach()
             self._validation_loss.append(loss * responses.numel() if self.loss.avg else loss)
             self._validation_responses += responses.numel()
