@@ -218,7 +218,7 @@ def test_the_default_is_the_sensorium_baseline():
 
 @pytest.mark.real_data
 def test_the_released_baseline_is_read_by_the_default(real_data):
-    state = torch.load(real_data / "sensorium_mouse_v1/sensorium_sota_model.pth", weights_only=True)
+    state = torch.load(real_data / "sensorium_mouse_v1/sensorium_sota_model.pth", map_location="cpu", weights_only=True)
     name = "26872-17-20"
     made = building.build(configure(), {name: sessions(neurons=7776)["a"]})
     made.load_state_dict(state)

@@ -84,8 +84,8 @@ def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: 
         outcome = fit_recordings(
             recordings, configuration, out, command=command_line(), show=not quiet, console=console
         )
-    except KeyboardInterrupt as interrupt:
-        interrupt.__notes__ = [f"the same command {'goes on' if (out / 'last.ckpt').exists() else 'begins again'}"]
+    except KeyboardInterrupt as pressed:
+        pressed.__notes__ = [f"the same command {'goes on' if (out / 'last.ckpt').exists() else 'begins again'}"]
         raise
     for note in outcome.notes:
         console.print(f"Note: {note}", markup=False)
