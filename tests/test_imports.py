@@ -19,6 +19,7 @@ FLOORS = (  # from the top down
     {"cli"},
     {"benchmarks"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
+    {"runs"},
     {"training", "rsa", "plots", "accelerate", "doctor"},
     {"models", "data", "metrics", "losses"},
     {"readouts"},
@@ -34,7 +35,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ENTRANCES = {
     "cli": {"__main__"},
     "benchmarks": {"cli"},
-    "training": {"cli", "benchmarks"},
+    "training": {"cli", "runs", "experiments", "benchmarks"},
     "kernels": {"ops", "benchmarks"},
 }
 

@@ -440,11 +440,18 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, step, schedule):
         assert value.equal(resumed.state_dict()[name]), name
 
 
-def test_a_finished_run_stays_finished(tmp_path):
-    first = encoder()
-    history = quick(first, out=tmp_path)
-    second = encoder(seed=1)
-    assert quick(second, out=tmp_path).epochs == history.epochs
+@pytest.mark.parametrize("patience", [100, 2])
+def test_a_finished_run_stays_finished(tmp_path, patience):
+    """One that took all its epochs, and one that ended early; of neither is the last epoch the best."""
+
+    def again(model):
+        schedule = EarlyStopping(patience=patience, lr_decay_steps=1)
+        return quick(model, out=tmp_path, schedule=schedule, max_epochs=30 if patience == 2 else 4, learning_rate=0.1)
+
+    first, second = encoder(), encoder(seed=1)
+    history = again(first)
+    assert history.best_epoch < len(history.epochs) < 30
+    assert again(second).epochs == history.epochs
     for name, value in states(first).items():
         assert value.equal(second.state_dict()[name]), name
 

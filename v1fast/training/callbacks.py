@@ -109,10 +109,11 @@ class EpochLines(Callback):
         return epochs
 
     def _print(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        for epoch in self._epochs(pl_module)[self._printed :]:
+        done = self._epochs(pl_module)
+        new, self._printed = done[self._printed :], len(done)  # first, so that Ctrl-C meanwhile repeats no line
+        for epoch in new:
             words = [f"epoch {epoch['epoch']:3}/{trainer.max_epochs}", f"loss {epoch['train_loss']:.5g}"]
             if "val_correlation" in epoch:
                 words.append(f"validation: loss {epoch['val_loss']:.4f}, correlation {epoch['val_correlation']:.4f}")
             words += [f"rate {epoch['learning_rate']:.2g}", f"{self._seconds:.1f} s"]
             self.console.print("  ".join(words), soft_wrap=True)
-        self._printed = len(self._epochs(pl_module))

@@ -151,10 +151,10 @@ def fit(
     if interrupted:
         if not module.epochs:
             raise KeyboardInterrupt
-        module.restore_best()
         if lines:
             where = "" if checkpoint is None else f"; {checkpoint} holds the last epoch: the same call goes on from it"
             lines.console.print(f"Interrupted: going on with the best of {len(module.epochs)} epochs{where}.")
+    module.restore_best()  # Lightning ends no training that it did not begin, as of a run that was complete
     encoder.eval()
     return History(module.epochs, interrupted, checkpoint if checkpoint and checkpoint.exists() else None)
 

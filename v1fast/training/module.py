@@ -93,6 +93,7 @@ class EncodingModule(lightning.LightningModule):
         self.schedule.begin(optimizer.optimizer, int(self.trainer.estimated_stepping_batches))
         if self._restored is not None:
             self.schedule.load_state_dict(self._restored["schedule"])
+            self.trainer.should_stop = self._restored.get("stopped", False)
             _set_random_states(self._restored["random"])
             self._restored = None
 
@@ -242,6 +243,7 @@ class EncodingModule(lightning.LightningModule):
             "best": self.best,
             "schedule": self.schedule.state_dict(),
             "epochs": self.epochs,
+            "stopped": self.trainer.should_stop,
             "random": _random_states(),
         }
 
