@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,23 @@ def replace(path: Path, content: bytes) -> None:
             os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new(path: Path) -> Iterator[Path]:
+    """A file or folder that appears under its name when the block has written it whole, to the path that it is given.
+
+    Raises:
+        FileExistsError: there is something at ``path``.
+        OSError: it cannot be written; nothing is left.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "want a path where nothing is", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        os.rename(partial, path)
 
 
 def write_report(folder: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> None:
