@@ -1,0 +1,28 @@
+"""Experiments on encoding models: transfer of cores, comparison of readouts, each by one call that can be resumed."""
+
+from v1fast.experiments.models import ModelSettings, Variant
+from v1fast.experiments.presets import QUICK, SMALL, TINY, Simulated, simulated_sessions
+from v1fast.experiments.sessions import Session, as_session
+from v1fast.experiments.simulated import as_recording
+from v1fast.experiments.tables import band, summarise, write_csv
+from v1fast.experiments.transfer import TransferSettings, curves, split_neurons, transfer
+
+__all__ = [
+    "QUICK",
+    "SMALL",
+    "TINY",
+    "ModelSettings",
+    "Session",
+    "Simulated",
+    "TransferSettings",
+    "Variant",
+    "as_recording",
+    "as_session",
+    "band",
+    "curves",
+    "simulated_sessions",
+    "split_neurons",
+    "summarise",
+    "transfer",
+    "write_csv",
+]
