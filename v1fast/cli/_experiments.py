@@ -14,11 +14,13 @@ from v1fast import _files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from v1fast.experiments import ModelSettings, Session
+    from v1fast.experiments import ModelSettings, Session, Simulated
 
 Data = Annotated[
     list[Path] | None,
-    typer.Argument(help="Recordings: folders or files of any format that v1fast reads, or a folder that holds several."),
+    typer.Argument(
+        help="Recordings: folders or files of any format that v1fast reads, or a folder that holds several."
+    ),
 ]
 Simulate = Annotated[bool, typer.Option("--simulate", help="Simulated animals and a small model, without any data.")]
 Images = Annotated[str | None, typer.Option(help="Numbers of images, such as 64,256,1024; default: powers of two.")]
@@ -93,6 +95,11 @@ def model_of(small: bool, quick: bool, normalized_scale: Mapping[str, Any] | Non
     return replace(model, **(normalized_scale or {}))
 
 
+def one_animal(sizes: Simulated, several_sessions: bool) -> Simulated:
+    """One animal in place of several; with sessions of the same neurons, so that they can share features."""
+    return replace(sizes, animals=1, sessions=2 if several_sessions else 1)
+
+
 def finish(
     out: Path, rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], pictures: Mapping[str, Figure]
 ) -> None:
@@ -115,5 +122,6 @@ def finish(
     for row in table:
         shown.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
     console = Console(markup=False, highlight=False)
+    console.width = console.width if console.is_terminal else max(console.width, 140)
     console.print(shown)
     console.print(f"results.csv, table.csv and {', '.join(f'{name}.png' for name in pictures)} are in {out}")

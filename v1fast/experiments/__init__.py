@@ -1,5 +1,6 @@
 """Experiments on encoding models: transfer of cores, comparison of readouts, each by one call that can be resumed."""
 
+from v1fast.experiments.comparison import ComparisonSettings, compare_readouts, compared
 from v1fast.experiments.models import ModelSettings, Variant
 from v1fast.experiments.presets import QUICK, SMALL, TINY, Simulated, simulated_sessions
 from v1fast.experiments.sessions import Session, as_session
@@ -11,6 +12,7 @@ __all__ = [
     "QUICK",
     "SMALL",
     "TINY",
+    "ComparisonSettings",
     "ModelSettings",
     "Session",
     "Simulated",
@@ -19,6 +21,8 @@ __all__ = [
     "as_recording",
     "as_session",
     "band",
+    "compare_readouts",
+    "compared",
     "curves",
     "simulated_sessions",
     "split_neurons",

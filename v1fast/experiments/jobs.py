@@ -135,7 +135,7 @@ def run_jobs(
             except KeyboardInterrupt as interrupt:
                 if results.folder is not None:
                     kept = f"{len(results.rows)} of {len(jobs)} results are in {results.folder}"
-                    interrupt.__notes__ = [f"{kept}; the same command goes on"]  # type: ignore[attr-defined]
+                    interrupt.__notes__ = [f"{kept}; the same command goes on"]
                 raise
             results.add({"job": name, **dataclasses.asdict(job), **row})
             bar.advance()

@@ -254,7 +254,7 @@ def make_readouts(
         "dense": DenseReadout,
     }
     penalty = settings.penalties[variant.kind]
-    options: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "gaussian": {
             "init_mu_range": settings.init_mu_range,
             "init_sigma": settings.init_sigma,
@@ -268,7 +268,8 @@ def make_readouts(
             "feature_reg_weight": penalty,
         },
         "dense": {"feature_reg_weight": penalty},
-    }[variant.kind]
+    }
+    options = choices[variant.kind]
     container: type[MultiReadoutBase] = MultiReadoutBase
     if variant.sharing or variant.retinotopy != "none":
         container = MultiReadoutSharedParametersBase
@@ -311,7 +312,8 @@ def parameters_per_neuron(readouts: MultiReadoutBase) -> float:
 
     What sessions share counts once.
     """
-    neurons = sum(int(readout.outdims) for readout in readouts.values())
+    every: Any = readouts.values()
+    neurons = sum(readout.outdims for readout in every)
     counted = {
         id(parameter): parameter.numel()
         for name, parameter in readouts.named_parameters()

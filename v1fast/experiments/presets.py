@@ -38,11 +38,11 @@ class Simulated:
     """Sizes of simulated animals; see :func:`v1fast.data.simulate_animals`."""
 
     animals: int = 4
-    neurons: int = 60
+    neurons: int = 50
     image_shape: tuple[int, int] = (24, 36)
-    train: int = 768
-    validation: int = 100
-    test: int = 40
+    train: int = 512
+    validation: int = 80
+    test: int = 30
     repeats: int = 8
     sessions: int = 1
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Values read off the figures of Lurz et al., ICLR 2021, "Generalization in data-driven models of primary visual cortex".
+"""Values read off the figures of Lurz et al., "Generalization in data-driven models of primary visual cortex", 2021.
 
 Fraction oracle, read with an error of about .01.
 """

@@ -52,14 +52,14 @@ class Session:
             if missing:
                 raise ValueError(f"{self.name}: {tier}: want {missing[0]}, got {', '.join(fields) or 'no fields'}")
             if len(fields["images"]) != len(fields["responses"]) or not len(fields["images"]):
-                got = f"{len(fields['images'])} and {len(fields['responses'])}"
-                raise ValueError(f"{self.name}: {tier}: want images and responses of the same trials, got {got}")
+                lengths = f"{len(fields['images'])} and {len(fields['responses'])}"
+                raise ValueError(f"{self.name}: {tier}: want images and responses of the same trials, got {lengths}")
             if fields["responses"].shape[1] != len(self.unit_ids):
-                got = fields["responses"].shape[1]
-                raise ValueError(f"{self.name}: {tier}: want responses of {len(self.unit_ids)} neurons, got {got}")
+                want, got = len(self.unit_ids), fields["responses"].shape[1]
+                raise ValueError(f"{self.name}: {tier}: want responses of {want} neurons, got {got}")
         if len(self.test_images) != len(self.test["responses"]):
-            got = len(self.test_images)
-            raise ValueError(f"{self.name}: test_images: want [T] = ({len(self.test['responses'])},), got ({got},)")
+            wanted = len(self.test["responses"])
+            raise ValueError(f"{self.name}: test_images: want [T] = ({wanted},), got ({len(self.test_images)},)")
         if len(self.test_images.unique()) == len(self.test_images):
             raise ValueError(f"{self.name}: test: want images shown more than once, for the oracle, got none")
         if self.cortex is not None and len(self.cortex) != len(self.unit_ids):
@@ -84,13 +84,20 @@ class Session:
             return {**given, "responses": given["responses"][:, torch.from_numpy(index)]}
 
         cortex = None if self.cortex is None else self.cortex[index]
-        tiers = {tier: fields(tier) for tier in TIERS}
+        tiers: dict[str, Any] = {tier: fields(tier) for tier in TIERS}
         return replace(self, **tiers, unit_ids=self.unit_ids[index], cortex=cortex)
 
     def of_images(self, chosen: ArrayLike) -> Session:
         """Some of the training trials, by indices; validation and test stay."""
         index = torch.as_tensor(np.asarray(chosen, np.int64))
         return replace(self, train={name: rows_of(rows, index) for name, rows in self.train.items()})
+
+    def with_images_of(self, other: Session) -> Session:
+        """These responses, with the images of the same trials as another session has them, or their features."""
+        tiers: dict[str, Any] = {
+            tier: {**getattr(self, tier), "images": getattr(other, tier)["images"]} for tier in TIERS
+        }
+        return replace(self, **tiers)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether results belong to these data."""

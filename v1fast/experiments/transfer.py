@@ -144,6 +144,11 @@ def split_neurons(session: Session, seed: int = 0) -> tuple[Session, Session]:
     return session.of_neurons(np.sort(order[half:])), session.of_neurons(np.sort(order[:half]))
 
 
+def image_grid(most: int) -> list[int]:
+    """Powers of two from 64 on, and ``most``."""
+    return [*(2**k for k in range(6, 64) if 2**k < most), most]
+
+
 class Transfer:
     """The experiment's jobs and how each is done; :func:`transfer` runs it.
 
@@ -173,10 +178,7 @@ class Transfer:
 
     def grid(self) -> list[int]:
         """The numbers of images."""
-        if self.settings.images:
-            return list(self.settings.images)
-        powers = [2**k for k in range(6, 64) if 2**k < self.all_images]
-        return [*powers, self.all_images]
+        return list(self.settings.images) or image_grid(self.all_images)
 
     def jobs(self) -> list[TransferJob]:
         """All jobs; those that read one core's features are together."""
@@ -245,16 +247,7 @@ class Transfer:
             model = self.settings.model
             self._features = (key, {name: with_features(core, one, model) for name, one in self.target.items()})
         rows = self._features[1]
-        features = {
-            name: {tier: {"images": getattr(rows[name], tier)["images"]} for tier in ("train", "validation", "test")}
-            for name in sessions
-        }
-        return {
-            name: dataclasses.replace(
-                one, **{tier: {**getattr(one, tier), **fields} for tier, fields in features[name].items()}
-            )
-            for name, one in sessions.items()
-        }
+        return {name: one.with_images_of(rows[name]) for name, one in sessions.items()}
 
     # cores
 
