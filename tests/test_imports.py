@@ -18,6 +18,7 @@ FLOORS = (  # from the top down
     {"__main__"},
     {"cli"},
     {"benchmarks"},
+    {"experiments"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
     {"training", "rsa", "plots", "accelerate", "doctor"},
     {"models", "data", "metrics", "losses"},
@@ -31,7 +32,12 @@ FLOORS = (  # from the top down
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that few may enter, whatever floor they stand on.
-ENTRANCES = {"cli": {"__main__"}, "benchmarks": {"cli"}, "training": {"cli"}, "kernels": {"ops", "benchmarks"}}
+ENTRANCES = {
+    "cli": {"__main__"},
+    "benchmarks": {"cli"},
+    "training": {"cli", "experiments"},
+    "kernels": {"ops", "benchmarks"},
+}
 
 
 def room_of(module):

@@ -8,6 +8,8 @@ import typer
 from v1fast.cli import _experiments as shared
 from v1fast.cli._common import Quick, in_one_line, need
 
+LEGEND = "readout: parameters per neuron"
+
 
 @in_one_line
 def readouts(
@@ -77,7 +79,7 @@ def readouts(
     rows = compared(compare_readouts(sessions, settings, out=out))
     table = summarise(rows, ("readout", "parameters_per_neuron", "neurons", "images"), method=bands)  # type: ignore[arg-type]
     plain = [row for row in rows if not row["behavior"]]
-    pictures = {"readouts": curves_figure(plain, panels="size", curves="readout", method=bands)}  # type: ignore[arg-type]
+    pictures = {"readouts": curves_figure(plain, panels="size", curves="curve", legend=LEGEND, method=bands)}  # type: ignore[arg-type]
     if behavior:
         most = max(row["neurons"] for row in rows)
         wanted = [row for row in rows if row["neurons"] == most and (row["behavior"] or row["readout"] == "gaussian")]

@@ -7,6 +7,7 @@ from v1fast.experiments.sessions import Session, as_session
 from v1fast.experiments.simulated import as_recording
 from v1fast.experiments.tables import band, summarise, write_csv
 from v1fast.experiments.transfer import TransferSettings, curves, split_neurons, transfer
+from v1fast.training import cache_features, without_core
 
 __all__ = [
     "QUICK",
@@ -21,6 +22,7 @@ __all__ = [
     "as_recording",
     "as_session",
     "band",
+    "cache_features",
     "compare_readouts",
     "compared",
     "curves",
@@ -28,5 +30,6 @@ __all__ = [
     "split_neurons",
     "summarise",
     "transfer",
+    "without_core",
     "write_csv",
 ]

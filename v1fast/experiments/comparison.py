@@ -214,5 +214,7 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         variant = Variant(**row["readout"])
         size = f"{row['neurons']} neurons"
-        named.append({**row, "readout": str(variant), "size": size, "behavior": variant.shifter or variant.modulator})
+        curve = f"{variant}: {row['parameters_per_neuron']:,g}"
+        beside = {"size": size, "curve": curve, "behavior": variant.shifter or variant.modulator}
+        named.append({**row, "readout": str(variant), **beside})
     return named

@@ -27,6 +27,7 @@ def curves_figure(
     panels: str,
     curves: str,
     title: str = "",
+    legend: str = "",
     method: Band = "t",
     with_published: bool = False,
 ) -> Figure:
@@ -37,13 +38,19 @@ def curves_figure(
         panels: column whose values have a panel each.
         curves: column whose values have a curve each, of the same look in all panels.
         title: above all panels.
+        legend: above the curves' names.
         method: of the bands, see :func:`v1fast.experiments.tables.band`.
         with_published: draw the published values of transfer beside the curves of the same names.
     """
     names = list(dict.fromkeys(row[panels] for row in rows))
     drawn = list(dict.fromkeys(row[curves] for row in rows))
-    figure, axes = new_figure(1, len(names), (2.2 + 4.6 * len(names), 4.6), sharey=True)
+    figure, axes = new_figure(1, len(names), (3.0 + 4.2 * len(names), max(4.6, 1 + 0.32 * len(drawn))), sharey=True)
     table = summarise(rows, (panels, curves, "images"), method=method)
+    known = [row["mean"] for row in table if not math.isnan(row["mean"])]
+    known += list(published.TRANSFER.values()) if with_published else []
+    # A band of two subsets may be wider than all curves together: it is cut off, they are not.
+    room = 0.1 * (max(known, default=1) - min(0, *known, 0)) + 0.02
+    limits = min(0, *known, 0) - room, max(known, default=1) + room
     for panel, name in zip(np.atleast_1d(axes), names, strict=True):
         for number, curve in enumerate(drawn):
             points = sorted((r for r in table if (r[panels], r[curves]) == (name, curve)), key=lambda r: r["images"])
@@ -54,10 +61,11 @@ def curves_figure(
                     panel.plot(at, value, MARKERS[number % 8], ms=9, mfc="none", mec=COLOURS[number % 8], mew=1.6)
         _axes(panel, sorted({row["images"] for row in rows}))
         panel.set_title(name)
+        panel.set_ylim(limits)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel(LABEL)
     handles = {label: handle for panel in np.atleast_1d(axes) for handle, label in _legend(panel)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", title=legend or None)
     subsets = max((row["subsets"] for row in table), default=0)
     notes = [f"mean and 95 % band of {subsets} subsets" if subsets > 1 else "one subset: no band"]
     notes += ["open: Lurz et al. 2021, other data"] if with_published else []
@@ -70,7 +78,8 @@ def curves_figure(
 def _curve(panel: Axes, points: Sequence[Mapping[str, Any]], label: str, number: int) -> None:
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     x, mean, low, high = (np.array([point[key] for point in points]) for key in ("images", "mean", "low", "high"))
-    panel.plot(x, mean, color=colour, marker=marker, ms=5, lw=1.8, label=label)
+    dashes = "-" if number < len(COLOURS) else "--"
+    panel.plot(x, mean, dashes, color=colour, marker=marker, ms=5, lw=1.8, label=label)
     if not np.isnan(low).all():
         panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 

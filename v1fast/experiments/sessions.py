@@ -166,10 +166,10 @@ def _shares(count: int, sizes: list[int]) -> list[int]:
         raise ValueError(f"images: want {len(sizes)} to {sum(sizes)}, got {count}")
     shares = [0] * len(sizes)
     while sum(shares) < count:
-        open_ = [i for i, size in enumerate(sizes) if shares[i] < size]
-        each, rest = divmod(count - sum(shares), len(open_))
-        for place, i in enumerate(open_):
-            shares[i] += min(each + (place < rest), sizes[i] - shares[i])
+        left = [i for i, size in enumerate(sizes) if shares[i] < size]
+        each = (count - sum(shares)) // len(left)
+        for i in left if each else left[: count - sum(shares)]:
+            shares[i] += min(max(each, 1), sizes[i] - shares[i])
     return shares
 
 
