@@ -82,6 +82,8 @@ def _ours(case: FrozenCase) -> FiringRateEncoder:
             core(_data(case)["images"][:64])
     shape = tuple(case.shape[axis] for axis in "CHW")
     readout = FullGaussian2d(shape, case.shape["N"], bias=True, init_mu_range=0.55, init_sigma=0.4)
+    with torch.no_grad():  # so that rates depend on features as those of a trained model do
+        readout._features.normal_(0, 0.1)
     return FiringRateEncoder(core, readout).freeze_core()
 
 

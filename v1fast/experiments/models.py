@@ -108,6 +108,7 @@ class ModelSettings:
         pool_steps, pool_kern: of pooled readouts.
         hidden_features: of the network from cortex to positions; one hidden layer, tanh at the end.
         learning_rate, batch_size, max_epochs, patience, lr_decay_steps: see :func:`v1fast.training.fit`.
+        dense_learning_rate: of the weights of dense readouts: a step of Adam moves thousands of a neuron's at once.
         least_steps: of an epoch. Few images are gone through several times in one, so that patience is as long for
             all numbers of images.
         vgg_layers: of VGG-16, up to which it is used; 12 ends with the ReLU after the convolution 3_1.
@@ -131,6 +132,7 @@ class ModelSettings:
     pool_kern: int = 2
     hidden_features: int = 30
     learning_rate: float = 0.005
+    dense_learning_rate: float = 0.0002
     batch_size: int = 64
     max_epochs: int = 200
     patience: int = 5
@@ -404,6 +406,9 @@ def fit_model(
             accelerator="cpu",
             show=False,
             learning_rate=settings.learning_rate,
+            learning_rates={f"readout.{name}.weight": settings.dense_learning_rate for name in sessions}
+            if variant.kind == "dense"
+            else None,
             schedule=EarlyStopping(settings.patience, settings.lr_decay_steps),
         )
     if history.interrupted:

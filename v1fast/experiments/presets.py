@@ -21,6 +21,7 @@ SMALL = ModelSettings(
     init_sigma=0.3,
     penalties={"gaussian": 0.3, "factorized": 0.01, "pooled": 0.3, "dense": 0.01},
     learning_rate=0.015,
+    dense_learning_rate=0.0003,
     batch_size=32,
     max_epochs=40,
     patience=4,
