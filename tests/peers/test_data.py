@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from v1fast.data import Preparation, Recording, loaders, read_sensorium, write_sensorium
+from v1fast.data import Preparation, Recording, loaders, read_all, read_sensorium, write_openretina, write_sensorium
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,46 @@ def test_a_written_scan_is_what_neuralpredictors_reads(folder):
     for name in ("area", "layer", "animal_ids", "sessions", "scan_idx"):
         assert len(getattr(data.neurons, name)) == 12
     np.testing.assert_array_equal(data.trial_info.frame_image_id, recording.image_ids)
+
+
+def test_a_written_session_is_what_openretina_reads(tmp_path):
+    pytest.importorskip("h5py")
+    from openretina.data_io.h5_dataset_reader import load_responses, load_stimuli
+
+    rng = np.random.default_rng(0)
+    tiers = ["train"] * 20 + ["test"] * 9
+    made = {
+        name: Recording(rng.random((29, 1, 8, 6)), rng.random((29, 4)), tiers=tiers, name=name) for name in ("a", "b")
+    }
+    for recording in made.values():
+        write_openretina(recording, tmp_path)
+    tests = ["test_a", "test_b"]
+    responses, stimuli = load_responses(str(tmp_path), tests), load_stimuli(str(tmp_path), tests, [1, 8, 6], None, None)
+    for name, recording in made.items():
+        responses[name].check_matching_stimulus(stimuli[name])
+        train, test = (recording.select(trials=recording.in_tier(tier)) for tier in ("train", "test"))
+        np.testing.assert_array_equal(responses[name].train, train.responses[:].T)
+        np.testing.assert_array_equal(responses[name].test_dict[f"test_{name}"], test.responses[:].T)
+        frames = np.moveaxis(test.images[test.image_index], 0, 1).astype(np.float32)
+        np.testing.assert_array_equal(stimuli[name].test_dict[f"test_{name}"], frames)
+
+
+def test_what_openretina_creates(tmp_path):
+    pytest.importorskip("h5py")
+    from openretina.cli.create_data import write_data_to_directory
+    from openretina.data_io.h5_dataset_reader import load_responses, load_stimuli
+
+    write_data_to_directory(str(tmp_path), num_colors=2, num_stimuli=2, num_sessions=2, clip_length=3)
+    tests = ["random_noise_1"]
+    responses, stimuli = (
+        load_responses(str(tmp_path), tests),
+        load_stimuli(str(tmp_path), tests, [2, 16, 8], None, None),
+    )
+    found = read_all(tmp_path, tiers={"random_noise_1": "test"})
+    assert found.keys() == responses.keys()
+    for name, recording in found.items():
+        train = recording.select(trials=recording.in_tier("train"))
+        np.testing.assert_array_equal(train.responses[:].T, responses[name].train)
+        frames = np.moveaxis(train.images[train.image_index], 0, 1).astype(np.float32)
+        np.testing.assert_array_equal(frames, stimuli[name].train)
+        assert recording.neurons["celltypes"].shape == (recording.responses.shape[1],)

@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from v1fast._version import __version__
-from v1fast.cli import bench, demo, doctor, readouts, rsa, transfer
+from v1fast.cli import bench, data, demo, doctor, readouts, rsa, transfer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
 for command in (doctor.doctor, demo.demo, bench.bench, rsa.rsa, transfer.transfer, readouts.readouts):
     app.command()(command)
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -68,7 +68,7 @@ def sessions_of(data: Sequence[Path] | None, scale: float, raw_images: bool) -> 
 
 
 def chosen(name: str, wanted: str | None, sessions: Mapping[str, Session]) -> dict[str, Session] | None:
-    """Sessions named by an option, by their whole names or by beginnings that fit one; None without the option.
+    """Sessions named by an option, by their whole names or by parts that fit one; None without the option.
 
     Raises:
         ValueError: a name fits none, or several.
@@ -77,7 +77,7 @@ def chosen(name: str, wanted: str | None, sessions: Mapping[str, Session]) -> di
         return None
     found = {}
     for word in words(wanted):
-        fits = [key for key in sessions if key == word] or [key for key in sessions if key.startswith(word)]
+        fits = [key for key in sessions if key == word] or [key for key in sessions if word in key]
         if len(fits) != 1:
             what = "several of them" if fits else "none of them"
             raise ValueError(f"--{name}: want one of {', '.join(sessions)}, got {word!r}, which fits {what}")

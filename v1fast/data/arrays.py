@@ -69,7 +69,7 @@ def read_arrays(
     _check_names(where, arrays)
     fields: dict[str, Any] = {key: values for key, values in arrays.items() if key in NAMES}
     fields["images"] = _images(where, fields["images"])
-    groups = _groups(arrays)
+    groups: dict[str, Any] = _groups(arrays)
     responses = as_rows(f"{where}responses", fields["responses"])
     if len(responses.shape) == 3:
         _unfold(where, fields, groups, np.asarray(responses))
@@ -182,4 +182,3 @@ def _named(recording: Recording) -> list[tuple[str, Any]]:
     for field, statistics in recording.statistics.items():
         found += [(f"statistics/{field}/{key}", values) for key, values in statistics.items()]
     return [(name, values) for name, values in found if values is not None]
-

@@ -88,9 +88,7 @@ def loaders(
                 continue
             shuffle = tier == "train"
             if size > left:
-                made[tier][name] = ReadBatches(
-                    part.__getitem__, len(part), batch_size, shuffle, seed, workers, where
-                )
+                made[tier][name] = ReadBatches(part.__getitem__, len(part), batch_size, shuffle, seed, workers, where)
             else:
                 made[tier][name] = TensorBatches(part.resident(where), batch_size, shuffle, seed)
         left -= size if size <= left else 0
@@ -130,8 +128,8 @@ class Clips(Prepared):
     def size(self) -> int:
         """Bytes of all of them, prepared."""
         shape = self.preparation.image_shape(self.recording)
-        widths = {"behavior": self.recording.behavior, "pupil_center": self.recording.pupil_center}
-        beside = sum(1 if name == "trial_idx" else widths[name].shape[1] for name in self.fields)  # type: ignore[union-attr]
+        widths: dict[str, Any] = {name: getattr(self.recording, name, None) for name in self.fields}
+        beside = sum(1 if rows is None else int(rows.shape[1]) for rows in widths.values())
         values = math.prod(shape) + self.recording.responses.shape[1] + beside
         return 4 * values * len(self) * (self.frames or 1)
 
@@ -197,6 +195,8 @@ def _starts(recording: Recording, trials: NDArray[np.int64], frames: int, step: 
     sequences: Any = recording.sequences
     breaks = np.flatnonzero((np.diff(trials) != 1) | (np.diff(sequences[trials]) != 0)) + 1
     starts = [
-        np.arange(part[0], part[-1] + 2 - frames, step) for part in np.split(np.arange(len(trials)), breaks) if len(part)
+        np.arange(part[0], part[-1] + 2 - frames, step)
+        for part in np.split(np.arange(len(trials)), breaks)
+        if len(part)
     ]
     return np.concatenate(starts) if starts else np.zeros(0, np.int64)

@@ -16,7 +16,7 @@ from v1fast.data.recording import FIELDS, Recording
 from v1fast.data.rows import Array
 
 Normalization = Mapping[str, Mapping[str, Any]]
-ROWS = 256  # read and converted at once: bounds the memory
+ROWS = 32  # read and converted at once: memory that is small enough to be used again
 SMALL = 0.01  # of the mean deviation: responses are divided by no smaller one
 
 
@@ -63,7 +63,7 @@ class Preparation:
         wanted |= {"pupil_center"} if self.pupil_as_channels else set()
         for name in sorted(wanted - {"trial_idx"}):
             if name not in there:
-                raise ValueError(f"{recording.name}: want {name}, got a recording without it")
+                raise ValueError(f"{_where(recording)}: want {name}, got a recording without it")
         return tuple(there if self.fields is None else self.fields)
 
     def image_shape(self, recording: Recording) -> tuple[int, int, int]:
@@ -88,11 +88,11 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
         return dict(given)
     trials = recording.in_tier("train")
     if not len(trials):
-        raise ValueError(f"{recording.name}: {field}: want training trials to normalise by, got none")
+        raise ValueError(f"{_where(recording)}: {field}: want training trials to normalise by, got none")
     rows: Any = getattr(recording, field)
     if field == "images":
         rows, trials = recording.images, np.unique(recording.image_index[trials])
-    count, mean, squares = 0.0, np.float64(0), np.float64(0)
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(trials), ROWS):
         values = np.asarray(rows[trials[start : start + ROWS]], np.float64)
         values = values.reshape(-1, 1) if field == "images" else values[np.isfinite(values).all(1)]
@@ -102,7 +102,7 @@ def statistics_of(recording: Recording, field: str) -> dict[str, Array]:
         squares = squares + ((values - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(values) / total)
         mean, count = mean + (own - mean) * (len(values) / total), total
     if not count:
-        raise ValueError(f"{recording.name}: {field}: want finite values in training trials, got none")
+        raise ValueError(f"{_where(recording)}: {field}: want finite values in training trials, got none")
     std = np.sqrt(squares / count)
     return {"mean": mean[0], "std": std[0]} if field == "images" else {"mean": mean, "std": std}
 
@@ -156,10 +156,16 @@ def _check(recording: Recording, field: str, found: Mapping[str, Array]) -> None
     want = sizes.get(field, (rows.shape[1],))
     for key, values in found.items():
         if key in ("mean", "std") and np.squeeze(values).shape != np.squeeze(np.empty(want)).shape:
-            raise ValueError(f"{recording.name}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
+            raise ValueError(f"{_where(recording)}: statistics of {field}: want {key} {want}, got {np.shape(values)}")
     std = np.asarray(found["std"])
     if not (std.mean() > 0 if field == "responses" else (std > 0).all()):
-        raise ValueError(f"{recording.name}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary")
+        raise ValueError(
+            f"{_where(recording)}: statistics of {field}: want a std > 0, got {std.min():g}: it does not vary"
+        )
+
+
+def _where(recording: Recording) -> str:
+    return recording.source or recording.name
 
 
 class Prepared:
@@ -201,7 +207,7 @@ class Prepared:
     def _normalized(self, name: str, trials: NDArray[np.int64]) -> Array:
         """In float64, so that float32 is rounded once, as there."""
         if name == "images":
-            values = np.asarray(self.recording.images[self.recording.image_index[trials]], np.float64)
+            values = self._scaled(np.asarray(self.recording.images[self.recording.image_index[trials]], np.float64))
         elif name == "trial_idx":
             values = np.asarray(self.recording.trials.get(name, np.arange(len(self.recording))))[trials, None]
         else:
@@ -215,11 +221,17 @@ class Prepared:
             return scaled
         return (values - np.asarray(by["mean"])) / np.asarray(by["std"])
 
+    def _scaled(self, images: Array) -> Array:
+        """Interpolated before they are normalised, which is the same and has fewer pixels to do."""
+        _, height, width = self.preparation.image_shape(self.recording)
+        if images.shape[2:] == (height, width):
+            return images
+        scaled: Array = F.interpolate(torch.from_numpy(images), (height, width), mode="bilinear").numpy()
+        return scaled
+
     def _images(self, trials: NDArray[np.int64]) -> Tensor:
         images = torch.from_numpy(self._normalized("images", trials))
-        _, height, width = self.preparation.image_shape(self.recording)
-        if images.shape[2:] != (height, width):
-            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        height, width = images.shape[2:]
         appended = [name for name, wanted in self._channels() if wanted]
         for name in appended:
             values = torch.from_numpy(self._normalized(name, trials))

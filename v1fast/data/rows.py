@@ -16,15 +16,21 @@ class Rows(Protocol):
     """An array, a mapped file, or a reader; ``rows`` is a number, a slice, or a list of numbers."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Of all rows."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        ...
+
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Any) -> Array: ...
 
 
 class Reader:
-    """Base class of readers: a subclass has ``shape``, ``dtype`` and ``read``."""
+    """Base class of readers: a subclass has ``shape``, ``dtype`` and ``read``, which threads may call at once."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -64,10 +70,12 @@ class Part(Reader):
 
     def __init__(self, whole: Rows, rows: NDArray[np.int64] | None, columns: NDArray[np.int64] | None = None) -> None:
         if isinstance(whole, Part):  # of a part of a part, one part is left
-            rows = whole.rows if rows is None else (rows if whole.rows is None else whole.rows[rows])
-            columns = whole.columns if columns is None else (columns if whole.columns is None else whole.columns[columns])
-            whole = whole.whole
-        self.whole, self.rows, self.columns = whole, rows, columns
+            inner: Part = whole
+            rows, columns = _within(inner.rows, rows), _within(inner.columns, columns)
+            whole = inner.whole
+        self.whole: Rows = whole
+        self.rows: NDArray[np.int64] | None = rows
+        self.columns: NDArray[np.int64] | None = columns
         count = len(whole) if rows is None else len(rows)
         rest = whole.shape[1:] if columns is None else (len(columns), *whole.shape[2:])
         self.shape, self.dtype = (count, *rest), whole.dtype
@@ -76,6 +84,13 @@ class Part(Reader):
         """See :class:`Reader`."""
         found = self.whole[rows if self.rows is None else self.rows[rows]]
         return found if self.columns is None else found[:, self.columns]
+
+
+def _within(chosen: NDArray[np.int64] | None, further: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Indices of a choice among what was chosen; None: all."""
+    if chosen is None or further is None:
+        return chosen if further is None else further
+    return chosen[further]
 
 
 class Dataset(Reader):

@@ -48,9 +48,6 @@ def read_sensorium(path: str | Path, *, statistics: str = "all", scan: str | Non
     tree = Tree(path)
     root = _root(tree, scan)
     fields = {name: _field(tree, root, name) for name in AXES}
-    for name in ("images", "responses"):
-        if fields[name] is None:
-            raise ValueError(f"{tree.where(f'{root}data')}: want a folder {name}, got none")
     neurons, trials = (_columns(tree, f"{root}meta/{kind}", kind) for kind in ("neurons", "trials"))
     if "tiers" not in trials:
         raise ValueError(f"{tree.where(f'{root}meta/trials')}: want tiers.npy, got none")
@@ -84,7 +81,9 @@ def scans(tree: Tree) -> list[str]:
 def _root(tree: Tree, scan: str | None) -> str:
     found = scans(tree)
     if scan is not None:
-        found = [root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))]
+        found = [
+            root for root in found if scan in (session_name(root.rstrip("/").rpartition("/")[2]), root.rstrip("/"))
+        ]
     if len(found) != 1:
         names = ", ".join(root.rstrip("/") for root in found) or "none"
         raise ValueError(f"{tree.path}: want a scan with data/responses and meta/trials, got {names}")
@@ -159,9 +158,10 @@ def _statistics(tree: Tree, root: str, field: str, source: str) -> dict[str, Arr
 
 
 def write_sensorium(recording: Recording, path: str | Path) -> None:
-    """Write a folder, or a zip archive if ``path`` ends in ".zip"; it appears when it is whole.
+    """Write a folder, or a zip archive without compression if ``path`` ends in ".zip"; it appears when it is whole.
 
-    Statistics are those of the recording, else of its training trials. neuralpredictors' ``FileTreeDataset`` reads it.
+    Statistics are those of the recording, else of its training trials; without either there are none.
+    neuralpredictors' ``FileTreeDataset`` reads it.
 
     Raises:
         FileExistsError: there is something at ``path``.
@@ -170,7 +170,7 @@ def write_sensorium(recording: Recording, path: str | Path) -> None:
     path = Path(path)
     with _files.new(path) as partial:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(partial, "w") as archive:
                 _write(recording, lambda name, content: archive.writestr(f"{path.stem}/{name}", content))
         else:
             _write(recording, lambda name, content: _put(partial / name, content))
@@ -191,8 +191,9 @@ def _write(recording: Recording, put: Callable[[str, bytes], Any]) -> None:
         for trial in range(len(recording)):
             row = rows[int(recording.image_index[trial])] if name == "images" else rows[trial]
             put(f"data/{name}/{trial}.npy", _npy(row))
-        for key, values in statistics_of(recording, name).items():
-            put(f"meta/statistics/{name}/all/{key}.npy", _npy(values))
+        if recording.statistics.get(name) or len(recording.in_tier("train")):
+            for key, values in statistics_of(recording, name).items():
+                put(f"meta/statistics/{name}/all/{key}.npy", _npy(values))
     units = len(recording.unit_ids)
     neurons: dict[str, Any] = {name: np.full(units, value) for name, value in IDENTITY.items()}
     neurons |= {"unit_ids": recording.unit_ids, **recording.neurons}

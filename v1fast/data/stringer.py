@@ -71,7 +71,9 @@ def read_stringer(
             raise ValueError(f"{path}: bin_degrees: want orientations (stimuli), got images (istim)")
         given = images if images is not None else arrays.get("images")
         if given is None:
-            raise ValueError(f"{path}: want images [I, H, W] that istim counts, as an argument or in the file, got none")
+            raise ValueError(
+                f"{path}: want images [I, H, W] that istim counts, as an argument or in the file, got none"
+            )
         fields["images"] = _images(tree, given)
         fields["image_index"] = stimuli - first_image
     else:
@@ -96,6 +98,7 @@ def _numbers(tree: Tree, name: str, axes: int, want: str) -> Array:
 
 
 def _images(tree: Tree, given: Any) -> Any:
+    values: Any
     if isinstance(given, str) and given in tree.files(""):
         where, values = tree.where(given), tree.array(given)
     elif isinstance(given, str | Path):

@@ -7,9 +7,9 @@ import os
 import struct
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,11 @@ class Tree:
         Raises:
             ValueError: it cannot be read, or is damaged.
         """
-        with reading(self.where(name)):
-            return (self.path / name).read_bytes() if self._sizes is None else self._zip().read(name)
+        with reading(partial(self.where, name)):
+            if self._sizes is not None:
+                return self._zip().read(name)
+            with open(f"{self.path}/{name}", "rb") as file:
+                return file.read()
 
     def head(self, name: str) -> bytes:
         """The beginning of a file, at most 4096 bytes."""
@@ -132,7 +135,7 @@ class Tree:
 
 
 @contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading(where: str | Callable[[], str]) -> Iterator[None]:
     """Whatever a library says of a damaged file becomes one line that names it."""
     try:
         yield
@@ -140,7 +143,8 @@ def reading(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # each library has its own
         said = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise ValueError(f"{where}: cannot be read: {_said(said) or type(error).__name__}") from error
+        name = where if isinstance(where, str) else where()
+        raise ValueError(f"{name}: cannot be read: {_said(said) or type(error).__name__}") from error
 
 
 def _said(text: str) -> str:
@@ -178,9 +182,16 @@ def _content(path: Path, header_offset: int) -> int:
 
 def header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     """Shape, dtype, whether in Fortran's order, and where the values begin, by the beginning of a ``.npy`` file."""
-    file = io.BytesIO(content)
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
         raise ValueError("it is no .npy file" if content else "it is empty")
+    # Files of one folder have the same header, whose parsing takes longer than to read the file.
+    size = 2 if content[6:7] == b"\1" else 4  # of the number that says how long it is
+    return _parsed(content[: 8 + size + int.from_bytes(content[8 : 8 + size], "little")])
+
+
+@lru_cache(maxsize=64)
+def _parsed(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+    file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
@@ -217,7 +228,7 @@ class TrialFiles(Reader):
                 f"{tree.where(folder)}: want 0.npy to {count - 1}.npy, got {count} files, {missing}.npy is missing"
             )
         shape, self.dtype, size = self._look(0)
-        if shape and 0 in shape or self.dtype.kind not in "fiub" or len(shape) != axes.count(",") + 1:
+        if (shape and 0 in shape) or self.dtype.kind not in "fiub" or len(shape) != axes.count(",") + 1:
             raise ValueError(f"{self._where(0)}: want numbers {axes}, got {self.dtype} {shape}")
         self.shape = (count, *shape)
         for row in range(count):
@@ -249,7 +260,7 @@ class TrialFiles(Reader):
         """See :class:`v1fast.data.rows.Reader`."""
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows.tolist()):
-            with reading(self._where(row)):
+            with reading(partial(self._where, row)):
                 values = plain(self.tree.read(f"{self.folder}/{row}.npy"))
             self._compare(row, values.dtype, values.shape)
             if not np.can_cast(values.dtype, found.dtype):  # some files of float64 among those of float32

@@ -4,7 +4,6 @@ from v1fast.experiments.comparison import ComparisonSettings, compare_readouts, 
 from v1fast.experiments.models import ModelSettings, Variant
 from v1fast.experiments.presets import QUICK, SMALL, TINY, Simulated, simulated_sessions
 from v1fast.experiments.sessions import Session, as_session
-from v1fast.experiments.simulated import as_recording
 from v1fast.experiments.tables import band, summarise, write_csv
 from v1fast.experiments.transfer import TransferSettings, curves, split_neurons, transfer
 from v1fast.training import cache_features, without_core
@@ -19,7 +18,6 @@ __all__ = [
     "Simulated",
     "TransferSettings",
     "Variant",
-    "as_recording",
     "as_session",
     "band",
     "cache_features",

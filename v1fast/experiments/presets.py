@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from v1fast.data import Preparation, simulate_animals
 from v1fast.experiments.models import ModelSettings
 from v1fast.experiments.sessions import Session, as_session
-from v1fast.experiments.simulated import as_recording
 
 SMALL = ModelSettings(
     channels=12,
@@ -67,5 +66,5 @@ def simulated_sessions(sizes: Simulated) -> Mapping[str, Session]:
         channels=16,
         seed=sizes.seed,
     )
-    made = [as_session(as_recording(one), Preparation()) for one in drawn]
+    made = [as_session(one.to_recording(), Preparation()) for one in drawn]
     return {session.name: session for session in made}

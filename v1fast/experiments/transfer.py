@@ -163,6 +163,9 @@ class Transfer:
 
     def __init__(self, source: Sessions, target: Sessions, settings: TransferSettings, out: Path | None = None) -> None:
         self.source, self.target, self.settings, self.out = dict(source), dict(target), settings, out
+        for name, group in (("source", source), ("target", target)):
+            if not group:
+                raise ValueError(f"{name}: want at least one session, got none")
         self.within = bool(set(source) & set(target))
         image_shape({f"source {name}": one for name, one in source.items()} | dict(target))
         self.all_images = sum(session.images for session in target.values())
