@@ -519,6 +519,7 @@ def test_figures_show_every_curve_and_the_published_values():
     assert [axes.get_title() for axes in figure.axes] == ["gaussian", "factorized"]
     heights = {tuple(line.get_ydata()) for line in figure.axes[0].lines}
     assert {(0.75,), (0.82,)} <= heights
+    assert not {(0.75,), (0.82,)} & {tuple(line.get_ydata()) for line in figure.axes[1].lines}
     assert bars_figure(rows, groups="arm").axes[0].get_ylabel() == "fraction oracle"
 
 

@@ -40,7 +40,8 @@ def curves_figure(
         title: above all panels.
         legend: above the curves' names.
         method: of the bands, see :func:`v1fast.experiments.tables.band`.
-        with_published: draw the published values of transfer beside the curves of the same names.
+        with_published: draw the published values of transfer beside the curves of the same names, in panels of
+            Gaussian readouts.
     """
     names = list(dict.fromkeys(row[panels] for row in rows))
     drawn = list(dict.fromkeys(row[curves] for row in rows))
@@ -56,10 +57,12 @@ def curves_figure(
             points = sorted((r for r in table if (r[panels], r[curves]) == (name, curve)), key=lambda r: r["images"])
             if points:
                 _curve(panel, points, curve, number)
-                if with_published and curve in published.TRANSFER:
+                # The paper's transfer is of Gaussian readouts.
+                if with_published and curve in published.TRANSFER and str(name).startswith("gaussian"):
                     at, value = published.TRANSFER_IMAGES, published.TRANSFER[curve]
                     panel.plot(at, value, MARKERS[number % 8], ms=9, mfc="none", mec=COLOURS[number % 8], mew=1.6)
-        _axes(panel, sorted({row["images"] for row in rows}))
+        shown = {row["images"] for row in rows} | ({published.TRANSFER_IMAGES} if with_published else set())
+        _axes(panel, sorted(shown))
         panel.set_title(name)
         panel.set_ylim(limits)
     first = np.atleast_1d(axes)[0]
