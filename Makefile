@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= passive
 export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
 .PHONY: demo test test-torch test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check \
-	format bench bench-baselines bench-fallback bench-layers clean
+	format bench bench-baselines bench-fallback bench-frozen-core bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -139,6 +139,10 @@ bench-fallback: $(VENV)/.built $(PEERS)/.installed
 # Layer beside layer, v1fast's and the published one that it stands in for, in training steps.
 bench-layers: $(VENV)/.built $(PEERS)/.installed
 	V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_layers out/bench-layers
+
+# Readouts on a frozen core: the core in every step, as in the peer, and features that are kept.
+bench-frozen-core: $(VENV)/.built $(PEERS)/.installed
+	V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_frozen_core out/bench-frozen-core
 
 clean:
 	rm -rf $(VENV) .venv-torch-* $(PEERS) build dist out *.egg-info v1fast/*.so

@@ -72,6 +72,9 @@ MAKERS = {
     "FullGaussian2d, uncorrelated": lambda: readouts.FullGaussian2d(MAP, N, **GAUSSIAN, gauss_type="uncorrelated"),
     "FullGaussian2d, isotropic": lambda: readouts.FullGaussian2d(MAP, N, **GAUSSIAN, gauss_type="isotropic"),
     "FullGaussian2d, predicted grid": lambda: readouts.FullGaussian2d(MAP, N, **GAUSSIAN, **PREDICTED),
+    "FullGaussian2d, predicted grid with residuals": lambda: readouts.FullGaussian2d(
+        MAP, N, **GAUSSIAN, **PREDICTED, residual_reg_weight=0.5
+    ),
     "FullGaussian2d, shared grid": lambda: readouts.FullGaussian2d(
         MAP, N, **GAUSSIAN, shared_grid={"match_ids": IDS, "shared_grid": None}
     ),

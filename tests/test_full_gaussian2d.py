@@ -14,6 +14,7 @@ from torch import nn
 from v1fast import _eager as eager
 from v1fast.readouts import ConfigurationError, FullGaussian2d, PointGaussianReadout
 from v1fast.readouts._frames import fold_frames
+from v1fast.readouts.gaussian import source_frame
 
 SHAPE, N = (5, 7, 9), 12
 MATCH_IDS = [3, 1, 3, 8, 1, 0, 0, 8, 3, 1, 2, 2]  # five distinct ids
@@ -330,6 +331,67 @@ def test_retinotopy():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.mu.dtype == torch.float32
         assert layer.eval()(features()).dtype == torch.float32
+
+
+def test_other_neurons_are_placed_by_the_frame_of_those_that_were_trained():
+    whole = readout(**RETINOTOPY)
+    assert torch.allclose(whole.place(SOURCE), whole.mu[0, :, 0], atol=1e-6)
+    assert torch.allclose(whole.place(SOURCE[[4]]), whole.mu[0, [4], 0], atol=1e-6)
+    some = readout(**RETINOTOPY | {"source_grid": SOURCE + 7}, source_frame=whole.source_frame)
+    assert not torch.allclose(some.source_grid, whole.source_grid)
+    same = readout(**RETINOTOPY, source_frame=whole.source_frame, shared_transform=whole.mu_transform)
+    assert same.mu.equal(whole.mu)
+    assert source_frame(SOURCE) == whole.source_frame
+
+
+def test_a_state_dict_with_another_grid_brings_no_frame():
+    one, other = readout(**RETINOTOPY), readout(**RETINOTOPY | {"source_grid": SOURCE * [1, 2, 3]})
+    assert {"_extra_state", "source_centre", "source_scale"}.isdisjoint(one.state_dict())
+    frame = one.source_frame
+    one.load_state_dict(one.state_dict())
+    assert one.source_frame == frame
+    one.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match=r"source_frame: want centre and scale"):
+        one.place(SOURCE)
+    one.source_frame = source_frame(SOURCE * [1, 2, 3])
+    assert torch.allclose(one.place(SOURCE * [1, 2, 3]), one.mu[0, :, 0], atol=1e-6)
+
+
+def test_places_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="place: want a readout with grid_mean_predictor"):
+        readout().place(SOURCE)
+    layer = readout(**RETINOTOPY)
+    with pytest.raises(ValueError, match=r"positions: want \[M, D\], got \(3,\)"):
+        layer.place(SOURCE[0])
+    with pytest.raises(ValueError, match=r"source_frame: want a centre \[D\] = \(2,\), got \(3,\)"):
+        layer.place(SOURCE[:, :2])
+    with pytest.raises(ValueError, match="positions: want finite positions"):
+        layer.place([[np.nan, 0, 0]])
+
+
+def test_residuals_of_the_predicted_means():
+    torch.manual_seed(0)
+    plain = FullGaussian2d(SHAPE, N, True, **RETINOTOPY)
+    torch.manual_seed(0)
+    layer = FullGaussian2d(SHAPE, N, True, **RETINOTOPY, residual_reg_weight=0.5)
+    assert set(layer.state_dict()) == {*plain.state_dict(), "mu_residual"}
+    assert layer.mu.equal(plain.mu), "they start at 0, and everything else as without them"
+    with torch.no_grad():
+        layer.mu_residual.copy_(torch.linspace(-0.1, 0.1, 2 * N).view(1, N, 1, 2))
+    assert torch.equal(layer.mu, plain.mu + layer.mu_residual)
+    assert torch.allclose(layer.place(SOURCE), plain.mu[0, :, 0], atol=1e-6), "other neurons have none"
+    squares = layer.mu_residual.square()
+    for reduction, offsets in (("sum", squares.sum()), ("mean", squares.mean())):
+        want = plain.regularizer(reduction=reduction) + 0.5 * offsets
+        assert torch.allclose(layer.regularizer(reduction=reduction), want)
+    with pytest.raises(ValueError, match="reduction: want one of sum, mean, got None"):
+        layer.regularizer(reduction=None)
+    layer(features()).sum().backward()
+    assert layer.mu_residual.grad.abs().sum() > 0
+    layer.initialize()
+    assert layer.mu_residual.abs().sum() == 0
+    with pytest.raises(ConfigurationError, match="residual_reg_weight: want it beside grid_mean_predictor"):
+        readout(residual_reg_weight=1.0)
 
 
 ONE_PLACE = np.full((12, 3), 0.1)  # whose rounded mean is another number

@@ -18,6 +18,7 @@ FLOORS = (  # from the top down
     {"__main__"},
     {"cli"},
     {"benchmarks"},
+    {"experiments"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
     {"runs"},
     {"training", "rsa", "plots", "accelerate", "doctor"},

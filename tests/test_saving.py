@@ -129,6 +129,20 @@ def test_everything_else_comes_back(tmp_path):
     assert FiringRateEncoder.load(tmp_path / "again.safetensors").normalization == loaded.normalization
 
 
+def test_other_neurons_can_be_placed_by_a_loaded_encoder(tmp_path):
+    model = encoder(readout="a hidden layer")
+    grids = {name: torch.randn(4, 3) for name in NEURONS}
+    want = {name: model.readout[name].place(grid) for name, grid in grids.items()}
+    model.save(tmp_path / "model.safetensors")
+    loaded = FiringRateEncoder.load(tmp_path / "model.safetensors")
+    for name, grid in grids.items():
+        assert loaded.readout[name].source_frame == model.readout[name].source_frame
+        assert loaded.readout[name].place(grid).equal(want[name])
+    bare = FiringRateEncoder.from_checkpoint(model.state_dict(), image_shape=IMAGE)
+    with pytest.raises(ValueError, match="source_frame: want centre and scale"):
+        bare.readout["a"].place(grids["a"])
+
+
 def test_sessions_added_later_come_back(tmp_path):
     model = encoder(readout="a linear predictor")
     model.readout.add_session("c", 4, source_grids={"c": np.random.default_rng(3).normal(size=(4, 3))})

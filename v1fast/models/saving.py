@@ -63,6 +63,11 @@ def save(encoder: FiringRateEncoder, path: str | Path, normalization: Mapping[st
         },
         "core_is_frozen": encoder.core_is_frozen,
         "aliases": aliases,
+        "source_frames": {
+            name: module.source_frame
+            for name, module in encoder.named_modules()
+            if getattr(module, "source_frame", None) is not None
+        },
     }
     for part in _PARTS:
         module = getattr(encoder, part)
@@ -99,6 +104,8 @@ def load(cls: type[FiringRateEncoder], path: str | Path, device: str | torch.dev
     encoder = cls(core, readout, shifter=shifter, modulator=modulator, **header["encoder"])
     tensors |= {name: tensors[first] for name, first in header["aliases"].items()}
     encoder.load_state_dict(tensors)
+    for name, frame in header.get("source_frames", {}).items():
+        encoder.get_submodule(name).source_frame = frame
     encoder.normalization = header["normalization"]
     encoder.versions = header["versions"]
     if header["core_is_frozen"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -33,13 +33,36 @@ def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final
     return nn.Sequential(*layers)
 
 
-def _centred(places: NDArray[Any]) -> NDArray[Any]:
-    """Subtract the mean of [N, D], then divide by the largest absolute value unless that is 0."""
-    centred = places - places.mean(axis=0, keepdims=True)
+class SourceFrame(TypedDict):
+    """Where a ``source_grid`` lies: a position p is read as ``(p - centre) / scale``."""
+
+    centre: list[float]  # [D]
+    scale: float
+
+
+def source_frame(source_grid: ArrayLike) -> SourceFrame:
+    """The frame of positions [N, D]: their mean, and the largest distance from it along an axis, or 1 if that is 0.
+
+    >>> source_frame([[0.0, 10.0], [4.0, 10.0]])
+    {'centre': [2.0, 10.0], 'scale': 2.0}
+    """
+    places = np.asarray(source_grid)
+    if not len(places):
+        return {"centre": [0.0] * places.shape[1], "scale": 1.0}
+    centre = places.mean(axis=0)
     # The rounded mean of equal values leaves a remainder, which the division would blow up.
-    centred[:, (places == places[:1]).all(axis=0)] = 0
-    largest = np.abs(centred).max(initial=0)
-    return centred / largest if largest > 0 else centred
+    centre = np.where((places == places[:1]).all(axis=0), places[0], centre)
+    largest = np.abs(places - centre).max(initial=0)
+    return {"centre": centre.tolist(), "scale": float(largest) if largest > 0 else 1.0}
+
+
+def _in_frame(places: NDArray[Any], frame: SourceFrame) -> NDArray[Any]:
+    """[N, D], as the network that predicts positions takes them."""
+    centre = np.asarray(frame["centre"], places.dtype)
+    if centre.shape != places.shape[1:]:
+        raise ValueError(f"source_frame: want a centre [D] = ({places.shape[1]},), got {centre.shape}")
+    moved: NDArray[Any] = (places - centre) / places.dtype.type(frame["scale"])
+    return moved
 
 
 class FullGaussian2d(GaussianPointReadout):
@@ -71,6 +94,11 @@ class FullGaussian2d(GaussianPointReadout):
         shared_transform: ``mu_transform`` of another readout, to use in place of an own grid_mean_predictor network.
         source_grid: [N, D], e.g. cortical positions, finite, for ``grid_mean_predictor``; centred and divided by its
             largest absolute value, if that is not 0 (one neuron, or all at one place).
+        source_frame: centre and scale to normalise ``source_grid`` by in place of its own: those of the neurons on
+            which the network was trained, see the attribute.
+        residual_reg_weight: with ``grid_mean_predictor``, give each neuron an offset ``mu_residual`` from its predicted
+            mean, which starts at 0; this is the factor of the sum of squared offsets in :meth:`regularizer`. None: no
+            offsets.
         mean_activity: [N], initial bias.
         feature_reg_weight: factor of the L1 penalty on the features; default 1.
         gamma_readout: deprecated name of ``feature_reg_weight``.
@@ -85,9 +113,18 @@ class FullGaussian2d(GaussianPointReadout):
         ConfigurationError: both ``grid_mean_predictor`` and ``shared_grid``, or ``shared_transform`` without the first.
 
     Shapes of the parameters: ``_mu`` (1, N, 1, 2); ``sigma`` (1, N, 2, 2), (1, N, 1, 2) or (1, N, 1, 1), a square root
-    of the covariance with free sign; ``_features`` (1, C, 1, N); ``bias`` (N).
+    of the covariance with free sign; ``_features`` (1, C, 1, N); ``bias`` (N); ``mu_residual`` (1, N, 1, 2) if there is
+    a ``residual_reg_weight``.
+
+    Attributes:
+        source_frame: centre and scale of ``source_grid``, by which :meth:`place` places other neurons; None without
+            ``grid_mean_predictor``, and where a state_dict with another grid was loaded, since state_dicts do not hold
+            it. ``FiringRateEncoder.save`` keeps it; :func:`v1fast.readouts.gaussian.source_frame` computes it anew.
     """
 
+    # Class attributes because accelerated layers of other libraries do not set them.
+    source_frame: SourceFrame | None = None
+    residual_reg_weight: float | None = None
     stored_features = "_features"
     source_grid: Tensor
     feature_sharing_index: Tensor
@@ -114,6 +151,8 @@ class FullGaussian2d(GaussianPointReadout):
         sampler: Sampler = "philox",
         shared_transform: nn.Module | None = None,
         frame_sample: bool = True,
+        source_frame: SourceFrame | None = None,
+        residual_reg_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -134,13 +173,18 @@ class FullGaussian2d(GaussianPointReadout):
             raise ConfigurationError("grid_mean_predictor and shared_grid exclude each other")
         if shared_transform is not None and grid_mean_predictor is None:
             raise ConfigurationError("shared_transform: want it beside grid_mean_predictor, got no grid_mean_predictor")
+        if residual_reg_weight is not None and grid_mean_predictor is None:
+            raise ConfigurationError("residual_reg_weight: want it beside grid_mean_predictor, got none")
+        self.residual_reg_weight = residual_reg_weight
         self.gauss_type, self.sigma_shape = gauss_type, (1, outdims, *_SIGMA_SHAPE[gauss_type])
         self.init_sigma, self.return_weighted_features = init_sigma, return_weighted_features
 
         self._predicted_grid, self._shared_grid, self._original_grid = False, False, True
         # The order of registration is that of neuralpredictors: the same seed gives the same initial values.
         if grid_mean_predictor is not None:
-            self.init_grid_predictor(source_grid, **grid_mean_predictor, shared_transform=shared_transform)
+            self.init_grid_predictor(
+                source_grid, **grid_mean_predictor, shared_transform=shared_transform, frame=source_frame
+            )
         elif shared_grid is not None:
             self.initialize_shared_grid(**shared_grid)
         else:
@@ -148,6 +192,8 @@ class FullGaussian2d(GaussianPointReadout):
         self.sigma = nn.Parameter(torch.empty(self.sigma_shape))
         self.initialize_features(**(shared_features or {}))
         self._make_bias(bias)
+        if residual_reg_weight is not None:
+            self.mu_residual = nn.Parameter(torch.empty(self.grid_shape))
         self.initialize(mean_activity)
 
     def init_grid_predictor(
@@ -157,6 +203,7 @@ class FullGaussian2d(GaussianPointReadout):
         hidden_layers: int = 0,
         final_tanh: bool = False,
         shared_transform: nn.Module | None = None,
+        frame: SourceFrame | None = None,
     ) -> None:
         """Make the network that predicts the means from ``source_grid`` [N, D], or take another readout's."""
         if source_grid is None:
@@ -170,7 +217,8 @@ class FullGaussian2d(GaussianPointReadout):
             shared_transform = _grid_predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
         self.mu_transform: nn.Module = shared_transform
         like = next(shared_transform.parameters(), torch.empty(0))
-        self.register_buffer("source_grid", torch.from_numpy(_centred(source)).to(like))
+        self.source_frame = source_frame(source) if frame is None else frame
+        self.register_buffer("source_grid", torch.from_numpy(_in_frame(source, self.source_frame)).to(like))
         self._predicted_grid, self._original_grid = True, False
 
     def initialize_shared_grid(
@@ -232,6 +280,8 @@ class FullGaussian2d(GaussianPointReadout):
             self._features.fill_(1 / self.in_shape[0])
         if self._shared_features:
             self.scales.fill_(1.0)
+        if self.residual_reg_weight is not None:
+            self.mu_residual.zero_()
         self._start_bias(mean_activity)
 
     @property
@@ -259,10 +309,41 @@ class FullGaussian2d(GaussianPointReadout):
         # In bfloat16 the means would be off by up to .07 pixels.
         with torch.autocast(self.sigma.device.type, enabled=False):
             if self._predicted_grid:
-                return self.mu_transform(self.source_grid).view(self.grid_shape)
+                predicted: Tensor = self.mu_transform(self.source_grid).view(self.grid_shape)
+                return predicted if self.residual_reg_weight is None else predicted + self.mu_residual
             if self._original_grid:
                 return self._mu[:, self.grid_sharing_index]
             return self.mu_transform(self._mu)[:, self.grid_sharing_index]
+
+    def place(self, positions: ArrayLike) -> Tensor:
+        """Return the means [M, 2], (x, y) in [-1, 1], that the trained network predicts for other neurons.
+
+        Args:
+            positions: [M, D], in the units of ``source_grid`` as it was given, e.g. micrometres of the same animal.
+
+        Raises:
+            ValueError: there is no such network; its frame is not known; the positions do not fit or are not finite.
+        """
+        if not self._predicted_grid:
+            raise ValueError("place: want a readout with grid_mean_predictor, got one without")
+        if self.source_frame is None:
+            raise ValueError(
+                "source_frame: want centre and scale of source_grid, which a state_dict does not hold, got None"
+            )
+        places = np.asarray(positions, np.float64)
+        if places.ndim != 2:
+            raise ValueError(f"positions: want [M, D], got {places.shape}")
+        require_finite("positions", places)
+        inputs = torch.from_numpy(_in_frame(places, self.source_frame)).to(self.source_grid)
+        with torch.autocast(inputs.device.type, enabled=False):
+            placed: Tensor = self.mu_transform(inputs)
+        return placed.clamp(-1, 1)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(f"{prefix}source_grid")
+        if self.source_frame is not None and isinstance(loaded, Tensor) and not _same_grid(loaded, self.source_grid):
+            self.source_frame = None  # it is that of another grid
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def mu_dispersion(self) -> Tensor:
@@ -283,8 +364,16 @@ class FullGaussian2d(GaussianPointReadout):
     def regularizer(  # type: ignore[override]
         self, reduction: Reduction = "sum", average: bool | None = None
     ) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``; 0 if ``feature_l1`` is 0."""
-        return super().regularizer(reduction=reduction, average=average)
+        """``feature_l1`` times ``feature_reg_weight``; 0 if ``feature_l1`` is 0; and the penalty on ``mu_residual``.
+
+        Raises:
+            ValueError: ``reduction=None`` with a ``residual_reg_weight``: the two terms are of different shapes.
+        """
+        if self.residual_reg_weight is None:
+            return super().regularizer(reduction=reduction, average=average)
+        reduction = self._sum_or_mean(reduction, average)
+        offsets = self.apply_reduction(self.mu_residual.square(), reduction=reduction)
+        return super().regularizer(reduction=reduction) + self.residual_reg_weight * offsets
 
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
@@ -306,7 +395,13 @@ class FullGaussian2d(GaussianPointReadout):
         if self._shared_features:
             words.append(f"{'own' if self._original_features else 'shared'} matched features")
         if self._predicted_grid:
-            words.append("predicted grid")
+            words.append("predicted grid" if self.residual_reg_weight is None else "predicted grid with residuals")
         if self._shared_grid:
             words.append(f"{'own' if self._original_grid else 'shared'} matched grid")
         return words
+
+
+def _same_grid(loaded: Tensor, own: Tensor) -> bool:
+    if loaded.is_meta or own.is_meta:
+        return True
+    return loaded.shape == own.shape and torch.allclose(loaded.to(own), own, rtol=1e-5, atol=1e-6)

@@ -10,10 +10,12 @@ for _needed in ("lightning", "torchmetrics"):
 
 from v1fast.training.batches import SessionCycle, SessionSequence, TensorBatches
 from v1fast.training.fitting import History, fit
+from v1fast.training.frozen import CachedFeatures, TrialRows, cache_features, fit_readouts, without_core
 from v1fast.training.module import EncodingModule, NonFiniteLossError
 from v1fast.training.schedule import EarlyStopping, OneCycle, Schedule
 
 __all__ = [
+    "CachedFeatures",
     "EarlyStopping",
     "EncodingModule",
     "History",
@@ -23,5 +25,9 @@ __all__ = [
     "SessionCycle",
     "SessionSequence",
     "TensorBatches",
+    "TrialRows",
+    "cache_features",
     "fit",
+    "fit_readouts",
+    "without_core",
 ]
