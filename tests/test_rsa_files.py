@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from v1fast import functional, ops
+from v1fast import _files, functional, ops
 from v1fast.rsa import _tiles, files, rdm_to_file
 
-fcntl = files.fcntl
+fcntl = _files.fcntl
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 NATIVE = ops.loaded["native"] == "loaded"
@@ -252,7 +252,7 @@ def unfinished(small_tiles, tmp_path, monkeypatch):
 @pytest.mark.skipif(fcntl is None, reason="wants locks")
 def test_a_file_that_is_being_written_is_left_alone(unfinished):
     with (
-        files._open_alone(unfinished.with_name(".rdm.npy.partial")),
+        _files.open_alone(unfinished.with_name(".rdm.npy.partial")),
         pytest.raises(BlockingIOError, match="another process is writing this file"),
     ):
         rdm_to_file(responses(), unfinished, progress=False)
@@ -337,7 +337,7 @@ def test_a_journal_left_beside_a_finished_file_is_none(small_tiles, tmp_path, co
 
 
 def test_room_on_the_disk_is_looked_up_first(small_tiles, tmp_path, computed, monkeypatch):
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=40_000))
+    monkeypatch.setattr(_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=40_000))
     with pytest.raises(OSError, match=r"want 0\.00 GiB for the matrix, 0\.00 GiB are free") as caught:
         rdm_to_file(responses(), tmp_path / "rdm.npy", progress=False)
     assert caught.value.errno == errno.ENOSPC

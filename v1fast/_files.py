@@ -6,11 +6,18 @@ import errno
 import io
 import json
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: two processes that write the same file are not detected
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +87,77 @@ def replace(path: Path, content: bytes) -> None:
             os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new(path: Path) -> Iterator[Path]:
+    """A file or folder that appears under its name when the block has written it whole, to the path that it is given.
+
+    Raises:
+        FileExistsError: there is something at ``path``.
+        OSError: it cannot be written; nothing is left.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "want a path where nothing is", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        os.rename(partial, path)
+
+
+def open_alone(path: Path) -> io.FileIO:
+    """Open for reading and writing, without a buffer, so that no other process can open it this way meanwhile."""
+    # Do not follow a link: its target belongs to somebody else.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        file = io.FileIO(os.open(path, flags, 0o666), "r+")
+        try:
+            if fcntl is not None:
+                _lock(file)
+            # Another process may have finished and renamed it after it was opened here.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise BlockingIOError(errno.EAGAIN, "another process is writing this file", str(path)) from error
+        file.close()
+
+
+def _lock(file: io.FileIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # some cluster file systems have no locks
+
+
+def allocated(descriptor: int) -> int:
+    """Return the bytes that a file, which may have holes, occupies on the disk."""
+    return getattr(os.fstat(descriptor), "st_blocks", 0) * 512
+
+
+def need_room(target: Path, what: str, size: int) -> None:
+    """Raise OSError if the disk of ``target`` has less than ``size`` bytes left for ``what``."""
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        message = f"want {size / 2**30:.2f} GiB for {what}, {free / 2**30:.2f} GiB are free"
+        raise OSError(errno.ENOSPC, message, str(target))
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync a folder, so that a new name in it survives a power cut. Not possible everywhere."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_report(folder: Path, summary: dict[str, Any], pictures: dict[str, Figure]) -> None:

@@ -17,7 +17,8 @@ collect_ignore_glob = [] if folder else ["test_*.py"]
 
 if folder:
     sys.path.append(os.path.abspath(folder))  # last, so that nothing in it hides an installed package
-    collections.Iterable = collections.abc.Iterable  # neuralpredictors 0.3.0 looks for it where Python 3.9 had it
+    for name in ("Iterable", "Mapping"):  # neuralpredictors 0.3.0 looks for them where Python 3.9 had them
+        setattr(collections, name, getattr(collections.abc, name))
     if importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")  # needed by a core that is not compared
 

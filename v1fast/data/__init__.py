@@ -3,10 +3,11 @@
 from v1fast.data import simulated
 from v1fast.data.arrays import read_arrays, write_arrays
 from v1fast.data.download import get
-from v1fast.data.formats import read, read_all
-from v1fast.data.loaders import Preparation, loaders, normalization
+from v1fast.data.formats import read, read_all, write
+from v1fast.data.loaders import loaders
 from v1fast.data.nwb import read_nwb
 from v1fast.data.openretina import read_openretina, write_openretina
+from v1fast.data.preparation import Preparation, normalization
 from v1fast.data.recording import Recording
 from v1fast.data.sensorium import read_sensorium, write_sensorium
 from v1fast.data.simulated import *  # noqa: F403 - its list of names is the only one
@@ -26,6 +27,7 @@ __all__ = [
     "read_openretina",
     "read_sensorium",
     "read_stringer",
+    "write",
     "write_arrays",
     "write_openretina",
     "write_sensorium",

@@ -20,6 +20,7 @@ from scipy import fft, ndimage, sparse
 from torch import Tensor
 
 from v1fast.data.photographs import PHOTOGRAPHS, _float, photograph_crops
+from v1fast.data.recording import TIERS, Recording
 
 Floats = NDArray[np.float32]
 Noise = Literal["poisson", "gamma"]
@@ -47,6 +48,7 @@ RUNNING_SPEED, HALF_SPEED = 12.0, 5.0  # cm/s: scale of speeds, and the speed of
 BOUT = 25.0  # trials: how long an animal goes on running or resting
 GAMMA_SHAPE, GAMMA_SCALE = 2.0, 0.6
 CALIBRATION_IMAGES = 200
+OWN_IDS = 10**6  # ids of images that one session alone was shown begin at a multiple of it
 ELEMENTS_AT_ONCE = 2**21  # of images x channels x pixels: bounds the memory, to some 100 MB
 
 
@@ -280,6 +282,51 @@ class SimulatedRecording:
     train: Trials
     validation: Trials
     test: Trials
+
+    def to_recording(self, name: str | None = None) -> Recording:
+        """What an experimenter would have of it, for writing and training.
+
+        ``behavior`` [T, 1] is the running speed in cm/s. ``pupil_center`` [T, 2] is the gaze as a camera sees it,
+        turned, scaled and moved: two numbers in the camera's pixels, which say where the animal looks but not how that
+        moves the image. The truth is kept beside it: ``trials["gaze"]`` [T, 2] and, for each neuron, ``position``
+        [N, 2] of :class:`Neurons`, in pixels of the image.
+
+        Args:
+            name: default "animal<animal>", or "animal<animal>_<session>" of a further session.
+        """
+        tiers = {tier: getattr(self, tier) for tier in TIERS}
+        counts = [len(trials.images) for trials in tiers.values()]
+        first = dict(zip(tiers, np.cumsum([0, *counts]).tolist(), strict=False))
+        index = np.concatenate([first[tier] + trials.image_ids.numpy() for tier, trials in tiers.items()])
+        # Test images are the same in all recordings, and so are their ids.
+        own = (1 + 1000 * self.animal + self.session) * OWN_IDS
+        ids = np.where(index >= first["test"], index - first["test"], own + index)
+        gaze = torch.cat([trials.gaze for trials in tiers.values()])
+        units = len(self.neurons)
+        who = {"animal_ids": self.animal, "sessions": self.session, "scan_idx": 0}
+        return Recording(
+            images=torch.cat([trials.images for trials in tiers.values()]),  # type: ignore[arg-type]
+            responses=torch.cat([trials.responses for trials in tiers.values()]),  # type: ignore[arg-type]
+            image_index=index,
+            image_ids=ids,
+            tiers=np.repeat(list(tiers), [len(trials.image_ids) for trials in tiers.values()]),
+            pupil_center=_camera(self.animal, gaze),  # type: ignore[arg-type]
+            behavior=torch.cat([trials.speed for trials in tiers.values()])[:, None],  # type: ignore[arg-type]
+            cortex=self.neurons.cortex.numpy(),
+            unit_ids=self.neurons.unit.numpy(),
+            neurons={"position": self.neurons.position.numpy()}
+            | {column: np.full(units, value) for column, value in who.items()},
+            trials={"gaze": gaze.numpy()},
+            name=name or f"animal{self.animal}" + (f"_{self.session}" if self.session else ""),
+        )
+
+
+def _camera(animal: int, gaze: Tensor) -> Tensor:
+    """Pupil positions [T, 2] in pixels of an animal's camera."""
+    rng = np.random.default_rng([animal, 4])
+    angle, scale = rng.uniform(-1, 1) * math.pi / 8, rng.uniform(2, 3)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return _float(rng.uniform((100, 60), (120, 80))) + scale * (gaze[:, :1] * turn[0] + gaze[:, 1:] * turn[1])
 
 
 @dataclass(frozen=True)

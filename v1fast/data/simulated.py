@@ -15,6 +15,7 @@ from torch import Tensor
 from v1fast.data.animals import CorePopulation, Neurons, SimulatedRecording, Trials, retinotopy, simulate_animals
 from v1fast.data.photographs import PHOTOGRAPHS, _float, photograph_crops
 from v1fast.data.photographs import _photograph as _photograph
+from v1fast.data.recording import TIERS, Recording
 from v1fast.data.repeats import Statistics, response_statistics, statistics
 
 __all__ = [
@@ -142,6 +143,26 @@ class Simulation:
     train: Tier
     validation: Tier
     test: Tier
+
+    def to_recording(self, name: str = "simulated") -> Recording:
+        """What an experimenter would have of it, for writing and training.
+
+        Each neuron's true ``position`` [N, 2] is kept beside it, in pixels of the image, and its ``orientation``.
+        """
+        tiers = {tier: getattr(self, tier) for tier in TIERS}
+        first = dict(zip(tiers, np.cumsum([0, *(len(shown.images) for shown in tiers.values())]), strict=False))
+        shape = {tier: tuple(shown.responses.shape[:2]) for tier, shown in tiers.items()}
+        index = [first[tier] + np.tile(np.arange(count), repeats) for tier, (repeats, count) in shape.items()]
+        truth = {field: getattr(self.population, field).numpy() for field in ("position", "orientation")}
+        return Recording(
+            images=torch.cat([shown.images for shown in tiers.values()]),  # type: ignore[arg-type]
+            responses=torch.cat([shown.responses.flatten(0, 1) for shown in tiers.values()]),  # type: ignore[arg-type]
+            image_index=np.concatenate(index),
+            tiers=np.repeat(list(tiers), [len(part) for part in index]),
+            cortex=self.population.cortex.numpy(),
+            neurons=truth,
+            name=name,
+        )
 
 
 def simulate(

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +22,6 @@ from v1fast._progress import progress as progress_bar
 from v1fast._version import __version__
 from v1fast.rsa import _tiles
 from v1fast.rsa._tiles import Tile
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: two processes that write the same file are not detected
-    fcntl = None  # type: ignore[assignment]
 
 SIDE = 3456  # rows of a tile: 46 MiB of float32, twice a group of rows that the kernel sums at a time
 
@@ -154,7 +148,7 @@ class _Unfinished:
         self.done: set[Tile] = set()
 
     def __enter__(self) -> _Unfinished:
-        self.file = _open_alone(self.partial)
+        self.file = _files.open_alone(self.partial)
         try:
             with _files.naming(self.target):
                 self._resume_or_start()
@@ -180,10 +174,10 @@ class _Unfinished:
         if not resumed:
             # Remove the journal first: an old journal would be wrong for a new file.
             self.journal.unlink(missing_ok=True)
-            _sync_folder(self.target.parent)
+            _files.sync_folder(self.target.parent)
             self.done.clear()
             self.file.truncate(0)
-        _need_room(self.target, size - _allocated(self.file.fileno()))
+        _files.need_room(self.target, "the matrix", size - _files.allocated(self.file.fileno()))
         if resumed:
             return
         self.file.truncate(size)
@@ -191,7 +185,7 @@ class _Unfinished:
         self.file.write(header.getvalue())
         os.fsync(self.file.fileno())
         _files.replace(self.journal, f"{self.head}\n".encode())
-        _sync_folder(self.target.parent)
+        _files.sync_folder(self.target.parent)
 
     def _read_journal(self) -> bool:
         """Whether there is a journal with the same settings. Other settings are an error, unless it may be dropped."""
@@ -246,66 +240,13 @@ class _Unfinished:
         """Rename the file to its final name."""
         with _files.naming(self.target):
             os.fsync(self.file.fileno())
-        if fcntl is None:  # Windows does not rename open files
+        if _files.fcntl is None:  # Windows does not rename open files
             self.file.close()
         os.replace(self.partial, self.target)
-        _sync_folder(self.target.parent)
+        _files.sync_folder(self.target.parent)
         self.journal.unlink()
 
 
 def _line_of(tile: Tile) -> bytes:
     """Return the tile's line in the journal."""
     return f"{tile.i[0]} {tile.i[1]} {tile.j[0]} {tile.j[1]}".encode()
-
-
-def _open_alone(path: Path) -> io.FileIO:
-    """Open for reading and writing, without a buffer, so that no other process can open it this way meanwhile."""
-    # Do not follow a link: its target belongs to somebody else.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    while True:
-        file = io.FileIO(os.open(path, flags, 0o666), "r+")
-        try:
-            if fcntl is not None:
-                _lock(file)
-            # Another process may have finished and renamed it after it was opened here.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except BlockingIOError as error:
-            file.close()
-            raise BlockingIOError(errno.EAGAIN, "another process is writing this file", str(path)) from error
-        file.close()
-
-
-def _lock(file: io.FileIO) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass  # some cluster file systems have no locks
-
-
-def _allocated(descriptor: int) -> int:
-    """Return the bytes that a file, which may have holes, occupies on the disk."""
-    return getattr(os.fstat(descriptor), "st_blocks", 0) * 512
-
-
-def _need_room(target: Path, size: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if size > free:
-        message = f"want {size / 2**30:.2f} GiB for the matrix, {free / 2**30:.2f} GiB are free"
-        raise OSError(errno.ENOSPC, message, str(target))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder, so that a new name in it survives a power cut. Not possible everywhere."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
