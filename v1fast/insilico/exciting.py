@@ -21,7 +21,7 @@ class ExcitingInputs:
     """The image to which each neuron responds most, among those that the constraints allow.
 
     Attributes:
-        images: [M, C, H, W]; NaN for a neuron whose rate no image changes.
+        images: [M, C, H, W]; NaN for a neuron whose rate does not depend on the image at any of the noise images tried.
         rates: [M], the model's rates there; NaN likewise.
         background_rates: [M], at the background alone.
         neurons: [M], indices of the neurons.
@@ -71,10 +71,10 @@ def most_exciting_inputs(
 ) -> ExcitingInputs:
     """Find the most exciting input of each neuron by gradient ascent (Walker et al. 2019, Nat. Neurosci. 22, 2060).
 
-    An image starts as noise. Each step moves it along its gradient by a fraction of ``norm`` that falls from 0.3 to
-    0.005 over the steps, scales what differs from the background to ``norm``, and clips the pixels to ``value_range``.
-    Neurons are worked on side by side, an image for each. The model stands in evaluation mode; its parameters, their
-    ``requires_grad`` and its mode are left as they were.
+    An image starts as noise; where the neuron has no gradient, as other noise. Each step moves it along its gradient by
+    a fraction of ``norm`` that falls from 0.3 to 0.005 over the steps, scales what differs from the background to
+    ``norm``, and clips the pixels to ``value_range``. Neurons are worked on side by side, an image for each. The model
+    stands in evaluation mode; its parameters, their ``requires_grad`` and its mode are left as they were.
 
     Args:
         model: an encoder; or any module that makes rates [B, N] of images [B, C, H, W].
@@ -139,27 +139,29 @@ class _Ascent:
 
     def best(self, neurons: Tensor, shape: tuple[int, ...], restarts: int, seed: int) -> tuple[Tensor, Tensor]:
         """The best of the restarts: images [M, C, H, W] and their rates [steps + 1, M]."""
-        found = [self._climb(neurons, self._noise(neurons, shape, seed, start)) for start in range(restarts)]
+        found = [self._climb(neurons, shape, (seed, start)) for start in range(restarts)]
         images, rates = (torch.stack(parts) for parts in zip(*found, strict=True))
         last = rates[:, -1].nan_to_num(nan=-torch.inf)  # [restarts, M]
         best, columns = last.argmax(0), torch.arange(len(neurons), device=neurons.device)
         return images[best, columns], rates[best, :, columns].T
 
-    def _climb(self, neurons: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        rates, still = [], torch.zeros(len(neurons), dtype=torch.bool, device=images.device)
+    def _climb(self, neurons: Tensor, shape: tuple[int, ...], seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        images = self._noise(neurons, shape, seed, 0)
+        rates, moved = [], torch.zeros(len(neurons), dtype=torch.bool, device=images.device)
         for step in range(self.steps):
             size = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (step / max(self.steps - 1, 1))
             rate, gradient = self._gradient(neurons, images)
             rates.append(rate)
             length = _norms(gradient)
-            if step == 0:
-                still = ~(length > 0).flatten()
-            radius = self.norm if self.norm is not None else self._radius(images)
-            images = self._allowed(images + size * radius * gradient / length.clamp(min=torch.finfo(length.dtype).tiny))
+            moved |= (length > 0).flatten()
+            unit = gradient / length.clamp(min=torch.finfo(length.dtype).tiny)
+            images = self._allowed(images + size * self._radius(images) * unit)
+            if not moved.all():  # a rectified neuron is silent, and without a gradient, at a half of all noise images
+                images[~moved] = self._noise(neurons[~moved], shape, seed, step + 1)
         with torch.no_grad():
             rates.append(self._diagonal(neurons, images))
         history = torch.stack(rates)
-        return images.masked_fill(still[:, None, None, None], torch.nan), history.masked_fill(still, torch.nan)
+        return images.masked_fill(~moved[:, None, None, None], torch.nan), history.masked_fill(~moved, torch.nan)
 
     def _gradient(self, neurons: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -172,15 +174,15 @@ class _Ascent:
         """Each image's rate of its own neuron, [M]."""
         return self.responses.read(self.responses.features(images), neurons).diagonal()
 
-    def _noise(self, neurons: Tensor, shape: tuple[int, ...], seed: int, start: int) -> Tensor:
+    def _noise(self, neurons: Tensor, shape: tuple[int, ...], seed: tuple[int, int], step: int) -> Tensor:
         generator = torch.Generator()
         noise = []
         for neuron in neurons.tolist():
-            generator.manual_seed(int(np.random.SeedSequence((seed, start, neuron)).generate_state(1)[0]))
-            noise.append(torch.randn(shape, generator=generator))
+            state = np.random.SeedSequence((*seed, step, neuron)).generate_state(1)
+            noise.append(torch.randn(shape, generator=generator.manual_seed(int(state[0]))))
         made = torch.stack(noise).to(neurons.device)
-        radius = self.norm if self.norm is not None else 0.1 * self._radius(made)
-        return self._allowed(self.background + radius * made / _norms(made))
+        scale = 1.0 if self.norm is not None else 0.1
+        return self._allowed(self.background + scale * self._radius(made) * made / _norms(made))
 
     def _allowed(self, images: Tensor) -> Tensor:
         if self.norm is not None:
@@ -189,7 +191,9 @@ class _Ascent:
         return images if self.value_range is None else images.clamp(*self.value_range)
 
     def _radius(self, images: Tensor) -> float:
-        """Norm of an image that uses a half of the range: the unit of steps where no norm is given."""
+        """The unit of steps: the norm; or, where none is given, that of an image which uses a half of the range."""
+        if self.norm is not None:
+            return self.norm
         assert self.value_range is not None
         low, high = self.value_range
         return (high - low) / 2 * math.sqrt(images[0].numel())
