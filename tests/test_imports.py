@@ -19,6 +19,7 @@ FLOORS = (  # from the top down
     {"cli"},
     {"benchmarks"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
+    {"runs"},
     {"training", "rsa", "plots", "accelerate", "doctor"},
     {"models", "data", "metrics", "losses"},
     {"readouts"},
@@ -31,7 +32,7 @@ FLOORS = (  # from the top down
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that few may enter, whatever floor they stand on.
-ENTRANCES = {"cli": {"__main__"}, "benchmarks": {"cli"}, "training": {"cli"}, "kernels": {"ops", "benchmarks"}}
+ENTRANCES = {"cli": {"__main__"}, "benchmarks": {"cli"}, "training": {"cli", "runs"}, "kernels": {"ops", "benchmarks"}}
 
 
 def room_of(module):

@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from v1fast._version import __version__
-from v1fast.cli import bench, demo, doctor, rsa
+from v1fast.cli import accelerate, bench, demo, doctor, evaluate, fit, predict, rsa
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
-for command in (doctor.doctor, demo.demo, bench.bench, rsa.rsa):
-    app.command()(command)
+for module in (fit, evaluate, predict, accelerate, rsa, demo, doctor, bench):
+    name = module.__name__.rpartition(".")[2]
+    app.command(epilog=getattr(module, "EPILOG", None))(getattr(module, name))
 
 
 def _print_version(wanted: bool) -> None:

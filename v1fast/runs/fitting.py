@@ -1,0 +1,214 @@
+"""From recordings to a run's folder: fit, judge, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from v1fast.data import Preparation, Recording, loaders, normalization
+from v1fast.data.recording import TIERS
+from v1fast.metrics import write_table
+from v1fast.models import FiringRateEncoder
+from v1fast.runs import building
+from v1fast.runs.configuration import Configuration
+from v1fast.runs.evaluation import Judgement, joined, judge, overall
+from v1fast.runs.folder import RunFolder, now
+from v1fast.training import History, fit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What :func:`fit_recordings` did.
+
+    Attributes:
+        folder: of the run.
+        state: "finished"; "interrupted" by Ctrl-C, with the best weights so far in the folder; or "unchanged": the run
+            had been finished before.
+        metrics: what ``metrics.json`` holds; empty after an interruption.
+        notes: lines about what the recordings lack.
+    """
+
+    folder: RunFolder
+    state: str
+    metrics: Mapping[str, Any]
+    notes: Sequence[str] = ()
+
+
+def fit_recordings(
+    recordings: Mapping[str, Recording],
+    configuration: Configuration,
+    out: str | Path,
+    *,
+    command: Sequence[str] = (),
+    show: bool = True,
+    console: Console | None = None,
+) -> Outcome:
+    """Fit one core and a readout for each recording; judge it on test trials; write all into a folder.
+
+    The same call goes on where it was stopped, with the result that it would have had.
+
+    Args:
+        recordings: by name, at least one.
+        configuration: see :func:`v1fast.runs.configure`.
+        out: the run's folder, made where it is missing.
+        command: for the record.
+        show: whether to show progress.
+        console: of rich, to print on; default stderr.
+
+    Raises:
+        ValueError: recordings and configuration do not fit together; another run is in the folder.
+        KeyboardInterrupt: Ctrl-C before the first epoch was done, or while the fit was judged.
+    """
+    start = time.perf_counter()
+    folder = RunFolder(Path(out))
+    configuration, notes = building.adapted(configuration, recordings)
+    preparation = building.preparation_of(configuration, recordings)
+    normalizations = {name: normalization(recording, preparation) for name, recording in recordings.items()}
+    sessions = {
+        name: building.Session.of(recording, preparation, normalizations[name])
+        for name, recording in recordings.items()
+    }
+    encoder = building.build(configuration, sessions)
+    described = {name: _description(recordings[name], sessions[name]) for name in recordings}
+    run = folder.begin(configuration, described, command)
+    if run["state"] == "finished":
+        return Outcome(folder, "unchanged", folder.read_json("metrics.json"), notes)
+    history = _fit(encoder, recordings, configuration, preparation, normalizations, folder, show, console)
+    encoder.normalization = normalizations
+    encoder.cpu().save(folder.model)
+    run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "device": _device(configuration)}
+    run |= {"epochs": len(history.epochs), "best_epoch": history.best_epoch, "parameters": _parameters(encoder)}
+    if history.interrupted:
+        folder.write(run | {"state": "interrupted"})
+        return Outcome(folder, "interrupted", {}, notes)
+    judgements = judge_all(encoder, recordings, preparation)
+    metrics = summary(judgements)
+    folder.write_json("metrics.json", metrics)
+    write_table(folder.path / "neurons.csv", joined(judgements))
+    run |= {"finished": now(), "seconds": round(run.get("seconds", 0) + time.perf_counter() - start, 1)}
+    run["state"] = "finished"
+    from v1fast.runs.report import write_report
+
+    write_report(folder.path / "report.html", run, configuration, history.epochs, judgements, metrics)
+    folder.write(run)
+    return Outcome(folder, "finished", metrics, notes)
+
+
+def _fit(
+    encoder: FiringRateEncoder,
+    recordings: Mapping[str, Recording],
+    configuration: Configuration,
+    preparation: Preparation,
+    normalizations: Mapping[str, Any],
+    folder: RunFolder,
+    show: bool,
+    console: Console | None,
+) -> History:
+    training, machine = configuration.training, configuration.machine
+    device = _device(configuration)
+    made = loaders(
+        recordings,
+        training.batch_size,
+        configuration.seed,
+        [tier for tier in ("train", "validation") if any(len(r.in_tier(tier)) for r in recordings.values())],
+        device=device,
+        preparation=preparation,
+        normalizations=normalizations,
+        memory=int(machine.memory_gb * 2**30),
+        workers=machine.workers,
+        drop_undefined=configuration.data.drop_undefined,
+    )
+    return fit(
+        encoder,
+        made["train"],
+        made.get("validation"),
+        out=folder.path,
+        loss=building.loss_of(configuration),
+        max_epochs=training.epochs,
+        batch_size=training.batch_size,
+        seed=configuration.seed,
+        precision=training.precision,
+        accelerator="auto" if machine.device == "auto" else machine.device,
+        show=show,
+        console=console,
+        learning_rate=training.learning_rate,
+        learning_rates=training.learning_rates,
+        optimizer=building.optimizer_of(configuration),
+        schedule=building.schedule_of(configuration),
+        gamma_dispersion=training.gamma_dispersion,
+        scale_loss=training.scale_loss,
+        check_every=training.check_every,
+    )
+
+
+def _device(configuration: Configuration) -> str:
+    device = configuration.machine.device
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if device == "gpu" else device
+
+
+def _parameters(encoder: FiringRateEncoder) -> dict[str, int]:
+    parts = {name: getattr(encoder, name) for name in ("core", "readout", "shifter", "modulator")}
+    return {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _description(recording: Recording, session: building.Session) -> dict[str, Any]:
+    """What is known of a recording; the same run is of recordings with the same."""
+    names = [tier for tier in TIERS if len(recording.in_tier(tier))]
+    names += sorted(set(recording.tiers.tolist()) - set(TIERS))
+    tiers = {tier: len(recording.in_tier(tier)) for tier in names}
+    responses = hashlib.sha256(session.mean_activity.numpy().tobytes()).hexdigest()[:16]
+    return {
+        "source": str(Path(recording.source).absolute()) if recording.source else "",
+        "trials": tiers,
+        "neurons": len(session.mean_activity),
+        "image_shape": list(session.image_shape),
+        "responses": f"sha256 {responses}",  # of their training means
+    }
+
+
+def judge_all(
+    encoder: FiringRateEncoder,
+    recordings: Mapping[str, Recording],
+    preparation: Preparation,
+    tier: str | None = None,
+    session: str | None = None,
+    **options: Any,
+) -> dict[str, Judgement]:
+    """Judge a model on each recording.
+
+    Args:
+        encoder, recordings, preparation: see :func:`v1fast.runs.judge`.
+        tier: of the trials. None: "test", in a recording without that "validation", else all that it has.
+        session: of the model, for a single recording of another name.
+        **options: of :func:`v1fast.runs.judge`.
+    """
+    found = {}
+    for name, recording in recordings.items():
+        there = [one for one in ("test", "validation") if len(recording.in_tier(one))]
+        chosen = tier or (there[0] if there else str(recording.tiers[0]))
+        found[name] = judge(encoder, recording, preparation, session=session or name, tier=chosen, **options)
+    return found
+
+
+def summary(judgements: Mapping[str, Judgement]) -> dict[str, Any]:
+    """What ``metrics.json`` holds: means over all neurons, and each recording by name."""
+    return {
+        "all": overall(judgements),
+        "sessions": {name: judgement.summary() for name, judgement in judgements.items()},
+    }
