@@ -38,19 +38,29 @@ class Responses:
         model: an encoder of v1fast; or any module that makes [B, N] of images.
         data_key: session, for encoders.
         behavior, pupil_center: [K] and [2], the state that the animal is held in, for models that need it.
+        channels: [K], values of channels that the model takes after those of the images.
     """
 
     def __init__(
-        self, model: nn.Module, data_key: str | None, behavior: Tensor | None, pupil_center: Tensor | None
+        self,
+        model: nn.Module,
+        data_key: str | None,
+        behavior: Tensor | None,
+        pupil_center: Tensor | None,
+        channels: Tensor | None,
     ) -> None:
-        self.model, self.data_key = model, data_key
+        self.model, self.data_key, self.channels = model, data_key, channels
         self.state = {"behavior": behavior, "pupil_center": pupil_center}
-        for name, value, shape in (("behavior", behavior, "[K]"), ("pupil_center", pupil_center, "[2]")):
+        shapes = (("behavior", behavior, "[K]"), ("pupil_center", pupil_center, "[2]"), ("channels", channels, "[K]"))
+        for name, value, shape in shapes:
             if value is not None and value.dim() != 1:
                 raise ValueError(f"{name}: want {shape}, got {tuple(value.shape)}")
 
     def features(self, images: Tensor) -> Tensor:
-        """The core's maps; of other models the images themselves."""
+        """The core's maps; of other models the images themselves, with the further channels."""
+        if self.channels is not None:
+            further = self.channels.to(images)[None, :, None, None].expand(len(images), -1, *images.shape[2:])
+            images = torch.cat([images, further], 1)
         return self.model.features(images) if isinstance(self.model, FiringRateEncoder) else images
 
     def read(self, features: Tensor, neurons: Tensor) -> Tensor:
@@ -74,7 +84,7 @@ class Responses:
             count = int(of_session(self.model.readout, self.data_key).outdims)
         else:
             with torch.no_grad():
-                count = self.model(images[:1]).shape[1]
+                count = self.model(self.features(images[:1])).shape[1]
         indices = torch.arange(count) if chosen is None else select_neurons(chosen, count, torch.device("cpu"))
         assert indices is not None
         return indices.to(images.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from v1fast._progress import progress
 from v1fast.insilico._responses import Responses, standing_still
 
 FIRST_STEP, LAST_STEP = 0.3, 0.005  # of the norm
@@ -65,9 +65,10 @@ def most_exciting_inputs(
     data_key: str | None = None,
     behavior: Tensor | None = None,
     pupil_center: Tensor | None = None,
+    channels: Tensor | None = None,
     seed: int = 0,
     images_at_once: int = 128,
-    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+    show: bool = False,
 ) -> ExcitingInputs:
     """Find the most exciting input of each neuron by gradient ascent (Walker et al. 2019, Nat. Neurosci. 22, 2060).
 
@@ -89,9 +90,11 @@ def most_exciting_inputs(
         blur: standard deviation in pixels of a Gaussian that smooths the gradient; 0 leaves it as it is.
         data_key: session, for encoders; may be None if there is only one.
         behavior, pupil_center: [K] and [2], the animal's state, for models with a modulator or a shifter.
+        channels: [K], for models of images with further channels of one value each, such as behaviour: these values.
+            They follow the image's own.
         seed: of the noise. A neuron's noise does not depend on which others are asked for.
         images_at_once: bounds the memory.
-        progress: wraps the groups of neurons, such as :func:`rich.progress.track`.
+        show: show progress.
 
     Returns:
         On the model's device.
@@ -113,16 +116,19 @@ def most_exciting_inputs(
         raise ValueError(f"blur: want pixels >= 0, got {blur}")
     device = _device(model)
     grey = torch.full((1, *shape), background, device=device)
-    ascent = _Ascent(Responses(model, data_key, behavior, pupil_center), norm, value_range, background, steps, blur)
+    responses = Responses(model, data_key, behavior, pupil_center, channels)
+    ascent = _Ascent(responses, norm, value_range, background, steps, blur)
     with standing_still(model):
-        chosen = ascent.responses.neurons(neurons, grey)
+        chosen = responses.neurons(neurons, grey)
         with torch.no_grad():
-            at_rest = ascent.responses.read(ascent.responses.features(grey), chosen)[0]
+            at_rest = responses.read(responses.features(grey), chosen)[0]
         images, history = [], []
-        for group in progress(chosen.split(images_at_once)):
-            found, rates = ascent.best(group, shape, restarts, seed)
-            images.append(found)
-            history.append(rates)
+        with progress("most exciting inputs", len(chosen), show=show) as bar:
+            for group in chosen.split(images_at_once):
+                found, rates = ascent.best(group, shape, restarts, seed)
+                images.append(found)
+                history.append(rates)
+                bar.advance(len(group))
     rates = torch.cat(history, 1) if history else grey.new_empty(steps + 1, 0)
     made = torch.cat(images) if images else grey[:0]
     return ExcitingInputs(made, rates[-1], at_rest, chosen, rates, norm, value_range, background)

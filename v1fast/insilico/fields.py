@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from v1fast._progress import progress
 from v1fast.insilico._responses import Responses, standing_still
 
 
@@ -42,8 +42,9 @@ def receptive_fields(
     data_key: str | None = None,
     behavior: Tensor | None = None,
     pupil_center: Tensor | None = None,
+    channels: Tensor | None = None,
     images_at_once: int = 64,
-    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+    show: bool = False,
 ) -> ReceptiveFields:
     """Receptive fields by the gradient of each neuron's rate, averaged over images.
 
@@ -59,8 +60,10 @@ def receptive_fields(
             all images in memory: M x B x C x H x W numbers.
         data_key: session, for encoders; may be None if there is only one.
         behavior, pupil_center: [K] and [2], the animal's state, for models with a modulator or a shifter.
+        channels: [K], for models of images with further channels of one value each, such as behaviour: these values.
+            They follow the image's own.
         images_at_once: bounds the memory.
-        progress: wraps the groups of images, such as :func:`rich.progress.track`.
+        show: show progress.
 
     Returns:
         On the images' device.
@@ -79,18 +82,20 @@ def receptive_fields(
         raise ValueError(f"images: want [B, C, H, W] with B > 0, got {tuple(images.shape)}")
     if not 0 <= components <= len(images):
         raise ValueError(f"components: want 0 to the number of images ({len(images)}), got {components}")
-    responses = Responses(model, data_key, behavior, pupil_center)
+    responses = Responses(model, data_key, behavior, pupil_center, channels)
     with standing_still(model):
         chosen = responses.neurons(neurons, images)
         shape = (len(chosen), *images.shape[1:])
         total, squares = images.new_zeros(shape), images.new_zeros(shape)
         kept = []
-        for group in progress(images.split(images_at_once)):
-            gradients = _gradients(responses, group, chosen)  # [M, b, C, H, W]
-            total += gradients.sum(1)
-            squares += gradients.square().sum(1)
-            if components:
-                kept.append(gradients)
+        with progress("receptive fields", len(images), show=show) as bar:
+            for group in images.split(images_at_once):
+                gradients = _gradients(responses, group, chosen)  # [M, b, C, H, W]
+                total += gradients.sum(1)
+                squares += gradients.square().sum(1)
+                if components:
+                    kept.append(gradients)
+                bar.advance(len(group))
     directions, shares = _principal(torch.cat(kept, 1) if kept else total[:, None], components)
     return ReceptiveFields(total / len(images), (squares / len(images)).sqrt(), directions, shares, chosen)
 
