@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from v1fast._version import __version__
-from v1fast.cli import accelerate, bench, demo, doctor, evaluate, fit, mei, predict, rsa
+from v1fast.cli import accelerate, bench, data, demo, doctor, evaluate, fit, mei, predict, rsa
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
 for module in (fit, evaluate, predict, mei, accelerate, rsa, demo, doctor, bench):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=getattr(module, "EPILOG", None))(getattr(module, name))
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,7 +2,7 @@
 
 from v1fast.data import simulated
 from v1fast.data.arrays import read_arrays, write_arrays
-from v1fast.data.download import get
+from v1fast.data.download import PUBLISHED, get
 from v1fast.data.formats import read, read_all, write
 from v1fast.data.loaders import loaders
 from v1fast.data.nwb import read_nwb
@@ -15,6 +15,7 @@ from v1fast.data.stringer import read_stringer, write_stringer
 
 __all__ = [
     *simulated.__all__,
+    "PUBLISHED",
     "Preparation",
     "Recording",
     "get",

@@ -10,7 +10,7 @@ from typing import Any
 from v1fast import _choices
 from v1fast.data.arrays import read_arrays, write_arrays
 from v1fast.data.nwb import read_nwb
-from v1fast.data.openretina import SUFFIXES, read_openretina, sessions, write_openretina
+from v1fast.data.openretina import RESPONSES, SUFFIXES, open_hdf5, read_openretina, sessions, write_openretina
 from v1fast.data.recording import Recording
 from v1fast.data.sensorium import read_sensorium, scans, write_sensorium
 from v1fast.data.stringer import read_stringer, write_stringer
@@ -39,7 +39,7 @@ def read(path: str | Path, format: str | None = None, **options: Any) -> Recordi
     """Read a recording in any format. What is there is never written to, and nothing is unpickled.
 
     Args:
-        path: file or folder.
+        path: file or folder; also one with a single recording in it.
         format: "sensorium", "openretina", "stringer", "arrays" or "nwb". None: by what lies there.
         **options: of the reader of that format, e.g. :func:`read_sensorium`.
 
@@ -52,6 +52,8 @@ def read(path: str | Path, format: str | None = None, **options: Any) -> Recordi
         format = _format(path)
         if format is None:
             inside = _inside(path)
+            if len(inside) == 1:  # as an archive unpacks
+                return read(inside[0], **options)
             found = f"{len(inside)} recordings: {', '.join(str(one) for one in inside[:4])}" if inside else _got(path)
             raise ValueError(f"{path}: want {_KNOWN}, got {found}")
     _choices.one_of("format", format, tuple(READERS))
@@ -107,9 +109,25 @@ def _inside(path: Path) -> list[Path]:
     """Recordings right in a folder; of an archive and the folder that it was unpacked to, the folder."""
     if not path.is_dir():
         return []
-    found = [one for one in sorted(path.iterdir()) if not one.name.startswith(".") and _format(one) is not None]
+    found = [one for one in sorted(path.iterdir()) if not one.name.startswith(".") and _is_recording(one)]
     folders = {one.name for one in found if one.is_dir()}
     return [one for one in found if not (one.suffix == ".zip" and one.stem in folders)]
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a path in a folder is one, among others that need not be."""
+    try:
+        kind = _format(path)
+        if kind == "openretina" and not path.is_dir():
+            with open_hdf5(path) as content:
+                return any(name.startswith(RESPONSES) for name in content)
+        return kind is not None and not (path.suffix == ".npz" and kind == "arrays" and not _has_arrays(Tree(path)))
+    except (OSError, ValueError):
+        return False
+
+
+def _has_arrays(tree: Tree) -> bool:
+    return {"images.npy", "responses.npy"} <= set(tree.files(""))
 
 
 def _format(path: Path) -> str | None:
@@ -121,32 +139,22 @@ def _format(path: Path) -> str | None:
     """
     if not path.exists():
         raise FileNotFoundError(2, os.strerror(2), str(path))
-    if path.suffix in (".nwb",):
+    if path.suffix == ".nwb":
         return "nwb"
     if path.suffix in SUFFIXES:
         return "openretina"
     if path.is_dir() or path.suffix in (".zip", ".npz"):
         tree = Tree(path)
         names = {name.removesuffix(".npy") for name in tree.files("")}
-        if path.suffix == ".npz" and {"resp"} <= names and names & {"stimuli", "istim"}:
+        if path.suffix == ".npz" and "resp" in names and names & {"stimuli", "istim"}:
             return "stringer"
-        if {"images", "responses"} <= names:
+        if _has_arrays(tree) or path.suffix == ".npz":  # whose reader says what is missing
             return "arrays"
-        if path.suffix == ".npz":
-            return "arrays"  # whose reader says what is missing
-        if tree.files("data/responses") or (path.suffix == ".zip" and scans(tree)) or _nested(path):
+        if tree.files("data/responses") or (path.suffix == ".zip" and scans(tree)):
             return "sensorium"
         if path.is_dir() and sessions(path):
             return "openretina"
     return None
-
-
-def _nested(path: Path) -> bool:
-    """A folder with one folder in it, which holds the scan: what unpacking an archive makes."""
-    if not path.is_dir():
-        return False
-    folders = [one for one in path.iterdir() if one.is_dir()]
-    return len(folders) == 1 and (folders[0] / "data" / "responses").is_dir()
 
 
 def _got(path: Path) -> str:

@@ -46,7 +46,7 @@ def read_openretina(
         ModuleNotFoundError: without h5py.
     """
     file = _session_file(Path(path), session)
-    with _open(file) as content:
+    with open_hdf5(file) as content:
         names = sorted(name.removeprefix(RESPONSES) for name in content if name.startswith(RESPONSES))
         if not names:
             raise ValueError(f"{file}: want datasets {RESPONSES}<stimulus>, got {', '.join(content) or 'none'}")
@@ -96,11 +96,11 @@ def _session_file(path: Path, session: str | None) -> Path:
 
 
 @contextmanager
-def _open(path: Path, mode: Literal["r", "w"] = "r") -> Iterator[h5py.File]:
+def open_hdf5(path: Path, mode: Literal["r", "w"] = "r") -> Iterator[h5py.File]:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{path}: needs h5py: pip install "v1fast[rsa]"', name="h5py") from error
+        raise ModuleNotFoundError(f'{path}: needs h5py: pip install "v1fast[data]"', name="h5py") from error
     if mode == "r" and not path.exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
     with reading(str(path)) if mode == "r" else nullcontext():
@@ -129,7 +129,7 @@ class _Frames(Reader):
 
     def read(self, rows: NDArray[np.int64]) -> Array:
         """See :class:`v1fast.data.rows.Reader`."""
-        with _open(self.path) as content, reading(f"{self.path}: {self.name}"):
+        with open_hdf5(self.path) as content, reading(f"{self.path}: {self.name}"):
             return Dataset(content[self.name], axis=1).read(rows)
 
 
@@ -225,7 +225,7 @@ def write_openretina(recording: Recording, path: str | Path) -> None:
         OSError: it cannot be written.
     """
     folder, file = Path(path), Path(path) / f"{recording.name}.h5"
-    with _files.new(file) as partial, _open(partial, "w") as content:
+    with _files.new(file) as partial, open_hdf5(partial, "w") as content:
         content.attrs[IMAGES] = recording.sequences is None
         for name, trials in _stimuli_of(recording):
             frames = recording.images[recording.image_index[trials]]

@@ -219,12 +219,32 @@ class Recording:
             parts.append(f"{len(np.unique(self.sequences))} sequences")
         return f"Recording {self.name!r}: " + ", ".join(parts)
 
+    def summary(self) -> dict[str, Any]:
+        """What is in it as numbers and text, without reading it."""
+        tiers = {tier: self.in_tier(tier) for tier in self._tier_names()}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "trials": {tier: len(trials) for tier, trials in tiers.items()},
+            "images": {tier: len(np.unique(self.image_numbers[trials])) for tier, trials in tiers.items()},
+            "image_shape": list(self.images.shape[1:]),
+            "neurons": self.responses.shape[1],
+            **{name: None if values is None else values.shape[1] for name, values in self._optional()},
+            "video": self.sequences is not None,
+            "of_neurons": sorted(self.neurons),
+            "of_trials": sorted(self.trials),
+        }
+
     def _optional(self) -> Sequence[tuple[str, Any]]:
         return [(name, getattr(self, name)) for name in ("behavior", "pupil_center", "cortex")]
 
+    def _tier_names(self) -> list[str]:
+        """The known ones first."""
+        return sorted(set(self.tiers.tolist()), key=lambda name: (*(name != known for known in TIERS), name))
+
     def _tiers(self) -> str:
         found = []
-        for tier in sorted(set(self.tiers.tolist()), key=lambda name: (*(name != known for known in TIERS), name)):
+        for tier in self._tier_names():
             trials = self.in_tier(tier)
             shown = len(np.unique(self.image_numbers[trials]))
             found.append(f"{tier} {len(trials)}" + (f" of {shown} images" if shown < len(trials) else ""))

@@ -161,7 +161,8 @@ def _statistics(tree: Tree, root: str, field: str, source: str) -> dict[str, Arr
 def write_sensorium(recording: Recording, path: str | Path) -> None:
     """Write a folder, or a zip archive if ``path`` ends in ".zip"; it appears when it is whole.
 
-    Statistics are those of the recording, else of its training trials. neuralpredictors' ``FileTreeDataset`` reads it.
+    Statistics are those of the recording, else of its training trials; without either there are none.
+    neuralpredictors' ``FileTreeDataset`` reads it.
 
     Raises:
         FileExistsError: there is something at ``path``.
@@ -191,8 +192,9 @@ def _write(recording: Recording, put: Callable[[str, bytes], Any]) -> None:
         for trial in range(len(recording)):
             row = rows[int(recording.image_index[trial])] if name == "images" else rows[trial]
             put(f"data/{name}/{trial}.npy", _npy(row))
-        for key, values in statistics_of(recording, name).items():
-            put(f"meta/statistics/{name}/all/{key}.npy", _npy(values))
+        if recording.statistics.get(name) or len(recording.in_tier("train")):
+            for key, values in statistics_of(recording, name).items():
+                put(f"meta/statistics/{name}/all/{key}.npy", _npy(values))
     units = len(recording.unit_ids)
     neurons: dict[str, Any] = {name: np.full(units, value) for name, value in IDENTITY.items()}
     neurons |= {"unit_ids": recording.unit_ids, **recording.neurons}
