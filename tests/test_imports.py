@@ -21,7 +21,7 @@ FLOORS = (  # from the top down
     {"experiments"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
     {"runs"},
-    {"training", "rsa", "plots", "accelerate", "doctor"},
+    {"training", "rsa", "plots", "insilico", "accelerate", "doctor"},
     {"models", "data", "metrics", "losses"},
     {"readouts"},
     {"functional"},

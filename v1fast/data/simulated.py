@@ -1,4 +1,4 @@
-"""A simulated V1 population: Gabor energy cells on a retinotopic map, with Poisson responses to photographs.
+"""A simulated V1 population: Gabor cells on a retinotopic map, with Poisson responses to photographs.
 
 A recording never tells where a neuron's receptive field truly is, nor its rate without noise; this does. It is the
 ground truth for whatever claims to recover them. :func:`simulate` draws one population, kept simple;
@@ -7,6 +7,7 @@ ground truth for whatever claims to recover them. :func:`simulate` draws one pop
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -46,10 +47,11 @@ NEURONS_AT_ONCE = 512  # bounds the filter bank in memory: 512 pairs of 36 x 64 
 
 @dataclasses.dataclass(frozen=True)
 class Population:
-    """Complex cells by the energy model (Adelson & Bergen 1985, J. Opt. Soc. Am. A 2, 284).
+    """Complex cells by the energy model (Adelson & Bergen 1985, J. Opt. Soc. Am. A 2, 284), and simple cells.
 
     A cell's energy is the summed square of a quadrature pair of Gabor filters, and its expected spike count is
-    proportional to the square root of it: the response grows linearly with contrast and ignores phase.
+    proportional to the square root of it: the response grows linearly with contrast and ignores phase. That of a simple
+    cell is proportional to the response of its first filter alone, where that is positive.
 
     Attributes:
         image_shape: (H, W) of the images, in pixels.
@@ -58,7 +60,9 @@ class Population:
         orientation: [N], direction of the filter's wave vector, in radians, [0, pi): the bars run across it.
         frequency: [N], in cycles per pixel.
         sigma: [N], standard deviation of the round Gaussian envelope, in pixels.
-        gain: [N], expected spikes per image for a root energy of 1.
+        gain: [N], expected spikes per image for a root energy, or a simple cell's response, of 1.
+        phase: [N], of a simple cell's filter at the centre, in radians; None: 0.
+        simple: [N], bool, which cells are simple; None: none is.
     """
 
     image_shape: tuple[int, int]
@@ -68,6 +72,8 @@ class Population:
     frequency: Tensor
     sigma: Tensor
     gain: Tensor
+    phase: Tensor | None = None
+    simple: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.position)
@@ -76,7 +82,8 @@ class Population:
         """The quadrature pairs, each filter without a mean (blind to luminance) and of unit norm.
 
         Returns:
-            [2, n, H, W]: the even and the odd filter of the ``n`` cells chosen by ``cells``.
+            [2, n, H, W]: the filter at ``phase`` of the ``n`` cells chosen by ``cells``, and the one a quarter of a
+            cycle on.
         """
         height, width = self.image_shape
         x = torch.arange(width) - self.position[cells, 0, None]
@@ -86,6 +93,8 @@ class Population:
         sigma, frequency, orientation = (v[cells, None, None] for v in (self.sigma, self.frequency, self.orientation))
         envelope = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
         phase = 2 * math.pi * frequency * (x * orientation.cos() + y * orientation.sin())
+        if self.phase is not None:
+            phase = phase + self.phase[cells, None, None]
         pair = torch.stack([phase.cos(), phase.sin()]) * envelope
         # Taken from under the envelope, so that a filter stays zero outside of it.
         # A field so far outside of the image that nothing of it is left has filters of zeros.
@@ -106,18 +115,23 @@ class Population:
         Raises:
             ValueError: for images of another shape.
         """
+        return torch.cat([first.square() + second.square() for first, second in self._filtered(images)], dim=1)
+
+    def _filtered(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Responses [B, n] of both filters, cells in groups."""
         if images.ndim != 4 or images.shape[1:] != (1, *self.image_shape):
             raise ValueError(f"images: want [B, 1, H, W] = (B, 1, {_shape(self.image_shape)}), got {_got(images)}")
         flat = images.flatten(1)
-        chunks = []
         for start in range(0, len(self), NEURONS_AT_ONCE):
-            even, odd = self.filters(slice(start, start + NEURONS_AT_ONCE)).flatten(2).to(flat)
-            chunks.append((flat @ even.T).square_() + (flat @ odd.T).square_())
-        return torch.cat(chunks, dim=1)
+            first, second = self.filters(slice(start, start + NEURONS_AT_ONCE)).flatten(2).to(flat)
+            yield flat @ first.T, flat @ second.T
 
     def rates(self, images: Tensor) -> Tensor:
         """Expected spike counts, [B, N], for images [B, 1, H, W]."""
-        return self.gain * self.energy(images).sqrt()
+        if self.simple is None:
+            return self.gain * self.energy(images).sqrt()
+        first, second = (torch.cat(parts, dim=1) for parts in zip(*self._filtered(images), strict=True))
+        return self.gain * torch.where(self.simple, first.relu(), torch.hypot(first, second))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +187,7 @@ def simulate(
     validation: int = 200,
     test: int = 200,
     repeats: int = 10,
+    simple: float = 0.0,
     seed: int = 0,
 ) -> Simulation:
     """Draw a population and its responses to crops of photographs.
@@ -185,6 +200,7 @@ def simulate(
         train, validation: number of crops of either tier, each shown once.
         test: number of test crops, shown ``repeats`` times.
         repeats: R >= 1.
+        simple: share of simple cells, 0 to 1; the others are complex.
         seed: of everything random here, >= 0.
 
     Raises:
@@ -195,8 +211,12 @@ def simulate(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name}: want >= 1, got {value}")
+    if not 0 <= simple <= 1:
+        raise ValueError(f"simple: want a share, 0 to 1, got {simple}")
     rng = np.random.default_rng(seed)
     population = _draw_population(neurons, image_shape, rng)
+    if simple > 0:
+        population = _with_simple_cells(population, simple, np.random.default_rng((seed, 1)))
     shown = {"train": train, "validation": validation, "test": test}
     images = {name: photograph_crops(PHOTOGRAPHS[name], count, image_shape, rng) for name, count in shown.items()}
     mean_amplitude = population.rates(images["train"]).mean(0)
@@ -228,6 +248,13 @@ def _draw_population(neurons: int, image_shape: tuple[int, int], rng: np.random.
         sigma=_float(CYCLES_PER_SIGMA / frequency),
         gain=torch.ones(neurons),
     )
+
+
+def _with_simple_cells(population: Population, share: float, rng: np.random.Generator) -> Population:
+    count = len(population)
+    simple = torch.zeros(count, dtype=torch.bool)
+    simple[torch.from_numpy(rng.permutation(count)[: round(share * count)])] = True
+    return dataclasses.replace(population, phase=_float(rng.uniform(0, 2 * math.pi, count)), simple=simple)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -20,6 +20,7 @@ class Positions:
     Attributes:
         x, y: [N].
         spread_x, spread_y: [N], standard deviation of the positions sampled in training; NaN if none are sampled.
+        correlation: [N], of x and y among these positions; NaN likewise.
         at_clamp: [N], whether x or y lies on the border of the feature map, where a readout clamps it.
     """
 
@@ -27,10 +28,11 @@ class Positions:
     y: Tensor
     spread_x: Tensor
     spread_y: Tensor
+    correlation: Tensor
     at_clamp: Tensor
 
     def columns(self) -> dict[str, Tensor]:
-        """The attributes by name."""
+        """Those of a table of neurons, by name."""
         return {name: getattr(self, name) for name in ("x", "y", "spread_x", "spread_y", "at_clamp")}
 
 
@@ -90,7 +92,7 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
     if not isinstance(place, Tensor) or place.dim() != 4 or place.shape[-1] != 2 or place.shape[2] != 1:
         raise ValueError(f"readout: want one with positions mu or grid (1, N, 1, 2), got {type(readout).__name__}")
     grid = place.detach()[0, :, 0].double().clamp(-1, 1)
-    spread = _spread(getattr(readout, "sigma", None), grid)
+    spread, correlation = _spread(getattr(readout, "sigma", None), grid)
     shape: Any = readout.in_shape
     corners = getattr(readout, "align_corners", True)
     found = []
@@ -100,12 +102,15 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         pixels = (size - 1) / 2 if corners else size / 2
         found.append((first + step * ((size - 1) / 2 + grid[:, axis] * pixels), spread[:, axis] * pixels * step))
     (x, spread_x), (y, spread_y) = found
-    return Positions(x, y, spread_x, spread_y, (grid.abs() >= 1).any(1))
+    return Positions(x, y, spread_x, spread_y, correlation, (grid.abs() >= 1).any(1))
 
 
-def _spread(sigma: Any, grid: Tensor) -> Tensor:
-    """[N, 2]: standard deviations along x and y, in units of the grid."""
+def _spread(sigma: Any, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, 2]: standard deviations along x and y, in units of the grid; [N]: their correlation."""
     if not isinstance(sigma, Tensor) or sigma.dim() != 4:
-        return torch.full_like(grid, torch.nan)
+        return torch.full_like(grid, torch.nan), torch.full_like(grid[:, 0], torch.nan)
     root = sigma.detach()[0].double()
-    return root.norm(dim=2) if root.shape[1:] == (2, 2) else root[:, 0].abs().expand(-1, 2)
+    if root.shape[1:] != (2, 2):
+        return root[:, 0].abs().expand(-1, 2), torch.zeros_like(grid[:, 0])
+    spread = root.norm(dim=2)
+    return spread, (root[:, 0] * root[:, 1]).sum(1) / spread.prod(1)  # of a root of zeros NaN: 0 / 0

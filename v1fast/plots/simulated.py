@@ -1,4 +1,4 @@
-"""Figures of models and populations, as ``matplotlib.figure.Figure``: no window, no global state."""
+"""Figures of a fit to a simulated population, and of times."""
 
 from __future__ import annotations
 
