@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import warnings
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,8 +18,7 @@ import torch
 
 from v1fast import _build, doctor, ops
 from v1fast._version import __version__
-from v1fast.ops import _load, _uncompiled
-from v1fast.ops._define import defaults
+from v1fast.ops import _load
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -396,47 +394,6 @@ def test_the_report_says_what_an_old_triton_lacks(version):
     state = _load._loaded_with_triton(version)
     assert state.startswith("loaded")
     assert ("float64" in state) == (version == "3.4.0")
-
-
-class Uncompiled(Exception):
-    pass
-
-
-@pytest.mark.parametrize("error", [Uncompiled("at 3:1:\nno such type"), RuntimeError("PassManager::run failed")])
-def test_a_kernel_that_does_not_compile_leaves_the_op_to_what_runs_without_one(monkeypatch, error):
-    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
-    monkeypatch.setattr(_uncompiled, "failures", {})
-    calls = []
-
-    def launcher(x, y, method, condensed, accuracy):
-        calls.append(method)
-        if x.dtype == torch.float64:
-            raise error
-        return "launched"
-
-    launch = _uncompiled.or_default("rdm", launcher)
-    x = torch.randn(1, 4, 8, dtype=torch.float64)
-    with pytest.warns(RuntimeWarning, match="v1fast::rdm runs without a Triton kernel, slower: it does not") as warned:
-        first = launch(x, None, "cosine", False, "float32")
-    assert len(warned) == 1
-    assert torch.equal(first, defaults["rdm"](x, None, "cosine", False, "float32"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(launch(x, None, "cosine", False, "float32"), first)
-        assert calls == ["cosine"]  # not tried again
-        launch(x, None, "euclidean", False, "float32")
-        assert launch(x.float(), None, "cosine", False, "float32") == "launched"
-    assert list(_uncompiled.failures) == ["rdm"]
-
-
-def test_other_errors_of_a_launcher_are_raised(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
-
-    def launcher(*arguments):
-        raise RuntimeError("CUDA error: an illegal memory access")
-
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        _uncompiled.or_default("rdm", launcher)(torch.randn(1, 4, 8), None, "cosine", False, "float32")
 
 
 @pytest.mark.parametrize(("hidden", "reason"), [((), "no/such/compiler"), (("torch",), "No module named 'torch'")])
