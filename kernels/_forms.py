@@ -1,7 +1,7 @@
 """The form of a call: what decides about the code that its kernels are compiled to, and nothing else.
 
-It is made in every call, so it must take no more than a microsecond or two: dtypes, what is there at all, flags, and the
-few sizes that change the code. A size costs more to ask for than all dtypes together.
+It is made in every call, so it must take no more than a microsecond: dtypes, what is there at all, flags, and the few
+sizes that change the code. A size costs more to ask for than several dtypes.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def _point_gather(features: Tensor, grid: Tensor, shift: Tensor | None, align_co
     )
 
 
-def _philox_normal(
-    seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int
-) -> Form:
+def _philox_normal(seed: Tensor, images: int, neurons: int, neuron_index: Tensor | None, image_offset: int) -> Form:
     return seed.get_device(), neuron_index is not None
 
 

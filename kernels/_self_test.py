@@ -29,8 +29,8 @@ Arguments = list[Any]
 ROUNDINGS = 64
 """A right kernel errs by at most so many units of the arithmetic's last place, of the largest value of its result.
 
-The emulated kernels err by at most 5, in all forms of ``all_forms``. The rest is for what a GPU does less exactly than the
-emulator: tensor cores truncate, and functions are approximate.
+The emulated kernels err by at most 5, in all forms of ``all_forms``. The rest is for what a GPU does less exactly than
+the emulator: tensor cores truncate, and functions are approximate.
 """
 
 BFLOAT16_PRODUCTS = 2.0**-6
@@ -260,7 +260,7 @@ class _Neurons(NamedTuple):
     noise: str = "drawn"  # "given", "none"
     bias: bool = True
     shift: bool = False
-    index: bool = False
+    indexed: bool = False
     share_noise: bool = False
     align_corners: bool = True
     per_image: bool = False
@@ -283,7 +283,7 @@ class _Neurons(NamedTuple):
         sigma = None if self.sigma is None else _empty(self.others, 1, *self.sigma)
         operands = (self.map(), _empty(self.others, 1, 2), sigma, _empty(self.weight, 1, self.channels))
         noise = (self.of(self.noise == "given", 1, 1, 2), integer if self.noise == "drawn" else None)
-        index = integer if self.index else None
+        index = integer if self.indexed else None
         rest = (0, self.share_noise, self.align_corners)
         return [*operands, self.of(self.bias, 1), self.of(self.shift, 1, 2), *noise, index, *rest]
 
@@ -310,7 +310,7 @@ GAUSSIANS = (
     _Neurons(core=False),
     _Neurons(sigma=None, noise="none", shift=True),
     _Neurons(sigma=(2,), noise="given", shift=True),
-    _Neurons(sigma=(1,), share_noise=True, index=True, bias=False, align_corners=False),
+    _Neurons(sigma=(1,), share_noise=True, indexed=True, bias=False, align_corners=False),
 )
 POOLINGS = (
     _Neurons(),
@@ -383,20 +383,20 @@ class Difference(NamedTuple):
     """How far a result is from what it should be."""
 
     output: int
-    error: float  # the largest, of the result's largest value; NaN where something else is wrong
+    error: float | None  # the largest, of the result's largest value; None where something else is wrong
     allowed: float
     what: str = ""  # is wrong, where it is no error of a number
 
     @property
     def share(self) -> float:
         """The error as a share of what is allowed."""
-        if self.what:
-            return float("inf")
+        if self.error is None:
+            return math.inf
         return self.error / self.allowed if self.error else 0.0
 
     def __str__(self) -> str:
         result = f"result {self.output}"
-        if self.what:
+        if self.error is None:
             return f"{result}: {self.what}"
         return f"{result} errs by {self.error:.2g} of its largest value, allowed {self.allowed:.2g}"
 
@@ -416,17 +416,22 @@ def _allowed(name: str, arguments: Arguments, dtype: torch.dtype) -> float:
 
 
 def _difference(number: int, got: Tensor, want: Tensor, dtype: torch.dtype, allowed: float) -> Difference:
-    nan = float("nan")
     if got.shape != want.shape or got.dtype != dtype:
         wanted = f"want {dtype} {tuple(want.shape)}, got {got.dtype} {tuple(got.shape)}"
-        return Difference(number, nan, allowed, wanted)
+        return Difference(number, None, allowed, wanted)
     got = got.double()
     undefined = want.isnan()
-    if not got.isnan().equal(undefined):
-        return Difference(number, nan, allowed, "NaN where a number is right, or a number where NaN is")
-    largest = want[~undefined].abs().amax().item() if not undefined.all() else 0.0
-    error = (got - want)[~undefined].abs().amax().item() if not undefined.all() else 0.0
-    return Difference(number, error / largest if largest else float(error > 0), allowed)
+    if (got.isnan() & ~undefined).any():
+        return Difference(number, None, allowed, "NaN where a number is right")
+    if (undefined & ~got.isnan()).any():
+        return Difference(number, None, allowed, "a number where NaN is right")
+    if undefined.all():  # or there is none
+        return Difference(number, 0.0, allowed)
+    largest, error = (values[~undefined].abs().amax().item() for values in (want, got - want))
+    if not largest or not math.isfinite(error):
+        what = f"it is off by {error:.2g}, and its largest value is {largest:.2g}"
+        return Difference(number, None if error else 0.0, allowed, what)
+    return Difference(number, error / largest, allowed)
 
 
 def _results(function: Callable[..., Any], arguments: Arguments) -> list[Tensor]:
@@ -466,7 +471,7 @@ def differences(
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             results = [r.cpu() for r in _results(launcher, _on(device, arguments))]
         if len(results) != len(exact):
-            yield Difference(0, float("nan"), 0.0, f"want {len(exact)} results, got {len(results)}")
+            yield Difference(0, None, 0.0, f"want {len(exact)} results, got {len(results)}")
             continue
         for number, (got, want, mine) in enumerate(zip(results, exact, own, strict=True)):
             yield _difference(number, got, want, mine.dtype, _allowed(name, arguments, mine.dtype))

@@ -12,7 +12,7 @@ import torch
 import v1fast
 from v1fast.ops import _gpu_check
 
-# A test of a GPU kernel must not pass on what replaces it. It is read at a kernel's first use, here and in new processes.
+# A test of a GPU kernel must not pass on what replaces it. Processes that tests start inherit it.
 os.environ["V1FAST_GPU_CHECK"] = "0"
 
 

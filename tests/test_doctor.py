@@ -18,7 +18,7 @@ import torch
 
 from v1fast import _build, doctor, ops
 from v1fast._version import __version__
-from v1fast.ops import _load
+from v1fast.ops import _gpu_examination, _load
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -45,7 +45,8 @@ def no_probe(monkeypatch):
 
 def test_json_holds_the_whole_report(report):
     found = json.loads(report.to_json())
-    assert set(found) == {"versions", "system", "cuda_devices", "kernels", "paths", "probe", "machine", "ceilings"}
+    parts = {"versions", "system", "cuda_devices", "kernels", "paths", "probe", "machine", "ceilings"}
+    assert set(found) == parts | {"gpu_check", "gpu_kernels"}
     assert found["versions"] == report.versions
     assert found["ceilings"] == report.ceilings
 
@@ -210,6 +211,45 @@ def test_cuda_devices(monkeypatch, no_probe):
     text = doctor.as_text(report)
     assert "Some GPU, capability 9.0, 139 GiB" in text
     assert "unusable: device is lost" in text
+
+
+def test_the_gpu_is_checked_where_it_can_be(monkeypatch, no_probe):
+    assert doctor.examine().gpu_check == "not asked for"
+    assert "GPU kernels" not in doctor.as_text(doctor.examine())
+    monkeypatch.setitem(ops.loaded, "triton", "not available: no module named 'triton'")
+    assert doctor.examine(gpu=True).gpu_check == "the GPU kernels are not available: no module named 'triton'"
+    monkeypatch.setitem(ops.loaded, "triton", "loaded")
+    report = doctor.examine(gpu=True)
+    assert report.gpu_check == "torch sees no CUDA device"
+    assert "torch sees no CUDA device" in doctor.as_text(report)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    form = {"device": "A", "op": "rdm", "form": "x", "failure": None, "error": 1e-7, "allowed": 1e-5, "seconds": 1.0}
+    others = [form | {"op": "cross_rdm", "failure": "is wrong", "error": None}, form | {"device": "B"}]
+    monkeypatch.setattr(_gpu_examination, "examine", lambda say: iter([form, *others]))
+    report = doctor.examine(gpu=True)
+    assert (report.gpu_check, report.gpu_failures) == ("done", 1)
+    text = doctor.as_text(report)
+    assert "on A: 1 of 2 fail" in text
+    assert "on B: 0 of 1 fail" in text
+    assert "is wrong  -" in text
+
+    def end(say):
+        raise RuntimeError("before it checks anything")
+        yield
+
+    monkeypatch.setattr(_gpu_examination, "examine", end)
+    assert doctor.examine(gpu=True).gpu_check == "before it checks anything"
+
+
+def test_what_is_said_of_a_gpu_is_true(monkeypatch):
+    """No kernel has run on one."""
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
+    found = _load.paths(ops.loaded)
+    assert "run on no GPU yet" in found["CUDA"]
+    assert "V1FAST_GPU_CHECK turns the check of their first use off" in found["CUDA"]
+    monkeypatch.delenv("V1FAST_GPU_CHECK")
+    assert "each is checked at its first use" in _load.paths(ops.loaded)["CUDA"]
+    assert "GPU" not in found["CPU"]
 
 
 def test_without_the_probe(no_probe):

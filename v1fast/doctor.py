@@ -1,7 +1,7 @@
 """What a bug report needs: versions, devices, which kernels are loaded, and what this machine can do at most.
 
-Needs nothing beyond the base install: ``python -m v1fast.doctor`` prints it as plain text. With ``--gpu``, it also compares
-every GPU kernel with the fallback.
+Needs nothing beyond the base install: ``python -m v1fast.doctor`` prints it as plain text. With ``--gpu``, it also
+compares every GPU kernel with the fallback.
 """
 
 import importlib
@@ -21,7 +21,14 @@ from v1fast._version import __version__
 from v1fast.ops import _gpu_examination, loaded, paths
 
 _PACKAGES = ("torch", "triton", "numpy", "scipy", "typer", "rich", "matplotlib", "scikit-image")
-_ENVIRONMENT = ("V1FAST_KERNELS", "V1FAST_GPU_CHECK", "V1FAST_AUTOTUNE", "V1FAST_MAX_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_ENVIRONMENT = (
+    "V1FAST_KERNELS",
+    "V1FAST_GPU_CHECK",
+    "V1FAST_AUTOTUNE",
+    "V1FAST_MAX_ISA",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Report:
         machine: what ``v1fast._probe.facts`` returns, None without the probe.
         ceilings: what ``v1fast._probe.ceilings`` returns for one thread, then for all; empty without the probe.
         gpu_check: "done", or the reason why no GPU kernel was checked.
-        gpu_kernels: for each form of each GPU kernel ``device``, ``op``, ``form``, ``failure`` (None: it agrees with the
-            fallback), ``error`` (the largest, of the result's largest value), ``allowed`` and ``seconds``.
+        gpu_kernels: for each form of each GPU kernel ``device``, ``op``, ``form``, ``failure`` (None: it agrees with
+            the fallback), ``error`` (the largest, of the result's largest value), ``allowed`` and ``seconds``.
     """
 
     versions: dict[str, str | None]
@@ -77,8 +84,8 @@ def examine(quick: bool = False, gpu: bool = False, say: Callable[[str], None] =
 
     Args:
         quick: measure with fewer and shorter repeats: about half a second instead of two.
-        gpu: compare every form of every GPU kernel with the fallback, on tiny operands: minutes. What came of it is kept:
-            a kernel that fails is replaced by the fallback from then on, and one that agrees is used again.
+        gpu: compare every form of every GPU kernel with the fallback, on tiny operands: minutes. What came of it is
+            kept: a kernel that fails is replaced by the fallback from then on, and one that agrees is used again.
         say: is told which kernel is checked next.
 
     Returns:
@@ -167,7 +174,7 @@ def _gpu_tables(report: Report) -> Iterator[Table]:
     for device in dict.fromkeys(form["device"] for form in report.gpu_kernels):
         forms = [form for form in report.gpu_kernels if form["device"] == device]
         failed = sum(form["failure"] is not None for form in forms)
-        title = f"GPU kernels beside the fallback, on tiny operands, on {device}: {failed} of {len(forms)} fail"
+        title = f"GPU kernels on {device}: {failed} of {len(forms)} fail"
         columns = ("op", "form", "result", "error", "allowed", "seconds")
         yield Table(title, columns, [_gpu_row(form) for form in forms])
 

@@ -18,8 +18,9 @@ def doctor(
         bool,
         typer.Option(
             "--gpu",
-            help="Compare every GPU kernel with the fallback on tiny operands, in minutes, and keep the outcome: one that "
-            "fails runs on the fallback from then on. The exit code is 1 if one fails, or none was checked.",
+            help="Compare every GPU kernel with the fallback on tiny operands, in minutes, and keep the outcome: "
+            "one that fails is replaced by the fallback from then on. The exit code is 1 if one fails, or none was "
+            "checked.",
         ),
     ] = False,
 ) -> None:

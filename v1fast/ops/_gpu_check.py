@@ -1,9 +1,9 @@
 """The first use of a GPU kernel: it is compared with what runs in its place, and replaced by it where it fails.
 
-A kernel is compiled anew for each form of a call (``v1fast.kernels._forms``). Before the first call of a form, a tiny one
-of the same form is compared with the op's fallback on the CPU. What came of it is kept for the next process
-(``_gpu_records``). A form whose kernel does not compile, does not start or is wrong runs on the fallback, after one
-warning per op. ``V1FAST_GPU_CHECK=0`` turns the check off; then a kernel that does not compile is replaced all the same.
+A kernel is compiled anew for each form of a call (``v1fast.kernels._forms``). Before the first call of a form, a tiny
+call of the same form is compared with the op's fallback on the CPU. What came of it is kept for the next process
+(``_gpu_records``). A form whose kernel does not compile, does not run or is wrong runs on the fallback, after one
+warning per op. ``V1FAST_GPU_CHECK=0`` turns the check off. A kernel that does not compile is replaced all the same.
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ class Outcome(NamedTuple):
     lost: Exception | None = None  # the error that has left this process without the device
 
 
-def check(name: str, launcher: Callable[..., Any], self_test: Any, call: Sequence[Any], device: torch.device) -> Outcome:
+def check(
+    name: str, launcher: Callable[..., Any], self_test: Any, call: Sequence[Any], device: torch.device
+) -> Outcome:
     """Compare the kernel of one form with what runs in its place, on tiny operands.
 
     Args:
         name: the op.
-        launcher: its kernel's.
+        launcher: of its kernel.
         self_test: the module ``v1fast.kernels._self_test``.
         call: legal arguments of the op; their form is checked, and their values are not read.
         device: where the kernel runs.

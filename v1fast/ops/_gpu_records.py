@@ -1,7 +1,7 @@
 """What came of the checks of the GPU's kernels, kept in the user's cache folder.
 
 A file for each form of a kernel on a model of a device, with given versions: it is written at once, whatever other
-processes write meanwhile, and none has to wait for another. A file that cannot be read is as good as none, and where none
+processes write meanwhile, and none has to wait for another. A file that cannot be read is as good as none. Where none
 can be written, each process checks for itself.
 """
 
@@ -64,7 +64,7 @@ def _sources() -> str:
 
 @functools.cache
 def machine(index: int) -> Machine:
-    """The CUDA device of this index, as far as it decides about its kernels, and the versions of all that makes them."""
+    """The CUDA device of this index, as far as it decides about its kernels, and the versions of what makes them."""
     found = torch.cuda.get_device_properties(index)
     return {
         "device": found.name,

@@ -95,7 +95,9 @@ def _load_fallback() -> str:
 
 
 def _on_cuda(default: str) -> str:
-    check = "V1FAST_GPU_CHECK turns the check of their first use off" if is_off() else "each is checked at its first use"
+    check = (
+        "V1FAST_GPU_CHECK turns the check of their first use off" if is_off() else "each is checked at its first use"
+    )
     return (
         f", which their authors have run on no GPU yet: {check}; "
         f"ops without one, and forms that it does not take or that fail: {default}"
