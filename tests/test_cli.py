@@ -242,7 +242,7 @@ def test_errors_end_in_one_line(run, monkeypatch, command, error, code, said):
 
 
 def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(doctor, "examine", fail)
@@ -250,7 +250,7 @@ def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):
 
 
 def test_a_note_of_an_interruption_is_passed_on(run, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         error = KeyboardInterrupt()
         error.add_note("x.npy is unfinished; the same call goes on from here")
         raise error

@@ -30,6 +30,8 @@ from v1fast.ops import _gpu_check, _gpu_examination
 from v1fast.ops import _gpu_records as records
 from v1fast.ops._define import defaults
 
+pytestmark = pytest.mark.once
+
 CPU = torch.device("cpu")
 MACHINE = {"device": "Some GPU", "capability": "9.0", "driver": "1", "torch": "2", "triton": "3", "kernels": "abc"}
 X = torch.randn(1, 4, 8)
