@@ -131,7 +131,7 @@ def test_other_versions_or_another_device_are_checked_anew(monkeypatch, what):
 
 def test_the_machine_is_described(monkeypatch):
     monkeypatch.undo()
-    found = SimpleNamespace(name="NVIDIA H200", major=9, minor=0)
+    found = SimpleNamespace(name="NVIDIA H200", gcnArchName="NVIDIA H200", major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
     machine = records.machine.__wrapped__(0)
     assert (machine["device"], machine["capability"]) == ("NVIDIA H200", "9.0")

@@ -68,7 +68,7 @@ def machine(index: int) -> Machine:
     found = torch.cuda.get_device_properties(index)
     return {
         "device": found.name,
-        "capability": getattr(found, "gcnArchName", None) or f"{found.major}.{found.minor}",
+        "capability": found.gcnArchName if torch.version.hip else f"{found.major}.{found.minor}",
         "driver": _driver(),
         "system": platform.system(),
         "torch": torch.__version__,
