@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from v1fast import _eager as eager
+from v1fast.fallback import philox_normal as philox
 from v1fast.fallback import pooled_readout as pooling
 from v1fast.fallback import rdm as dissimilarities
 from v1fast.reference.rdm import output_dtype
@@ -39,8 +40,10 @@ BFLOAT16_PRODUCTS = 2.0**-6
 """The same for products of rows that are rounded to bfloat16; the emulated kernels err by at most 2^-9."""
 
 IMAGES = 3
+FIRST_IMAGE = 3  # the second of its Philox block
+SEED = 2**63 - 12345  # both words of the key matter
 MARGIN = 0.1  # pixels between a point and the borders of its cell, where gradients jump
-STEP = 0.02  # pixels: standard deviation of the noise
+STEP = 0.5  # pixels: standard deviation of the noise
 
 
 class _Draw:
@@ -78,19 +81,31 @@ class _Maps(NamedTuple):
         size = torch.tensor([self.width, self.height], dtype=torch.float64, device="cpu")
         return 2 / ((size - 1) if self.align_corners else size)
 
-    def points(self, draw: _Draw, like: Tensor, *shape: int) -> Tensor:
-        """Points [*shape, 2] in the dtype of ``like``, some of them outside.
+    def are_apart(self, points: Tensor) -> Tensor:
+        """Which points [..., 2] are twice the margin away from the borders of cells, in every map, and from -1 and 1.
 
-        They keep away from the borders of cells, in every map, and from -1 and 1, where some readouts clamp them.
+        Some readouts clamp them there. A shift moves them by up to the margin.
         """
-        found = (draw.uniform(2**14, 2) * 3 - 1.5).to(like.dtype).double()
-        found = found[((found.abs() - 1).abs() > 2 * MARGIN * self.pixels()).all(-1)]
+        found = ((points.abs() - 1).abs() > 2 * MARGIN * self.pixels()).all(-1)
         for step in range(self.poolings + 1):
             height, width = self.height // 2**step, self.width // 2**step
-            away = eager.distance_to_cell_border(found, height, width, self.align_corners)
-            found = found[(away > 2 * MARGIN).all(-1)]
+            away = eager.distance_to_cell_border(points, height, width, self.align_corners)
+            found &= (away > 2 * MARGIN).all(-1)
+        return found
+
+    def points(self, draw: _Draw, like: Tensor, *shape: int) -> Tensor:
+        """Points [*shape, 2] in the dtype of ``like``, some of them outside."""
+        found = (draw.uniform(2**14, 2) * 3 - 1.5).to(like.dtype)
+        found = found[self.are_apart(found.double())]
         count = math.prod(shape)
-        return found.repeat(-(-count // len(found)), 1)[:count].view(*shape, 2).to(like.dtype)
+        return found.repeat(-(-count // len(found)), 1)[:count].view(*shape, 2)
+
+    def means(self, draw: _Draw, like: Tensor, moved: Tensor) -> Tensor:
+        """Points [N, 2] that the steps ``moved`` [images, N, 2] leave where the derivative does not jump."""
+        count = moved.shape[1]
+        tried = (draw.uniform(2**12, count, 2) * 3 - 1.5).to(like.dtype)
+        first = self.are_apart(tried.double()[:, None] + moved).all(1).int().argmax(0)
+        return tried[first, torch.arange(count, device="cpu")]
 
 
 def _maps(poolings: int, align_corners: bool, backward: bool) -> list[_Maps]:
@@ -122,13 +137,18 @@ def _gaussian(call: Sequence[Any], backward: bool) -> Iterator[tuple[Arguments, 
     for maps in _maps(0, align_corners, backward):
         draw, count = _Draw(), maps.neurons
         kinds = () if sigma is None else sigma.shape[1:]
-        spread = STEP * draw.normal(count, *kinds) * maps.pixels().min()
+        spread = _as(sigma, STEP * draw.normal(count, *kinds) * maps.pixels().min())
         neurons = None if index is None else torch.arange(count, device="cpu").flip(0)
-        drawn = None if seed is None else torch.tensor([2**63 - 12345], device="cpu")
-        given = draw.like(noise, 1 if share_noise else IMAGES, count, 2)
-        operands = (_features(draw, features, maps), maps.points(draw, mu, count), _as(sigma, spread))
+        drawn = None if seed is None else torch.tensor([SEED], device="cpu")
+        images, first = (1, 0) if share_noise else (IMAGES, FIRST_IMAGE)
+        given = draw.like(noise, images, count, 2)
+        normals = given if drawn is None else philox.philox_normal(drawn, images, count, neurons, first)
+        moved = torch.zeros((1, count, 2), dtype=torch.float64, device="cpu")
+        if spread is not None and normals is not None:
+            moved = eager.unclamped_positions(moved[0], spread.double(), normals.double())
+        operands = (_features(draw, features, maps), maps.means(draw, mu, moved), spread)
         rest = (draw.like(weight, count, features.shape[1]), draw.like(bias, count), _shift(draw, shift, maps))
-        yield [*operands, *rest, given, drawn, neurons, 3, share_noise, align_corners], (IMAGES, count)
+        yield [*operands, *rest, given, drawn, neurons, FIRST_IMAGE, share_noise, align_corners], (IMAGES, count)
 
 
 def _pooled(call: Sequence[Any], backward: bool) -> Iterator[tuple[Arguments, tuple[int, ...]]]:
@@ -166,7 +186,7 @@ def _readout(draw_call: Callable[..., Any], backward: bool) -> Callable[[Sequenc
 
 def _philox_normal(call: Sequence[Any]) -> Iterator[Arguments]:
     index = None if call[3] is None else torch.arange(70, device="cpu").flip(0)
-    yield [torch.tensor([2**63 - 12345], device="cpu"), 5, 70, index, 3]
+    yield [torch.tensor([SEED], device="cpu"), 5, 70, index, FIRST_IMAGE]
 
 
 def _rows(draw: _Draw, like: Tensor, rows: int, columns: int, whole: bool) -> Tensor:
