@@ -10,6 +10,10 @@ import pytest
 import torch
 
 import v1fast
+from v1fast.ops import _gpu_check
+
+# A test of a GPU kernel must not pass on what replaces it. Processes that tests start inherit it.
+os.environ["V1FAST_GPU_CHECK"] = "0"
 
 
 def pytest_report_header():
@@ -70,6 +74,14 @@ def unwritten_memory_is_nan():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def no_kernel_is_replaced():
+    """A GPU kernel that does not compile would run as its fallback, check or no check, and its test would pass."""
+    before = dict(_gpu_check.failures)
+    yield
+    assert _gpu_check.failures == before
 
 
 @pytest.fixture(autouse=True)

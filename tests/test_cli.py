@@ -1,5 +1,6 @@
 """The command line: what each command prints, passes on, and says when its extra is absent."""
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +34,14 @@ REPORT = doctor.Report(
 )
 
 
+def gpu_form(op: str, failure: str | None = None) -> dict:
+    numbers = {"error": 1.3e-7, "allowed": 7.6e-6, "seconds": 2.51}
+    return {"device": "Some GPU [bold]", "op": op, "form": "C=64, features=float32", "failure": failure} | numbers
+
+
+GPU_CHECK = {"gpu_check": "done", "gpu_kernels": [gpu_form("rdm"), gpu_form("point_gather")]}
+
+
 @pytest.fixture
 def run():
     def invoke(*arguments: str):
@@ -45,9 +55,9 @@ def examined(monkeypatch) -> list[bool]:
     """The ``quick`` of each examination, none of which measures anything."""
     calls = []
 
-    def examine(quick: bool = False) -> doctor.Report:
+    def examine(quick: bool = False, gpu: bool = False, say: Callable[[str], None] = print) -> doctor.Report:
         calls.append(quick)
-        return REPORT
+        return dataclasses.replace(REPORT, **GPU_CHECK) if gpu else REPORT
 
     monkeypatch.setattr(doctor, "examine", examine)
     return calls
@@ -87,6 +97,28 @@ def test_doctor_prints_json(run, examined):
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads(REPORT.to_json())
     assert examined == [True]
+
+
+@pytest.mark.parametrize(("failure", "code"), [(None, 0), ("is wrong: result 0 errs by 0.5", 1)])
+def test_doctor_prints_the_check_of_the_gpu(run, examined, monkeypatch, failure, code):
+    monkeypatch.setitem(GPU_CHECK, "gpu_kernels", [gpu_form("rdm", failure), gpu_form("point_gather")])
+    monkeypatch.setenv("COLUMNS", "250")
+    result = run("doctor", "--gpu")
+    assert result.exit_code == code
+    for text in (f"on Some GPU [bold]: {code} of 2 fail", "C=64, features=float32", "1.3e-07", failure or "agrees"):
+        assert text in result.output
+    result = run("doctor", "--gpu", "--json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["gpu_kernels"] == GPU_CHECK["gpu_kernels"]
+
+
+def test_doctor_says_why_no_gpu_kernel_was_checked(run, examined, monkeypatch):
+    monkeypatch.setitem(GPU_CHECK, "gpu_check", "torch sees no CUDA device")
+    monkeypatch.setitem(GPU_CHECK, "gpu_kernels", [])
+    result = run("doctor", "--gpu")
+    assert result.exit_code == 1
+    assert "none was checked" in result.output
+    assert "torch sees no CUDA device" in result.output
 
 
 def test_demo_defaults(run, demos):
@@ -210,7 +242,7 @@ def test_errors_end_in_one_line(run, monkeypatch, command, error, code, said):
 
 
 def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(doctor, "examine", fail)
@@ -218,7 +250,7 @@ def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):
 
 
 def test_a_note_of_an_interruption_is_passed_on(run, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         error = KeyboardInterrupt()
         error.add_note("x.npy is unfinished; the same call goes on from here")
         raise error

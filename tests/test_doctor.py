@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import warnings
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,8 +18,7 @@ import torch
 
 from v1fast import _build, doctor, ops
 from v1fast._version import __version__
-from v1fast.ops import _load, _uncompiled
-from v1fast.ops._define import defaults
+from v1fast.ops import _gpu_examination, _load
 
 LEVELS = ("L1", "L2", "L3", "memory")
 
@@ -47,7 +45,8 @@ def no_probe(monkeypatch):
 
 def test_json_holds_the_whole_report(report):
     found = json.loads(report.to_json())
-    assert set(found) == {"versions", "system", "cuda_devices", "kernels", "paths", "probe", "machine", "ceilings"}
+    parts = {"versions", "system", "cuda_devices", "kernels", "paths", "probe", "machine", "ceilings"}
+    assert set(found) == parts | {"gpu_check", "gpu_kernels"}
     assert found["versions"] == report.versions
     assert found["ceilings"] == report.ceilings
 
@@ -212,6 +211,45 @@ def test_cuda_devices(monkeypatch, no_probe):
     text = doctor.as_text(report)
     assert "Some GPU, capability 9.0, 139 GiB" in text
     assert "unusable: device is lost" in text
+
+
+def test_the_gpu_is_checked_where_it_can_be(monkeypatch, no_probe):
+    assert doctor.examine().gpu_check == "not asked for"
+    assert "GPU kernels" not in doctor.as_text(doctor.examine())
+    monkeypatch.setitem(ops.loaded, "triton", "not available: no module named 'triton'")
+    assert doctor.examine(gpu=True).gpu_check == "the GPU kernels are not available: no module named 'triton'"
+    monkeypatch.setitem(ops.loaded, "triton", "loaded")
+    report = doctor.examine(gpu=True)
+    assert report.gpu_check == "torch sees no CUDA device"
+    assert "torch sees no CUDA device" in doctor.as_text(report)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    form = {"device": "A", "op": "rdm", "form": "x", "failure": None, "error": 1e-7, "allowed": 1e-5, "seconds": 1.0}
+    others = [form | {"op": "cross_rdm", "failure": "is wrong", "error": None}, form | {"device": "B"}]
+    monkeypatch.setattr(_gpu_examination, "examine", lambda say: iter([form, *others]))
+    report = doctor.examine(gpu=True)
+    assert (report.gpu_check, report.gpu_failures) == ("done", 1)
+    text = doctor.as_text(report)
+    assert "on A: 1 of 2 fail" in text
+    assert "on B: 0 of 1 fail" in text
+    assert "is wrong  -" in text
+
+    def end(say):
+        raise RuntimeError("before it checks anything")
+        yield
+
+    monkeypatch.setattr(_gpu_examination, "examine", end)
+    assert doctor.examine(gpu=True).gpu_check == "before it checks anything"
+
+
+def test_what_is_said_of_a_gpu_is_true(monkeypatch):
+    """No kernel has run on one."""
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
+    found = _load.paths(ops.loaded)
+    assert "run on no GPU yet" in found["CUDA"]
+    assert "V1FAST_GPU_CHECK turns the check of their first use off" in found["CUDA"]
+    monkeypatch.delenv("V1FAST_GPU_CHECK")
+    assert "each is checked at its first use" in _load.paths(ops.loaded)["CUDA"]
+    assert "GPU" not in found["CPU"]
 
 
 def test_without_the_probe(no_probe):
@@ -396,47 +434,6 @@ def test_the_report_says_what_an_old_triton_lacks(version):
     state = _load._loaded_with_triton(version)
     assert state.startswith("loaded")
     assert ("float64" in state) == (version == "3.4.0")
-
-
-class Uncompiled(Exception):
-    pass
-
-
-@pytest.mark.parametrize("error", [Uncompiled("at 3:1:\nno such type"), RuntimeError("PassManager::run failed")])
-def test_a_kernel_that_does_not_compile_leaves_the_op_to_what_runs_without_one(monkeypatch, error):
-    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
-    monkeypatch.setattr(_uncompiled, "failures", {})
-    calls = []
-
-    def launcher(x, y, method, condensed, accuracy):
-        calls.append(method)
-        if x.dtype == torch.float64:
-            raise error
-        return "launched"
-
-    launch = _uncompiled.or_default("rdm", launcher)
-    x = torch.randn(1, 4, 8, dtype=torch.float64)
-    with pytest.warns(RuntimeWarning, match="v1fast::rdm runs without a Triton kernel, slower: it does not") as warned:
-        first = launch(x, None, "cosine", False, "float32")
-    assert len(warned) == 1
-    assert torch.equal(first, defaults["rdm"](x, None, "cosine", False, "float32"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(launch(x, None, "cosine", False, "float32"), first)
-        assert calls == ["cosine"]  # not tried again
-        launch(x, None, "euclidean", False, "float32")
-        assert launch(x.float(), None, "cosine", False, "float32") == "launched"
-    assert list(_uncompiled.failures) == ["rdm"]
-
-
-def test_other_errors_of_a_launcher_are_raised(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=Uncompiled))
-
-    def launcher(*arguments):
-        raise RuntimeError("CUDA error: an illegal memory access")
-
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        _uncompiled.or_default("rdm", launcher)(torch.randn(1, 4, 8), None, "cosine", False, "float32")
 
 
 @pytest.mark.parametrize(("hidden", "reason"), [((), "no/such/compiler"), (("torch",), "No module named 'torch'")])

@@ -1,14 +1,16 @@
 """What a bug report needs: versions, devices, which kernels are loaded, and what this machine can do at most.
 
-Needs nothing beyond the base install: ``python -m v1fast.doctor`` prints it as plain text.
+Needs nothing beyond the base install: ``python -m v1fast.doctor`` prints it as plain text. With ``--gpu``, it also
+compares every GPU kernel with the fallback.
 """
 
 import importlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -16,10 +18,17 @@ import torch
 
 from v1fast._build import why_absent
 from v1fast._version import __version__
-from v1fast.ops import loaded, paths
+from v1fast.ops import _gpu_examination, loaded, paths
 
 _PACKAGES = ("torch", "triton", "numpy", "scipy", "typer", "rich", "matplotlib", "scikit-image")
-_ENVIRONMENT = ("V1FAST_KERNELS", "V1FAST_MAX_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_ENVIRONMENT = (
+    "V1FAST_KERNELS",
+    "V1FAST_GPU_CHECK",
+    "V1FAST_AUTOTUNE",
+    "V1FAST_MAX_ISA",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class Report:
         probe: "loaded", or the reason why this machine could not be measured.
         machine: what ``v1fast._probe.facts`` returns, None without the probe.
         ceilings: what ``v1fast._probe.ceilings`` returns for one thread, then for all; empty without the probe.
+        gpu_check: "done", or the reason why no GPU kernel was checked.
+        gpu_kernels: for each form of each GPU kernel ``device``, ``op``, ``form``, ``failure`` (None: it agrees with
+            the fallback), ``error`` (the largest, of the result's largest value), ``allowed`` and ``seconds``.
     """
 
     versions: dict[str, str | None]
@@ -46,6 +58,13 @@ class Report:
     probe: str
     machine: dict[str, Any] | None
     ceilings: list[dict[str, Any]]
+    gpu_check: str = "not asked for"
+    gpu_kernels: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def gpu_failures(self) -> int:
+        """Number of forms of GPU kernels that do not agree with the fallback, or could not be checked."""
+        return sum(form["failure"] is not None for form in self.gpu_kernels)
 
     def to_json(self) -> str:
         """The report as indented JSON, one key per attribute."""
@@ -60,11 +79,14 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def examine(quick: bool = False) -> Report:
+def examine(quick: bool = False, gpu: bool = False, say: Callable[[str], None] = lambda what: None) -> Report:
     """Looks at the installation and measures the machine.
 
     Args:
         quick: measure with fewer and shorter repeats: about half a second instead of two.
+        gpu: compare every form of every GPU kernel with the fallback, on tiny operands: minutes. What came of it is
+            kept: a kernel that fails is replaced by the fallback from then on, and one that agrees is used again.
+        say: is told which kernel is checked next.
 
     Returns:
         The report. What cannot be found out is None or the sentence that says why: a broken part must not keep the
@@ -72,6 +94,7 @@ def examine(quick: bool = False) -> Report:
     """
     probe, machine, ceilings = _measure(quick)
     versions = {package: _installed(package) for package in _PACKAGES}
+    gpu_check, gpu_kernels = _check_gpu(say) if gpu else ("not asked for", [])
     return Report(
         versions={"v1fast": __version__, "python": platform.python_version(), **versions},
         system={
@@ -87,6 +110,8 @@ def examine(quick: bool = False) -> Report:
         probe=probe,
         machine=machine,
         ceilings=ceilings,
+        gpu_check=gpu_check,
+        gpu_kernels=gpu_kernels,
     )
 
 
@@ -97,6 +122,8 @@ def tables(report: Report) -> Iterator[Table]:
     yield Table("System", ("", ""), _system_rows(report))
     yield Table("Kernels", ("set", "state"), list(report.kernels.items()))
     yield Table("What runs", ("tensors", "path"), list(report.paths.items()))
+    if report.gpu_check != "not asked for":
+        yield from _gpu_tables(report)
     if not report.ceilings:
         yield Table("Ceilings", ("", ""), [("probe", report.probe)])
         return
@@ -128,6 +155,33 @@ def _device(index: int) -> dict[str, Any]:
     except RuntimeError as error:  # a driver older than torch wants, a device in a bad state
         return {"name": f"unusable: {error}", "capability": None, "memory_bytes": None}
     return {"name": found.name, "capability": f"{found.major}.{found.minor}", "memory_bytes": found.total_memory}
+
+
+def _check_gpu(say: Callable[[str], None]) -> tuple[str, list[dict[str, Any]]]:
+    if not loaded["triton"].startswith("loaded"):
+        return f"the GPU kernels are {loaded['triton']}", []
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device", []
+    try:
+        return "done", list(_gpu_examination.examine(say))
+    except RuntimeError as error:
+        return str(error), []
+
+
+def _gpu_tables(report: Report) -> Iterator[Table]:
+    if not report.gpu_kernels:
+        yield Table("GPU kernels", ("", ""), [("none was checked", report.gpu_check)])
+    for device in dict.fromkeys(form["device"] for form in report.gpu_kernels):
+        forms = [form for form in report.gpu_kernels if form["device"] == device]
+        failed = sum(form["failure"] is not None for form in forms)
+        title = f"GPU kernels on {device}: {failed} of {len(forms)} fail"
+        columns = ("op", "form", "result", "error", "allowed", "seconds")
+        yield Table(title, columns, [_gpu_row(form) for form in forms])
+
+
+def _gpu_row(form: dict[str, Any]) -> tuple[str, ...]:
+    numbers = ("-" if form[name] is None else f"{form[name]:.2g}" for name in ("error", "allowed", "seconds"))
+    return (form["op"], form["form"], "agrees" if form["failure"] is None else form["failure"], *numbers)
 
 
 def _measure(quick: bool) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]]]:
@@ -195,4 +249,4 @@ def _size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    print(as_text(examine()))
+    print(as_text(examine(gpu="--gpu" in sys.argv[1:])))

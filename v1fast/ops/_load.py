@@ -13,7 +13,7 @@ from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK
 from v1fast.ops._define import behind_check, library, register_defaults
-from v1fast.ops._uncompiled import or_default
+from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
 LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
@@ -76,8 +76,9 @@ def _load_triton() -> str:
         if error.name not in ("triton", "v1fast.kernels"):
             raise
         return f"not available: no module named {error.name!r}"
+    self_test = importlib.import_module("v1fast.kernels._self_test")
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, behind_check(name, or_default(name, launcher)), "CUDA")
+        library.impl(name, behind_check(name, guarded(name, launcher, self_test)), "CUDA")
     return _loaded_with_triton(importlib.import_module("triton").__version__)
 
 
@@ -93,14 +94,23 @@ def _load_fallback() -> str:
     return "loaded"
 
 
+def _on_cuda(default: str) -> str:
+    check = (
+        "V1FAST_GPU_CHECK turns the check of their first use off" if is_off() else "each is checked at its first use"
+    )
+    return (
+        f", which their authors have run on no GPU yet: {check}; "
+        f"ops without one, and forms that it does not take or that fail: {default}"
+    )
+
+
 def paths(loaded: Mapping[str, str]) -> dict[str, str]:
     """Return what runs the ops on tensors of a CPU, of a CUDA device and of others, and why nothing faster does."""
     default = "the fallback, on torch's own kernels" if loaded["fallback"] == "loaded" else "the reference"
     found = {}
     for device, name in (("CPU", "native"), ("CUDA", "triton")):
         if torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", device):
-            others = "" if device == "CPU" else f"; ops without one, and forms that it does not take: {default}"
-            found[device] = f"the kernels of the set {name}{others}"
+            found[device] = f"the kernels of the set {name}{'' if device == 'CPU' else _on_cuda(default)}"
         else:
             found[device] = f"{default}; {name}: {loaded[name]}"
     return found | {"others": default}
