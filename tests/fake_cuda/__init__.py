@@ -2,7 +2,7 @@
 
 So code for a GPU is seen to run before it meets one. What a device refuses is refused: operands of two devices, NumPy,
 and, while a graph is captured, reads by the host. Nothing is asynchronous. v1fast's ops run on what the CPU has: its
-kernels, the fallback or the reference, or the Triton kernels on the emulator.
+kernels, the fallback or the reference; with FAKE_CUDA=emulated on the Triton kernels, which the emulator executes.
 
 ``install()`` has to come before torch is imported; as ``pytest -p fake_cuda`` it does.
 """
@@ -43,7 +43,14 @@ def install():
 
     runtime.install()
     tensors.install()
+    if os.environ.get("FAKE_CUDA") == "emulated":
+        from emulated import gpu
 
+        _kept.append(gpu(80))
+        _kept[0].__enter__()
+
+
+_kept = []  # a context that is never left
 
 if "pytest" in sys.modules and "torch" not in sys.modules and "fake_cuda" in sys.argv:
     install()
