@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .clocks import Clock, call
 from .contract import Absent, Case, Provider, Step, Times, Work

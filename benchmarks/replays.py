@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -51,8 +52,7 @@ def seconds_of(graphs: Sequence[torch.cuda.CUDAGraph | None]) -> list[float]:
             graph.replay()
         stamps.append(clock.stamp())
     return [
-        0.0 if graph is None else clock.seconds(*pair)
-        for graph, pair in zip(graphs, zip(stamps, stamps[1:], strict=False), strict=True)
+        0.0 if graph is None else clock.seconds(*pair) for graph, pair in zip(graphs, pairwise(stamps), strict=True)
     ]
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+
 from ..gpu_costs import H100, SORT_START, SORTED, Device
 from ..gpu_costs_rdm import FLOAT32_FLOPS, HALF_FLOPS, TF32_FLOPS
-
 from .record import Part, read
 from .timing import replayed
 

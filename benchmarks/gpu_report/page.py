@@ -103,7 +103,9 @@ def _tests(parts: Mapping[str, Any]) -> Iterator[str]:
                 yield f"- {each['outcome']}: `{each['test']}`: {each.get('message', '')}"
             for why, count in row["skipped"].items():
                 yield f"- {count} skipped: {why}"
-            slow = ", ".join(f"{e['test'].rpartition('::')[2]} {e['seconds']:.1f} s" for e in row["slowest"][:3] if "seconds" in e)
+            slow = ", ".join(
+                f"{e['test'].rpartition('::')[2]} {e['seconds']:.1f} s" for e in row["slowest"][:3] if "seconds" in e
+            )
             yield f"\nSlowest: {slow}.\n"
     for name in ("memcheck", "racecheck"):
         for row in parts[name]["rows"]:
@@ -117,15 +119,16 @@ def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Ceilings\n"
     yield "`assumed` is what the cost sheet of docs/gpu.md takes it to be.\n"
     cells = [
-        (r["name"], f"{number(r['rate'] / 1e9)} G{r['unit']}", number(r["assumed"] and r["assumed"] / 1e9)) for r in rows
+        (r["name"], f"{number(r['rate'] / 1e9)} G{r['unit']}", number(r["assumed"] and r["assumed"] / 1e9))
+        for r in rows
     ]
     yield from table(("what", "measured", "assumed"), cells)
 
 
-KERNEL_NOTE = """Times in us. `graph`: on the GPU, by replay of a CUDA graph, operands rotated past the L2. `events`: between
-events around an uncaptured call. `host`: until an uncaptured call returns. `floor`: compulsory bytes at the measured rate
-of a copy, or operations at the measured rate of products. `predicted`: the cost sheet of docs/gpu.md for an H100;
-`by rates`: the same counts with the rates measured above. Eager is given its noise; v1fast draws its own.
+KERNEL_NOTE = """Times in us. `graph`: on the GPU, by replay of a CUDA graph, operands rotated past the L2. `events`: between events
+around an uncaptured call. `host`: until an uncaptured call returns. `floor`: compulsory bytes at the measured rate of a
+copy, or operations at the measured rate of products. `predicted`: the cost sheet of docs/gpu.md for an H100; `by
+rates`: the same counts with the rates measured above. Eager is given its noise; v1fast draws its own.
 """
 
 
@@ -159,7 +162,9 @@ def rivals(row: Row, rows: Sequence[Row]) -> dict[str, float]:
 
 def _cells(row: Row, others: Sequence[Row]) -> tuple[str, ...]:
     against, own = rivals(row, others), row.get("graph_us")
-    figures = (row.get(n) for n in ("graph_us", "events_us", "host_us", "floor_us", "predicted_us", "by_measured_rates_us"))
+    figures = (
+        row.get(n) for n in ("graph_us", "events_us", "host_us", "floor_us", "predicted_us", "by_measured_rates_us")
+    )
     return (
         row["case"],
         row["dtype"],
@@ -176,7 +181,9 @@ def _large(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         return
     yield "## More than 2^31 elements\n"
-    cells = [(r["case"], str(r["shape"]), f"{r['elements']:.3g}", f"{r['error']:.1e}", number(r["graph_us"])) for r in rows]
+    cells = [
+        (r["case"], str(r["shape"]), f"{r['elements']:.3g}", f"{r['error']:.1e}", number(r["graph_us"])) for r in rows
+    ]
     yield from table(("what", "shape", "elements", "error", "graph"), cells)
 
 
@@ -185,15 +192,24 @@ def _tuned(parts: Mapping[str, Any]) -> Iterator[str]:
     if not rows:
         return
     yield "## With autotuning\n"
-    plain = {(r["case"], r["dtype"], r["what"]): r.get("graph_us") for p in ("readouts", "rdms") for r in parts[p]["rows"]
-             if r["provider"] == "v1fast"}  # fmt: skip
+    untuned = [row for name in ("readouts", "rdms") for row in parts[name]["rows"] if row["provider"] == "v1fast"]
+    plain = {(row["case"], row["dtype"], row["what"]): row.get("graph_us") for row in untuned}
     cells = []
     for row in rows:
         before, after = plain.get((row["case"], row["dtype"], row["what"])), row.get("graph_us")
         chosen = "; ".join(f"{name} {tuple(best)}" for name, best in row.get("configurations", {}).items())
         ratio = before / after if before and after else None
         cells.append(
-            (row["case"], row["dtype"], row["what"], row["provider"], number(after), number(before), number(ratio), chosen)
+            (
+                row["case"],
+                row["dtype"],
+                row["what"],
+                row["provider"],
+                number(after),
+                number(before),
+                number(ratio),
+                chosen,
+            )
         )
     columns = ("case", "dtype", "what", "with", "graph", "without", "times as fast", "neurons, channels, images, warps")
     yield from table(columns, cells)

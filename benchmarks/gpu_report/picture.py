@@ -48,7 +48,9 @@ def _draw_times(axes: Axes, own: Sequence[Row], others: Sequence[Row]) -> None:
     for line, row in enumerate(own):
         predicted = row.get("predicted_us")
         if predicted:
-            axes.plot(predicted, [line, line], "|-", c=ORANGE, ms=9, mew=2, lw=2, label="predicted" if line == 0 else None)
+            axes.plot(
+                predicted, [line, line], "|-", c=ORANGE, ms=9, mew=2, lw=2, label="predicted" if line == 0 else None
+            )
     floors = [(row["floor_us"], line) for line, row in enumerate(own) if row.get("floor_us")]
     if floors:
         axes.plot(*zip(*floors, strict=True), "|", c="black", ms=9, mew=2, label="floor")
@@ -62,6 +64,8 @@ def _draw_times(axes: Axes, own: Sequence[Row], others: Sequence[Row]) -> None:
 
 def _draw_host(axes: Axes, own: Sequence[Row]) -> None:
     shares = [(row.get("host_us") or 0) / row["graph_us"] for row in own]
-    axes.barh(range(len(own)), shares, 0.7, color=VERMILLION, label="host")
+    axes.plot(shares, range(len(own)), "o", c=VERMILLION, label="host")
     axes.axvline(1, color="black", lw=1)
-    axes.set(xscale="log", xlabel="host time over GPU time: beyond 1 Python sets the pace", title="Host")
+    axes.set(xscale="log", xlabel="host time over GPU time", title="Beyond 1 Python sets the pace")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")

@@ -16,6 +16,7 @@ from .ceilings import Rates
 from .record import Part
 from .steps import line
 
+
 def sizes_of(quick: bool) -> dict[str, tuple[int, int]]:
     """Return rows and columns of the cases, or of as small ones."""
     return {"12 x 40": (12, 40), "9 x 17": (9, 17)} if quick else sheet.CASES

@@ -66,8 +66,10 @@ def run_shares(part: Part, count: int, selection: str) -> None:
     """Run the selected tests in so many processes. The outcomes are written every few seconds."""
     shares = [_Share(part, number, count, selection) for number in range(count)]
     try:
-        while not all([each.ended() for each in shares]) and part.left > 0:
+        running = shares
+        while running and part.left > 0:
             time.sleep(0.5)
+            running = [each for each in running if not each.ended()]
             _summarise(part, shares)
     finally:
         stopped = [each for each in shares if each.process.poll() is None]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
 from ..clocks import CudaClock
 from ..replays import capture, seconds_of, warm_up
-
 from .record import reason
 
 Call = Callable[[], Any]
