@@ -47,16 +47,17 @@ def _measure(part: Part, rates: Rates, name: str, sizes: tuple[int, int]) -> Non
     for dtype in ("float32", "bfloat16"):
         for what, gradient in (("forward", False), ("step", True)):
             case = bench.RdmCase(f"rdm {name}", shape, dtype, gradient=gradient)
-            names = {"case": case.name, "shape": shape, "dtype": dtype, "what": what}
+            names: dict[str, Any] = {"case": case.name, "shape": shape, "dtype": dtype, "what": what}
             known = figures(forward + backward if gradient else forward, rates) if dtype == "float32" else {}
-            computes = {"v1fast": functional.rdm}
+            computes: dict[str, Any] = {"v1fast": functional.rdm}
             if dtype == "float32":
                 computes |= {"unit-rows": bench.unit_rows, "corrcoef": bench.corrcoef}
             for provider, compute in computes.items():
                 prepare = partial(bench.RdmStep, case, "cuda", compute)
-                line(part, prepare, gradient, **names, provider=provider, **(known if provider == "v1fast" else {}))
+                own = known if provider == "v1fast" else {}
+                line(part, prepare, gradient, names | {"provider": provider} | own)
     for accuracy in ("bfloat16", "high"):
         case = bench.RdmCase(f"rdm {name}", shape)
         prepare = partial(bench.RdmStep, case, "cuda", partial(functional.rdm, accuracy=accuracy))
         names = {"case": case.name, "shape": shape, "dtype": "float32", "what": f"forward, {accuracy}"}
-        line(part, prepare, False, **names, provider="v1fast")
+        line(part, prepare, False, names | {"provider": "v1fast"})

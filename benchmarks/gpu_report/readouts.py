@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from v1fast import functional
 
 from .. import bench_gaussian_readout as bench
 from .. import bench_pooled_readout as pooled
-from ..contract import Step, relative_error
+from ..contract import Check, Step, relative_error
 from ..exact_gaussian_readout import ReadoutCase, operands
 from ..gpu_costs import GAUSSIAN, H100, POINTS, Cost, costs, gathered, pooled_costs
 from ..gpu_costs_rdm import FLOAT32_FLOPS
@@ -84,12 +84,12 @@ def stages(case: ReadoutCase, way: Way) -> list[Cost]:
 
 def figures(work: Sequence[Cost], rates: Rates) -> dict[str, Any]:
     """Return in us: the floor of bytes and operations, the prediction of docs/gpu.md, and that by measured rates."""
-    assumed, measured = ([cost.seconds(device) for cost in work] for device in (H100, rates.device))
+    assumed, measured = ([cost.seconds(device)[:2] for cost in work] for device in (H100, rates.device))
     floor = sum(max(cost.dram_bytes / rates.copy, cost.flops / FLOAT32_FLOPS) for cost in work)
     return {
         "floor_us": 1e6 * floor,
-        "predicted_us": [1e6 * sum(seconds[i] for seconds in assumed) for i in (0, 1)],
-        "by_measured_rates_us": [1e6 * sum(seconds[i] for seconds in measured) for i in (0, 1)],
+        "predicted_us": [1e6 * sum(bound[i] for bound in assumed) for i in (0, 1)],
+        "by_measured_rates_us": [1e6 * sum(bound[i] for bound in measured) for i in (0, 1)],
     }
 
 
@@ -108,10 +108,10 @@ class GatherStep(Step):
     def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
         return dict(zip(("features", "grid"), torch.autograd.grad(output, self.leaves, upstream), strict=True))
 
-    def check(self) -> GatherStep:
+    def check(self) -> Check:
         return self
 
-    def errors(self, output: Tensor, gradients: dict[str, Tensor]) -> dict[str, float]:
+    def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the relative error of the first image's values."""
         features, grid = (leaf.detach().double() for leaf in self.leaves)
         sampled = torch.nn.functional.grid_sample(features[:1], grid[None, :, None], align_corners=True)
@@ -136,15 +136,16 @@ def main(part: Part) -> None:
 def _gaussian(part: Part, rates: Rates, name: str, sizes: Sequence[int], dtype: str) -> None:
     for way in WAYS:
         case = case_of(name, sizes, dtype, way.gradients)
-        names = {"case": name, "shape": case.shape, "dtype": dtype, "what": way.name}
+        names: dict[str, Any] = {"case": name, "shape": case.shape, "dtype": dtype, "what": way.name}
         with way.chosen():
             prepare = partial(bench.FunctionStep, case, "cuda", "seed")
-            line(part, prepare, way.backward, **names, provider="v1fast", **figures(stages(case, way), rates))
+            known = {"provider": "v1fast", **figures(stages(case, way), rates)}
+            line(part, prepare, way.backward, names | known)
     for way in (FORWARD, Way("step", True)):
         case = case_of(name, sizes, dtype)
         names = {"case": name, "shape": case.shape, "dtype": dtype, "what": way.name}
         for provider, prepare_eager in eager_steps(case):
-            line(part, prepare_eager, way.backward, **names, provider=provider)
+            line(part, prepare_eager, way.backward, names | {"provider": provider})
     operands.cache_clear()
     torch.cuda.empty_cache()
 
@@ -152,9 +153,9 @@ def _gaussian(part: Part, rates: Rates, name: str, sizes: Sequence[int], dtype: 
 def _others(part: Part, rates: Rates) -> None:
     name, sizes = next(iter(sizes_of(part.quick).items()))
     case = case_of(name, sizes, "float32")
-    names = {"case": f"gather, {name}", "shape": case.shape, "dtype": "float32", "provider": "v1fast"}
+    names: dict[str, Any] = {"case": f"gather, {name}", "shape": case.shape, "dtype": "float32", "provider": "v1fast"}
     for what, backward in (("forward", False), ("step", True)):
-        line(part, partial(GatherStep, case), backward, **names, what=what)
+        line(part, partial(GatherStep, case), backward, names | {"what": what})
     operands.cache_clear()
     for each in pooled.CASES:
         small = {"B": 2, "C": 8, "H": 28, "W": 28, "N": 12} if part.quick else each.shape
@@ -164,22 +165,28 @@ def _others(part: Part, rates: Rates) -> None:
         own = partial(pooled.PooledStep, of, "cuda", functional.pooled_readout, True)
         eager = partial(pooled.EagerStep, of, "cuda", "chain", False)
         for what, passes in (("forward", work["forward"]), ("step", work["forward"] + work["backward"])):
-            line(part, own, what == "step", **names, what=what, provider="v1fast", **figures(passes, rates))
-            line(part, eager, what == "step", **names, what=what, provider="eager-chain")
+            known = {"what": what, "provider": "v1fast", **figures(passes, rates)}
+            line(part, own, what == "step", names | known)
+            line(part, eager, what == "step", names | {"what": what, "provider": "eager-chain"})
         pooled.operands.cache_clear()
     images, _, _, _, neurons = sizes
-    names = {"case": "normals", "shape": {"B": images, "N": neurons}, "dtype": "float32", "what": "forward"}
-    line(part, partial(NormalStep, images, neurons), False, **names, provider="v1fast")
+    names = {
+        "case": "normals",
+        "shape": {"B": images, "N": neurons},
+        "dtype": "float32",
+        "what": "forward",
+    }
+    line(part, partial(NormalStep, images, neurons), False, names | {"provider": "v1fast"})
 
 
 class NormalStep(Step):
     """``functional.philox_normal``."""
 
-    upstream = None
+    upstream: Tensor
 
     def __init__(self, images: int, neurons: int) -> None:
         self.sizes = images, neurons
-        self.x = torch.tensor([7], device="cuda")
+        self.x, self.upstream = torch.tensor([7], device="cuda"), torch.empty(0, device="cuda")
 
     def forward(self, drawn: None) -> Tensor:
         return functional.philox_normal(self.x, *self.sizes)
@@ -187,9 +194,9 @@ class NormalStep(Step):
     def backward(self, output: Tensor, upstream: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def check(self) -> NormalStep:
+    def check(self) -> Check:
         return self
 
-    def errors(self, output: Tensor, gradients: dict[str, Tensor]) -> dict[str, float]:
+    def errors(self, output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, float]:
         """Return how far the variance is from 1: the tests compare the bits."""
         return {"output": abs(output.var().item() - 1)}

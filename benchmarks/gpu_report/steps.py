@@ -76,10 +76,21 @@ def calls(steps: Sequence[Step], backward: bool) -> list[Callable[[], Any]]:
 
 
 def line(
-    part: Part, prepare: Callable[[], Step], backward: bool, least: float = 2.0, **names: Any
+    part: Part, prepare: Callable[[], Step], backward: bool, known: Mapping[str, Any], least: float = 2.0
 ) -> Mapping[str, Any] | None:
-    """Measure one provider's pass and add it as a row. ``names`` and figures known beforehand become its cells."""
-    what = " ".join(str(names[name]) for name in ("case", "dtype", "what", "provider"))
+    """Measure one provider's pass and add it as a row.
+
+    Args:
+        part: the part that it belongs to.
+        prepare: returns the provider's step.
+        backward: measure both passes.
+        known: cells of the row: case, dtype, what, provider, and what else is known beforehand.
+        least: seconds without which it is not begun.
+
+    Returns:
+        The row, or None if there is none.
+    """
+    what = " ".join(str(known[name]) for name in ("case", "dtype", "what", "provider"))
     if not part.begin(what, min(least, part.seconds / 20)):
         return None
     with part.guarded(what):
@@ -89,7 +100,7 @@ def line(
         if failures:
             raise RuntimeError(f"does not compile, and the reference ran in its place: {failures}")
         measured = times(calls(copies(step), backward), part.quick)
-        part.add(**names, error=max(found.values()), errors=found, **measured)
+        part.add(**known, error=max(found.values()), errors=found, **measured)
         return part.rows[-1]
     torch.cuda.empty_cache()
     return None

@@ -31,7 +31,8 @@ def replayed(calls: Sequence[Call], seconds: float = 0.2, observations: int = 20
 
     warm_up(each)
     graph, _ = capture(all_turns)
-    found, stop = [], time.perf_counter() + seconds
+    stop = time.perf_counter() + seconds
+    found: list[float] = []
     seconds_of([graph])
     while len(found) < observations and (len(found) < 3 or time.perf_counter() < stop):
         found += seconds_of([graph])
@@ -40,7 +41,8 @@ def replayed(calls: Sequence[Call], seconds: float = 0.2, observations: int = 20
 
 def between_events(calls: Sequence[Call], seconds: float = 0.1, observations: int = 20) -> float:
     """Time between events around one call after another, in us. A GPU that waits for Python counts."""
-    clock, found, stop = CudaClock(), [], time.perf_counter() + seconds
+    clock, stop = CudaClock(), time.perf_counter() + seconds
+    found: list[float] = []
     for call in calls:
         call()
     while len(found) < observations and (len(found) < 3 or time.perf_counter() < stop):
@@ -54,7 +56,8 @@ def between_events(calls: Sequence[Call], seconds: float = 0.1, observations: in
 
 def on_host(calls: Sequence[Call], seconds: float = 0.1, most: int = 100) -> float:
     """Time in us until a call returns, on a GPU that has nothing to do: Python and launches."""
-    found, stop = [], time.perf_counter() + seconds
+    stop = time.perf_counter() + seconds
+    found: list[float] = []
     while len(found) < most and (len(found) < 5 or time.perf_counter() < stop):
         for call in calls:
             torch.cuda.synchronize()

@@ -62,7 +62,7 @@ def _readout(part: Part, name: str, sizes: tuple[int, ...], dtype: str, way: rea
     names = {"case": name, "dtype": dtype, "what": way.name, "provider": "v1fast, tuned"}
     with way.chosen():
         step = partial(bench_gaussian_readout.FunctionStep, case, "cuda", "seed")
-        if line(part, step, way.backward, least=5, **names):
+        if line(part, step, way.backward, names, least=5):
             found = {str(key[0]): tuple(best) for key, best in _launch._best.items() if key not in known}
             part.rows[-1]["configurations"] = found  # neurons, channels, images, warps
             part.write()
@@ -74,6 +74,6 @@ def _tiles(part: Part, name: str, sizes: tuple[int, int]) -> None:
     names: dict[str, Any] = {"case": case.name, "dtype": "float32", "what": "forward"}
     for shape in SHAPES[:2] if part.quick else SHAPES:
         with mock.patch.object(rdm, "tile_shape", lambda *how, shape=shape: rdm.Shape(*shape)):
-            line(part, step, False, least=5, **names, provider=f"tiles of {'/'.join(map(str, shape))}")
+            line(part, step, False, names | {"provider": f"tiles of {'/'.join(map(str, shape))}"}, least=5)
     bench_rdm.responses.cache_clear()
     bench_rdm.check.cache_clear()
