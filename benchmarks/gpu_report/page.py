@@ -126,10 +126,10 @@ def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
 
 
 KERNEL_NOTE = """\
-Times in us. `graph`: on the GPU, by replay of a CUDA graph, operands rotated past the L2. `events`: between
-events around an uncaptured call. `host`: until an uncaptured call returns. `floor`: compulsory bytes at the measured rate of a
-copy, or operations at the measured rate of products. `predicted`: the cost sheet of docs/gpu.md for an H100; `by
-rates`: the same counts with the rates measured above. Eager is given its noise; v1fast draws its own.
+Times in us. `graph`: on the GPU, by replay of a CUDA graph, operands rotated past the L2. `events`: between events
+around an uncaptured call. `host`: until an uncaptured call returns. `floor`: compulsory bytes at the measured rate of
+a copy, or operations at the measured rate of products. `predicted`: the cost sheet of docs/gpu.md for an H100.
+`by rates`: the same counts with the rates measured above. Eager is given its noise; v1fast draws its own.
 """
 
 

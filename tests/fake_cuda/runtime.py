@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 NAME = "a device that is none"
 MEMORY = 8 * 2**30
 PROPERTIES = types.SimpleNamespace(
-    name=NAME, total_memory=MEMORY, major=9, minor=0, multi_processor_count=4, L2_cache_size=2**20, warp_size=32
+    name=NAME, total_memory=MEMORY, major=9, minor=0, multi_processor_count=4, L2_cache_size=64, warp_size=32
 )  # fmt: skip
 _capturing = []  # graphs
 
