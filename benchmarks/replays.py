@@ -30,14 +30,25 @@ def capture(call: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAGra
 
 
 def warm_up(call: Callable[[], Any]) -> None:
-    """Call a few times on a stream of its own, as a capture needs it."""
+    """Call a few times on a stream of its own, as a capture needs it.
+
+    Raises:
+        RuntimeError: the host waits for the device, as where it reads a value. A capture that fails for this leaves
+            torch's random generator unusable, so it must not begin.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
+        for _ in range(WARM_UPS - 1):
             call()
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            torch.cuda.current_stream().synchronize()
     torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
 
 
 def seconds_of(graphs: Sequence[torch.cuda.CUDAGraph | None]) -> list[float]:
@@ -77,8 +88,8 @@ class GraphClock(CudaClock):
                 step.backward(output, upstream)
 
         with context:
-            warm_up(whole)
             try:
+                warm_up(whole)
                 return _phases(step)
             except RuntimeError as error:
                 torch.cuda.synchronize()

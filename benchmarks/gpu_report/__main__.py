@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,7 +34,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the report; what an earlier one left there is replaced")
     parser.add_argument("--seconds", type=float, default=585, help="for everything, or for the part")
     parser.add_argument("--quick", action="store_true", help="a rehearsal: everything as small as can be")
-    parser.add_argument("--part", choices=plan.KINDS, help="run this part alone, in this process")
+    parser.add_argument(
+        "--part", choices=plan.KINDS, help="run this part alone, in this process; what its file holds is not done again"
+    )
     return parser.parse_args()
 
 
@@ -80,6 +83,7 @@ def main() -> int:
     asked = _arguments()
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.part is None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a limit of time from outside is no less than Ctrl-C
         return report(asked.out, asked.seconds, asked.quick)
     if not torch.cuda.is_available():
         print("torch sees no CUDA device", file=sys.stderr)

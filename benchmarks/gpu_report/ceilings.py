@@ -146,7 +146,7 @@ def main(part: Part) -> None:
         with part.guarded(name):
             call, amount = prepare()
             microseconds = replayed([call], 0.0 if part.quick else 0.3)
-            part.add(name=name, unit=unit, rate=1e6 * amount / microseconds, assumed=assumed or None)
+            part.add(key=name, name=name, unit=unit, rate=1e6 * amount / microseconds, assumed=assumed or None)
             del call
         torch.cuda.empty_cache()
 

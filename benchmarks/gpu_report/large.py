@@ -31,7 +31,14 @@ def _features(part: Part) -> None:
     want = (sampled * weight.double().T).sum(0)
     error = (call()[-1].double() - want).norm() / want.norm()
     shape = dict(zip("BCHW", sizes, strict=True)) | {"N": neurons}
-    part.add(case="features", shape=shape, elements=x.numel(), error=error.item(), **times([call], part.quick))
+    part.add(
+        key="features",
+        case="features",
+        shape=shape,
+        elements=x.numel(),
+        error=error.item(),
+        **times([call], part.quick),
+    )
 
 
 def _matrix(part: Part) -> None:
@@ -48,4 +55,6 @@ def _matrix(part: Part) -> None:
     shape, elements = {"S": rows, "N": columns}, found.numel()
     del found
     call = lambda: functional.rdm(x)  # noqa: E731
-    part.add(case="matrix", shape=shape, elements=elements, error=error.item(), **times([call], part.quick))
+    part.add(
+        key="matrix", case="matrix", shape=shape, elements=elements, error=error.item(), **times([call], part.quick)
+    )

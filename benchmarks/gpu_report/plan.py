@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 TUNED = {"V1FAST_AUTOTUNE": "1"}
 KINDS = {
     "ceilings": Kind("Ceilings of the device", 35, ceilings.main),
-    "tests": Kind("Tests", 215, testing.tests),
+    "tests": Kind("Tests", 205, testing.tests),
     "compiled tests": Kind("Tests with torch.compile", 120, testing.compiled_tests),
     "memcheck": Kind("compute-sanitizer memcheck", 180, partial(testing.sanitize, tool="memcheck")),
     "racecheck": Kind("compute-sanitizer racecheck", 180, partial(testing.sanitize, tool="racecheck")),
@@ -36,7 +36,7 @@ KINDS = {
     "readouts": Kind("Readouts", 110, readouts.main),
     "rdms": Kind("Dissimilarity matrices", 50, rdms.main),
     "large": Kind("More than 2^31 elements", 25, large.main),
-    "tuned": Kind("With autotuning", 60, tuned.main, TUNED),
+    "tuned": Kind("With autotuning", 70, tuned.main, TUNED),
     "compiled": Kind("torch.compile of eager", 45, compiled.main),
     "counters": Kind("Counters of the hardware", 30, counters.main),
     "counted": Kind("", 60, counters.call_each),  # what ncu runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from v1fast import _files
+
+SPOILED = 3
+"""Exit code of a part after an error that leaves the device unusable for its process: it goes on in another one."""
 
 
 @dataclass
 class Part:
     """A part as it runs: its record, the time left, and whether this is only a rehearsal.
+
+    A part whose file is there goes on: what is in it, found or missing, is not begun again.
 
     Attributes:
         out: folder of the report.
@@ -39,6 +47,9 @@ class Part:
 
     def __post_init__(self) -> None:
         self._start = self.now()
+        before = read(self.out, self.name)
+        self.rows, self.missing, self.about = before["rows"], before["missing"], before["about"]
+        self._before = {row.get("key") for row in self.rows} | {each["what"] for each in self.missing}
 
     @property
     def left(self) -> float:
@@ -57,14 +68,18 @@ class Part:
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
-        """Within it, an error is written down, and the part goes on. Without time left, nothing is begun: see begin."""
+        """Within it, an error is written down, and the part goes on, in this process or in another."""
         try:
             yield
         except Exception as error:  # whatever one kernel does, the others are still measured
             self.leave_out(what, reason(error))
+            if device_is_spoiled():
+                sys.exit(SPOILED)
 
     def begin(self, what: str, least: float = 1.0) -> bool:
-        """Whether there is time for it; if not, that is written down."""
+        """Whether it has not been done before, and there is time for it; if there is none, that is written down."""
+        if what in self._before:
+            return False
         if self.left >= least:
             return True
         self.leave_out(what, "no time left")
@@ -73,6 +88,16 @@ class Part:
     def write(self) -> None:
         """Replace the part's file."""
         write(self.out, self.name, {"about": self.about, "rows": self.rows, "missing": self.missing})
+
+
+def device_is_spoiled() -> bool:
+    """Whether an error, such as an illegal access, has made the device refuse all that this process asks of it."""
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def reason(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .record import SPOILED
+
 GRACE = 3.0  # seconds between asking a process to end and killing it
 POLL = 0.2
 
@@ -60,7 +62,7 @@ def run(
                 job.status = "not begun: no time left"
             for job in running:
                 _begin(job, min(job.seconds, left), logs)
-            _wait(running, min(left, max((job.seconds for job in running), default=0)), late, changed)
+            _wait(running, left, late, logs, changed)
     except KeyboardInterrupt:
         for job in (job for stage in stages for job in stage):
             if job.process is not None and job.took is None:
@@ -74,7 +76,12 @@ def run(
 
 def _begin(job: Job, seconds: float, logs: Path) -> None:
     job.began, job.status = time.monotonic(), "running"
-    with (logs / f"{job.name}.log").open("w") as log:
+    (logs / f"{job.name}.log").unlink(missing_ok=True)
+    _start(job, seconds, logs)
+
+
+def _start(job: Job, seconds: float, logs: Path) -> None:
+    with (logs / f"{job.name}.log").open("a") as log:
         job.process = subprocess.Popen(
             job.command(seconds),
             env={**os.environ, **job.environment},
@@ -85,18 +92,20 @@ def _begin(job: Job, seconds: float, logs: Path) -> None:
         )
 
 
-def _wait(jobs: Sequence[Job], seconds: float, late: float, changed: Callable[[], None]) -> None:
+def _wait(jobs: Sequence[Job], seconds: float, late: float, logs: Path, changed: Callable[[], None]) -> None:
     told = time.monotonic()
     while any(job.took is None for job in jobs):
         time.sleep(POLL)
         for job in jobs:
             if job.took is not None:
                 continue
-            code = job.process.poll()
-            if code is not None:
+            code, left = job.process.poll(), job.began + min(job.seconds, seconds) - time.monotonic()
+            if code == SPOILED and left > job.seconds / 10:
+                _start(job, left, logs)
+            elif code is not None:
                 _end(job, "done" if code == 0 else f"failed: exit code {code}")
                 changed()
-            elif time.monotonic() - job.began > min(job.seconds, seconds) + late:
+            elif left < -late:
                 _stop(job, "stopped: its time was over")
                 changed()
         if time.monotonic() - told > 5:
@@ -105,6 +114,8 @@ def _wait(jobs: Sequence[Job], seconds: float, late: float, changed: Callable[[]
 
 
 def _end(job: Job, status: str) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(job.process.pid, signal.SIGKILL)  # children that outlived it
     job.status, job.took = status, time.monotonic() - job.began
 
 
@@ -116,6 +127,4 @@ def _stop(job: Job, status: str) -> None:
         with suppress(subprocess.TimeoutExpired):
             job.process.wait(patience)
             break
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(job.process.pid, signal.SIGKILL)  # children that outlived it
     _end(job, status)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+from .record import SPOILED, device_is_spoiled
 
 STARTED, CRASHED = "started", "crashed"
 
@@ -54,11 +55,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
         message = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else _last_line(report)
         _write(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 3), message=message)
-        if report.failed:
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError:
-                os._exit(3)
+        if report.failed and device_is_spoiled():
+            os._exit(SPOILED)
 
 
 def _last_line(report: pytest.TestReport) -> str:

@@ -100,7 +100,7 @@ def line(
         if failures:
             raise RuntimeError(f"does not compile, and the reference ran in its place: {failures}")
         measured = times(calls(copies(step), backward), part.quick)
-        part.add(**known, error=max(found.values()), errors=found, **measured)
+        part.add(key=what, **known, error=max(found.values()), errors=found, **measured)
         return part.rows[-1]
     torch.cuda.empty_cache()
     return None

@@ -14,10 +14,19 @@ PROPERTIES = types.SimpleNamespace(
     name=NAME, total_memory=MEMORY, major=9, minor=0, multi_processor_count=4, L2_cache_size=64, warp_size=32
 )  # fmt: skip
 _capturing = []  # graphs
+_sync_mode = [0]  # 2: what makes the host wait is an error
 
 
 def is_capturing():
     return bool(_capturing)
+
+
+def refuses_waiting():
+    return _sync_mode[0] == 2
+
+
+def set_sync_debug_mode(mode):
+    _sync_mode[0] = {"default": 0, "warn": 1, "error": 2}.get(mode, mode)
 
 
 def record(func, args, kwargs, out):
@@ -124,6 +133,7 @@ def install():
         "memory_allocated": lambda device=None: 0, "max_memory_allocated": lambda device=None: 0,
         "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,
         "mem_get_info": lambda device=None: (MEMORY, MEMORY), "_sleep": lambda cycles: None,
+        "get_sync_debug_mode": lambda: _sync_mode[0], "set_sync_debug_mode": set_sync_debug_mode,
         "device": lambda device: contextlib.nullcontext(), "device_of": lambda tensor: contextlib.nullcontext(),
         "manual_seed_all": lambda seed: None, "manual_seed": lambda seed: None, "is_bf16_supported": lambda: True,
         "get_rng_state": lambda device="cuda": torch.get_rng_state(),

@@ -95,8 +95,11 @@ def _refuse(func, args, given):
     """Raise what a device would."""
     others = [t for t in given if not isinstance(t, OnDevice) and t.device.type == "cpu"]
     device = [t for t in given if isinstance(t, OnDevice)]
-    if runtime.is_capturing() and (func in HOST_READS or (func in COPIES and others and device)):
-        raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+    if func in HOST_READS or (func in COPIES and others and device):
+        if runtime.is_capturing():
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+        if runtime.refuses_waiting():
+            raise RuntimeError(f"{func}: called a synchronizing CUDA operation")
     if device and func not in COPIES:
         indices = func in INDEXING
         for t in others:
