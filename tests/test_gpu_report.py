@@ -313,6 +313,17 @@ def test_the_page_says_what_is_missing_and_why(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["parts"].keys() == {each.name for each in jobs}
 
 
+def test_without_matplotlib_there_is_no_picture_and_the_page_says_so(tmp_path, monkeypatch):
+    page, plan, record = _module("page"), _module("plan"), _module("record")
+    row = {"case": "a", "dtype": "float32", "what": "forward", "provider": "v1fast", "graph_us": 2.0, "host_us": 1.0}
+    record.write(tmp_path, "readouts", {"about": {}, "rows": [row], "missing": []})
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page.draw(tmp_path)
+    page.write(tmp_path, {}, [each for stage in plan.jobs(tmp_path, False) for each in stage])
+    assert "- no picture: figures need matplotlib" in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "report.png").exists()
+
+
 def test_the_parts_fit_ten_minutes():
     plan, stages = _module("plan"), _module("plan").STAGES
     assert sum(max(plan.KINDS[name].seconds for name in stage) for stage in stages) <= 580

@@ -56,11 +56,8 @@ def machine() -> dict[str, Any]:
 def report(out: Path, seconds: float, quick: bool) -> int:
     """Run all parts. Return the exit code: 0 if each was done, 130 after Ctrl-C."""
     shutil.rmtree(out / "parts", ignore_errors=True)
-    caches = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
     os.environ.update(ENVIRONMENT)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    for variable, folder in caches.items():
-        os.environ.setdefault(variable, str((out / "caches" / folder).resolve()))
     stages, start, about = plan.jobs(out, quick), time.monotonic(), machine()
 
     def changed() -> None:
