@@ -25,6 +25,22 @@ from v1fast.benchmarks import run
 from v1fast.benchmarks.gpu_report import __main__, testing
 from v1fast.benchmarks.gpu_report.record import Part
 
+x = torch.ones(3, device="cuda")  # no backward pass here: its threads would not survive a fork
+for refused in (lambda: x + torch.ones(3), lambda: torch.stack([x, torch.ones(3)]), x.numpy):
+    with pytest.raises((RuntimeError, TypeError)):
+        refused()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    doubled = 2 * x
+    drawn = torch.rand(5, device="cuda")
+    for refused in (lambda: x[0].item(), lambda: x.nonzero(), lambda: torch.tensor([1.0]).to("cuda"), x.tolist):
+        with pytest.raises(RuntimeError, match="capturing"):
+            refused()
+before = drawn.clone()
+x.fill_(4)
+graph.replay()
+assert doubled.tolist() == [8, 8, 8] and not drawn.equal(before)
+
 processes.install()
 out = Path(sys.argv[1])
 sys.argv = ["gpu_report", str(out / "report"), "--quick", "--seconds", "560"]
@@ -141,6 +157,35 @@ def test_bench_replays_graphs(rehearsed):
         assert clock == "cuda graph"
         assert timed == (name != "corrcoef")
         assert status == "measured" or (name == "corrcoef" and "called a synchronizing CUDA operation" in status)
+
+
+def run_on_fake_device(selection, **environment):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+        "V1FAST_KERNELS": "triton,native,fallback",
+        **environment,
+    }
+    options = ["-q", "-p", "fake_cuda", "-p", "no:cacheprovider", "-k", selection]
+    command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_the_tests_for_a_gpu_run_on_a_device_that_is_none():
+    """The kernels of the CPU stand in for those of the GPU, but there is nothing of theirs to tune."""
+    run_on_fake_device("not autotuning")
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_some_of_the_tests_for_a_gpu_run_on_the_emulator():
+    selection = "(autotuning and scatter) or rdm_out or autocast or stream or (16_bits and correlation)"
+    run_on_fake_device(selection, FAKE_CUDA="emulated")
 
 
 # Processes ---------------------------------------------------------------------------------------------------------

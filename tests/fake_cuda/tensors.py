@@ -34,7 +34,7 @@ class OnDevice(torch.Tensor):
         self.numpy()
 
     def tolist(self):
-        return self.inner.tolist()
+        return self.cpu().tolist()
 
     def data_ptr(self):
         return self.inner.data_ptr()
@@ -70,7 +70,7 @@ def _call(func, args, kwargs):
         return func(*args, **kwargs)
     if target is not None and target.type == "meta":
         return func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
-    _refuse(func, args, given)
+    _refuse(func, given, target)
     if target is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
         kwargs.pop("pin_memory", None) if func not in COPIES else None
@@ -91,11 +91,12 @@ def _call(func, args, kwargs):
     return tree_map(wrap, out)
 
 
-def _refuse(func, args, given):
+def _refuse(func, given, target):
     """Raise what a device would."""
     others = [t for t in given if not isinstance(t, OnDevice) and t.device.type == "cpu"]
     device = [t for t in given if isinstance(t, OnDevice)]
-    if func in HOST_READS or (func in COPIES and others and device):
+    away = func is aten._to_copy.default and target is not None and (others if target.type == "cuda" else device)
+    if func in HOST_READS or away or (func is aten.copy_.default and others and device):
         if runtime.is_capturing():
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         if runtime.refuses_waiting():
