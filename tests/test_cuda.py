@@ -492,8 +492,9 @@ def test_rdm_out(method, condensed):
 @pytest.mark.parametrize("dtype", [bf16, f16], ids=str)
 @pytest.mark.parametrize("method", rdm_checks.METHODS)
 def test_rdm_of_16_bits(method, dtype):
-    rdm_checks.check_layouts(dtype, method, {"rtol": 0, "atol": 0})
-    rdm_checks.check_gradients_of_any_layout(dtype, method)
+    """A gradient that is stored otherwise is added up by another form of the kernel: the last bit may differ."""
+    rdm_checks.check_layouts(dtype, method, rdm_checks.EXACT)
+    rdm_checks.check_gradients_of_any_layout(dtype, method, {"rtol": torch.finfo(dtype).eps, "atol": 1e-6})
 
 
 @pytest.mark.parametrize("condensed", [True, False])
