@@ -12,8 +12,9 @@ export OMP_WAIT_POLICY ?= passive
 # What Triton compiles for the emulated GPUs, and the emulator, are kept: a second run compiles what has changed.
 export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
-.PHONY: demo test test-torch test-emulator test-slow test-sanitized test-peers test-gpu gpu-table mutate-gpu check \
-	format bench bench-baselines bench-fallback bench-frozen-core bench-layers clean
+.PHONY: demo test test-torch test-emulator test-slow test-sanitized test-peers test-gpu gpu-report gpu-table \
+	mutate-gpu check format bench bench-baselines bench-fallback bench-frozen-core \
+	bench-layers clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -100,7 +101,13 @@ test-aarch64: $(VENV)/.deps
 # On a real GPU, with the Python at hand (PYTHON=...), which has torch for CUDA, Triton and pytest: from the source tree,
 # nothing is built. No kernel may pass as what replaces it: it is not checked before, and there is no fallback.
 test-gpu:
-	PYTHONPATH=. V1FAST_GPU_CHECK=0 V1FAST_KERNELS=triton $(PYTHON) -m pytest tests/test_cuda.py
+	PYTHONPATH=. V1FAST_KERNELS=triton V1FAST_GPU_CHECK=0 $(PYTHON) -m pytest tests/test_cuda.py
+
+# Are the GPU kernels right, how fast are they, and how fast could they be? Ten minutes on one GPU, from the source tree;
+# nothing is built. It needs torch for CUDA, Triton and NumPy, and says what else it did not find. See docs/gpu.md.
+OUT ?= out/gpu-report
+gpu-report:
+	PYTHONPATH=. $(PYTHON) -m v1fast.benchmarks.gpu_report $(OUT)
 
 # Would one wrong instruction in a GPU kernel be noticed? Minutes; writes out/mutation. See docs/gpu-mutation.md.
 mutate-gpu: $(VENV)/.built

@@ -59,7 +59,7 @@ def plan(case: RdmCase, threads: int | None) -> tuple[str, ...]:
 def responses(case: RdmCase, device: str) -> Tensor:
     """Return normal responses [S, N], the same for equal cases. No provider may write to them."""
     draw = torch.Generator(device).manual_seed(1)
-    return torch.randn(case.shape["S"], case.shape["N"], generator=draw, device=device)
+    return torch.randn(case.shape["S"], case.shape["N"], generator=draw, device=device).to(getattr(torch, case.dtype))
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +78,7 @@ class RdmCheck:
         self.upstream = x.new_empty(0)
         if case.gradient:
             size = case.shape["S"]
-            self.upstream = torch.randn(size, size, device=device)
+            self.upstream = torch.randn(size, size, device=device).to(getattr(torch, case.dtype))
             self.exact_gradient = torch.autograd.grad(1 - z @ z.T, x, self.upstream.double())[0]
         self.exact = (1 - z[:CHECKED] @ z.T).detach()
 

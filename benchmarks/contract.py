@@ -28,6 +28,14 @@ class Check(Protocol):
         """Return the relative error of the output and of each gradient."""
 
 
+class Times(NamedTuple):
+    """Seconds of one call's phases."""
+
+    draw: float
+    forward: float
+    backward: float
+
+
 class Step(ABC):
     """One provider's call on one case, with its operands prepared.
 

@@ -112,6 +112,19 @@ def costs(case: ReadoutCase, counts: Counts) -> dict[str, Cost]:
     return {"forward": forward, "backward, frozen core": backward, "backward": scatter}
 
 
+def gathered(case: ReadoutCase, counts: Counts) -> Cost:
+    """Return the cost of the gradient of the features alone, without atomics."""
+    images, channels, height, width, neurons = case.sizes
+    itemsize = 2 if case.dtype == "bfloat16" else 4
+    size = itemsize * images * channels * height * width
+    return _gathered(images * neurons, channels, size, 4 * neurons * (channels + 7), counts)
+
+
+def _gathered(samples: int, channels: int, written: float, weights: float, counts: Counts) -> Cost:
+    products, instructions = samples * channels, counts.gather * samples * channels / 64
+    return Cost(8 * products, 16 * products, written + weights + 20 * samples, 0, instructions, samples)
+
+
 def _maps(case: PooledCase) -> list[float]:
     """Return the bytes of each level."""
     images, channels, height, width, _ = case.shape.values()
@@ -146,10 +159,7 @@ def pooled_costs(case: PooledCase, counts: Counts) -> dict[str, list[Cost]]:
     whole = []
     for size, without in zip(maps, frozen, strict=True):
         if 4 * images * channels * neurons > 8 * size:
-            gathered = Cost(
-                8 * products, 16 * products, size + weights + 20 * samples, 0, counts.gather * samples * scale, samples
-            )
-            whole += [without, gathered]
+            whole += [without, _gathered(samples, channels, size, weights, counts)]
         else:
             memory = without.dram_bytes + size
             whole += [Cost(28 * products, 16 * products, memory, 4 * products, counts.scatter * samples * scale)]
@@ -226,7 +236,7 @@ def span(low: float, high: float) -> str:
 
 # As compiled by Triton 3.9: instructions of the loop over images, times its warps, divided by the samples of one
 # iteration. For the gather: instructions of its loop over samples. Four pixels read each sample.
-GAUSSIAN = Counts(forward=55, backward=81, scatter=106)
+GAUSSIAN = Counts(forward=55, backward=81, scatter=106, gather=51)
 POINTS = Counts(forward=37, backward=44, scatter=70, gather=33, later=40)
 
 

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from .clocks import Clock
-from .contract import Absent, Case, Provider, Step, Work
+from .clocks import Clock, call
+from .contract import Absent, Case, Provider, Step, Times, Work
 from .memory import peak_of
 from .rows import MEASURED, Memory, Quartiles, Row, Speedup
 
@@ -45,18 +44,11 @@ class Effort:
     lasting: float = 2.5
 
 
-class Times(NamedTuple):
-    """Seconds of one call's phases."""
-
-    draw: float
-    forward: float
-    backward: float
-
-
 @dataclass
 class _Entrant:
     provider: Provider
     step: Step | None = None
+    observe: Callable[[], Times] | None = None  # what times the step once
     status: str = MEASURED
     errors: dict[str, float] = field(default_factory=dict)
     memory: Memory | None = None
@@ -127,12 +119,12 @@ class Contest:
             self.preparing += self.now() - start - lasted
             if entrant.times or entrant.step is None:
                 return
-        step, spent = entrant.step, 0.0
-        assert step is not None
+        observe, spent = entrant.observe, 0.0
+        assert observe is not None
         if self.rounds > 0 and sum(entrant.times[-1]) < self.effort.lasting:
-            _call(step, self.clock, step.upstream)  # others have used the caches and the memory since
+            observe()  # others have used the caches and the memory since
         for _ in range(MOST_OBSERVATIONS):
-            calls = [_call(step, self.clock, step.upstream)[0] for _ in range(entrant.calls)]
+            calls = [observe() for _ in range(entrant.calls)]
             mean = Times(*(sum(phase) / len(calls) for phase in zip(*calls, strict=True)))
             entrant.times.append(mean)
             spent += len(calls) * sum(mean)
@@ -151,7 +143,7 @@ class Contest:
         check = step.check()
         torch.manual_seed(0)
         upstream = None if step.upstream is None else check.upstream
-        (times, output, gradients), peak = peak_of(lambda: _call(step, self.clock, upstream), self.device)
+        (times, output, gradients), peak = peak_of(lambda: call(step, self.clock, upstream), self.device)
         results = sum(tensor.nbytes for tensor in (output, *gradients.values()))
         entrant.memory = None if peak is None else Memory(results, max(0, peak - results))
         entrant.errors = check.errors(output, gradients)
@@ -160,6 +152,13 @@ class Contest:
             error = entrant.errors[worst]
             entrant.status = f"not timed: error {error:.2g} in {worst}, beyond {self.case.error_bound:.2g}"
             return
+        try:
+            entrant.observe = self.clock.observer(step)
+        except Absent as why:
+            entrant.status = str(why)
+            return
+        if not self.clock.times_first_call:
+            times = entrant.observe()
         entrant.step = step
         entrant.calls = max(1, math.ceil(FINEST_OBSERVATION / max(sum(times), 1e-9)))
         if sum(times) >= self.effort.lasting:
@@ -203,21 +202,6 @@ class Contest:
     def _ceiling(self, run: Mapping[str, Any]) -> Mapping[str, Any] | None:
         found = (ceiling for ceiling in run.get("ceilings", ()) if ceiling["threads"] == self.threads)
         return next(found, None) if self.device == "cpu" else None
-
-
-def _call(step: Step, clock: Clock, upstream: Tensor | None) -> tuple[Times, Tensor, dict[str, Tensor]]:
-    with torch.set_grad_enabled(upstream is not None):
-        begin = clock.stamp()
-        drawn = step.draw()
-        forward = clock.stamp()
-        output = step.forward(drawn)
-        backward = end = clock.stamp()
-        gradients: dict[str, Tensor] = {}
-        if upstream is not None:
-            gradients = step.backward(output, upstream)
-            end = clock.stamp()
-    seconds = clock.seconds
-    return Times(seconds(begin, forward), seconds(forward, backward), seconds(backward, end)), output, gradients
 
 
 def _badness(error: float) -> float:

@@ -56,7 +56,7 @@ class Row:
         provider: who computes; ``baseline`` whether speed is quoted against it.
         device: "cpu" or "cuda".
         threads: torch's threads on the CPU, None on a GPU.
-        clock: "cpu" (CPU time of the process), "wall" or "cuda" (events).
+        clock: "cpu" (CPU time of the process), "wall" or "cuda graph" (replays).
         status: "measured", or the sentence that says why there are no times.
         errors: relative error (root mean square over that of the exact values) of the output and of each gradient,
             against eager float64.

@@ -16,10 +16,11 @@ from v1fast import _choices, doctor
 from v1fast._progress import progress
 
 from . import bench_gaussian_readout, bench_metrics, bench_pooled_readout, bench_rdm, bench_rsa, picture, report, rows
-from .clocks import Clock, CpuClock, CudaClock, WallClock
+from .clocks import Clock, CpuClock, WallClock
 from .contract import Case
 from .harness import Contest, Effort
 from .peers import gaussian_readout as peers
+from .replays import GraphClock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +109,7 @@ def _contests(
     """Yield the contests. On the CPU: one thread in CPU time, and two threads in elapsed time."""
     on_cpu: list[tuple[Clock, int | None]] = [(CpuClock(), 1), (WallClock(), 2)]
     bench = BENCH_OF[case.name]
-    settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(CudaClock(), None)]
+    settings = on_cpu[: os.cpu_count()] if device == "cpu" else [(GraphClock(), None)]
     for clock, threads in settings:
         names = chosen or (bench.NAMES if full else bench.COMPARED if quick else bench.plan(case, threads))
         entrants = [provider for provider in bench.providers(case, device) if provider.name in names]

@@ -18,6 +18,7 @@ from op_checks import (
     f64,
     layouts,
     run,
+    weight_layouts,
 )
 
 from v1fast import _eager as eager
@@ -48,19 +49,42 @@ def assert_matches_eager(case, operands, options):
     assert results[0].dtype == promoted
 
 
-def assert_compiles_with_inductor():
-    """Returns the gradients."""
+def assert_compiles_with_inductor(dynamic=None):
+    """Returns the last gradients."""
     torch.compiler.reset()
-    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
-    leaves = {k: v.requires_grad_() for k, v in operands.items()}
 
     def step(leaves, options):
         return functional.gaussian_readout(**leaves, **options).square().sum()
 
-    got = torch.autograd.grad(torch.compile(step, fullgraph=True)(leaves, options), list(leaves.values()))
-    want = torch.autograd.grad(step(leaves, options), list(leaves.values()))
-    torch.testing.assert_close(got, want)
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic)
+    for batch in (3, 5) if dynamic else (3,):
+        operands, options = cases.make(cases.Case("plain", B=batch), f32, f32, f32)
+        leaves = {k: v.requires_grad_() for k, v in operands.items()}
+        got = torch.autograd.grad(compiled(leaves, options), list(leaves.values()))
+        want = torch.autograd.grad(step(leaves, options), list(leaves.values()))
+        torch.testing.assert_close(got, want)
     return got
+
+
+def check_opcheck(case, dtypes):
+    operands, options = cases.make(case, *dtypes)
+    rest = [options.get("noise"), options.get("seed"), None, 0, case.share_noise, True]
+    leaves = [v.requires_grad_() for v in operands.values()]
+    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *rest))
+    grad_output = torch.randn(case.B, case.N, dtype=torch.promote_types(*dtypes[:2]))
+    for mask in ([True] * 6, [False, True, False, True, False, False]):
+        detached = [v.detach() for v in leaves]
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
+    for _, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
+        given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
+        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
+
+
+def check_autocast_casts_nothing():
+    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
+    want = functional.gaussian_readout(**operands, **options)
+    with torch.autocast(want.device.type, dtype=bf16):
+        assert functional.gaussian_readout(**operands, **options).equal(want)
 
 
 def check_layouts_of_features(layout, dtypes):

@@ -36,16 +36,27 @@ def layouts(x):
 
 def assert_errs_no_more_than_corrcoef(name, x, share):
     """On hard data, errors are at most ``share`` times corrcoef's, and no more than the kernels promise."""
+    check_error_beside_corrcoef(x, share)
+    check_promised_error(name, x)
+
+
+def largest_error(x):
+    return largest(off_diagonal(functional.rdm(x)).double() - off_diagonal(data.exact(x)))
+
+
+def check_error_beside_corrcoef(x, share):
     exact = off_diagonal(data.exact(x))
-    error = largest(off_diagonal(functional.rdm(x)).double() - exact)
     theirs = largest(off_diagonal(1 - torch.corrcoef(x)).double() - exact)
     unit = torch.finfo(f32).eps * exact.max().item()
     if theirs == theirs:  # it gives NaN where squares leave the range of float32
-        assert error <= share * theirs + unit
+        assert largest_error(x) <= share * theirs + unit
+
+
+def check_promised_error(name, x):
     if name.startswith(("gaussian", "correlated", "scale")):
-        assert error <= 3e-7
+        assert largest_error(x) <= 3e-7
     if name == "offset 1e4":
-        assert error <= 1e-7
+        assert largest_error(x) <= 1e-7
 
 
 def high_errors(x):
@@ -214,18 +225,24 @@ def check_no_rows_and_one_row():
     assert functional.cross_rdm(torch.ones(0, 5), torch.ones(3, 5)).shape == (0, 3)
 
 
-def check_writing_into_memory_that_is_there(method, condensed):
+def check_writing_into_a_tensor(method, condensed):
+    """Returns the responses and the dissimilarities."""
     x = torch.randn(4, 30, 50, requires_grad=True)
     want = functional.rdm(x.detach(), method=method, condensed=condensed)
     out = torch.full_like(want, torch.nan)
     with torch.no_grad():
         assert functional.rdm_out(x, out, method=method, condensed=condensed) is out
     assert out.equal(want)
+    with pytest.raises(ValueError, match="use rdm, or torch"):
+        functional.rdm_out(x, out, method=method, condensed=condensed)
+    return x, want
+
+
+def check_writing_into_memory_that_is_there(method, condensed):
+    x, want = check_writing_into_a_tensor(method, condensed)
     array = np.full(tuple(want.shape), np.nan, np.float32)
     assert functional.rdm_out(x.detach().numpy(), array, method=method, condensed=condensed) is array
     assert np.array_equal(array, want.numpy())
-    with pytest.raises(ValueError, match="use rdm, or torch"):
-        functional.rdm_out(x, out, method=method, condensed=condensed)
 
 
 def check_gradcheck_and_gradgradcheck(method, condensed):
@@ -298,10 +315,10 @@ def check_opcheck(condensed):
     torch.library.opcheck(torch.ops.v1fast.cross_rdm_backward, given)
 
 
-def check_compiles_fullgraph(method, dynamic):
+def check_compiles_fullgraph(method, dynamic, backend="aot_eager"):
     torch.compiler.reset()
 
-    @torch.compile(backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    @torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)
     def step(x):
         return functional.rdm(x, method=method).square().sum()
 
@@ -310,3 +327,51 @@ def check_compiles_fullgraph(method, dynamic):
         (got,) = torch.autograd.grad(step(x), x)
         (want,) = torch.autograd.grad(functional.rdm(x, method=method).square().sum(), x)
         torch.testing.assert_close(got, want)
+
+
+def check_autocast_casts_nothing():
+    x = torch.randn(9, 70)
+    want = functional.rdm(x)
+    with torch.autocast(want.device.type, dtype=torch.bfloat16):
+        assert functional.rdm(x).equal(want)
+
+
+def check_layouts(dtype, method, same):
+    """Returns the responses."""
+    x = torch.randn(37, 600).to(dtype)
+    want = functional.rdm(x, method=method)
+    assert want.dtype == (f64 if dtype == f64 else f32)
+    torch.testing.assert_close(functional.rdm(x if dtype == f64 else x.float(), method=method), want, **same)
+    for name, view in layouts(x):
+        torch.testing.assert_close(functional.rdm(view, method=method), want, **same, msg=name)
+    return x
+
+
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def check_gradients_of_any_layout(dtype, method, same=EXACT):
+    """Of the responses, and of the matrix's gradient: expanded, transposed, in steps.
+
+    ``same`` is how much the layout of the matrix's gradient may change.
+    """
+    x = torch.randn(37, 600).to(dtype)
+    upstream = torch.randn(37, 37, dtype=f64 if dtype == f64 else f32)
+
+    def gradient(x, upstream):
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(functional.rdm(leaf, method=method), leaf, upstream)[0]
+
+    tolerance = {f32: 3e-6, f64: 1e-13, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    want = gradient(x, upstream)
+    assert want.dtype == dtype
+    assert want.isfinite().all()
+    exact = gradient(x.double(), upstream.double())
+    torch.testing.assert_close(want.double(), exact, rtol=tolerance, atol=tolerance * largest(exact))
+    for name, view in layouts(x):
+        torch.testing.assert_close(gradient(view, upstream), want, rtol=tolerance, atol=1e-6, msg=name)
+    wide = upstream.repeat_interleave(2, 1)[:, ::2]
+    for other in (upstream.T.contiguous().T, wide):
+        torch.testing.assert_close(gradient(x, other), want, **same)
+    expanded = upstream.new_tensor(0.5).expand(37, 37)
+    torch.testing.assert_close(gradient(x, expanded), gradient(x, expanded.contiguous()), **same)

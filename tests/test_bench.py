@@ -34,7 +34,7 @@ SHAPE = {"B": 1, "N": 2}
 BASELINE, OTHER, OURS = "eager-nchw", "eager-channels-last", "v1fast"
 
 
-class FakeClock:
+class FakeClock(_module("clocks").Clock):
     name = "fake"
 
     def __init__(self):

@@ -21,7 +21,6 @@ from op_checks import (
     f64,
     label,
     run,
-    weight_layouts,
 )
 
 from v1fast import _eager as eager
@@ -241,17 +240,7 @@ def test_third_derivatives_are_right():
 @pytest.mark.parametrize("case", [cases.PLAIN, cases.Case("explicit noise", noise="tensor", share_noise=True)], ids=str)
 @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
 def test_opcheck(case, dtypes):
-    operands, options = cases.make(case, *dtypes)
-    rest = [options.get("noise"), options.get("seed"), None, 0, case.share_noise, True]
-    leaves = [v.requires_grad_() for v in operands.values()]
-    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *rest))
-    grad_output = torch.randn(case.B, case.N, dtype=torch.promote_types(*dtypes[:2]))
-    for mask in ([True] * 6, [False, True, False, True, False, False]):
-        detached = [v.detach() for v in leaves]
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
-    for _, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
-        given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
+    checks.check_opcheck(case, dtypes)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -357,10 +346,7 @@ def test_forward_mode_duals_are_right():
 
 
 def test_autocast_casts_nothing():
-    operands, options = cases.make(cases.PLAIN, f32, f32, f32)
-    want = functional.gaussian_readout(**operands, **options)
-    with torch.autocast("cpu", dtype=bf16):
-        assert functional.gaussian_readout(**operands, **options).equal(want)
+    checks.check_autocast_casts_nothing()
 
 
 # Bad input -------------------------------------------------------------------------------------------------------

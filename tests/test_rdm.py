@@ -23,7 +23,6 @@ from rdm_checks import (
     assert_errs_no_more_than_corrcoef,
     condense,
     high_errors,
-    layouts,
     noise_and_folds,
 )
 
@@ -280,12 +279,7 @@ def test_pairwise_without_gaps_is_the_same_as_ever():
 @pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_layouts(dtype, method):
-    x = torch.randn(37, 600).to(dtype)
-    want = functional.rdm(x, method=method)
-    assert want.dtype == (f64 if dtype == f64 else f32)
-    torch.testing.assert_close(functional.rdm(x if dtype == f64 else x.float(), method=method), want, **SAME)
-    for name, view in layouts(x):
-        torch.testing.assert_close(functional.rdm(view, method=method), want, **SAME, msg=name)
+    x = checks.check_layouts(dtype, method, SAME)
     assert functional.rdm(x[:1].expand(5, -1)).max() <= 1e-12
 
 
@@ -405,27 +399,7 @@ def assert_agree(got, want, dtype):
 @pytest.mark.parametrize("dtype", [f32, f64, bf16, f16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_of_any_layout(dtype, method):
-    """Of the responses, and of the matrix's gradient: expanded, transposed, in steps."""
-    x = torch.randn(37, 600).to(dtype)
-    upstream = torch.randn(37, 37, dtype=f64 if dtype == f64 else f32)
-
-    def gradient(x, upstream):
-        leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(functional.rdm(leaf, method=method), leaf, upstream)[0]
-
-    tolerance = {f32: 3e-6, f64: 1e-13, bf16: 1e-2, f16: 2e-3}[dtype]
-    want = gradient(x, upstream)
-    assert want.dtype == dtype
-    assert want.isfinite().all()
-    exact = gradient(x.double(), upstream.double())
-    torch.testing.assert_close(want.double(), exact, rtol=tolerance, atol=tolerance * largest(exact))
-    for name, view in layouts(x):
-        torch.testing.assert_close(gradient(view, upstream), want, rtol=tolerance, atol=1e-6, msg=name)
-    wide = upstream.repeat_interleave(2, 1)[:, ::2]
-    for other in (upstream.T.contiguous().T, wide):
-        assert gradient(x, other).equal(want)
-    expanded = upstream.new_tensor(0.5).expand(37, 37)
-    assert gradient(x, expanded).equal(gradient(x, expanded.contiguous()))
+    checks.check_gradients_of_any_layout(dtype, method)
 
 
 @pytest.mark.parametrize("condensed", [True, False])
@@ -548,10 +522,7 @@ def test_function_transforms():
 
 
 def test_autocast_casts_nothing():
-    x = torch.randn(9, 70)
-    want = functional.rdm(x)
-    with torch.autocast("cpu", dtype=bf16):
-        assert functional.rdm(x).equal(want)
+    checks.check_autocast_casts_nothing()
 
 
 # Bad input -------------------------------------------------------------------------------------------------------
