@@ -16,11 +16,17 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import (
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -35,6 +41,21 @@ def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
     # The level is -1 outside every dual level. There, looking at each tensor would cost more than the op's dispatch.
     return forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments
+    )
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list})
+
+
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether autograd alone can want to know of a call: no tensor of another kind, no transform, mode or tracer."""
+    return (
+        _PLAIN.issuperset(map(type, arguments))
+        and forward_ad._current_level < 0
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and _get_tracing_state() is None
     )
 
 
@@ -56,17 +77,29 @@ not take.
 _checks: dict[str, Callable[..., None]] = {}
 
 
-def _autograd_kernel(
+class _Recorded(NamedTuple):
+    """How autograd meets an op."""
+
+    kernel: Callable[..., Any]
+    """The kernel of the Autograd key, called with a key set and the arguments."""
+
+    direct: Callable[..., Any]
+    """What that kernel does with plain arguments, called with them alone and not through the dispatcher."""
+
+
+def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return the kernel of the Autograd key: it records the op, or lets the reference run.
+) -> _Recorded:
+    """Return what records the op, or lets the reference run.
 
     ``torch.library.register_autograd`` makes the same kernel without the second case. It also spends 80 us per call on
     default arguments, which these schemas do not have.
     """
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        with _AutoDispatchBelowAutograd():
+            if keyset is None:
+                return op(*arguments)
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
     class Recorded(torch.autograd.Function):
@@ -84,16 +117,19 @@ def _autograd_kernel(
 
     Recorded.__name__ = Recorded.__qualname__ = f"{op.name().replace('::', '_')}_recorded"
 
-    def kernel(keyset: Any, *arguments: Any) -> Any:
-        if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
-            return reference(*arguments)
+    def recorded(keyset: Any, arguments: tuple[Any, ...]) -> Any:
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
             if written:
                 raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
             return Recorded.apply(keyset, *arguments)
         return below(keyset, arguments)
 
-    return kernel
+    def kernel(keyset: Any, *arguments: Any) -> Any:
+        if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
+            return reference(*arguments)
+        return recorded(keyset, arguments)
+
+    return _Recorded(kernel, lambda *arguments: recorded(None, arguments))
 
 
 def _written(op: Any) -> list[int]:
@@ -157,10 +193,13 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     return _behind(_checks[name], kernel)
 
 
-def _named_errors(op: Any, check: Callable[..., None]) -> Callable[..., Any]:
+def _named_errors(op: Any, direct: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
     """Return the op with errors that name the operand, whichever kernel runs.
 
     A legal call is checked once, by its kernel. If a kernel in C++ refuses, with few words, the check says more.
+
+    ``direct`` runs calls with plain arguments. It does what the op would. But a kernel in Python that the dispatcher
+    calls, here that of autograd, costs more than all of it.
     """
 
     def call(*arguments: Any) -> Any:
@@ -168,7 +207,7 @@ def _named_errors(op: Any, check: Callable[..., None]) -> Callable[..., Any]:
             check(*arguments)
             return op(*arguments)
         try:
-            return op(*arguments)
+            return direct(*arguments) if _is_plain(arguments) else op(*arguments)
         except RuntimeError:
             try:
                 check(*arguments)
@@ -209,13 +248,13 @@ def define(
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
     references[name] = behind_check(name, reference)
-    kernel = _autograd_kernel(op, references[name], setup_context, backward)
-    library.impl(name, kernel, "Autograd", with_keyset=True)
+    recorded = _with_autograd(op, references[name], setup_context, backward)
+    library.impl(name, recorded.kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
     register_vmap(op, _one_by_one(op), library)
-    return _named_errors(op, check)
+    return _named_errors(op, recorded.direct, check)
 
 
 def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:
