@@ -29,7 +29,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CALLS, ROUNDS = 100, 9  # of a batch that is timed, and batches of each case
-SIZES = {"B": 64, "C": 16, "H": 2, "W": 2, "N": 16}  # so many images that partial sums are added in a launch of their own
+SIZES = {
+    "B": 64,
+    "C": 16,
+    "H": 2,
+    "W": 2,
+    "N": 16,
+}  # so many images that partial sums are added in a launch of their own
 CHAIN_SIZES = {"B": 2, "C": 4, "H": 2, "W": 2, "N": 4}  # a chain's arithmetic must not count, and it has no other path
 
 Call = Callable[[], Any]
@@ -147,10 +153,10 @@ def cases() -> dict[str, tuple[Call, bool]]:
     for grad in (False, True):
         given, chain = _operands(SIZES, grad), _operands(CHAIN_SIZES, grad)
 
-        def ours(given: dict[str, Tensor] = given) -> Tensor:
+        def ours(given: dict[str, Any] = given) -> Tensor:
             return functional.gaussian_readout(**given, seed=seed)
 
-        def eager(chain: dict[str, Tensor] = chain) -> Tensor:
+        def eager(chain: dict[str, Any] = chain) -> Tensor:
             return _eager.gaussian_readout(**chain, noise=torch.randn(CHAIN_SIZES["B"], CHAIN_SIZES["N"], 2))
 
         if grad:
@@ -178,12 +184,18 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        from v1fast import kernels
+        from v1fast.ops._define import defaults
+
+        self.count, self.launchers = 0, {**defaults, **kernels.CUDA}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         view = any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
-        if name.startswith("aten::") and not view and name.removeprefix("aten::") not in self.FREE:
+        if name.startswith("v1fast::"):
+            with self:  # a launcher's own calls of torch
+                return self.launchers[name.removeprefix("v1fast::")](*args, **(kwargs or {}))
+        if not view and name.removeprefix("aten::") not in self.FREE:
             self.count += 1
         return func(*args, **(kwargs or {}))
 
@@ -224,14 +236,22 @@ def measure() -> dict[str, dict[str, float]]:
     }
 
 
+_IN_TREE = """
+import runpy, sys
+# What is installed in place of the tree under test is not wanted.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def _in_turns(trees: dict[str, Path], turns: int) -> dict[str, dict[str, dict[str, float]]]:
     """Measure each tree in processes of its own, in turns. Return the medians over the turns."""
     found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in trees}
     for turn in range(turns):
         for name in sorted(trees, reverse=bool(turn % 2)):
-            environment = {**os.environ, "PYTHONPATH": str(trees[name]), "V1FAST_KERNELS": "triton"}
-            code = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
-            command = [sys.executable, "-P", "-c", code, "--json"]
+            environment = {**os.environ, "PYTHONPATH": str(trees[name]), "V1FAST_KERNELS": "triton,fallback"}
+            command = [sys.executable, "-P", "-c", _IN_TREE, __file__, "--json"]
             printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[name].append(json.loads(printed.splitlines()[-1]))
     return {

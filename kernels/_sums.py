@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import OPTIONS, jit
+from ._launch import OPTIONS, Launch, jit
 
 
 @triton.jit
@@ -49,30 +52,62 @@ def slabs_kernel(
     tl.store(out + m, value.to(out.dtype.element_ty), mask=m < M)
 
 
+def _launch(shape: Sequence[int], dtype: torch.dtype) -> Launch:
+    """Return the launch that adds up [S, ...] over the first axis. Its tensors are the sums and the values."""
+    count = math.prod(shape[1:])
+    many = shape[0] >= 32  # many parts, few sums: the parts are spread over the threads too
+    slab_block, block = (64, 16) if many else (1, 512)
+    arguments = {"S": shape[0], "M": count, "DOUBLE": dtype == torch.float64, "BS": slab_block, "BM": block}
+    return Launch(slabs_kernel, (triton.cdiv(count, block),), arguments, {"num_warps": 4, **OPTIONS})
+
+
+class SumFirst:
+    """The sum over the first axis, computed in ``dtype`` and returned in the dtype of ``like``: [S, ...] -> [...].
+
+    Args:
+        shape: of the values.
+        like: of the dtype of the sums.
+        dtype: of the arithmetic.
+    """
+
+    def __init__(self, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> None:
+        self.shape, self.dtype, self.launch = tuple(shape[1:]), like.dtype, _launch(shape, dtype)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the sums of contiguous values."""
+        out = values.new_empty(self.shape, dtype=self.dtype)
+        self.launch((out, values))
+        return out
+
+
+class Slabs:
+    """Partial sums of one gradient. A single one is the result itself, and has the dtype of ``like``.
+
+    Args:
+        count: of the partial sums.
+        like: has the shape and the dtype of the gradient.
+        dtype: of the partial sums.
+    """
+
+    def __init__(self, count: int, like: Tensor, dtype: torch.dtype) -> None:
+        self.shape: tuple[int, ...] = tuple(like.shape) if count == 1 else (count, *like.shape)
+        self.dtype = like.dtype if count == 1 else dtype
+        self._sum = None if count == 1 else SumFirst(self.shape, like, dtype)
+
+    def new(self, device: torch.device) -> Tensor:
+        """Allocate them."""
+        return torch.empty(self.shape, dtype=self.dtype, device=device)
+
+    def sum(self, slabs: Tensor) -> Tensor:
+        """Add them up."""
+        return slabs if self._sum is None else self._sum(slabs)
+
+
 def sum_first(values: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:  # [S, ...] -> [...]
     """Return the sum over the first axis, computed in ``dtype`` and returned in the dtype of ``like``."""
-    out = values.new_empty(values.shape[1:], dtype=like.dtype)
-    many = values.shape[0] >= 32  # many parts, few sums: the parts are spread over the threads too
-    slab_block, block = (64, 16) if many else (1, 512)
-    slabs_kernel[(triton.cdiv(out.numel(), block),)](
-        out,
-        values,
-        values.shape[0],
-        out.numel(),
-        DOUBLE=dtype == torch.float64,
-        BS=slab_block,
-        BM=block,
-        num_warps=4,
-        **OPTIONS,
-    )
-    return out
-
-
-def new_slabs(count: int, like: Tensor, dtype: torch.dtype) -> Tensor:  # [count, *like.shape]
-    """Allocate ``count`` partial sums. A single one is the result itself, and has the dtype of ``like``."""
-    return like.new_empty((count, *like.shape), dtype=like.dtype if count == 1 else dtype)
+    return SumFirst(values.shape, like, dtype)(values)
 
 
 def sum_slabs(slabs: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the sum of the slabs from ``new_slabs``."""
+    """Return the sum of slabs that are all there."""
     return slabs[0] if slabs.shape[0] == 1 else sum_first(slabs, like, dtype)

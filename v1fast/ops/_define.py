@@ -15,7 +15,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from v1fast._torch import any_requires_grad, register_vmap
+from v1fast.contracts._forms import form_of
 
 
 def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
@@ -188,9 +189,31 @@ def _behind(check: Callable[..., None], function: Callable[..., Any]) -> Callabl
     return checked
 
 
+_MOST_FORMS = 1000
+"""How many forms of calls are remembered for an op. Then all are forgotten."""
+
+
 def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python."""
-    return _behind(_checks[name], kernel)
+    """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python.
+
+    The check takes longer than the rest of a call. It reads no values, so it runs once for each form of a call. But
+    whether a written operand overlaps another depends on addresses.
+    """
+    check = _checks[name]
+    if _written(getattr(torch.ops.v1fast, name).default):
+        return _behind(check, kernel)
+    legal: set[Hashable] = set()
+
+    def checked(*arguments: Any) -> Any:
+        form = form_of(arguments)
+        if form not in legal:
+            check(*arguments)
+            if len(legal) >= _MOST_FORMS:
+                legal.clear()
+            legal.add(form)
+        return kernel(*arguments)
+
+    return checked
 
 
 def _named_errors(op: Any, direct: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
@@ -247,12 +270,12 @@ def define(
     library.define(schema)
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
-    references[name] = behind_check(name, reference)
+    references[name] = _behind(check, reference)
     recorded = _with_autograd(op, references[name], setup_context, backward)
     library.impl(name, recorded.kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
-    torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
+    torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     register_vmap(op, _one_by_one(op), library)
     return _named_errors(op, recorded.direct, check)
 
@@ -260,7 +283,7 @@ def define(
 def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:
     """Register, once, what runs every defined op on devices without a kernel: its fallback, or its reference."""
     for name, reference in references.items():
-        defaults[name] = behind_check(name, fallback[name]) if name in fallback else reference
+        defaults[name] = _behind(_checks[name], fallback[name]) if name in fallback else reference
         library.impl(name, defaults[name], "CompositeExplicitAutograd")
 
 
