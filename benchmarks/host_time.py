@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CALLS, ROUNDS = 100, 9  # of a batch that is timed, and batches of each case
+CALLS, ROUNDS = 100, 20  # of a batch, and batches of each case
 SIZES = {
     "B": 64,
     "C": 16,
@@ -119,6 +119,7 @@ def _training(layer: nn.Module, features: Tensor) -> Call:
     """A training step without an optimiser."""
 
     def step() -> None:
+        features.grad = None
         layer.zero_grad(set_to_none=True)
         layer(features).sum().backward()
 
@@ -209,8 +210,14 @@ def _launches(call: Call) -> tuple[int, int]:
     return (_Driver.launches - before) // 2, torchs.count
 
 
+def _timed(call: Call) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1e3
+
+
 def measure() -> dict[str, dict[str, float]]:
-    """Return the CPU microseconds and launches of each case; batches of calls take turns."""
+    """Return the microseconds of each case, the median over calls, and its launches; batches of calls take turns."""
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {}
     with _without_gpu():
@@ -222,10 +229,7 @@ def measure() -> dict[str, dict[str, float]]:
         for _ in range(ROUNDS):
             for name, (call, grad) in made.items():
                 with torch.set_grad_enabled(grad):
-                    start = time.process_time()
-                    for _ in range(CALLS):
-                        call()
-                    times.setdefault(name, []).append((time.process_time() - start) / CALLS * 1e6)
+                    times.setdefault(name, []).extend(_timed(call) for _ in range(CALLS))
         counts = {}
         for name, (call, grad) in made.items():
             with torch.set_grad_enabled(grad):

@@ -41,7 +41,6 @@ from ._launch import (
     backward_configs,
     choose,
     images_per_program,
-    is_tuned,
     jit,
     on_device,
     philox_block,
@@ -51,7 +50,7 @@ from ._launch import (
     without_values,
 )
 from ._pyramid import levels_of, only, spread_back
-from ._sums import Slabs, SumFirst
+from ._sums import Sums
 
 
 @triton.jit
@@ -299,12 +298,15 @@ class NeuronPass:
 
     Args:
         levels: operands of each level, without values.
+        grad: [B, N], without values; None: each sample has its own weights, [B, N, C].
         want: the operands, as they were given, that need a gradient; without values.
         scattered: by level: whether the gradient of the map is computed here.
         config: how much work a program takes.
     """
 
-    def __init__(self, levels: list[Operands], want: Wanted, scattered: list[bool], config: Config) -> None:
+    def __init__(
+        self, levels: list[Operands], grad: Tensor | None, want: Wanted, scattered: list[bool], config: Config
+    ) -> None:
         o, count = levels[0], len(levels)
         batch, channels, _, _, neurons = o.sizes
         blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
@@ -317,13 +319,21 @@ class NeuronPass:
             "sigma": splits * chunks,
             "shift": blocks * chunks,
         }
-        self.slabs = {
-            name: Slabs(count * self.steps[name], like, o.dtype)
-            for name, like in (("mu", want.mu), ("sigma", want.sigma), ("shift", want.shift))
-            if like is not None
-        }
-        if want.weight is not None:
-            self.slabs["weight"] = Slabs(splits, want.weight, o.dtype)
+        counts = {name: count * step for name, step in self.steps.items()} | {"weight": splits}
+        self.parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}  # to allocate
+        sums: dict[str, tuple[Sequence[int], torch.dtype]] = {}
+        for name, number in counts.items():
+            like: Tensor | None = getattr(want, name)
+            if like is None:
+                continue
+            if number == 1:  # the result itself
+                self.parts[name] = tuple(like.shape), like.dtype
+            else:
+                self.parts[name] = (number, *like.shape), o.dtype
+                sums[name] = self.parts[name][0], like.dtype
+        if want.bias is not None and grad is not None:
+            sums["bias"] = grad.shape, want.bias.dtype
+        self.sums = Sums(sums, o.dtype) if sums else None
         self.targets: list[_Target | None] = []
         self.launches: list[Launch | None] = []
         for i, level in enumerate(levels):
@@ -343,7 +353,7 @@ class NeuronPass:
                 **level.numbers(),
                 **{name: options.pop(name) for name in ("BN", "BC", "T")},
             }
-            needed = target is not None or bool(self.slabs)
+            needed = target is not None or bool(self.parts)
             launch = Launch(backward_kernel, (blocks, chunks, splits), arguments, options)
             self.launches.append(launch if needed else None)
 
@@ -356,7 +366,8 @@ class NeuronPass:
         first_block: int,
     ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         _, mu, sigma, weight, _, shift, noise, seed, neuron_index = ready
-        made = {name: slabs.new(given.device) for name, slabs in self.slabs.items()}
+        device = given.device
+        made = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in self.parts.items()}
         d_mu, d_sigma, d_shift, d_weight = [made.get(name) for name in ("mu", "sigma", "shift", "weight")]
         gradients: list[Tensor | None] = []
         for i, (launch, target) in enumerate(zip(self.launches, self.targets, strict=True)):
@@ -373,7 +384,11 @@ class NeuronPass:
                 outputs = (d_map, d_weight, d_mu, d_sigma, d_shift)
                 operands = (grad, maps[i], weight, mu, sigma, shift, noise, seed, neuron_index)
                 launch((*outputs, *operands), first_block)
-        return {name: slabs.sum(made[name]) for name, slabs in self.slabs.items()}, gradients
+        if self.sums is not None:
+            if grad is not None:
+                made["bias"] = grad
+            made |= self.sums(made)
+        return made, gradients
 
 
 class _Layout:
@@ -405,27 +420,30 @@ class Backward:
 
     def __init__(self, levels: list[Operands], grad: Tensor | None, want: Wanted, pool_kernel: int) -> None:
         o = levels[0]
-        self.levels, self.pool_kernel = levels, pool_kernel
+        self.levels, self.grad, self.pool_kernel = levels, grad, pool_kernel
         self.scattered = [want.features is not None and not _features.is_gathered(level) for level in levels]
         self.no_sigma = None if want.sigma is None or o.sigma is not None else want.sigma
-        self.bias = None if want.bias is None or grad is None else SumFirst(grad.shape, want.bias, o.dtype)
         # the mean positions do not depend on sigma
-        self.want = want._replace(bias=None, sigma=want.sigma if self.no_sigma is None else None)
+        self.want = want._replace(sigma=want.sigma if self.no_sigma is None else None)
         self.neurons: NeuronPass | None = None
         self.features_dtype = o.dtype  # several levels are added up before rounding
-        if want.features is not None and len(levels) == 1:
-            self.features_dtype = want.features.dtype
+        if want.features is not None:
+            if len(levels) == 1:
+                self.features_dtype = want.features.dtype
+            target = _Target(o, want.features).rows.data
+            made = target if self.scattered[0] else torch.empty_like(want.features, dtype=self.features_dtype)
+            self.features = _Layout(made, want.features)
         if want.weight is not None:
             self.weight = _Layout(torch.empty_like(want.weight, memory_format=torch.contiguous_format), want.weight)
 
     def use(self, config: Config) -> Backward:
         """Make the pass over the neurons of this configuration."""
-        self.neurons = NeuronPass(self.levels, self.want, self.scattered, config)
+        self.neurons = NeuronPass(self.levels, self.grad, self.want, self.scattered, config)
         return self
 
     @property
     def needs_neurons(self) -> bool:
-        """Whether there is more than what is gathered pixel by pixel, and the bias."""
+        """Whether there is more than what is gathered pixel by pixel."""
         return any(self.scattered) or any(like is not None for like in self.want[1:])
 
     def __call__(
@@ -440,8 +458,6 @@ class Backward:
         given, out = operands[0], {}
         if self.no_sigma is not None:
             out["sigma"] = given.new_zeros(self.no_sigma.shape, dtype=self.no_sigma.dtype)
-        if self.bias is not None and grad is not None:
-            out["bias"] = self.bias(grad)
         d_maps: Sequence[Tensor | None] = (None,) * len(maps)
         if self.neurons is not None:
             found, d_maps = self.neurons(ready, maps, given, grad, philox_block(image_offset)[0])
@@ -451,7 +467,8 @@ class Backward:
                 self._gathered(i, ready, data, given if i == 0 else data, grad, image_offset) if made is None else made
                 for i, (data, made) in enumerate(zip(maps, d_maps, strict=True))
             ]
-            out["features"] = spread_back(whole, given, self.pool_kernel)
+            spread_back(whole, self.pool_kernel)
+            out["features"] = self.features(whole[0], given)
         if self.want.weight is not None:
             out["weight"] = self.weight(out["weight"], operands[3])
         return out
@@ -483,7 +500,7 @@ def _plan(
 
     def timed(config: Config) -> None:
         tensors: Any = ready(operands)
-        neurons = NeuronPass(levels, run.want, run.scattered, config)
+        neurons = NeuronPass(levels, run.grad, run.want, run.scattered, config)
         neurons(tensors, maps_of(tensors[0], pooled), operands[0], grad, 0)
 
     tuned = ("backward", *o.shape_class(), *run.scattered, *(like is not None for like in run.want[1:]))
@@ -518,7 +535,7 @@ def gradients(
         laid_out = ("features", "weight")
         return {k: torch.zeros_like(v) if k in laid_out else v.new_zeros(v.shape) for k, v in wanted.items()}
     with on_device(operands[0].device):
-        key = ("backward", form, is_tuned(), torch.are_deterministic_algorithms_enabled())
+        key = ("backward", form, torch.are_deterministic_algorithms_enabled())
         plan: tuple[Ready, Backward] | None = plans.get(key)
         if plan is None:
             plan = _plan(key, operands, grad, want, prepared(), maps_of, pooled, pool_kernel)

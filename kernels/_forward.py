@@ -26,7 +26,6 @@ from ._launch import (
     choose,
     forward_configs,
     images_per_program,
-    is_tuned,
     jit,
     on_device,
     philox_block,
@@ -192,7 +191,7 @@ def read(
     """
     first_block = image_offset >> 1 and philox_block(image_offset)[0]
     with on_device(out.device):
-        key = ("forward", form, is_tuned())
+        key = ("forward", form)
         plan: tuple[Ready, Forward] | None = plans.get(key)
         if plan is None:
             plan = _plan(key, operands, first_block, out, prepared(), maps_of, pooled)

@@ -24,9 +24,10 @@ bits, and which thread's sum is stored is anyone's guess.
 """
 
 SCALARS = {
-    *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
+    *("B", "N", "H", "W", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
     *("stride_batch", "stride_row", "rows", "tiles", "blocks", "splits", "per_split"),
+    *(f"{size}_{letter}" for size in "SM" for letter in "abcde"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
@@ -390,11 +391,6 @@ def images_per_program(images: int, programs_per_image: int, tile: int, most: in
 _best: dict[tuple[Any, ...], Config] = {}
 
 
-def is_tuned() -> bool:
-    """Whether configurations are timed. Nothing is while a CUDA graph is being captured."""
-    return os.environ.get("V1FAST_AUTOTUNE") == "1"
-
-
 def choose(
     key: Iterable[Any], configs: list[Config], run: Callable[[Config], object], device: torch.device
 ) -> Config | None:
@@ -405,7 +401,7 @@ def choose(
     """
     key = (*key, device)
     if key not in _best:
-        if not is_tuned():
+        if os.environ.get("V1FAST_AUTOTUNE") != "1":
             return configs[0]
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return None
@@ -413,6 +409,19 @@ def choose(
         times = {c: bench(lambda c=c: run(c), quantiles=(0.5, 0.2, 0.8))[0] for c in dict.fromkeys(configs)}
         _best[key] = min(times, key=lambda c: times[c])
     return _best[key]
+
+
+_IS_KNOWN = (3, 4) <= tuple(map(int, triton.__version__.split(".")[:2])) <= (3, 9)
+"""Whether ``Launch`` knows how this version of Triton launches a compiled kernel: 3.4 to 3.9 do it in the same way."""
+
+
+_RUNTIME = triton.knobs.runtime
+
+
+def _is_hooked() -> bool:
+    """Whether a profiler wants to be told of launches."""
+    enter, leave = _RUNTIME.launch_enter_hook, _RUNTIME.launch_exit_hook  # None or a function, or a chain of calls
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 class Launch:
@@ -436,7 +445,7 @@ class Launch:
         self.rest = tuple([arguments[name] for name in names[count:]])
         self.block_at = names.index("first_block") - count if "first_block" in arguments else -1
         self.checked = [i for i in range(count) if names[i] not in UNALIGNED]
-        self.compiled: dict[int, Callable[..., None]] = {}
+        self.compiled: dict[int, tuple[Callable[..., None], Any, Any]] = {}
 
     def __call__(self, tensors: Sequence[Tensor | None], first_block: int = 0) -> None:
         """Launch the kernel on the current device."""
@@ -448,14 +457,17 @@ class Launch:
             tensor = tensors[i]
             if tensor is not None and tensor.data_ptr() & 15:
                 unaligned |= 1 << i
-        run = self.compiled.get(unaligned)
-        if run is not None:
-            run(*tensors, *rest)
+        made = self.compiled.get(unaligned)
+        if made is None or _is_hooked():
+            compiled = self.kernel[self.grid](*tensors, *rest, **self.options)
+            # For AMD the code also depends on how large a tensor's storage is.
+            if _IS_KNOWN and isinstance(compiled, CompiledKernel) and compiled.metadata.target.backend == "cuda":
+                self.compiled[unaligned] = compiled.run, compiled.function, compiled.packed_metadata
             return
-        made = self.kernel[self.grid](*tensors, *rest, **self.options)
-        # For AMD the code also depends on how large a tensor's storage is.
-        if isinstance(made, CompiledKernel) and made.metadata.target.backend == "cuda":
-            self.compiled[unaligned] = made[self.grid]
+        driver = triton.runtime.driver.active
+        run, function, metadata = made
+        stream = driver.get_current_stream(driver.get_current_device())
+        run(*self.grid, stream, function, metadata, None, None, None, *tensors, *rest)
 
 
 class Plans:

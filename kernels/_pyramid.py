@@ -8,8 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from v1fast.reference._common import laid_out_like
-
 from ._launch import Operands, Rows
 
 
@@ -56,8 +54,7 @@ def levels_of(o: Operands, maps: list[Tensor]) -> list[Operands]:
     return levels
 
 
-def spread_back(maps: list[Tensor], features: Tensor, kernel: int) -> Tensor:
-    """Return the gradient of the features, in their layout. ``maps``, the gradients of the levels, are overwritten."""
+def spread_back(maps: list[Tensor], kernel: int) -> None:
+    """Add to the gradient of each level that of the next coarser one, from the coarsest on."""
     for fine, coarse in reversed(list(pairwise(maps))):
         _squares(fine, kernel).add_(coarse.permute(0, 2, 3, 1)[:, :, None, :, None], alpha=kernel**-2)
-    return laid_out_like(maps[0], features)
