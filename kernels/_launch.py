@@ -24,7 +24,7 @@ bits, and which thread's sum is stored is anyone's guess.
 """
 
 SCALARS = {
-    *("B", "N", "H", "W", "image_pitch", "row_pitch", "d_image_pitch"),
+    *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
     *("stride_batch", "stride_row", "rows", "tiles", "blocks", "splits", "per_split"),
     *(f"{size}_{letter}" for size in "SM" for letter in "abcde"),

@@ -16,7 +16,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,35 +78,26 @@ not take.
 _checks: dict[str, Callable[..., None]] = {}
 
 
-class _Recorded(NamedTuple):
-    """How autograd meets an op."""
-
-    kernel: Callable[..., Any]
-    """The kernel of the Autograd key, called with a key set and the arguments."""
-
-    direct: Callable[..., Any]
-    """What that kernel does with plain arguments, called with them alone and not through the dispatcher."""
-
-
 def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> _Recorded:
-    """Return what records the op, or lets the reference run.
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what autograd does with a call: the kernel of its key, and the same for plain arguments.
 
-    ``torch.library.register_autograd`` makes the same kernel without the second case. It also spends 80 us per call on
+    The first gets a key set and the arguments. It records the op, or lets the reference run. The second gets the
+    arguments alone, and is not called by the dispatcher.
+
+    ``torch.library.register_autograd`` makes the same kernel without the reference. It also spends 80 us per call on
     default arguments, which these schemas do not have.
     """
-
-    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with _AutoDispatchBelowAutograd():
-            if keyset is None:
-                return op(*arguments)
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
     class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
-            output = below(keyset, arguments)
+            with _AutoDispatchBelowAutograd():
+                if keyset is None:
+                    output = op(*arguments)
+                else:
+                    output = op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
             setup_context(ctx, arguments, output)
             return output
 
@@ -119,18 +110,25 @@ def _with_autograd(
     Recorded.__name__ = Recorded.__qualname__ = f"{op.name().replace('::', '_')}_recorded"
 
     def recorded(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            if written:
-                raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
-            return Recorded.apply(keyset, *arguments)
-        return below(keyset, arguments)
+        if written:
+            raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
+        return Recorded.apply(keyset, *arguments)
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
         if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
             return reference(*arguments)
-        return recorded(keyset, arguments)
+        if torch.is_grad_enabled() and any_requires_grad(*arguments):
+            return recorded(keyset, arguments)
+        with _AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
-    return _Recorded(kernel, lambda *arguments: recorded(None, arguments))
+    def direct(arguments: tuple[Any, ...]) -> Any:
+        if torch.is_grad_enabled() and any_requires_grad(*arguments):
+            return recorded(None, arguments)
+        with _AutoDispatchBelowAutograd():
+            return op(*arguments)
+
+    return kernel, direct
 
 
 def _written(op: Any) -> list[int]:
@@ -230,7 +228,7 @@ def _named_errors(op: Any, direct: Callable[..., Any], check: Callable[..., None
             check(*arguments)
             return op(*arguments)
         try:
-            return direct(*arguments) if _is_plain(arguments) else op(*arguments)
+            return direct(arguments) if _is_plain(arguments) else op(*arguments)
         except RuntimeError:
             try:
                 check(*arguments)
@@ -271,13 +269,13 @@ def define(
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
     references[name] = _behind(check, reference)
-    recorded = _with_autograd(op, references[name], setup_context, backward)
-    library.impl(name, recorded.kernel, "Autograd", with_keyset=True)
+    kernel, direct = _with_autograd(op, references[name], setup_context, backward)
+    library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     register_vmap(op, _one_by_one(op), library)
-    return _named_errors(op, recorded.direct, check)
+    return _named_errors(op, direct, check)
 
 
 def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:

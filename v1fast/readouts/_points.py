@@ -38,6 +38,12 @@ def rows_of(features: Tensor) -> Tensor:
     return features.flatten(-3, -2).mT
 
 
+def rows_of_one(features: Tensor) -> Tensor:
+    """Weights (1, C, 1, N) as the kernels take them, [N, C]: a view, in as few steps as possible."""
+    _, channels, _, neurons = features.shape
+    return features.reshape(channels, neurons).t()
+
+
 def stacked(weight: Tensor) -> Tensor:
     """Weights [R, N, C] as [R * N, C]: a view if R is 1, else a copy in which neurons stay adjacent in memory."""
     return weight.permute(2, 0, 1).flatten(1).t()
@@ -102,7 +108,7 @@ class GridReadout(PointReadout):
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Positions [N, 2], weights [..., N, C] and biases [..., N] of all or the chosen neurons, for one pass."""
-        grid = self._in_range("grid", write=True).view(self.outdims, 2)
+        grid = self._in_range("grid", True, (self.outdims, 2))
         if out_idx is None:
             return grid, rows_of(features), self.bias
         index = select_neurons(out_idx, self.outdims, device)
@@ -116,6 +122,7 @@ class GaussianPointReadout(PointReadout, ABC):
         frame_sample: whether positions are sampled for each frame of a video, or once for all frames.
     """
 
+    sigma: Tensor
     frame_sample: bool = True  # a class attribute because accelerated layers of other libraries do not set it
 
     def __init__(
@@ -139,8 +146,8 @@ class GaussianPointReadout(PointReadout, ABC):
         self.align_corners, self.sampler = align_corners, sampler
 
     @abstractmethod
-    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        """mu (1, N, 1, 2) and sigma for this pass, in range; ``write``: see ``_in_range``.
+    def _clamped(self, mu: Sequence[int], sigma: Sequence[int], write: bool) -> tuple[Tensor, Tensor]:
+        """Means and sigma for this pass, in range and of these shapes; ``write``: see ``_in_range``.
 
         neuralpredictors also clamps in every pass: its checkpoints hold clamped values.
         """
@@ -151,10 +158,8 @@ class GaussianPointReadout(PointReadout, ABC):
 
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
-        # Views, because the gradient of indexing is a tensor of zeros that is then copied into.
-        mu, sigma = self._clamped(write)
-        neurons, rows, columns = sigma.shape[1:]
-        return mu.view(neurons, 2), sigma.view((neurons, 2, 2) if rows == 2 else (neurons, columns))
+        _, neurons, rows, columns = self.sigma.shape
+        return self._clamped((neurons, 2), (neurons, 2, 2) if rows == 2 else (neurons, columns), write)
 
     def _draw_seed(self, device: torch.device) -> Tensor:
         # On the device and without .item(), so that neither a compiled graph nor a CUDA graph makes it a constant.
@@ -284,7 +289,7 @@ class GaussianPointReadout(PointReadout, ABC):
             images,
             mu,
             sigma,
-            rows_of(features).squeeze(0),
+            rows_of_one(features),
             self._bias_of(index),
             shift,
             neuron_index=index,

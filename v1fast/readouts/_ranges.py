@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,12 +73,53 @@ def _may_be_written(parameter: Tensor) -> bool:
     )
 
 
-def in_range(parameter: Tensor, change: Change, write: bool) -> Tensor:
-    """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed."""
-    values = change(parameter.detach())
+def copied(parameter: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """A copy, in another shape if one is given, so that the parameter may be changed before the backward pass."""
+    if shape is None:
+        return parameter.clone()
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return parameter.clone().view(shape)
+    return torch.view_copy(parameter, shape)  # one step of the backward pass, not two
+
+
+_IN_PLACE: dict[Change, Callable[[Tensor], Tensor]] = {
+    within_map: lambda positions: positions.clamp_(-1, 1),
+    at_least_zero: lambda values: values.clamp_(0),
+}
+
+
+def _write(parameter: Tensor, change: Change) -> None:
+    """Change the parameter."""
+    if type(parameter) is not nn.Parameter:
+        with torch.no_grad():
+            parameter.copy_(change(parameter))
+        return
+    inside = parameter.detach()  # of the same memory and version: cheaper than no_grad
+    in_place = _IN_PLACE.get(change)
+    if in_place is None:
+        inside.copy_(change(inside))
+    else:
+        in_place(inside)
+
+
+def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int] | None = None) -> Tensor:
+    """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed.
+
+    Args:
+        parameter: of a layer.
+        change: brings its values into range.
+        write: whether to change the parameter itself.
+        shape: of the result; None: that of the parameter.
+    """
     if not (write and _may_be_written(parameter)):
-        return _straight_through(values, parameter) if torch.is_grad_enabled() else values
-    used = _saved_straight_through(values, parameter) if torch.compiler.is_compiling() else None
-    with torch.no_grad():
-        parameter.copy_(values)
-    return parameter.clone() if used is None else used
+        values = change(parameter.detach())
+        used = _straight_through(values, parameter) if torch.is_grad_enabled() else values
+        return used if shape is None else used.view(shape)
+    if torch.compiler.is_compiling():
+        values = change(parameter.detach())
+        used = _saved_straight_through(values, parameter)
+        with torch.no_grad():
+            parameter.copy_(values)
+        return used if shape is None else used.view(shape)
+    _write(parameter, change)
+    return copied(parameter, shape)

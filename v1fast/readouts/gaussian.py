@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._points import GaussianPointReadout, Sampler
-from v1fast.readouts._ranges import Change, within_map
+from v1fast.readouts._ranges import Change, copied, within_map
 from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -289,10 +289,10 @@ class FullGaussian2d(GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
 
-    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        mu = self.mu if self._predicted_grid or self._shared_grid else self._in_range("_mu", write)
+    def _clamped(self, mu: Sequence[int], sigma: Sequence[int], write: bool) -> tuple[Tensor, Tensor]:
+        means = self.mu.view(mu) if self._predicted_grid or self._shared_grid else self._in_range("_mu", write, mu)
         # A copy, so that the parameter may be changed before the backward pass.
-        return mu, self.sigma.clone() if torch.is_grad_enabled() else self.sigma
+        return means, copied(self.sigma, sigma) if torch.is_grad_enabled() else self.sigma.view(sigma)
 
     def _check_features(self, x: Tensor) -> None:
         got, want = (x.shape[1], *x.shape[-2:]), self._map_shape
