@@ -16,6 +16,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,21 +82,22 @@ _checks: dict[str, Callable[..., None]] = {}
 def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return what autograd does with a call: the kernel of its key, and the same for plain arguments.
+    """Return the kernel of the Autograd key, and what records a call with plain arguments.
 
-    The first gets a key set and the arguments. It records the op, or lets the reference run. The second gets the
-    arguments alone, and is not called by the dispatcher.
+    The first gets a key set and the arguments. It records the op, or lets the reference run.
 
     ``torch.library.register_autograd`` makes the same kernel without the reference. It also spends 80 us per call on
     default arguments, which these schemas do not have.
     """
+
+    run = getattr(op, "_op", op)  # without a call of Python's
 
     class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
             with _AutoDispatchBelowAutograd():
                 if keyset is None:
-                    output = op(*arguments)
+                    output = run(*arguments)
                 else:
                     output = op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
             setup_context(ctx, arguments, output)
@@ -109,26 +111,18 @@ def _with_autograd(
 
     Recorded.__name__ = Recorded.__qualname__ = f"{op.name().replace('::', '_')}_recorded"
 
-    def recorded(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        if written:
-            raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
-        return Recorded.apply(keyset, *arguments)
-
     def kernel(keyset: Any, *arguments: Any) -> Any:
         if _is_differentiated_by_transform(arguments) or _is_exported_to_onnx(arguments):
             return reference(*arguments)
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            return recorded(keyset, arguments)
+            if written:
+                raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
+            return Recorded.apply(keyset, *arguments)
         with _AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
-    def direct(arguments: tuple[Any, ...]) -> Any:
-        if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            return recorded(None, arguments)
-        with _AutoDispatchBelowAutograd():
-            return op(*arguments)
-
-    return kernel, direct
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
 
 
 def _written(op: Any) -> list[int]:
@@ -214,21 +208,27 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _named_errors(op: Any, direct: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
+def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
     """Return the op with errors that name the operand, whichever kernel runs.
 
     A legal call is checked once, by its kernel. If a kernel in C++ refuses, with few words, the check says more.
 
-    ``direct`` runs calls with plain arguments. It does what the op would. But a kernel in Python that the dispatcher
-    calls, here that of autograd, costs more than all of it.
+    A kernel in Python that the dispatcher calls costs more than its work. So calls with plain arguments do without that
+    of autograd: what it would do with them is done here.
     """
+    may_skip, run = not _written(op), getattr(op, "_op", op)
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():  # a compiler would wrap the error of the fake in its own
             check(*arguments)
             return op(*arguments)
         try:
-            return direct(arguments) if _is_plain(arguments) else op(*arguments)
+            if not (may_skip and _is_plain(arguments)):
+                return op(*arguments)
+            if torch.is_grad_enabled() and any_requires_grad(*arguments):
+                return record(*arguments)
+            with _AutoDispatchBelowAutograd():
+                return run(*arguments)
         except RuntimeError:
             try:
                 check(*arguments)
@@ -269,13 +269,13 @@ def define(
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
     references[name] = _behind(check, reference)
-    kernel, direct = _with_autograd(op, references[name], setup_context, backward)
+    kernel, record = _with_autograd(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     register_vmap(op, _one_by_one(op), library)
-    return _named_errors(op, direct, check)
+    return _public(op, record, check)
 
 
 def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:

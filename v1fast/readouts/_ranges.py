@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from v1fast._torch import is_exporting
@@ -68,7 +69,7 @@ def _may_be_written(parameter: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and isinstance(parameter, nn.Parameter)
-        and not torch._C._are_functorch_transforms_active()
+        and not _are_functorch_transforms_active()
         and not is_exporting()
     )
 
@@ -77,7 +78,7 @@ def copied(parameter: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     """A copy, in another shape if one is given, so that the parameter may be changed before the backward pass."""
     if shape is None:
         return parameter.clone()
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if _are_functorch_transforms_active() or torch.compiler.is_compiling():
         return parameter.clone().view(shape)
     return torch.view_copy(parameter, shape)  # one step of the backward pass, not two
 
@@ -86,20 +87,6 @@ _IN_PLACE: dict[Change, Callable[[Tensor], Tensor]] = {
     within_map: lambda positions: positions.clamp_(-1, 1),
     at_least_zero: lambda values: values.clamp_(0),
 }
-
-
-def _write(parameter: Tensor, change: Change) -> None:
-    """Change the parameter."""
-    if type(parameter) is not nn.Parameter:
-        with torch.no_grad():
-            parameter.copy_(change(parameter))
-        return
-    inside = parameter.detach()  # of the same memory and version: cheaper than no_grad
-    in_place = _IN_PLACE.get(change)
-    if in_place is None:
-        inside.copy_(change(inside))
-    else:
-        in_place(inside)
 
 
 def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int] | None = None) -> Tensor:
@@ -111,15 +98,20 @@ def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int
         write: whether to change the parameter itself.
         shape: of the result; None: that of the parameter.
     """
-    if not (write and _may_be_written(parameter)):
-        values = change(parameter.detach())
-        used = _straight_through(values, parameter) if torch.is_grad_enabled() else values
-        return used if shape is None else used.view(shape)
-    if torch.compiler.is_compiling():
-        values = change(parameter.detach())
+    written = write and _may_be_written(parameter)
+    if written and not torch.compiler.is_compiling():
+        in_place = _IN_PLACE.get(change)
+        inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
+        if in_place is None:
+            inside.copy_(change(inside))
+        else:
+            in_place(inside)
+        return parameter.clone() if shape is None else torch.view_copy(parameter, shape)
+    values = change(parameter.detach())
+    if written:
         used = _saved_straight_through(values, parameter)
         with torch.no_grad():
             parameter.copy_(values)
-        return used if shape is None else used.view(shape)
-    _write(parameter, change)
-    return copied(parameter, shape)
+    else:
+        used = _straight_through(values, parameter) if torch.is_grad_enabled() else values
+    return used if shape is None else used.view(shape)
