@@ -130,7 +130,6 @@ def _small() -> list[Specialisation]:
     return [
         _specialisation("cells", _features.cells_kernel, cells, warps),
         _specialisation("sums few", _sums.sums_kernel, sums | many, warps),
-        _specialisation("sums many", _sums.sums_kernel, sums | many | {"MANY_a": True}, warps),
         _specialisation("sums of four", _sums.sums_kernel, sums | more | many | {"MANY_d": True}, warps),
         _specialisation("normals", philox_normal.normal_kernel, normals, warps),
     ]
