@@ -385,9 +385,7 @@ class NeuronPass:
                 operands = (grad, maps[i], weight, mu, sigma, shift, noise, seed, neuron_index)
                 launch((*outputs, *operands), first_block)
         if self.sums is not None:
-            if grad is not None:
-                made["bias"] = grad
-            made |= self.sums(made)
+            made |= self.sums(made if grad is None else made | {"bias": grad})
         return made, gradients
 
 
