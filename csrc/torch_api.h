@@ -57,3 +57,15 @@ inline std::optional<torch::stable::Tensor> owning_tensor([[maybe_unused]] void*
 } // namespace v1fast
 
 #endif
+
+namespace v1fast {
+
+// The tensor itself where it is so already: a call of torch's own function takes a microsecond to find that out.
+inline torch::stable::Tensor as_type(const torch::stable::Tensor& tensor, torch::headeronly::ScalarType type) {
+    return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+}
+inline torch::stable::Tensor as_contiguous(const torch::stable::Tensor& tensor) {
+    return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+} // namespace v1fast

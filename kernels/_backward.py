@@ -9,15 +9,13 @@ d_features is scattered, with relaxed float32 atomics, unless ``_features`` gath
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from v1fast.reference._common import laid_out_like
 
 from . import _features
 from ._common import (
@@ -34,9 +32,25 @@ from ._common import (
     of_images,
     pixels_per_unit,
 )
-from ._launch import Config, Operands, Rows, backward_configs, images_per_program, jit, rows_in_place, run_tuned
-from ._pyramid import spread_back
-from ._sums import new_slabs, sum_first, sum_slabs
+from ._launch import (
+    Config,
+    Launch,
+    Operands,
+    Ready,
+    Rows,
+    backward_configs,
+    choose,
+    images_per_program,
+    jit,
+    on_device,
+    philox_block,
+    plans,
+    rows_in_place,
+    with_values,
+    without_values,
+)
+from ._pyramid import levels_of, only, spread_back
+from ._sums import Sums
 
 
 @triton.jit
@@ -249,137 +263,280 @@ class Wanted(NamedTuple):
     shift: Tensor | None = None
 
 
-def _scatter_target(o: Operands, features: Tensor) -> Rows:
-    """Return zeroed rows to add to, laid out like ``empty_like(features)`` where possible.
+class _Target:
+    """Zeroed rows to add the gradient of a map to, laid out like ``empty_like`` of the map where possible.
 
     They have the same pitch as the rows that are read. This saves the kernel an address.
+
+    Args:
+        o: the level, without values.
+        features: the map whose gradient it is, as it was given, without values.
     """
-    rows = None
-    if features.dtype == o.dtype:
-        rows = rows_in_place(torch.empty_like(features))
-    if rows is None or rows.row != o.rows.row:
-        batch, channels, height, width = features.shape
-        buffer = features.new_empty((batch, height, o.rows.row, channels), dtype=o.dtype)
-        rows = Rows(buffer[:, :, :width].permute(0, 3, 1, 2), channels, o.rows.row, height * o.rows.row)
-    rows.data.zero_()
-    return rows
+
+    def __init__(self, o: Operands, features: Tensor) -> None:
+        rows = rows_in_place(torch.empty_like(features)) if features.dtype == o.dtype else None
+        self.own: tuple[int, ...] | None = None  # shape of a buffer
+        if rows is None or rows.row != o.rows.row:
+            batch, channels, height, width = features.shape
+            self.own, self.width = (batch, height, o.rows.row, channels), width
+            buffer = features.new_empty(self.own, dtype=o.dtype)
+            rows = Rows(self._map(buffer), channels, o.rows.row, height * o.rows.row)
+        self.rows, self.dtype = rows, o.dtype
+
+    def _map(self, buffer: Tensor) -> Tensor:
+        return buffer[:, :, : self.width].permute(0, 3, 1, 2)
+
+    def new(self, features: Tensor) -> Tensor:
+        """Allocate them; ``features`` is the map itself."""
+        if self.own is None:
+            return torch.empty_like(features).zero_()
+        return self._map(torch.zeros(self.own, dtype=self.dtype, device=features.device))
 
 
-class _Slabs:
-    """Partial sums of all levels. Each level's ``count`` slabs follow those of the level before."""
+class NeuronPass:
+    """The gradients of the neurons' operands and of shift, and those of the maps in ``scattered``.
 
-    def __init__(self, like: Tensor | None, levels: int, count: int, dtype: torch.dtype) -> None:
-        self.like, self.count = like, count
-        self.all = None if like is None else new_slabs(levels * count, like, dtype)
+    Args:
+        levels: operands of each level, without values.
+        grad: [B, N], without values; None: each sample has its own weights, [B, N, C].
+        want: the operands, as they were given, that need a gradient; without values.
+        scattered: by level: whether the gradient of the map is computed here.
+        config: how much work a program takes.
+    """
 
-    def of_level(self, level: int) -> Tensor | None:
-        return None if self.all is None else self.all[level * self.count :]
+    def __init__(
+        self, levels: list[Operands], grad: Tensor | None, want: Wanted, scattered: list[bool], config: Config
+    ) -> None:
+        o, count = levels[0], len(levels)
+        batch, channels, _, _, neurons = o.sizes
+        blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
+        images = images_per_program(batch + o.odd, blocks * chunks, config.images, MOST_IMAGES)
+        splits = triton.cdiv(batch + o.odd, images)
+        self.channels = channels
+        # each level's partial sums follow those of the level before
+        self.steps = {
+            "mu": chunks if o.per_image else splits * chunks,
+            "sigma": splits * chunks,
+            "shift": blocks * chunks,
+        }
+        counts = {name: count * step for name, step in self.steps.items()} | {"weight": splits}
+        self.parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}  # to allocate
+        sums: dict[str, tuple[Sequence[int], torch.dtype]] = {}
+        for name, number in counts.items():
+            like: Tensor | None = getattr(want, name)
+            if like is None:
+                continue
+            if number == 1:  # the result itself
+                self.parts[name] = tuple(like.shape), like.dtype
+            else:
+                self.parts[name] = (number, *like.shape), o.dtype
+                sums[name] = self.parts[name][0], like.dtype
+        if want.bias is not None and grad is not None:
+            sums["bias"] = grad.shape, want.bias.dtype
+        self.sums = Sums(sums, o.dtype) if sums else None
+        self.targets: list[_Target | None] = []
+        self.launches: list[Launch | None] = []
+        for i, level in enumerate(levels):
+            target = None
+            if scattered[i] and want.features is not None:
+                target = _Target(level, want.features if i == 0 else level.rows.data)
+            self.targets.append(target)
+            options = config.options()
+            arguments = {
+                "LEVELS": count,
+                "images": images,
+                "C": channels,
+                "WIDE": level.rows.wide or (target is not None and target.rows.wide),
+                "d_image_pitch": 0 if target is None else target.rows.image,
+                "D_PIXEL": 0 if target is None else target.rows.pixel,
+                **level.rows.numbers(),
+                **level.numbers(),
+                **{name: options.pop(name) for name in ("BN", "BC", "T")},
+            }
+            needed = target is not None or bool(self.parts)
+            launch = Launch(backward_kernel, (blocks, chunks, splits), arguments, options)
+            self.launches.append(launch if needed else None)
 
-    def sum(self, dtype: torch.dtype) -> Tensor | None:
-        return None if self.all is None or self.like is None else sum_slabs(self.all, self.like, dtype)
+    def __call__(
+        self,
+        ready: Sequence[Any],
+        maps: Sequence[Tensor],  # the levels' features
+        given: Tensor,  # the features, as they were given
+        grad: Tensor | None,
+        first_block: int,
+    ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        _, mu, sigma, weight, _, shift, noise, seed, neuron_index = ready
+        device = given.device
+        made = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in self.parts.items()}
+        d_mu, d_sigma, d_shift, d_weight = [made.get(name) for name in ("mu", "sigma", "shift", "weight")]
+        gradients: list[Tensor | None] = []
+        for i, (launch, target) in enumerate(zip(self.launches, self.targets, strict=True)):
+            if i > 0:
+                weight = weight[:, self.channels :]
+                d_mu, d_sigma, d_shift = [
+                    None if parts is None else parts[self.steps[name] :]
+                    for name, parts in (("mu", d_mu), ("sigma", d_sigma), ("shift", d_shift))
+                ]
+                d_weight = None if d_weight is None else d_weight[..., self.channels :]
+            d_map = None if target is None else target.new(maps[i] if i else given)
+            gradients.append(d_map)
+            if launch is not None:
+                outputs = (d_map, d_weight, d_mu, d_sigma, d_shift)
+                operands = (grad, maps[i], weight, mu, sigma, shift, noise, seed, neuron_index)
+                launch((*outputs, *operands), first_block)
+        if self.sums is not None:
+            made |= self.sums(made if grad is None else made | {"bias": grad})
+        return made, gradients
 
 
-def neuron_pass(
-    levels: list[Operands],
-    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
+class _Layout:
+    """How a gradient is brought into the dtype of an operand, and into the layout of ``torch.empty_like`` of it.
+
+    Args:
+        gradient: without values.
+        operand: without values.
+    """
+
+    def __init__(self, gradient: Tensor, operand: Tensor) -> None:
+        form = torch.empty_like(operand)
+        self.kept = gradient.dtype == form.dtype and gradient.stride() == form.stride()
+
+    def __call__(self, gradient: Tensor, operand: Tensor) -> Tensor:
+        """Return the gradient, or a copy."""
+        return gradient if self.kept else torch.empty_like(operand).copy_(gradient)
+
+
+class Backward:
+    """The backward pass of calls of one form.
+
+    Args:
+        levels: operands of each level, without values.
+        grad: [B, N], without values; None: each sample has its own weights, [B, N, C].
+        want: the operands that need a gradient, without values.
+        pool_kernel: of the poolings between the levels.
+    """
+
+    def __init__(self, levels: list[Operands], grad: Tensor | None, want: Wanted, pool_kernel: int) -> None:
+        o = levels[0]
+        self.levels, self.grad, self.pool_kernel = levels, grad, pool_kernel
+        self.scattered = [want.features is not None and not _features.is_gathered(level) for level in levels]
+        self.no_sigma = None if want.sigma is None or o.sigma is not None else want.sigma
+        # the mean positions do not depend on sigma
+        self.want = want._replace(sigma=want.sigma if self.no_sigma is None else None)
+        self.neurons: NeuronPass | None = None
+        self.features_dtype = o.dtype  # several levels are added up before rounding
+        if want.features is not None:
+            if len(levels) == 1:
+                self.features_dtype = want.features.dtype
+            target = _Target(o, want.features).rows.data
+            made = target if self.scattered[0] else torch.empty_like(want.features, dtype=self.features_dtype)
+            self.features = _Layout(made, want.features)
+        if want.weight is not None:
+            self.weight = _Layout(torch.empty_like(want.weight, memory_format=torch.contiguous_format), want.weight)
+
+    def use(self, config: Config) -> Backward:
+        """Make the pass over the neurons of this configuration."""
+        self.neurons = NeuronPass(self.levels, self.grad, self.want, self.scattered, config)
+        return self
+
+    @property
+    def needs_neurons(self) -> bool:
+        """Whether there is more than what is gathered pixel by pixel."""
+        return any(self.scattered) or any(like is not None for like in self.want[1:])
+
+    def __call__(
+        self,
+        operands: Sequence[Any],  # as they were given: features, mu, sigma, weight, ...
+        ready: Sequence[Any],
+        maps: Sequence[Tensor],  # the levels' features
+        grad: Tensor | None,
+        image_offset: int,
+    ) -> dict[str, Tensor]:
+        """Return the requested gradients by name."""
+        given, out = operands[0], {}
+        if self.no_sigma is not None:
+            out["sigma"] = given.new_zeros(self.no_sigma.shape, dtype=self.no_sigma.dtype)
+        d_maps: Sequence[Tensor | None] = (None,) * len(maps)
+        if self.neurons is not None:
+            found, d_maps = self.neurons(ready, maps, given, grad, philox_block(image_offset)[0])
+            out |= found
+        if self.want.features is not None:
+            whole = [
+                self._gathered(i, ready, data, given if i == 0 else data, grad, image_offset) if made is None else made
+                for i, (data, made) in enumerate(zip(maps, d_maps, strict=True))
+            ]
+            spread_back(whole, self.pool_kernel)
+            out["features"] = self.features(whole[0], given)
+        if self.want.weight is not None:
+            out["weight"] = self.weight(out["weight"], operands[3])
+        return out
+
+    def _gathered(
+        self, i: int, ready: Sequence[Any], data: Tensor, like: Tensor, grad: Tensor | None, image_offset: int
+    ) -> Tensor:
+        out = torch.empty_like(like, dtype=self.features_dtype)
+        _features.gather(with_values(self.levels[i], i, ready, data, image_offset), grad, out)
+        return out
+
+
+def _plan(
+    key: Hashable,
+    operands: Sequence[Any],
+    grad: Tensor | None,
     want: Wanted,
-    scattered: list[bool],  # by level: whether the gradient of the map is computed here
-    config: Config,
-) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-    """Return the requested gradients of the neurons' operands and of shift, and those of the maps in ``scattered``."""
-    o, count = levels[0], len(levels)
-    batch, channels, _, _, neurons = o.sizes
-    blocks, chunks = triton.cdiv(neurons, config.neurons), triton.cdiv(channels, config.channels)
-    images = images_per_program(batch + o.odd, blocks * chunks, config.images, MOST_IMAGES)
-    splits = triton.cdiv(batch + o.odd, images)
-    slabs = {
-        "mu": _Slabs(want.mu, count, chunks if o.per_image else splits * chunks, o.dtype),
-        "sigma": _Slabs(want.sigma, count, splits * chunks, o.dtype),
-        "shift": _Slabs(want.shift, count, blocks * chunks, o.dtype),
-    }
-    d_weight = None if want.weight is None else new_slabs(splits, want.weight, o.dtype)
-    maps: list[Tensor | None] = []
-    for i, level in enumerate(levels):
-        target = None
-        if scattered[i] and want.features is not None:
-            target = _scatter_target(level, want.features if i == 0 else level.rows.data)
-        maps.append(None if target is None else target.data)
-        if target is None and all(like is None for like in want[1:]):
-            continue
-        backward_kernel[(blocks, chunks, splits)](
-            d_weight=None if d_weight is None else d_weight[..., i * channels :],
-            **{f"d_{name}": parts.of_level(i) for name, parts in slabs.items()},
-            grad=grad,
-            weight=level.weight,
-            LEVELS=level.levels,
-            images=images,
-            C=channels,
-            WIDE=level.rows.wide or (target is not None and target.wide),
-            **_scatter_arguments(target),
-            **level.rows.arguments(),
-            **level.positions(),
-            **config.options(),
-        )
-    out = {name: parts.sum(o.dtype) for name, parts in slabs.items()}
-    if d_weight is not None and want.weight is not None:
-        out["weight"] = sum_slabs(d_weight, want.weight, o.dtype)
-    return {name: gradient for name, gradient in out.items() if gradient is not None}, maps
+    ready: Ready,
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]],
+    pooled: Tensor | None,
+    pool_kernel: int,
+) -> tuple[Ready, Backward]:
+    o = ready.template
+    levels = levels_of(o, maps_of(o.rows.data, without_values(pooled)))
+    run = Backward(levels, without_values(grad), Wanted(*map(without_values, want)), pool_kernel)
+    if not run.needs_neurons:
+        plans.keep(key, (ready, run))
+        return ready, run
 
+    def timed(config: Config) -> None:
+        tensors: Any = ready(operands)
+        neurons = NeuronPass(levels, run.grad, run.want, run.scattered, config)
+        neurons(tensors, maps_of(tensors[0], pooled), operands[0], grad, 0)
 
-def _scatter_arguments(target: Rows | None) -> dict[str, Any]:
-    if target is None:
-        return {"d_features": None, "d_image_pitch": 0, "D_PIXEL": 0}
-    return {"d_features": target.data, "d_image_pitch": target.image, "D_PIXEL": target.pixel}
-
-
-def _gathered(o: Operands, grad: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
-    out = torch.empty_like(like, dtype=dtype)
-    _features.gather(o, grad, out)
-    return out
-
-
-def _gradients(levels: list[Operands], grad: Tensor | None, want: Wanted, pool_kernel: int) -> dict[str, Tensor]:
-    o, out = levels[0], {}
-    if want.sigma is not None and o.sigma is None:  # the mean positions do not depend on sigma
-        out["sigma"] = want.sigma.new_zeros(want.sigma.shape)
-        want = want._replace(sigma=None)
-    if want.bias is not None and grad is not None:
-        out["bias"] = sum_first(grad, want.bias, o.dtype)
-        want = want._replace(bias=None)
-    maps: list[Tensor | None] = [None for _ in levels]
-    scattered = [want.features is not None and not _features.is_gathered(level) for level in levels]
-    wanted = [like is not None for like in want[1:]]
-    if any(scattered) or any(wanted):
-        key = ("backward", *o.shape_class(), *scattered, *wanted)
-        configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype, any(scattered) and not o.clamp)
-        found, maps = run_tuned(key, configs, lambda c: neuron_pass(levels, grad, want, scattered, c), o.mu.device)
-        out |= found
-    if want.features is not None:
-        likes = [want.features, *(level.rows.data for level in levels[1:])]
-        dtype = want.features.dtype if len(levels) == 1 else o.dtype  # added up before rounding
-        whole = [
-            _gathered(level, grad, like, dtype) if made is None else made
-            for level, like, made in zip(levels, likes, maps, strict=True)
-        ]
-        out["features"] = spread_back(whole, want.features, pool_kernel)
-    if want.weight is not None:
-        out["weight"] = laid_out_like(out["weight"], want.weight)
-    return out
+    tuned = ("backward", *o.shape_class(), *run.scattered, *(like is not None for like in run.want[1:]))
+    configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype, any(run.scattered) and not o.clamp)
+    config = choose(tuned, configs, timed, operands[0].device)
+    run.use(config or configs[0])
+    if config is not None:
+        plans.keep(key, (ready, run))
+    return ready, run
 
 
 def gradients(
-    levels: Callable[[], list[Operands]],
+    form: Hashable,
+    operands: Sequence[Any],
+    image_offset: int,
     grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
     want: Wanted,
     samples: int,
+    prepared: Callable[[], Ready],
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only,
+    pooled: Tensor | None = None,
     pool_kernel: int = 1,
 ) -> dict[str, Tensor]:
-    """Return the requested gradients by name. Nothing is prepared if none is requested or there is no sample."""
+    """Return the requested gradients by name. Nothing is prepared if none is requested or there is no sample.
+
+    ``form`` is that of the call but for the number of its first image; the others are those of ``read``.
+    """
     wanted = {name: like for name, like in want._asdict().items() if like is not None}
     if not wanted:
         return {}
     if samples == 0:
         laid_out = ("features", "weight")
         return {k: torch.zeros_like(v) if k in laid_out else v.new_zeros(v.shape) for k, v in wanted.items()}
-    with torch.cuda.device_of(next(iter(wanted.values()))):
-        return _gradients(levels(), grad, want, pool_kernel)
+    with on_device(operands[0].device):
+        key = ("backward", form, torch.are_deterministic_algorithms_enabled())
+        plan: tuple[Ready, Backward] | None = plans.get(key)
+        if plan is None:
+            plan = _plan(key, operands, grad, want, prepared(), maps_of, pooled, pool_kernel)
+        ready, run = plan
+        tensors: Any = ready(operands)
+        return run(operands, tensors, maps_of(tensors[0], pooled), grad, image_offset)

@@ -9,13 +9,30 @@ sample, in addition to the four rows that are read for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._common import columns, corner_bits, corner_weights, in_range, load_corners, locate, of_all_images, of_images
-from ._launch import Config, Operands, forward_configs, images_per_program, jit, run_tuned
+from ._launch import (
+    Config,
+    Launch,
+    Operands,
+    Ready,
+    choose,
+    forward_configs,
+    images_per_program,
+    jit,
+    on_device,
+    philox_block,
+    plans,
+    without_values,
+)
+from ._pyramid import levels_of, only
 
 
 @jit
@@ -105,35 +122,107 @@ def forward_kernel(
                 tl.store(out + at, result.to(out.dtype.element_ty), mask=has_n & here)
 
 
-def _launch(o: Operands, out: Tensor, partial: Tensor | None, config: Config) -> None:
+def _launch(o: Operands, config: Config) -> Launch:
     batch, channels, _, _, neurons = o.sizes
     blocks = triton.cdiv(neurons, config.neurons)
     images = images_per_program(batch + o.odd, blocks, config.images)
-    with torch.cuda.device_of(out):
-        forward_kernel[(blocks, triton.cdiv(batch + o.odd, images))](
-            out,
-            partial,
-            weight=o.weight,
-            bias=o.bias,
-            LEVELS=o.levels,
-            images=images,
-            C=channels,
-            WIDE=o.rows.wide,
-            **o.rows.arguments(),
-            **o.positions(),
-            **config.options(),
-        )
+    options = config.options()
+    arguments = {
+        "LEVELS": o.levels,
+        "images": images,
+        "C": channels,
+        "WIDE": o.rows.wide,
+        **o.rows.numbers(),
+        **o.numbers(),
+        **{name: options.pop(name) for name in ("BN", "BC", "T")},
+    }
+    return Launch(forward_kernel, (blocks, triton.cdiv(batch + o.odd, images)), arguments, options)
 
 
-def read(levels: list[Operands], out: Tensor) -> Tensor:
-    """Write what the points read: [B, N], or [B, N, C] for one level without weights. There is at least one sample."""
-    o = levels[0]
+class Forward:
+    """The forward pass of calls of one form: [B, N], or [B, N, C] for one level without weights.
 
-    def run(config: Config) -> Tensor:
+    Args:
+        levels: operands without values; there is at least one sample.
+        narrow: whether the output has another dtype than the arithmetic.
+        config: how much work a program takes.
+    """
+
+    def __init__(self, levels: list[Operands], narrow: bool, config: Config) -> None:
+        self.launches = [_launch(level, config) for level in levels]
         # all levels are added before the sum is rounded to a narrower dtype
-        sums = out if len(levels) == 1 or out.dtype == o.dtype else torch.empty_like(out, dtype=o.dtype)
-        for i, level in enumerate(levels):
-            _launch(level, sums if i + 1 < len(levels) else out, sums if i else None, config)
+        self.sums = levels[0].dtype if narrow and len(levels) > 1 else None
+
+    def __call__(self, ready: Sequence[Any], maps: Sequence[Tensor], out: Tensor, first_block: int) -> Tensor:
+        """Write what the points read. ``maps`` are the levels' features."""
+        _, mu, sigma, weight, bias, shift, noise, seed, neuron_index = ready
+        positions = (mu, sigma, shift, noise, seed, neuron_index)
+        if len(self.launches) == 1:
+            self.launches[0]((out, None, maps[0], weight, bias, *positions), first_block)
+            return out
+        sums = out if self.sums is None else torch.empty_like(out, dtype=self.sums)
+        partial = None
+        for launch, data in zip(self.launches, maps, strict=True):
+            target = out if data is maps[-1] else sums
+            launch((target, partial, data, weight, bias, *positions), first_block)
+            partial, bias, weight = sums, None, weight[:, data.shape[1] :]
         return out
 
-    return run_tuned(("forward", *o.shape_class()), forward_configs(o.sizes[1], o.dtype), run, out.device)
+
+def read(
+    form: Hashable,
+    operands: Sequence[Tensor | None],
+    image_offset: int,
+    out: Tensor,
+    prepared: Callable[[], Ready],
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only,
+    pooled: Tensor | None = None,
+) -> Tensor:
+    """Write what the points read in ``out``, which has at least one element, and return it.
+
+    Args:
+        form: of the call, but for the number of its first image; all of ``prepared`` and ``maps_of`` depends on it.
+        operands: those of ``prepare``.
+        image_offset: number of the first image.
+        out: [B, N], or [B, N, C] without weights.
+        prepared: works out how the operands are made ready.
+        maps_of: returns the features of all levels from those of the first and ``pooled``.
+        pooled: the poolings, where they are given.
+    """
+    first_block = image_offset >> 1 and philox_block(image_offset)[0]
+    with on_device(out.device):
+        key = ("forward", form)
+        plan: tuple[Ready, Forward] | None = plans.get(key)
+        if plan is None:
+            plan = _plan(key, operands, first_block, out, prepared(), maps_of, pooled)
+        ready, run = plan
+        tensors = ready(operands)
+        data: Any = tensors[0]
+        return run(tensors, maps_of(data, pooled), out, first_block)
+
+
+def _plan(
+    key: Hashable,
+    operands: Sequence[Tensor | None],
+    first_block: int,
+    out: Tensor,
+    ready: Ready,
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]],
+    pooled: Tensor | None,
+) -> tuple[Ready, Forward]:
+    o = ready.template
+    levels = levels_of(o, maps_of(o.rows.data, without_values(pooled)))
+
+    def made(config: Config) -> Forward:
+        return Forward(levels, out.dtype != o.dtype, config)
+
+    def run(config: Config) -> Tensor:
+        tensors: Any = ready(operands)
+        return made(config)(tensors, maps_of(tensors[0], pooled), out, first_block)
+
+    configs = forward_configs(o.sizes[1], o.dtype)
+    config = choose(("forward", *o.shape_class()), configs, run, out.device)
+    plan = ready, made(config or configs[0])
+    if config is not None:
+        plans.keep(key, plan)
+    return plan

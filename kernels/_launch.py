@@ -7,14 +7,14 @@ measured on a GPU; ``V1FAST_AUTOTUNE=1`` times the alternatives on the machine a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
-
-Result = TypeVar("Result")
+from triton.compiler import CompiledKernel
 
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": False, "num_stages": 1}
 """Every fused multiply-add is written as one.
@@ -27,6 +27,7 @@ SCALARS = {
     *("B", "N", "H", "W", "S", "M", "image_pitch", "row_pitch", "d_image_pitch"),
     *("first_block", "odd", "images", "first", "last", "stride_b", "stride_h", "stride_w"),
     *("stride_batch", "stride_row", "rows", "tiles", "blocks", "splits", "per_split"),
+    *(f"{size}_{letter}" for size in "SM" for letter in "abcde"),
 }
 """Integers that a kernel is not compiled anew for. What the compiler must know of an address follows from C."""
 
@@ -64,9 +65,9 @@ class Rows(NamedTuple):
     row: int  # pixels from a row to the next
     image: int  # pixels from an image to the next
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the kernels' arguments."""
-        return {"features": self.data, "image_pitch": self.image, "row_pitch": self.row, "PIXEL": self.pixel}
+    def numbers(self) -> dict[str, int]:
+        """Return the kernels' arguments, without the tensor."""
+        return {"image_pitch": self.image, "row_pitch": self.row, "PIXEL": self.pixel}
 
     @property
     def wide(self) -> bool:
@@ -154,17 +155,11 @@ class Operands(NamedTuple):
         dtypes = (self.rows.data.dtype, None if self.weight is None else self.weight.dtype, self.dtype)
         return channels, batch.bit_length(), neurons.bit_length(), noise, self.clamp, self.per_image, *dtypes
 
-    def positions(self) -> dict[str, Any]:
-        """Return the kernels' arguments that determine the sample positions."""
+    def numbers(self) -> dict[str, Any]:
+        """Return the kernels' arguments that determine the sample positions, without the tensors."""
         batch, _, height, width, neurons = self.sizes
         first_block, odd = philox_block(self.image_offset)
         return {
-            "mu": self.mu,
-            "sigma": self.sigma,
-            "shift": self.shift,
-            "noise": self.noise,
-            "seed": self.seed,
-            "neuron_index": None if self.seed is None else self.neuron_index,
             "B": batch,
             "N": neurons,
             "H": height,
@@ -176,6 +171,18 @@ class Operands(NamedTuple):
             "PER_IMAGE": self.per_image,
             "ALIGN_CORNERS": self.align_corners,
             "CLAMP": self.clamp,
+        }
+
+    def positions(self) -> dict[str, Any]:
+        """Return the kernels' arguments that determine the sample positions."""
+        return {
+            "mu": self.mu,
+            "sigma": self.sigma,
+            "shift": self.shift,
+            "noise": self.noise,
+            "seed": self.seed,
+            "neuron_index": self.neuron_index,
+            **self.numbers(),
         }
 
 
@@ -216,7 +223,7 @@ def prepare(
         plain(shift),
         plain(noise),
         seed,
-        None if neuron_index is None else neuron_index.contiguous(),
+        None if neuron_index is None or seed is None else neuron_index.contiguous(),
         image_offset,
         share_noise,
         align_corners,
@@ -224,18 +231,82 @@ def prepare(
     )
 
 
-def prepare_points(
-    dtype: torch.dtype,
-    features: Tensor,
-    grid: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    shift: Tensor | None,
-    align_corners: bool,
-) -> Operands:
-    """Like ``prepare``, for given positions that are not clamped: Gaussians without width."""
-    nothing = (None, None, None, 0, False)  # noise, seed, neuron_index, image_offset, share_noise
-    return prepare(dtype, features, grid, None, weight, bias, shift, *nothing, align_corners, clamp=False)
+class Ready(NamedTuple):
+    """How the operands of all calls of one form become those that the kernels read."""
+
+    template: Operands  # on the meta device; its first image is that of its Philox block
+    changes: list[tuple[int, Callable[[Tensor], Tensor | None]]]  # of the operands, by their index
+
+    def __call__(self, operands: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return features, mu, sigma, weight, bias, shift, noise, seed and neuron_index as the kernels read them."""
+        ready = [*operands]
+        for i, change in self.changes:
+            tensor = operands[i]
+            ready[i] = None if tensor is None else change(tensor)
+        return ready
+
+
+def with_values(o: Operands, level: int, ready: Sequence[Any], data: Tensor, image_offset: int) -> Operands:
+    """Return the operands of a level with what was made ready, and the level's features."""
+    _, mu, sigma, weight, bias, shift, noise, seed, neuron_index = ready
+    return o._replace(
+        rows=o.rows._replace(data=data),
+        mu=mu,
+        sigma=sigma,
+        weight=weight[:, level * data.shape[1] :] if level else weight,
+        bias=bias,
+        shift=shift,
+        noise=noise,
+        seed=seed,
+        neuron_index=neuron_index,
+        image_offset=image_offset,
+    )
+
+
+def without_values(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor of the same form on the meta device."""
+    if tensor is None:
+        return None
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _nothing(tensor: Tensor) -> None:
+    return None
+
+
+def _rows_of(features: Tensor) -> Tensor:
+    return as_rows(features).data
+
+
+def get_ready(dtype: torch.dtype, operands: Sequence[Tensor | None], *options: Any) -> Ready:
+    """Work out what ``prepare`` does to operands of this form. ``options`` are its other arguments."""
+    given: Any = [without_values(operand) for operand in operands]
+    o = prepare(dtype, *given, *options)
+
+    def plain(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype).contiguous()
+
+    changes: list[tuple[int, Callable[[Tensor], Tensor | None]]] = []
+    made = (o.rows.data, o.mu, o.sigma, o.weight, o.bias, o.shift, o.noise, o.seed, o.neuron_index)
+    for i, (before, after) in enumerate(zip(given, made, strict=True)):
+        if before is None or (after is not None and before.dtype == after.dtype and before.stride() == after.stride()):
+            continue
+        changes.append(
+            (i, _nothing if after is None else _rows_of if i == 0 else Tensor.contiguous if i in (3, 8) else plain)
+        )
+    return Ready(o, changes)
+
+
+def operands_at_points(
+    features: Tensor, grid: Tensor, weight: Tensor | None, bias: Tensor | None, shift: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Return the operands of ``prepare`` for given positions: Gaussians without width."""
+    return features, grid, None, weight, bias, shift, None, None, None
+
+
+def ready_at_points(dtype: torch.dtype, operands: Sequence[Tensor | None], align_corners: bool) -> Ready:
+    """Like ``get_ready``, for ``operands_at_points``. The positions are not clamped."""
+    return get_ready(dtype, operands, 0, False, align_corners, False)
 
 
 class Config(NamedTuple):
@@ -320,20 +391,117 @@ def images_per_program(images: int, programs_per_image: int, tile: int, most: in
 _best: dict[tuple[Any, ...], Config] = {}
 
 
-def run_tuned(
-    key: Iterable[Any], configs: list[Config], run: Callable[[Config], Result], device: torch.device
-) -> Result:
-    """Call ``run`` with the default configuration or, under V1FAST_AUTOTUNE=1, the fastest for this class of shapes.
+def choose(
+    key: Iterable[Any], configs: list[Config], run: Callable[[Config], object], device: torch.device
+) -> Config | None:
+    """Return the default configuration or, under V1FAST_AUTOTUNE=1, the fastest for this class of shapes.
 
-    ``run`` allocates its outputs, so trying it twice adds nothing up twice. Nothing is timed while a CUDA graph is
-    being captured.
+    ``run`` allocates its outputs, so trying it twice adds nothing up twice. None: it is to be timed, but a CUDA graph
+    is being captured; use the default, and ask again.
     """
     key = (*key, device)
     if key not in _best:
-        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        if os.environ.get("V1FAST_AUTOTUNE") != "1" or capturing:
-            return run(configs[0])
+        if os.environ.get("V1FAST_AUTOTUNE") != "1":
+            return configs[0]
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return None
         bench = triton.runtime.driver.active.get_benchmarker()
         times = {c: bench(lambda c=c: run(c), quantiles=(0.5, 0.2, 0.8))[0] for c in dict.fromkeys(configs)}
         _best[key] = min(times, key=lambda c: times[c])
-    return run(_best[key])
+    return _best[key]
+
+
+_IS_KNOWN = (3, 4) <= tuple(map(int, triton.__version__.split(".")[:2])) <= (3, 9)
+"""Whether ``Launch`` knows how this version of Triton launches a compiled kernel: 3.4 to 3.9 do it in the same way."""
+
+
+_RUNTIME = triton.knobs.runtime
+
+
+def _is_hooked() -> bool:
+    """Whether a profiler wants to be told of launches."""
+    enter, leave = _RUNTIME.launch_enter_hook, _RUNTIME.launch_exit_hook  # None or a function, or a chain of calls
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
+
+
+class Launch:
+    """A launch of which all is known but the tensors and the number of the first Philox block.
+
+    In each launch, ``kernel[grid](...)`` works out which compiled kernel fits the arguments. That takes longer than all
+    else in a call. In calls of one form the answer depends only on which tensors begin at a multiple of 16 bytes. So
+    it is asked once for each such pattern, and the compiled kernel is kept.
+
+    Args:
+        kernel: of this package: its tensors come first.
+        grid: numbers of programs.
+        arguments: those that are no tensors, by name.
+        options: of Triton.
+    """
+
+    def __init__(self, kernel: Any, grid: Sequence[int], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        names = kernel.arg_names
+        count = len(names) - len(arguments)
+        self.kernel, self.grid, self.options = kernel, (*grid, 1, 1)[:3], options
+        self.rest = tuple([arguments[name] for name in names[count:]])
+        self.block_at = names.index("first_block") - count if "first_block" in arguments else -1
+        self.checked = [i for i in range(count) if names[i] not in UNALIGNED]
+        self.compiled: dict[int, tuple[Callable[..., None], Any, Any]] = {}
+
+    def __call__(self, tensors: Sequence[Tensor | None], first_block: int = 0) -> None:
+        """Launch the kernel on the current device."""
+        rest = self.rest
+        if first_block:
+            rest = (*rest[: self.block_at], first_block, *rest[self.block_at + 1 :])
+        unaligned = 0
+        for i in self.checked:
+            tensor = tensors[i]
+            if tensor is not None and tensor.data_ptr() & 15:
+                unaligned |= 1 << i
+        made = self.compiled.get(unaligned)
+        if made is None or _is_hooked():
+            compiled = self.kernel[self.grid](*tensors, *rest, **self.options)
+            # For AMD the code also depends on how large a tensor's storage is.
+            if _IS_KNOWN and isinstance(compiled, CompiledKernel) and compiled.metadata.target.backend == "cuda":
+                self.compiled[unaligned] = compiled.run, compiled.function, compiled.packed_metadata
+            return
+        driver = triton.runtime.driver.active
+        run, function, metadata = made
+        stream = driver.get_current_stream(driver.get_current_device())
+        run(*self.grid, stream, function, metadata, None, None, None, *tensors, *rest)
+
+
+class Plans:
+    """What was worked out for the forms of calls that have been seen, as long as the driver is the same."""
+
+    MOST = 1000  # forms; then all are forgotten
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+        self._driver: Any = None
+
+    def get(self, form: Hashable) -> Any:
+        """Return the plan of a form of calls, or None."""
+        driver = triton.runtime.driver.active
+        if driver is not self._driver:
+            self._made, self._driver = {}, driver
+        return self._made.get(form)
+
+    def keep(self, form: Hashable, plan: Any) -> None:
+        """Keep a plan that ``get`` did not find."""
+        if len(self._made) >= self.MOST:
+            self._made = {}
+        self._made[form] = plan
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._made = {}
+
+
+plans = Plans()
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one, which costs much more than to see that it is."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)

@@ -122,13 +122,15 @@ def _pixels_form(features: str, compute: str, channels: int, points: Points = DR
 def _small() -> list[Specialisation]:
     warps = {"num_warps": 4}
     cells: dict[str, Any] = {"cells": "*i32", "BN": 64, "T": 2}
-    slabs = {"out": "*fp32", "slabs": "*fp32", "DOUBLE": False}
+    sums: dict[str, Any] = {f"{name}_a": "*fp32" for name in ("out", "slabs")} | {"DOUBLE": False}
+    more = {f"{name}_{letter}": "*fp32" for name in ("out", "slabs") for letter in "bcd"}
+    many = {f"MANY_{letter}": False for letter in "abcde"}
     normals = {"out": "*fp32", "seed": "*i64", "BN": 64, "T": 4}
     cells |= _arguments("fp32", "fp32", 64, DRAWN, None)
     return [
         _specialisation("cells", _features.cells_kernel, cells, warps),
-        _specialisation("slabs few", _sums.slabs_kernel, slabs | {"BS": 1, "BM": 512}, warps),
-        _specialisation("slabs many", _sums.slabs_kernel, slabs | {"BS": 64, "BM": 16}, warps),
+        _specialisation("sums few", _sums.sums_kernel, sums | many, warps),
+        _specialisation("sums of four", _sums.sums_kernel, sums | more | many | {"MANY_d": True}, warps),
         _specialisation("normals", philox_normal.normal_kernel, normals, warps),
     ]
 

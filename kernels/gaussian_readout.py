@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import gaussian_readout as contract
+from v1fast.contracts._forms import form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
 from ._forward import read
-from ._launch import prepare
+from ._launch import get_ready
 
 
 def gaussian_readout(
@@ -31,7 +32,9 @@ def gaussian_readout(
     out = contract.new_output(*operands)
     if out.numel() == 0:
         return out
-    return read([prepare(compute_dtype(*operands[:7]), *operands, image_offset, share_noise, align_corners)], out)
+    options = (image_offset & 1, share_noise, align_corners)
+    form = (form_of(operands), *options)
+    return read(form, operands, image_offset, out, lambda: get_ready(compute_dtype(*operands[:7]), operands, *options))
 
 
 def gaussian_readout_backward(
@@ -52,13 +55,17 @@ def gaussian_readout_backward(
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    want = Wanted(*(like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)))
-    dtype = compute_dtype(*operands[:7])
+    options = (image_offset & 1, share_noise, align_corners)
+    grad = grad_output.contiguous()
+    want = Wanted(*[like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)])
     out = gradients(
-        lambda: [prepare(dtype, *operands, image_offset, share_noise, align_corners)],
-        grad_output.contiguous(),
+        (grad.dtype, form_of(operands), *options, *output_mask),
+        operands,
+        image_offset,
+        grad,
         want,
-        grad_output.numel(),
+        grad.numel(),
+        lambda: get_ready(compute_dtype(*operands[:7]), operands, *options),
     )
     unwanted = {"features": features, "weight": weight}
-    return tuple(out[name] if name in out else unwanted.get(name, mu).new_empty(0) for name in Wanted._fields)
+    return tuple([out[name] if name in out else unwanted.get(name, mu).new_empty(0) for name in Wanted._fields])

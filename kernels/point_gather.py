@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import point_gather as contract
+from v1fast.contracts._forms import form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
 from ._forward import read
-from ._launch import prepare_points
+from ._launch import operands_at_points, ready_at_points
 
 
 def point_gather(
@@ -22,8 +23,11 @@ def point_gather(
     out = contract.new_output(features, grid)
     if out.numel() == 0:
         return out
-    dtype = compute_dtype(features, grid, shift)
-    return read([prepare_points(dtype, features, grid, None, None, shift, align_corners)], out)
+    operands = operands_at_points(features, grid, None, None, shift)
+    form = (form_of(operands), align_corners)
+    return read(
+        form, operands, 0, out, lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners)
+    )
 
 
 def point_gather_backward(
@@ -35,15 +39,18 @@ def point_gather_backward(
     output_mask: list[bool],  # features, grid, shift
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``."""
-    operands = {"features": features, "mu": grid, "shift": shift}
-    want = Wanted(**{k: v for (k, v), wanted in zip(operands.items(), output_mask, strict=True) if wanted})
-    dtype = compute_dtype(features, grid, shift)
+    wanted = {"features": features, "mu": grid, "shift": shift}
+    want = Wanted(**{k: v for (k, v), wanted in zip(wanted.items(), output_mask, strict=True) if wanted})
+    # the derivative of a gather equals that of a readout whose weights are the gradient
+    operands = operands_at_points(features, grid, grad_output, None, shift)
     out = gradients(
-        # the derivative of a gather equals that of a readout whose weights are the gradient
-        lambda: [prepare_points(dtype, features, grid, grad_output, None, shift, align_corners)],
+        (form_of(operands), align_corners, *output_mask),
+        operands,
+        0,
         None,
         want,
         grad_output.numel(),
+        lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners),
     )
     unwanted = (features, grid, grid)
-    return tuple(out.get(name, like.new_empty(0)) for name, like in zip(operands, unwanted, strict=True))
+    return tuple([out[name] if name in out else like.new_empty(0) for name, like in zip(wanted, unwanted, strict=True)])

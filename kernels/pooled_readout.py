@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
 from v1fast.contracts import pooled_readout as contract
+from v1fast.contracts._forms import form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
 from ._forward import read
-from ._launch import Operands, prepare_points
-from ._pyramid import pyramid
+from ._launch import operands_at_points, ready_at_points
+from ._pyramid import maps_of, only
 
 
 def pooled_readout(
@@ -25,12 +28,29 @@ def pooled_readout(
     pool_steps: int,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
-    operands = (features, grid, weight, bias, shift)
-    out = contract.new_output(*operands)
+    out = contract.new_output(features, grid, weight)
     if out.numel() == 0:
         return out
-    o = prepare_points(compute_dtype(*operands), *operands, align_corners)
-    return read(pyramid(o, pool_kernel, pool_steps, pooled), out)
+    operands = operands_at_points(features, grid, weight, bias, shift)
+    options = (align_corners, pool_kernel, pool_steps)
+    return read(
+        (form_of((*operands, pooled)), *options),
+        operands,
+        0,
+        out,
+        lambda: ready_at_points(compute_dtype(*operands), operands, align_corners),
+        _maps_of(operands, pool_kernel, pool_steps),
+        pooled,
+    )
+
+
+def _maps_of(
+    operands: Sequence[Tensor | None], pool_kernel: int, pool_steps: int
+) -> Callable[[Tensor, Tensor | None], list[Tensor]]:
+    if pool_steps == 0:
+        return only
+    dtype = compute_dtype(*operands)
+    return lambda features, pooled: maps_of(features, pool_kernel, pool_steps, pooled, dtype)
 
 
 def pooled_readout_backward(
@@ -47,14 +67,22 @@ def pooled_readout_backward(
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
-    operands = (features, grid, weight, bias, shift)
     names = ("features", "mu", "weight", "bias", "shift")
-    want = Wanted(**{k: v for k, v, wanted in zip(names, operands, output_mask, strict=True) if wanted})
-    dtype = compute_dtype(*operands)
-
-    def levels() -> list[Operands]:
-        return pyramid(prepare_points(dtype, *operands, align_corners), pool_kernel, pool_steps, pooled)
-
-    out = gradients(levels, grad_output.contiguous(), want, grad_output.numel(), pool_kernel)
+    given = (features, grid, weight, bias, shift)
+    want = Wanted(**{k: v for k, v, wanted in zip(names, given, output_mask, strict=True) if wanted})
+    operands = operands_at_points(*given)
+    grad = grad_output.contiguous()
+    out = gradients(
+        (grad.dtype, form_of((*operands, pooled)), align_corners, pool_kernel, pool_steps, *output_mask),
+        operands,
+        0,
+        grad,
+        want,
+        grad.numel(),
+        lambda: ready_at_points(compute_dtype(*operands), operands, align_corners),
+        _maps_of(operands, pool_kernel, pool_steps),
+        pooled,
+        pool_kernel,
+    )
     unwanted = {"features": features, "weight": weight}
-    return tuple(out[name] if name in out else unwanted.get(name, grid).new_empty(0) for name in names)
+    return tuple([out[name] if name in out else unwanted.get(name, grid).new_empty(0) for name in names])

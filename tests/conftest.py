@@ -116,4 +116,10 @@ def on_gpu(request):
 @pytest.fixture
 def how_features(monkeypatch):
     """Sets how the GPU kernels make d_features, whatever the heuristic says: "gather" or "scatter"."""
-    return lambda way: monkeypatch.setattr("v1fast.kernels._features.is_gathered", lambda o: way == "gather")
+    from v1fast.kernels import _launch  # needs Triton
+
+    def choose(way):
+        monkeypatch.setattr("v1fast.kernels._features.is_gathered", lambda o: way == "gather")
+        _launch.plans.clear()
+
+    return choose

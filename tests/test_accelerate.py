@@ -535,7 +535,7 @@ class OwnPositions(FullGaussian2d):
 
 
 class OwnHelper(FullGaussian2d):
-    def _clamped(self):
+    def _gaussian(self):
         return "a name that v1fast uses"
 
 
@@ -585,7 +585,7 @@ def with_a_hook_on_the_pooling():
 LEFT = {
     "forward": (OwnForward, "OwnForward, a FullGaussian2d of neuralpredictors; has its own forward"),
     "positions": (OwnPositions, "has its own mu"),
-    "a helper": (OwnHelper, "has its own _clamped"),
+    "a helper": (OwnHelper, "has its own _gaussian"),
     "forward of the object": (lambda: with_own("forward", lambda x, **_: x), "has its own forward"),
     "a sampler of the object": (lambda: with_own("sampler", 3), "has its own sampler"),
     "no counterpart": (OfTheFuture, "OfTheFuture of neuralpredictors; v1fast has no counterpart"),

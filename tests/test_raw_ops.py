@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 from raw_calls import REFUSED, RETURNED
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from v1fast import functional, ops
 from v1fast.contracts import _checks
@@ -132,3 +134,69 @@ def test_gradients_that_are_not_wanted_are_empty():
     for gradient in (*one, *none, *cross):
         assert gradient.shape == (0,)
         assert gradient.dtype == x.dtype
+
+
+class SeesFunctions(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append((str(func), [a.requires_grad for a in args if isinstance(a, torch.Tensor)]))
+        return func(*args, **(kwargs or {}))
+
+
+class SeesOps(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Marked(torch.Tensor):
+    """A tensor of another class."""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("grad", [False, True])
+def test_modes_tracers_and_subclasses_see_the_op(grad):
+    """Plain calls do without the dispatcher's kernel of autograd, these do not."""
+    name = "v1fast.gaussian_readout.default"
+    features, mu, weight = torch.rand(2, 3, 4, 5, requires_grad=grad), torch.rand(6, 2), torch.rand(6, 3)
+
+    def call(x):
+        return functional.gaussian_readout(x, mu, None, weight)
+
+    want = call(features)
+    for mode in (SeesFunctions(), SeesOps()):
+        with mode:
+            assert call(features).equal(want)
+        assert name in str(mode.seen)
+    marked = features.detach().as_subclass(Marked).requires_grad_(grad)
+    assert type(call(marked)) is Marked
+    traced = torch.jit.trace(call, features.detach(), check_trace=False)
+    assert "v1fast::gaussian_readout" in str(traced.graph)
+    assert traced(features.detach() + 1).equal(call(features.detach() + 1))
+
+
+def test_what_is_saved_passes_through_hooks():
+    packed = []
+    features = torch.rand(2, 3, 4, 5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t.shape) or t, lambda t: t):
+        functional.gaussian_readout(features, torch.rand(6, 2), None, torch.rand(6, 3)).sum().backward()
+    assert features.shape in packed
+    assert features.grad.shape == features.shape
+
+
+def test_a_tensor_that_a_transform_left_is_read():
+    left = []
+    weight = torch.rand(6, 3)
+    torch.func.grad(lambda w: left.append(w) or w.sum())(weight)
+    features, mu = torch.rand(2, 3, 4, 5, requires_grad=True), torch.rand(6, 2)
+    got, want = (functional.gaussian_readout(features, mu, None, w) for w in (left[0], weight))
+    assert got.equal(want)
+    gradients = [torch.autograd.grad(out.sum(), features)[0] for out in (got, want)]
+    assert gradients[0].equal(gradients[1])

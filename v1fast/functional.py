@@ -120,9 +120,10 @@ def gaussian_readout(
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
     """
-    key = None if seed is None else seed_tensor(seed, features.device)
-    shift = shift_of_images(shift, features.shape[0])
-    _check_neuron_index(neuron_index)
+    key = seed if seed is None or isinstance(seed, Tensor) else seed_tensor(seed, features.device)
+    shift = None if shift is None else shift_of_images(shift, features.shape[0])
+    if neuron_index is not None:
+        _check_neuron_index(neuron_index)
     if noise is not None and noise.requires_grad:
         raise ValueError("noise: want a constant, got a tensor that requires grad; pass noise.detach()")
     operands = (features, mu, sigma, weight, bias, shift, noise, key, neuron_index)
@@ -272,7 +273,8 @@ def pooled_readout(
     Raises:
         ValueError: an operand does not fit; a pooling would leave nothing of the map.
     """
-    operands = (features, grid, weight, bias, shift_of_images(shift, features.shape[0]))
+    shift = None if shift is None else shift_of_images(shift, features.shape[0])
+    operands = (features, grid, weight, bias, shift)
     options = (align_corners, pool_kernel, pool_steps)
     pooled = None
     if pool_steps and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grid, weight, shift)):

@@ -39,7 +39,7 @@ Tensor condensed_row_sums_op(const Tensor& x, int64_t S) {
     const Tensor out = torch::stable::new_empty(x, {x.size(0), S}, ScalarType::Double);
     if (out.numel() == 0)
         return out;
-    const Tensor values = torch::stable::contiguous(x);
+    const Tensor values = as_contiguous(x);
     double* sums = out.mutable_data_ptr<double>();
     x.scalar_type() == ScalarType::Float ? sum_rows<float>(values, S, sums) : sum_rows<double>(values, S, sums);
     return out;

@@ -20,7 +20,7 @@ Tensor gaussian_readout(const Tensor& features, const Tensor& mu, OptionalTensor
         return pyramid.forward(features);
     };
     const Tensor out = any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
-    return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
+    return as_type(out, promote(features.scalar_type(), weight.scalar_type()));
 }
 
 using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

@@ -74,11 +74,11 @@ Tensor permuted_products(const Tensor& a, const Tensor& b, const Tensor& permuta
     const Tensor out = torch::stable::new_empty(a, {P}, ScalarType::Double);
     static const PermutedKernel kernel = V1FAST_PICK_ISA(permuted_kernel());
     const int64_t stride = (S + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
-    const Tensor kept = torch::stable::contiguous(permutations);
+    const Tensor kept = as_contiguous(permutations);
     const int32_t* orders = kept.const_data_ptr<int32_t>();
     check_places(orders, P * S, S);
-    const AlignedArray<float> pairs = pack_pairs(torch::stable::contiguous(a).const_data_ptr<float>(), S, kernel.lanes);
-    const AlignedArray<float> rows = pad_rows(torch::stable::contiguous(b).const_data_ptr<float>(), S, stride);
+    const AlignedArray<float> pairs = pack_pairs(as_contiguous(a).const_data_ptr<float>(), S, kernel.lanes);
+    const AlignedArray<float> rows = pad_rows(as_contiguous(b).const_data_ptr<float>(), S, stride);
     const PermutedFactors factors{S, stride, pairs.get(), rows.get()};
     double* data = out.mutable_data_ptr<double>();
     torch::stable::parallel_for(0, P, 1, [&](int64_t begin, int64_t end) {

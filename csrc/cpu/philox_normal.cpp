@@ -15,7 +15,7 @@ Tensor philox_normal_op(const Tensor& seed, int64_t images, int64_t neurons, Opt
     if (images == 0 || neurons == 0)
         return out;
     if (neuron_index)
-        neuron_index = torch::stable::contiguous(*neuron_index);
+        neuron_index = as_contiguous(*neuron_index);
     std::vector<uint32_t> index(static_cast<size_t>(neurons));
     for (int64_t n = 0; n < neurons; ++n)
         index[n] = static_cast<uint32_t>(neuron_index ? neuron_index->const_data_ptr<int64_t>()[n] : n);

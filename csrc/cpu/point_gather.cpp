@@ -87,7 +87,7 @@ Tensor point_gather(const Tensor& features, const Tensor& grid, OptionalTensor s
         return gather<T>(features, owned.operands);
     };
     const Tensor out = any_double({features, grid, shift}) ? run(double()) : run(float());
-    return torch::stable::to(out, features.scalar_type());
+    return as_type(out, features.scalar_type());
 }
 
 using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
@@ -100,7 +100,7 @@ ThreeTensors point_gather_backward(const Tensor& grad_output, const Tensor& feat
     check_mask(output_mask, 3);
     const auto run = [&]<class T>(T) {
         const OwnedOperands<T> owned(sizes, grid, shift, align_corners);
-        const Tensor upstream = torch::stable::contiguous(torch::stable::to(grad_output, kScalarType<T>));
+        const Tensor upstream = as_contiguous(as_type(grad_output, kScalarType<T>));
         const T* const grad = upstream.template const_data_ptr<T>();
         const bool want_shift = output_mask[2] && shift;
         OptionalTensor d_features, d_grid, d_shift;

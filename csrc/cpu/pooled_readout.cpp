@@ -79,7 +79,7 @@ Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& 
             .forward(features, checked<T>(pooled, sizes, kernel, steps));
     };
     const Tensor out = any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
-    return torch::stable::to(out, promote(features.scalar_type(), weight.scalar_type()));
+    return as_type(out, promote(features.scalar_type(), weight.scalar_type()));
 }
 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -101,7 +101,7 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
                       .positions = output_mask[1] && for_each_image};
     const auto run = [&]<class T>(T) {
         const Pyramid<T> pyramid = pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners);
-        const Tensor upstream = torch::stable::contiguous(torch::stable::to(grad_output, kScalarType<T>));
+        const Tensor upstream = as_contiguous(as_type(grad_output, kScalarType<T>));
         const Gradients<T> found = backward<T>(features, weight, pyramid, upstream.template const_data_ptr<T>(), want,
                                                checked<T>(pooled, sizes, kernel, steps));
         OptionalTensor d_grid = found.positions, d_shift;

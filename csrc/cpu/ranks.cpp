@@ -210,7 +210,7 @@ void check_values(const Tensor& x, int64_t dim) {
 
 Tensor average_ranks(const Tensor& x) {
     check_values(x, 2);
-    const Tensor values = torch::stable::contiguous(x);
+    const Tensor values = as_contiguous(x);
     const Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)}, ScalarType::Double);
     if (out.numel() == 0)
         return out;
@@ -225,7 +225,7 @@ Tensor rank_sums(const Tensor& a, const Tensor& b) {
     check_values(b, 1);
     STD_TORCH_CHECK(a.size(0) == b.size(0) && a.scalar_type() == b.scalar_type(),
                     "rank_sums: want a and b of one length and one dtype");
-    const Tensor first = torch::stable::contiguous(a), second = torch::stable::contiguous(b);
+    const Tensor first = as_contiguous(a), second = as_contiguous(b);
     const Tensor out = torch::stable::new_empty(a, {3}, ScalarType::Double);
     double* sums = out.mutable_data_ptr<double>();
     const size_t size = static_cast<size_t>(a.size(0));

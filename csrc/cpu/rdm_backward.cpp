@@ -343,9 +343,9 @@ std::tuple<Tensor, Tensor> gradients(Given given, const std::string& accuracy, c
     }
     if (out.d_x.numel() == 0 && out.d_y.numel() == 0)
         return {out.d_x, out.d_y};
-    given.grad = torch::stable::contiguous(given.grad);
+    given.grad = as_contiguous(given.grad);
     if (given.matrix)
-        given.matrix = torch::stable::contiguous(*given.matrix);
+        given.matrix = as_contiguous(*given.matrix);
     if (given.grad.scalar_type() == ScalarType::Double)
         all_members<double, double>(given, out);
     else if (accuracy == "high")

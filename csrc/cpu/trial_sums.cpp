@@ -130,7 +130,7 @@ void sum_products(const Operands& given, const Tensor& factors, const Tensor& we
 }
 
 // Rows at any distance whose elements are contiguous.
-Tensor with_rows(const Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : torch::stable::contiguous(x); }
+Tensor with_rows(const Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : as_contiguous(x); }
 
 Operands checked(const Tensor& x, const Tensor& y, const Tensor& center, const Tensor& order, const Tensor& counts,
                  int64_t which) {
@@ -145,7 +145,7 @@ Operands checked(const Tensor& x, const Tensor& y, const Tensor& center, const T
     STD_TORCH_CHECK(order.dim() == 1 && counts.dim() == 1 && order.scalar_type() == ScalarType::Long &&
                         counts.scalar_type() == ScalarType::Long,
                     "trial_sums: want order [K] and counts [I] in int64");
-    const Tensor rows = torch::stable::contiguous(order), sizes = torch::stable::contiguous(counts);
+    const Tensor rows = as_contiguous(order), sizes = as_contiguous(counts);
     const int64_t *trial = rows.const_data_ptr<int64_t>(), *count = sizes.const_data_ptr<int64_t>();
     STD_TORCH_CHECK(
         std::all_of(trial, trial + rows.size(0), [&](int64_t each) { return each >= 0 && each < x.size(0); }),
@@ -156,7 +156,7 @@ Operands checked(const Tensor& x, const Tensor& y, const Tensor& center, const T
         left -= count[image];
     }
     STD_TORCH_CHECK(left == 0, "trial_sums: want counts >= 0 with the sum K");
-    return {with_rows(x),  with_rows(y), torch::stable::contiguous(center),
+    return {with_rows(x),  with_rows(y), as_contiguous(center),
             rows,          sizes,        x.size(1),
             sizes.size(0), which,        __builtin_popcountll(static_cast<unsigned long long>(which))};
 }
@@ -178,7 +178,7 @@ Tensor trial_products(const Tensor& x, const Tensor& y, const Tensor& center, co
     STD_TORCH_CHECK(weights.dim() == 2 && weights.size(0) == factors.size(0) && weights.size(1) == given.images &&
                         weights.scalar_type() == ScalarType::Double,
                     "trial_products: want weights [K, I] in float64");
-    const Tensor pairs = torch::stable::contiguous(factors), of_images = torch::stable::contiguous(weights);
+    const Tensor pairs = as_contiguous(factors), of_images = as_contiguous(weights);
     const int64_t* factor = pairs.const_data_ptr<int64_t>();
     STD_TORCH_CHECK(
         std::all_of(factor, factor + pairs.numel(), [&](int64_t each) { return each >= 0 && each <= given.sums; }),

@@ -89,7 +89,7 @@ def _launched(arch: int, call: Call) -> tuple[float, list[str]]:
 def _kernel(text: str) -> str:
     """Its name; the two forms of the sum of slabs are as good as two kernels."""
     name = kernel_name(text)
-    return name if name != "slabs_kernel" else f"{name} of {'many' if 'shfl' in text else 'few'}"
+    return name if name not in ("slabs_kernel", "sums_kernel") else f"{name} of {'many' if 'shfl' in text else 'few'}"
 
 
 def killer(program: Program, mutated: str) -> str | None:

@@ -48,7 +48,7 @@ _CLASSES = (
     _Class(
         "one turn of the loop more, in which every read is masked",
         kinds="comparison",
-        kernels="slabs_kernel",
+        kernels="slabs_kernel|sums_kernel",
         source="for s0 in",
     ),
 )

@@ -15,16 +15,24 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import (
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from v1fast._torch import any_requires_grad, register_vmap
+from v1fast.contracts._forms import form_of
 
 
 def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
@@ -35,6 +43,21 @@ def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
     # The level is -1 outside every dual level. There, looking at each tensor would cost more than the op's dispatch.
     return forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments
+    )
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list})
+
+
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether autograd alone can want to know of a call: no tensor of another kind, no transform, mode or tracer."""
+    return (
+        _PLAIN.issuperset(map(type, arguments))
+        and forward_ad._current_level < 0
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and _get_tracing_state() is None
     )
 
 
@@ -56,23 +79,27 @@ not take.
 _checks: dict[str, Callable[..., None]] = {}
 
 
-def _autograd_kernel(
+def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return the kernel of the Autograd key: it records the op, or lets the reference run.
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the kernel of the Autograd key, and what records a call with plain arguments.
 
-    ``torch.library.register_autograd`` makes the same kernel without the second case. It also spends 80 us per call on
+    The first gets a key set and the arguments. It records the op, or lets the reference run.
+
+    ``torch.library.register_autograd`` makes the same kernel without the reference. It also spends 80 us per call on
     default arguments, which these schemas do not have.
     """
 
-    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+    run = getattr(op, "_op", op)  # without a call of Python's
 
     class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
-            output = below(keyset, arguments)
+            with _AutoDispatchBelowAutograd():
+                if keyset is None:
+                    output = run(*arguments)
+                else:
+                    output = op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
             setup_context(ctx, arguments, output)
             return output
 
@@ -91,9 +118,11 @@ def _autograd_kernel(
             if written:
                 raise RuntimeError(f"{op.name()}: want no operand that requires grad: it writes into an operand")
             return Recorded.apply(keyset, *arguments)
-        return below(keyset, arguments)
+        with _AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
-    return kernel
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
 
 
 def _written(op: Any) -> list[int]:
@@ -152,23 +181,54 @@ def _behind(check: Callable[..., None], function: Callable[..., Any]) -> Callabl
     return checked
 
 
+_MOST_FORMS = 1000
+"""How many forms of calls are remembered for an op. Then all are forgotten."""
+
+
 def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python."""
-    return _behind(_checks[name], kernel)
+    """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python.
+
+    The check takes longer than the rest of a call. It reads no values, so it runs once for each form of a call. But
+    whether a written operand overlaps another depends on addresses.
+    """
+    check = _checks[name]
+    if _written(getattr(torch.ops.v1fast, name).default):
+        return _behind(check, kernel)
+    legal: set[Hashable] = set()
+
+    def checked(*arguments: Any) -> Any:
+        form = form_of(arguments)
+        if form not in legal:
+            check(*arguments)
+            if len(legal) >= _MOST_FORMS:
+                legal.clear()
+            legal.add(form)
+        return kernel(*arguments)
+
+    return checked
 
 
-def _named_errors(op: Any, check: Callable[..., None]) -> Callable[..., Any]:
+def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
     """Return the op with errors that name the operand, whichever kernel runs.
 
     A legal call is checked once, by its kernel. If a kernel in C++ refuses, with few words, the check says more.
+
+    A kernel in Python that the dispatcher calls costs more than its work. So calls with plain arguments do without that
+    of autograd: what it would do with them is done here.
     """
+    may_skip, run = not _written(op), getattr(op, "_op", op)
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():  # a compiler would wrap the error of the fake in its own
             check(*arguments)
             return op(*arguments)
         try:
-            return op(*arguments)
+            if not (may_skip and _is_plain(arguments)):
+                return op(*arguments)
+            if torch.is_grad_enabled() and any_requires_grad(*arguments):
+                return record(*arguments)
+            with _AutoDispatchBelowAutograd():
+                return run(*arguments)
         except RuntimeError:
             try:
                 check(*arguments)
@@ -208,20 +268,20 @@ def define(
     library.define(schema)
     op = getattr(torch.ops.v1fast, name).default
     _checks[name] = check
-    references[name] = behind_check(name, reference)
-    kernel = _autograd_kernel(op, references[name], setup_context, backward)
+    references[name] = _behind(check, reference)
+    kernel, record = _with_autograd(op, references[name], setup_context, backward)
     library.impl(name, kernel, "Autograd", with_keyset=True)
     if _written(op):
         library.impl(name, _writing_kernel(op), "ADInplaceOrView", with_keyset=True)
-    torch.library.register_fake(qualname, behind_check(name, fake), lib=library)
+    torch.library.register_fake(qualname, _behind(check, fake), lib=library)
     register_vmap(op, _one_by_one(op), library)
-    return _named_errors(op, check)
+    return _public(op, record, check)
 
 
 def register_defaults(fallback: Mapping[str, Callable[..., Any]]) -> None:
     """Register, once, what runs every defined op on devices without a kernel: its fallback, or its reference."""
     for name, reference in references.items():
-        defaults[name] = behind_check(name, fallback[name]) if name in fallback else reference
+        defaults[name] = _behind(_checks[name], fallback[name]) if name in fallback else reference
         library.impl(name, defaults[name], "CompositeExplicitAutograd")
 
 

@@ -38,9 +38,21 @@ def rows_of(features: Tensor) -> Tensor:
     return features.flatten(-3, -2).mT
 
 
+def rows_of_one(features: Tensor) -> Tensor:
+    """Weights (1, C, 1, N) as the kernels take them, [N, C]: a view, in as few steps as possible."""
+    _, channels, _, neurons = features.shape
+    return features.reshape(channels, neurons).t()
+
+
 def stacked(weight: Tensor) -> Tensor:
     """Weights [R, N, C] as [R * N, C]: a view if R is 1, else a copy in which neurons stay adjacent in memory."""
     return weight.permute(2, 0, 1).flatten(1).t()
+
+
+def matrix_shape(sigma: Tensor) -> tuple[int, ...]:
+    """The shape that the op takes, [N, 2, 2], [N, 2] or [N, 1], of sigma (1, N, rows, columns)."""
+    _, neurons, rows, columns = sigma.shape
+    return (neurons, 2, 2) if rows == 2 else (neurons, columns)
 
 
 def of_neurons(noise: Noise, index: Tensor) -> Noise:
@@ -101,12 +113,16 @@ class GridReadout(PointReadout):
     def _neurons(
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Positions [N, 2], weights [..., N, C] and biases [..., N] of all or the chosen neurons, for one pass."""
-        grid = self._in_range("grid", write=True).view(self.outdims, 2)
-        if out_idx is None:
-            return grid, rows_of(features), self.bias
-        index = select_neurons(out_idx, self.outdims, device)
-        return grid[index], rows_of(features[..., index]), self._bias_of(index)
+        """Positions [N, 2], weights and biases [..., N] of all or the chosen neurons, for one pass.
+
+        The weights are [N, C] of features (1, C, 1, N), and [..., N, C] of those of several outputs.
+        """
+        grid = self._in_range("grid", True, (self.outdims, 2))
+        bias: Tensor | None = self.bias
+        if out_idx is not None:
+            index = select_neurons(out_idx, self.outdims, device)
+            grid, features, bias = grid[index], features[..., index], self._bias_of(index)
+        return grid, rows_of_one(features) if features.dim() == 4 else rows_of(features), bias
 
 
 class GaussianPointReadout(PointReadout, ABC):
@@ -116,6 +132,7 @@ class GaussianPointReadout(PointReadout, ABC):
         frame_sample: whether positions are sampled for each frame of a video, or once for all frames.
     """
 
+    sigma: Tensor
     frame_sample: bool = True  # a class attribute because accelerated layers of other libraries do not set it
 
     def __init__(
@@ -139,22 +156,15 @@ class GaussianPointReadout(PointReadout, ABC):
         self.align_corners, self.sampler = align_corners, sampler
 
     @abstractmethod
-    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        """mu (1, N, 1, 2) and sigma for this pass, in range; ``write``: see ``_in_range``.
-
-        neuralpredictors also clamps in every pass: its checkpoints hold clamped values.
-        """
-
-    @abstractmethod
     def _check_features(self, x: Tensor) -> None:
         """Warn or raise if the features do not have ``in_shape``."""
 
+    @abstractmethod
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        """mu [N, 2]; sigma [N, 2, 2], [N, 2] or [N, 1]."""
-        # Views, because the gradient of indexing is a tensor of zeros that is then copied into.
-        mu, sigma = self._clamped(write)
-        neurons, rows, columns = sigma.shape[1:]
-        return mu.view(neurons, 2), sigma.view((neurons, 2, 2) if rows == 2 else (neurons, columns))
+        """mu [N, 2] and sigma [N, 2, 2], [N, 2] or [N, 1] for this pass, in range; ``write``: see ``_in_range``.
+
+        neuralpredictors also clamps in every pass: its checkpoints hold clamped values.
+        """
 
     def _draw_seed(self, device: torch.device) -> Tensor:
         # On the device and without .item(), so that neither a compiled graph nor a CUDA graph makes it a constant.
@@ -197,9 +207,10 @@ class GaussianPointReadout(PointReadout, ABC):
         self, x: Tensor, like: Tensor, sample: bool | None, seed: int | Tensor | None, image_offset: int
     ) -> Noise:
         """The noise of a call: one sample per image, or shared by the images of a batch, a video's frames, or both."""
-        check_seed(seed, image_offset)
-        if seed is not None and self.sampler == "torch":
-            raise ValueError('seed: want sampler="philox", which draws from a seed, got sampler="torch"')
+        if image_offset or seed is not None:
+            check_seed(seed, image_offset)
+            if seed is not None and self.sampler == "torch":
+                raise ValueError('seed: want sampler="philox", which draws from a seed, got sampler="torch"')
         if not (self.training if sample is None else sample):
             return {}
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
@@ -257,8 +268,10 @@ class GaussianPointReadout(PointReadout, ABC):
         self._check_features(x)
         mu, sigma = self._gaussian(write=True)
         noise = self._noise(x, mu, sample, seed, image_offset)
-        images, shift = fold_frames(x, shift)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
+        if x.dim() != 5:
+            return self._read(x, mu, sigma, shift, index, noise)
+        images, shift = fold_frames(x, shift)
         return unfold_frames(self._read(images, mu, sigma, shift, index, noise), x, self._result_axis)
 
     @property
@@ -276,16 +289,17 @@ class GaussianPointReadout(PointReadout, ABC):
         noise: Noise,
     ) -> Tensor:
         """Responses [B, N] of the neurons ``index``, or of all."""
-        features = self.features if index is None else self.features[..., index]
+        features = self.features
+        bias: Tensor | None = self.bias
         if index is not None:
-            mu, sigma = mu[index], sigma[index]
+            mu, sigma, features, bias = mu[index], sigma[index], features[..., index], self._bias_of(index)
             noise = of_neurons(noise, index)
         return functional.gaussian_readout(
             images,
             mu,
             sigma,
-            rows_of(features).squeeze(0),
-            self._bias_of(index),
+            rows_of_one(features),
+            bias,
             shift,
             neuron_index=index,
             align_corners=self.align_corners,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from v1fast._torch import is_exporting
@@ -68,17 +69,49 @@ def _may_be_written(parameter: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and isinstance(parameter, nn.Parameter)
-        and not torch._C._are_functorch_transforms_active()
+        and not _are_functorch_transforms_active()
         and not is_exporting()
     )
 
 
-def in_range(parameter: Tensor, change: Change, write: bool) -> Tensor:
-    """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed."""
+def copied(parameter: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """A copy, in another shape if one is given, so that the parameter may be changed before the backward pass."""
+    if shape is None:
+        return parameter.clone()
+    if _are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return parameter.clone().view(shape)
+    return torch.view_copy(parameter, shape)  # one step of the backward pass, not two
+
+
+_IN_PLACE: dict[Change, Callable[[Tensor], Tensor]] = {
+    within_map: lambda positions: positions.clamp_(-1, 1),
+    at_least_zero: lambda values: values.clamp_(0),
+}
+
+
+def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int] | None = None) -> Tensor:
+    """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed.
+
+    Args:
+        parameter: of a layer.
+        change: brings its values into range.
+        write: whether to change the parameter itself.
+        shape: of the result; None: that of the parameter.
+    """
+    written = write and _may_be_written(parameter)
+    if written and not torch.compiler.is_compiling():
+        in_place = _IN_PLACE.get(change)
+        inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
+        if in_place is None:
+            inside.copy_(change(inside))
+        else:
+            in_place(inside)
+        return parameter.clone() if shape is None else torch.view_copy(parameter, shape)
     values = change(parameter.detach())
-    if not (write and _may_be_written(parameter)):
-        return _straight_through(values, parameter) if torch.is_grad_enabled() else values
-    used = _saved_straight_through(values, parameter) if torch.compiler.is_compiling() else None
-    with torch.no_grad():
-        parameter.copy_(values)
-    return parameter.clone() if used is None else used
+    if written:
+        used = _saved_straight_through(values, parameter)
+        with torch.no_grad():
+            parameter.copy_(values)
+    else:
+        used = _straight_through(values, parameter) if torch.is_grad_enabled() else values
+    return used if shape is None else used.view(shape)

@@ -111,16 +111,19 @@ class Readout(ChecksArguments):
         """Names of the parameters that are kept in a range -> the function that brings their values there."""
         return {}
 
-    def _in_range(self, name: str, write: bool = False) -> Tensor:
+    def _in_range(self, name: str, write: bool = False, shape: Sequence[int] | None = None) -> Tensor:
         """Return a parameter's values in range, for this pass.
 
         Args:
             name: of the parameter.
             write: whether to change the parameter itself too, in training mode.
+            shape: of the result; None: that of the parameter.
         """
         parameter: Tensor = getattr(self, name)
         change = self._ranges().get(name)
-        return parameter if change is None else in_range(parameter, change, write and self.training)
+        if change is not None:
+            return in_range(parameter, change, write and self.training, shape)
+        return parameter if shape is None else parameter.view(shape)
 
     def project_(self) -> None:
         """Bring the parameters into their range, in place: means into [-1, 1], weights that are kept positive to >= 0.

@@ -13,7 +13,7 @@ from v1fast import _choices
 from v1fast._laplace import Laplace
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._ranges import Change
+from v1fast.readouts._ranges import Change, copied
 from v1fast.readouts.base import Reduction
 
 WeightsConstraint = Literal["abs", "norm", "absnorm"] | None
@@ -143,16 +143,16 @@ class FactorizedReadout(MapReadout):
         kinds = {"mask_weights": self.mask_constraint, "feature_weights": self.weights_constraint}
         return {name: _CHANGES[kind] for name, kind in kinds.items() if kind is not None}
 
-    def _in_range(self, name: str, write: bool = False) -> Tensor:
+    def _in_range(self, name: str, write: bool = False, shape: Sequence[int] | None = None) -> Tensor:
         # A checkpointed pass runs again inside the backward pass: it must not normalise a second time.
         if torch.compiler.is_compiling() or not write:
-            return super()._in_range(name, write)
+            return super()._in_range(name, write, shape)
         normed: dict[str, int] = self.__dict__.setdefault("_normed", {})
         parameter: Tensor = getattr(self, name)
         before = parameter._version
         if torch._C._current_graph_task_id() != -1 and normed.get(name) == before:
-            return parameter.clone()
-        values = super()._in_range(name, write)
+            return copied(parameter, shape)
+        values = super()._in_range(name, write, shape)
         if parameter._version != before:
             normed[name] = parameter._version
         return values

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from v1fast import _choices
 from v1fast._warnings import warn_caller
-from v1fast.readouts._points import GaussianPointReadout, Sampler
-from v1fast.readouts._ranges import Change, within_map
+from v1fast.readouts._points import GaussianPointReadout, Sampler, matrix_shape
+from v1fast.readouts._ranges import Change, copied, in_range, within_map
 from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -378,14 +378,20 @@ class FullGaussian2d(GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
 
-    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        mu = self.mu if self._predicted_grid or self._shared_grid else self._in_range("_mu", write)
+    def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma
+        shape = matrix_shape(sigma)
+        if self._predicted_grid or self._shared_grid:
+            mu = self.mu.view(shape[0], 2)
+        else:
+            mu = in_range(self._mu, within_map, write and self.training, (shape[0], 2))
         # A copy, so that the parameter may be changed before the backward pass.
-        return mu, self.sigma.clone() if torch.is_grad_enabled() else self.sigma
+        return mu, copied(sigma, shape) if torch.is_grad_enabled() else sigma.view(shape)
 
     def _check_features(self, x: Tensor) -> None:
-        got, want = (x.shape[1], *x.shape[-2:]), self._map_shape
-        if got != want:
+        shape, in_shape = x.shape, self.in_shape
+        if shape[1] != in_shape[0] or shape[-1] != in_shape[-1] or shape[-2] != in_shape[-2]:
+            got, want = (shape[1], *shape[-2:]), self._map_shape
             # A traced size may be symbolic.
             shown = "another" if torch.compiler.is_compiling() else got
             warn_caller(f"features of shape (C, H, W) = {shown} where the readout was made for {want}")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from v1fast import _choices
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
-from v1fast.readouts._points import rows_of
+from v1fast.readouts._points import rows_of_one
 from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import Reduction
 
@@ -249,5 +249,5 @@ class GaussianMaskReadout(MapReadout):
         assert bias is not None  # a parameter or a buffer, never None
         if index is not None:
             features, scale = features[..., index], scale[index]
-        out = masked_readout(x, self._mask_of(index), rows_of(features).squeeze(0), None, shift)
+        out = masked_readout(x, self._mask_of(index), rows_of_one(features), None, shift)
         return self.nonlinearity_function(out * scale + bias)

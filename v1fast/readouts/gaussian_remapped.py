@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from v1fast import functional
 from v1fast.readouts._convolutions import convolutions, initialize_convolutions
-from v1fast.readouts._points import Noise, rows_of
+from v1fast.readouts._points import Noise, rows_of_one
 from v1fast.readouts.gaussian import FullGaussian2d
 
 
@@ -77,5 +77,5 @@ class RemappedGaussian2d(FullGaussian2d):
             grid = grid[:, index]
         field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
         grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
-        weight, bias = rows_of(features).squeeze(0), self._bias_of(index)
+        weight, bias = rows_of_one(features), self._bias_of(index)
         return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

@@ -103,8 +103,9 @@ class Gaussian2d(GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {"mu": within_map, "sigma": at_least_zero}
 
-    def _clamped(self, write: bool = False) -> tuple[Tensor, Tensor]:
-        return self._in_range("mu", write), self._in_range("sigma", write)
+    def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
+        shape = (self.outdims, 2)
+        return self._in_range("mu", write, shape), self._in_range("sigma", write, shape)
 
     def _check_features(self, x: Tensor) -> None:
         self._require_in_shape(x)

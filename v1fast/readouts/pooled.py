@@ -149,23 +149,30 @@ class PointPooled2d(PooledReadout):
         self._require_in_shape(x)
         images, shift = fold_frames(x, shift)
         grid, weight, bias = self._neurons(self.features, out_idx, x.device)
-        weight = weight.flatten(0, -3)  # [R, N, (P + 1) * C]; R = 1 in this class
         if self.return_weighted_features:
             levels = functional.pool_levels(images, kernel=self.pool_kern, steps=self.pool_steps)
             gathered = functional.gather_levels(levels, grid, shift, align_corners=self.align_corners)
+            weight = weight.unsqueeze(0) if weight.dim() == 2 else weight.flatten(0, -3)  # [R, N, (P + 1) * C]
             return unfold_frames(_without_one((weight.unsqueeze(1) * gathered).mT), x, axis=-3)
-        outputs, neurons = weight.shape[:2]
+        outputs = 0
+        if weight.dim() > 2:  # in the class for several
+            weight = weight.flatten(0, -3)
+            outputs = weight.shape[0]
+            grid, weight = grid.expand(outputs, -1, -1).flatten(0, 1), stacked(weight)
+            bias = None if bias is None else bias.flatten()
         out = functional.pooled_readout(
             images,
-            grid.expand(outputs, -1, -1).flatten(0, 1),
-            stacked(weight),
-            None if bias is None else bias.flatten(),
+            grid,
+            weight,
+            bias,
             shift,
             pool_kernel=self.pool_kern,
-            pool_steps=self.pool_steps,
+            pool_steps=self._pool_steps,
             align_corners=self.align_corners,
         )
-        return unfold_frames(_without_one(out.unflatten(1, (outputs, neurons)).transpose(0, 1)), x)
+        if outputs:
+            out = _without_one(out.unflatten(1, (outputs, -1)).transpose(0, 1))
+        return unfold_frames(out, x)
 
     def _details(self) -> list[str]:
         return [f"{self.pool_steps} poolings of {self.pool_kern} x {self.pool_kern}"]
@@ -369,7 +376,7 @@ class SpatialTransformerPooled3d(PooledReadout):
         images, shift = fold_frames(x.detach() if self.stop_grad else x, shift)
         grid, weight, bias = self._neurons(self._in_range("features", write=True), subs_idx, x.device)
         levels = functional.pool_levels(images, kernel=self.kernel_size, stride=self.stride, steps=self.pool_steps)
-        out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+        out = functional.levels_readout(levels, grid, weight, bias, shift, align_corners=self.align_corners)
         return unfold_frames(out, x)
 
     def _details(self) -> list[str]:

@@ -199,7 +199,7 @@ class PointPyramid2d(GridReadout):
         images, shift = fold_frames(x, shift)
         grid, weight, bias = self._neurons(self._in_range("features", write=True), out_idx, x.device)
         levels = self.gauss_pyramid(images)
-        out = functional.levels_readout(levels, grid, weight.squeeze(0), bias, shift, align_corners=self.align_corners)
+        out = functional.levels_readout(levels, grid, weight, bias, shift, align_corners=self.align_corners)
         return unfold_frames(out, x)
 
 

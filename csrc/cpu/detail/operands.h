@@ -132,7 +132,7 @@ public:
 
     // A contiguous tensor in the compute type; null for none.
     const T* values(const OptionalTensor& tensor) {
-        return tensor ? keep(torch::stable::to(*tensor, kScalarType<T>)).template const_data_ptr<T>() : nullptr;
+        return tensor ? keep(as_type(*tensor, kScalarType<T>)).template const_data_ptr<T>() : nullptr;
     }
 
     static int64_t sigma_columns(const OptionalTensor& sigma) { return sigma->dim() == 3 ? 4 : sigma->size(1); }
@@ -144,7 +144,7 @@ private:
     std::vector<int32_t> order_;
     std::vector<uint32_t> neuron_index_;
 
-    const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(torch::stable::contiguous(tensor)); }
+    const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(as_contiguous(tensor)); }
     const int64_t* integers(const OptionalTensor& tensor) {
         return tensor ? keep(*tensor).template const_data_ptr<int64_t>() : nullptr;
     }

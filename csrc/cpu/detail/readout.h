@@ -362,7 +362,7 @@ Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyrami
 
 // The gradient in the operand's dtype. If it is not requested: an empty tensor with the dtype of `otherwise`.
 inline Tensor cast_or_empty(const OptionalTensor& gradient, const OptionalTensor& operand, const Tensor& otherwise) {
-    return gradient ? torch::stable::to(*gradient, operand->scalar_type()) : torch::stable::new_empty(otherwise, {0});
+    return gradient ? as_type(*gradient, operand->scalar_type()) : torch::stable::new_empty(otherwise, {0});
 }
 
 } // namespace v1fast

@@ -1,0 +1,23 @@
+"""The form of a call: what its check, and the choice of a kernel, may depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def form_of(arguments: Sequence[Any]) -> Hashable:
+    """Return sizes, steps, dtype and device of each tensor, and all else by its value. No value in a tensor counts."""
+    # A list, because a generator takes twice as long.
+    return tuple(
+        [
+            (a.shape, a.stride(), a.dtype, a.device)
+            if isinstance(a, Tensor)
+            else tuple(a)
+            if isinstance(a, list)
+            else a
+            for a in arguments
+        ]
+    )
