@@ -102,7 +102,20 @@ class Points:
                         torch.sum(values, 1, out=into)
         return out
 
-    def weighted(self, grad: Tensor, weight: Tensor) -> Upstream:  # [B, N], [N, L C]
+    def gradients_of_weighted(
+        self, maps: Maps, weight: Tensor, grad: Tensor, keep: Keep | None, want_position: bool, want_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of positions [B, N, 2] and weight [N, L C] from that of ``read``, [B, N].
+
+        ``keep`` is given the gradients of maps. None stands for what nobody wants.
+        """
+        return self._backward(maps, self._weighted(grad, weight), grad, keep, want_position, want_weight)
+
+    def gradients_of_gathered(self, maps: Maps, grad: Tensor, keep: Keep | None, want_position: bool) -> Tensor | None:
+        """Return the gradient of positions [B, N, 2] from that of what ``gather`` wrote, [B, N, C]."""
+        return self._backward(maps, self._given(grad), None, keep, want_position, False)[0]
+
+    def _weighted(self, grad: Tensor, weight: Tensor) -> Upstream:  # [B, N], [N, L C]
         """Return the function that computes the gradient of what is read from that of the weighted sum."""
         w = self._by_channel(weight)
 
@@ -111,11 +124,11 @@ class Points:
 
         return upstream
 
-    def given(self, grad: Tensor) -> Upstream:  # [B, N, C]
+    def _given(self, grad: Tensor) -> Upstream:  # [B, N, C]
         """Return the function that selects from the gradient of what is read in a single level."""
         return lambda images, neurons, level: self._some(grad, images, neurons).to(self.dtype).mT.contiguous()
 
-    def backward(
+    def _backward(
         self, maps: Maps, upstream: Upstream, grad: Tensor | None, keep: Keep | None, position: bool, weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of positions [B, N, 2] and weight [N, L C], None if not wanted."""
@@ -186,7 +199,8 @@ def _is_faster(sizes: Sequence[tuple[int, int]], channels: int, batch: int, poin
     if batch * values > LITTLE:
         few = values <= MOST_OF_A_PIXEL * sum(height * width for height, width in sizes)
         shared = len(points) < batch  # rows compute the corners of such points once
-        if not (few and not (shared and gradients)) and (shared and not gradients or channels > NARROW):
+        narrow = channels <= NARROW
+        if not ((narrow if gradients else few) if shared else (narrow or few)):
             return False
     return reads_none_at_nan() or math.isfinite(points.sum().item())
 

@@ -117,9 +117,8 @@ def gaussian_readout_backward(
     reader = direct.reader([(height, width)], channels, batch, p, align_corners, True)
     grad = grad_output.to(dtype)
     keep = points.Kept(features) if want_features else None
-    maps, upstream = points.one_level(features), reader.weighted(grad, weight)
-    want_position = want_mu or want_sigma or want_shift
-    d_position, d_weight = reader.backward(maps, upstream, grad, keep, want_position, want_weight)
+    maps, want_position = points.one_level(features), want_mu or want_sigma or want_shift
+    d_position, d_weight = reader.gradients_of_weighted(maps, weight, grad, keep, want_position, want_weight)
     d_mu, d_sigma, d_shift = None, None, None
     if d_position is not None:
         d_shift = d_position.sum(1) if want_shift else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from v1fast.fallback import direct, points
@@ -39,8 +38,8 @@ def point_gather_backward(
     p = points.shifted(grid, shift, dtype)
     reader = direct.reader([(height, width)], channels, batch, p, align_corners, True)
     keep = points.Kept(features) if want_features else None
-    maps, upstream = points.one_level(features), reader.given(grad_output)
-    d_position, _ = reader.backward(maps, upstream, None, keep, want_grid or want_shift, False)
+    maps, want_position = points.one_level(features), want_grid or want_shift
+    d_position = reader.gradients_of_gathered(maps, grad_output, keep, want_position)
     d_features = features.new_empty(0) if keep is None else keep.gradient
     d_grid, d_shift = points.position_gradients(d_position, grid, want_grid, want_shift)
     return d_features, cast_or_empty(d_grid, grid, grid), cast_or_empty(d_shift, shift, grid)

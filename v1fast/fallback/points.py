@@ -177,16 +177,29 @@ class Pyramid:
             torch.sum(values.mul_(w[:, None, neurons]).sum(-1), 0, out=out[images, neurons])
         return out if bias is None else out.add_(bias.to(self.dtype))
 
-    def weighted(self, grad: Tensor, weight: Tensor) -> Upstream:  # [B, N], [N, L C]
+    def gradients_of_weighted(
+        self, maps: Maps, weight: Tensor, grad: Tensor, keep: Keep | None, want_position: bool, want_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of positions [B, N, 2] and weight [N, L C] from that of ``read``, [B, N].
+
+        ``keep`` is given the gradients of maps. None stands for what nobody wants.
+        """
+        return self._backward(maps, self._weighted(grad, weight), grad, keep, want_position, want_weight)
+
+    def gradients_of_gathered(self, maps: Maps, grad: Tensor, keep: Keep | None, want_position: bool) -> Tensor | None:
+        """Return the gradient of positions [B, N, 2] from that of what ``gather`` wrote, [B, N, C]."""
+        return self._backward(maps, self._given(grad), None, keep, want_position, False)[0]
+
+    def _weighted(self, grad: Tensor, weight: Tensor) -> Upstream:  # [B, N], [N, L C]
         """Return the function that computes the gradient of what is read from that of the weighted sum."""
         w = self.by_level(weight)
         return lambda images, neurons: grad[images, neurons].unsqueeze(-1) * w[:, None, neurons]
 
-    def given(self, grad: Tensor) -> Upstream:  # [B, N, C]
+    def _given(self, grad: Tensor) -> Upstream:  # [B, N, C]
         """Return the function that selects from the gradient of what is read in a single level."""
         return lambda images, neurons: grad[images, neurons].to(self.dtype).unsqueeze(0)
 
-    def backward(
+    def _backward(
         self, maps: Maps, upstream: Upstream, grad: Tensor | None, keep: Keep | None, position: bool, weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of positions [B, N, 2] and weight [N, L C], None if not wanted.

@@ -122,8 +122,8 @@ def pooled_readout_backward(
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype, True)
     grad = grad_output.to(dtype)
     keep = _KeptPooled(features, pool_kernel) if want_features else None
-    upstream = reader.weighted(grad, weight)
-    d_position, d_weight = reader.backward(maps, upstream, grad, keep, want_grid or want_shift, want_weight)
+    want_position = want_grid or want_shift
+    d_position, d_weight = reader.gradients_of_weighted(maps, weight, grad, keep, want_position, want_weight)
     d_grid, d_shift = points.position_gradients(d_position, grid, want_grid, want_shift)
     return (
         features.new_empty(0) if keep is None else keep.gradient,
