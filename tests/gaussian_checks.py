@@ -11,6 +11,7 @@ import torch
 from op_checks import (
     DTYPES,
     assert_as_accurate_as_eager,
+    assert_same,
     assert_takes_weights_of_any_layout,
     bf16,
     cast,
@@ -178,10 +179,10 @@ def check_noise_does_not_depend_on_the_split_of_batch_or_neurons():
     for first, last in ((0, 3), (3, 4), (4, 7)):
         part = operands | {k: operands[k][first:last] for k in ("features", "shift")}
         images.append(functional.gaussian_readout(**part, **options | {"image_offset": 2 + first}))
-    assert torch.cat(images).equal(whole)
+    assert_same(torch.cat(images), whole)
     index = torch.randperm(150)[:37]
     part = operands | {k: operands[k][index] for k in ("mu", "sigma", "weight", "bias")}
-    assert functional.gaussian_readout(**part, **options, neuron_index=index).equal(whole[:, index])
+    assert_same(functional.gaussian_readout(**part, **options, neuron_index=index), whole[:, index])
 
 
 def check_int_seeds_and_tensor_seeds_are_the_same():

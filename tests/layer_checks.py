@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from op_checks import assert_same
 from torch.nn import functional as F
 
 
@@ -111,8 +112,11 @@ def assert_chooses_neurons(call, neurons, exactly=True):
         chosen = torch.as_tensor(out_idx)
         chosen = chosen if chosen.dtype == torch.bool else chosen.long()
         part, want = call(out_idx=out_idx), whole[..., chosen]
-        assert part.equal(want) if exactly else torch.allclose(part, want, rtol=1e-4, atol=1e-5), out_idx
         assert part.shape == want.shape
+        if exactly:
+            assert_same(part, want)
+        else:
+            torch.testing.assert_close(part, want, rtol=1e-4, atol=1e-5)
 
 
 def assert_reads_frames(layer, x):

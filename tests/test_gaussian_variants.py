@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from v1fast import _eager as eager
-from v1fast.readouts import FullGaussian2d, GeneralizedFullGaussianReadout2d, RemappedGaussian2d
+from v1fast.readouts import FullGaussian2d, Gaussian3d, GeneralizedFullGaussianReadout2d, RemappedGaussian2d
 
 SHAPE, N, P = (5, 7, 9), 12, 3
 MATCH_IDS = [3, 1, 3, 8, 1, 0, 0, 8, 3, 1, 2, 2]  # five distinct ids
@@ -276,3 +276,29 @@ def test_bad_arguments():
         remapped(remap_layers=0)
     with pytest.raises(ValueError, match=r"mean_activity: want \[N\] = \(3, 12\), got \(2, 12\)"):
         generalized(mean_activity=torch.zeros(2, N))
+
+
+# The edge of the map ------------------------------------------------------------------------------------------------
+
+
+def _clamp_of_torch_2_15(x, low, high=float("inf")):
+    """It passes no gradient at exactly its bounds."""
+    return torch.where((x > low) & (x < high), x, x.detach().clip(low, high))
+
+
+@pytest.mark.parametrize("kind", ["remapped", "generalized", "3d"])
+@pytest.mark.parametrize("edge", [-1.0, 1.0])
+def test_a_mean_at_the_edge_has_a_gradient_on_every_torch(kind, edge, monkeypatch):
+    """In all layers that compute positions themselves, ``sample_grid`` among them: otherwise it would never leave."""
+    layer = {
+        "remapped": remapped,
+        "generalized": generalized,
+        "3d": lambda: Gaussian3d(SHAPE, N, bias=True, init_mu_range=0.8, init_sigma_range=0.3),
+    }[kind]().eval()
+    parameter = layer.mu if kind == "3d" else layer._mu
+    with torch.no_grad():
+        parameter.fill_(edge)
+    monkeypatch.setattr(torch.Tensor, "clamp", _clamp_of_torch_2_15)
+    grid = layer.sample_grid(2, sample=False)
+    (gradient,) = torch.autograd.grad(grid.sum(), parameter)
+    assert gradient.eq(2).all()

@@ -95,8 +95,9 @@ using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
 ThreeTensors point_gather_backward(const Tensor& grad_output, const Tensor& features, const Tensor& grid,
                                    OptionalTensor shift, bool align_corners, std::vector<bool> output_mask) {
     const auto sizes = check_points(features, grid, shift);
-    const auto [B, C, H, W, N] = sizes;
-    check_floats(grad_output, {B, N, C}, "grad_output");
+    // Not a structured binding: clang before 16 lets no lambda capture one.
+    const int64_t B = sizes.B, N = sizes.N;
+    check_floats(grad_output, {B, N, sizes.C}, "grad_output");
     check_mask(output_mask, 3);
     const auto run = [&]<class T>(T) {
         const OwnedOperands<T> owned(sizes, grid, shift, align_corners);

@@ -21,7 +21,7 @@ MOST_POOLINGS = 1024
 
 def shape(name: str, tensor: Tensor, axes: str, want: Sequence[int]) -> None:
     """Raise ValueError unless ``tensor`` has exactly the sizes ``want``, named by ``axes``."""
-    if tensor.dim() != len(want) or any(have != size for have, size in zip(tensor.shape, want, strict=True)):
+    if tuple(tensor.shape) != tuple(want):
         raise ValueError(f"{name}: want {axes} = {tuple(want)}, got {tuple(tensor.shape)}")
 
 
@@ -114,8 +114,9 @@ def points(grid: Tensor, shift: Tensor | None, features: Tensor) -> None:
 
 def floats(operands: Mapping[str, Tensor | None], features: Tensor) -> None:
     """Raise ValueError unless all given operands have a dtype of the kernels and are on the device of ``features``."""
+    wanted = features.device
     for name, tensor in operands.items():
-        if tensor is not None:
+        if tensor is not None and (tensor.dtype not in FLOATING or tensor.device != wanted):
             floating(name, tensor)
             device(name, tensor, features)
 

@@ -15,7 +15,7 @@ SIGMA_KINDS = "[N, 2, 2] (full), [N, 2] (uncorrelated) or [N, 1] (isotropic)"
 
 def _check_sigma(sigma: Tensor, neurons: int) -> None:
     kinds = ((neurons, 2, 2), (neurons, 2), (neurons, 1))
-    if not any(sigma.dim() == len(kind) and tuple(sigma.shape) == kind for kind in kinds):
+    if tuple(sigma.shape) not in kinds:
         raise ValueError(f"sigma: want {SIGMA_KINDS} with N = {neurons}, got {tuple(sigma.shape)}")
 
 
@@ -74,9 +74,9 @@ def check(
     if shift is not None:
         _checks.shape("shift", shift, "[B, 2]", (batch, 2))
     _check_noise(sigma, noise, seed, neuron_index, image_offset, share_noise, batch, neurons)
-    floats = {"features": features, "mu": mu, "sigma": sigma, "weight": weight, "bias": bias, "shift": shift}
-    _checks.floats({**floats, "noise": noise}, features)  # torch 2.5 traces no union of dicts
-    for name, tensor in {"seed": seed, "neuron_index": neuron_index}.items():
+    operands = {"mu": mu, "sigma": sigma, "weight": weight, "bias": bias, "shift": shift, "noise": noise}
+    _checks.floats({"features": features, **operands}, features)
+    for name, tensor in (("seed", seed), ("neuron_index", neuron_index)):
         if tensor is not None:
             _checks.device(name, tensor, features)
 

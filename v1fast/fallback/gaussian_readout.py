@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v1fast.fallback import points
+from v1fast.fallback import direct, points
 from v1fast.fallback.philox_normal import normals
 from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
+
+SMALL = 2**9  # numbers, of which few operations are faster than fast ones
 
 
 def _noise(
@@ -20,33 +22,36 @@ def _noise(
     share_noise: bool,
     dtype: torch.dtype,
 ) -> Tensor | None:
-    """Return the noise with x and y apart, [2, B or 1, N]; None for the mean positions."""
+    """Return the noise, [B or 1, N, 2]; None for the mean positions."""
     if noise is not None:
-        return noise.to(dtype).movedim(-1, 0)
+        return noise.to(dtype)
     if seed is None:
         return None
     images, first = (1, 0) if share_noise else (batch, image_offset)
-    return normals(seed, images, neurons, neuron_index, first).to(dtype)
+    return normals(seed, images, neurons, neuron_index, first).movedim(0, -1).to(dtype)
 
 
 def _displaced(mu: Tensor, sigma: Tensor | None, eps: Tensor | None) -> Tensor:
-    """Return the positions before the clamp, [2, B or 1, N]: mu + A eps."""
-    centre = mu.t().unsqueeze(1)
+    """Return the positions before the clamp, [B or 1, N, 2]: mu + A eps. Not by a matrix product, which may round."""
     if eps is None or sigma is None:
-        return centre.contiguous()
-    if sigma.dim() == 3:
-        a = sigma.movedim(0, -1).unsqueeze(2)  # [2, 2, 1, N]
-        return (a[:, 0] * eps[0]).add_(a[:, 1] * eps[1]).add_(centre)
-    return (sigma.t().unsqueeze(1) * eps).add_(centre)
+        return mu.unsqueeze(0)
+    if sigma.dim() < 3:
+        return torch.addcmul(mu, sigma, eps)
+    if eps.numel() < SMALL:
+        return (sigma * eps.unsqueeze(-2)).sum(-1).add_(mu)
+    # torch is slow where the last axis is as short.
+    first, second = sigma.unbind(-1)
+    return torch.addcmul(mu, first, eps[..., :1]).addcmul_(second, eps[..., 1:])
 
 
 def _positions(
     mu: Tensor, sigma: Tensor | None, shift: Tensor | None, eps: Tensor | None
-) -> tuple[Tensor, Tensor]:  # [2, B or 1, N] each
-    """Return the positions before clamp and shift, and after. mu has the compute dtype."""
+) -> tuple[Tensor, Tensor, Tensor]:  # [B or 1, N, 2] each
+    """Return the positions before the clamp, after it, and with the shift. mu has the compute dtype."""
     z = _displaced(mu, None if sigma is None else sigma.to(mu.dtype), eps)
-    p = z.clamp(-1, 1)
-    return z, p if shift is None else p + shift.to(mu.dtype).t().unsqueeze(-1)
+    clamped = z.clamp(-1, 1)
+    p = clamped if shift is None else clamped + shift.to(mu.dtype).unsqueeze(1)
+    return z, clamped, p.contiguous()
 
 
 def gaussian_readout(
@@ -67,19 +72,24 @@ def gaussian_readout(
     batch, channels, height, width = features.shape
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
-    _, p = _positions(mu.to(dtype), sigma, shift, eps)
-    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
-    out = points.read(pyramid, lambda images: [features[images]], weight, bias)
+    *_, p = _positions(mu.to(dtype), sigma, shift, eps)
+    reader = direct.reader([(height, width)], channels, batch, p, align_corners)
+    out = reader.read(points.one_level(features), weight, bias)
     return out.to(torch.promote_types(features.dtype, weight.dtype))
 
 
-def _sigma_gradient(sigma: Tensor, d_z: Tensor, eps: Tensor | None) -> Tensor:  # d_z, eps: [2, B, N]
+def _sigma_gradient(sigma: Tensor, d_z: Tensor, eps: Tensor | None) -> Tensor:  # [B, N, 2], [B or 1, N, 2]
     if eps is None:
         return torch.zeros_like(sigma, memory_format=torch.contiguous_format)
     if sigma.dim() == 3:
-        return torch.stack([torch.stack([(d * e).sum(0) for e in eps], -1) for d in d_z], -2)
-    d_sigma = (d_z * eps).sum(1)
-    return (d_sigma if sigma.shape[1] == 2 else d_sigma.sum(0, keepdim=True)).t()
+        if eps.numel() < SMALL:
+            return (d_z.unsqueeze(-1) * eps.unsqueeze(-2)).sum(0)
+        # With the neurons last, for the same reason.
+        products = d_z.new_empty((2, 2, *d_z.shape[:2]))
+        torch.mul(d_z.permute(2, 0, 1).unsqueeze(1), eps.permute(2, 0, 1), out=products)
+        return products.sum(2).permute(2, 0, 1)
+    d_sigma = (d_z * eps).sum(0)
+    return d_sigma if sigma.shape[1] == 2 else d_sigma.sum(-1, keepdim=True)
 
 
 def gaussian_readout_backward(
@@ -103,25 +113,23 @@ def gaussian_readout_backward(
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     want_features, want_mu, want_sigma, want_weight, want_bias, want_shift = output_mask
     eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
-    z, p = _positions(mu.to(dtype), sigma, shift, eps)
-    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
+    z, clamped, p = _positions(mu.to(dtype), sigma, shift, eps)
+    reader = direct.reader([(height, width)], channels, batch, p, align_corners, True)
     grad = grad_output.to(dtype)
-    d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients(pyramid, want_mu or want_sigma or want_shift, want_weight)
-    keep = points.keep_in(d_features) if want_features else None
-    upstream = points.weighted(grad, pyramid.by_level(weight))
-    points.backward(lambda images: [features[images]], upstream, grad, found, keep)
+    keep = points.Kept(features) if want_features else None
+    maps, want_position = points.one_level(features), want_mu or want_sigma or want_shift
+    d_position, d_weight = reader.gradients_of_weighted(maps, weight, grad, keep, want_position, want_weight)
     d_mu, d_sigma, d_shift = None, None, None
-    if found.position is not None:
-        d_shift = found.position.sum(-1).t() if want_shift else None
-        d_z = found.position.masked_fill_(~((z >= -1) & (z <= 1)), 0)
-        d_mu = d_z.sum(1).t() if want_mu else None
+    if d_position is not None:
+        d_shift = d_position.sum(1) if want_shift else None
+        d_z = d_position.masked_fill(z != clamped, 0)
+        d_mu = d_z.sum(0) if want_mu else None
         d_sigma = _sigma_gradient(sigma, d_z, eps) if want_sigma and sigma is not None else None
     return (
-        d_features,
-        cast_or_empty(d_mu, mu, mu).contiguous(),
+        features.new_empty(0) if keep is None else keep.gradient,
+        cast_or_empty(d_mu, mu, mu),
         cast_or_empty(d_sigma, sigma, mu).contiguous(),
-        laid_out_or_empty(found.weight, weight),
+        laid_out_or_empty(d_weight, weight),
         cast_or_empty(grad.sum(0) if want_bias else None, bias, mu),
         cast_or_empty(d_shift, shift, mu).contiguous(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -64,6 +65,43 @@ def normals(
             x, y = part.transpose(1, 2).unbind(0)
             _normals(*_words(neuron, block, seed), x, y)
     return out.flatten(1, 2)[:, image_offset & 1 :][:, :images]
+
+
+@lru_cache(maxsize=128)
+def _lanes(count: int, start: int, step: int) -> int:
+    """Return ``start + step * i`` for each of ``count`` lanes of 64 bits, side by side in one integer."""
+    return sum((start + step * i) << (64 * i) for i in range(count))
+
+
+@lru_cache(maxsize=16)
+def few_normals(seed: int, images: int, neurons: int, image_offset: int, dtype: torch.dtype) -> Tensor:  # [B, N, 2]
+    """Return the same draws, on the CPU, for a few neurons and images, and remember them: nobody may write to them.
+
+    Operations of torch take a microsecond each, whatever they compute, and here are hundred. A Python integer holds the
+    words of all neurons and blocks, one in each 64 bits, where a product of two words stays within its bits. So each
+    step is one operation of integers.
+    """
+    first, last = image_offset >> 1, (image_offset + images + 1) >> 1
+    lanes = (last - first) * neurons
+    ones = _lanes(lanes, 1, 0)
+    mask = ones * MASK
+    c0 = sum(_lanes(neurons, 0, 1) << (64 * neurons * i) for i in range(last - first))
+    c1 = sum(
+        (_lanes(neurons, 1, 0) * (block & MASK)) << (64 * neurons * i) for i, block in enumerate(range(first, last))
+    )
+    c2 = c3 = 0
+    k0, k1 = seed & MASK, seed >> 32 & MASK
+    for _ in range(10):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c2 = (p1 >> 32 & mask) ^ c1 ^ ones * k0, (p0 >> 32 & mask) ^ c3 ^ ones * k1
+        c1, c3 = p1 & mask, p0 & mask
+        k0, k1 = k0 + WEYL[0] & MASK, k1 + WEYL[1] & MASK
+    words = bytearray(b"".join(c.to_bytes(8 * lanes, "little") for c in (c0, c2, c1, c3)))
+    bits = (torch.frombuffer(words, dtype=torch.int64) >> 8).double().view(2, 2, last - first, neurons)
+    radius = bits[0].add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    # The angle of the words is measured from -pi.
+    found = torch.view_as_real(torch.polar(radius, bits[1].mul_(math.pi * 2.0**-23)))  # [even and odd, P, N, 2]
+    return found.transpose(0, 1).flatten(0, 1)[image_offset & 1 :][:images].float().to(dtype)
 
 
 def philox_normal(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from v1fast.fallback import points
+from v1fast.fallback import direct, points
 from v1fast.reference._common import cast_or_empty, compute_dtype
 
 
@@ -19,9 +18,8 @@ def point_gather(
     batch, channels, height, width = features.shape
     out = features.new_empty((batch, grid.shape[-2], channels))
     p = points.shifted(grid, shift, compute_dtype(features, grid, shift))
-    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
-    for images, neurons, values in points.values_of(pyramid, lambda images: [features[images]]):
-        out[images, neurons] = values[0]
+    reader = direct.reader([(height, width)], channels, batch, p, align_corners)
+    reader.gather(points.one_level(features), out)
     return out
 
 
@@ -38,15 +36,10 @@ def point_gather_backward(
     dtype = compute_dtype(features, grid, shift)
     want_features, want_grid, want_shift = output_mask
     p = points.shifted(grid, shift, dtype)
-    pyramid = points.Pyramid([(height, width)], channels, batch, p, align_corners)
-    d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients(pyramid, want_grid or want_shift, False)
-    points.backward(
-        lambda images: [features[images]],
-        lambda images, neurons: grad_output[images, neurons].to(dtype).unsqueeze(0),
-        None,
-        found,
-        points.keep_in(d_features) if want_features else None,
-    )
-    d_grid, d_shift = points.position_gradients(found.position, grid, want_grid, want_shift)
+    reader = direct.reader([(height, width)], channels, batch, p, align_corners, True)
+    keep = points.Kept(features) if want_features else None
+    maps, want_position = points.one_level(features), want_grid or want_shift
+    d_position = reader.gradients_of_gathered(maps, grad_output, keep, want_position)
+    d_features = features.new_empty(0) if keep is None else keep.gradient
+    d_grid, d_shift = points.position_gradients(d_position, grid, want_grid, want_shift)
     return d_features, cast_or_empty(d_grid, grid, grid), cast_or_empty(d_shift, shift, grid)

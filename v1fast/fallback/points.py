@@ -1,4 +1,4 @@
-"""What ops share that read feature maps at points: a few images at a time, so that what is read stays in the cache.
+"""Feature maps read at points by rows: a few images at a time, so that what is read stays in the cache.
 
 The maps of a pyramid are copied into one table of rows: the channels of a pixel side by side, in the dtype to compute
 in, and each map with a border of zeros. A corner outside a map is a pixel of its border. Its products are zero, or NaN
@@ -19,9 +19,17 @@ from torch import Tensor
 SAMPLES = 2**18  # values that are read at a time: with what is computed from them they fit the second-level cache
 MAPS = 2**20  # values of maps at a time
 
+ALL = slice(None)
+WHOLE = (ALL,)
+"""All images or neurons, in a single part."""
+
 Pair = tuple[Tensor | float, Tensor | float]
 Maps = Callable[[slice], Sequence[Tensor]]
 """The maps [b, C, H, W] of some of the images, one for each level."""
+Keep = Callable[[slice, list[Tensor]], None]
+"""Takes images, and the gradients of their maps, [b, C, H, W] for each level, which it may overwrite."""
+Upstream = Callable[[slice, slice], Tensor]
+"""The gradient of what some neurons read in some images, [L, b, n, C]."""
 
 
 class Corners:
@@ -64,20 +72,21 @@ class Pyramid:
         sizes: height and width of each of L levels.
         channels: C.
         batch: B.
-        points: [2, B, N], or [2, 1, N] if all images share them: x and y, normalised, in the compute dtype.
+        points: [B, N, 2], or [1, N, 2] if all images share them: x and y, normalised, in the compute dtype.
         align_corners: as in ``torch.nn.functional.grid_sample``.
     """
 
     def __init__(
         self, sizes: Sequence[tuple[int, int]], channels: int, batch: int, points: Tensor, align_corners: bool
     ) -> None:
+        points = points.movedim(-1, 0).contiguous()  # x and y apart
         self.sizes, self.channels, self.batch, self.points = sizes, channels, batch, points
         self.align_corners = align_corners
         pixels = [(height + 2) * (width + 2) for height, width in sizes]
         samples = len(sizes) * channels
-        self.neurons = _Slices(points.shape[-1], SAMPLES // samples)
+        self.neurons = Slices(points.shape[-1], SAMPLES // samples)
         most = SAMPLES // (samples * max(1, self.neurons[0].stop if self.neurons else 1))
-        self.images = _Slices(batch, min(most, MAPS // (sum(pixels) * channels)))
+        self.images = Slices(batch, min(most, MAPS // (sum(pixels) * channels)))
         self.count = self.images[0].stop if self.images else 0  # images in the table
         self.starts = [0, *accumulate(self.count * each for each in pixels)]  # rows of the levels
         edges = [[width for _, width in sizes], [height for height, _ in sizes]]
@@ -142,68 +151,88 @@ class Pyramid:
         """Return weights in the compute dtype, level by level."""
         return weight.to(self.dtype).contiguous().unflatten(1, (len(self.sizes), self.channels)).movedim(1, 0)
 
+    def values_of(self, maps: Maps) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield images and neurons, and what these neurons read in them, [L, b, n, C]."""
+        table = self.table()
+        for images in self.images:
+            self.fill(table, maps(images))
+            for neurons in self.neurons:
+                corners = self.corners(images, neurons)
+                values = gather(table, corners.rows, corners.value)
+                yield images, neurons, values.view(len(self.sizes), corners.images, -1, self.channels)
 
-class _Slices(Sequence[slice]):
-    """A range in as few equal parts as possible of at most ``most``, or 1; however many, they take no memory."""
+    def gather(self, maps: Maps, out: Tensor) -> None:
+        """Write what is read at every point of a single level into ``out``, [B, N, C]."""
+        for images, neurons, values in self.values_of(maps):
+            out[images, neurons] = values[0]
 
-    def __init__(self, total: int, most: int) -> None:
-        size = -(-total // max(1, -(-total // max(1, most))))
-        self._firsts, self._size, self._total = range(0, total, max(1, size)), size, total
+    def read(self, maps: Maps, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the sum over the channels of all levels at every point, weighted by [N, L C], plus bias [N].
 
-    def __len__(self) -> int:
-        return len(self._firsts)
+        It is [B, N] in the compute dtype.
+        """
+        w = self.by_level(weight)
+        out = w.new_empty((self.batch, w.shape[1]))
+        for images, neurons, values in self.values_of(maps):
+            torch.sum(values.mul_(w[:, None, neurons]).sum(-1), 0, out=out[images, neurons])
+        return out if bias is None else out.add_(bias.to(self.dtype))
 
-    def __getitem__(self, index: Any) -> Any:
-        first = self._firsts[index]
-        return slice(first, min(first + self._size, self._total))
+    def gradients_of_weighted(
+        self, maps: Maps, weight: Tensor, grad: Tensor, keep: Keep | None, want_position: bool, want_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of positions [B, N, 2] and weight [N, L C] from that of ``read``, [B, N].
+
+        ``keep`` is given the gradients of maps. None stands for what nobody wants.
+        """
+        return self._backward(maps, self._weighted(grad, weight), grad, keep, want_position, want_weight)
+
+    def gradients_of_gathered(self, maps: Maps, grad: Tensor, keep: Keep | None, want_position: bool) -> Tensor | None:
+        """Return the gradient of positions [B, N, 2] from that of what ``gather`` wrote, [B, N, C]."""
+        return self._backward(maps, self._given(grad), None, keep, want_position, False)[0]
+
+    def _weighted(self, grad: Tensor, weight: Tensor) -> Upstream:  # [B, N], [N, L C]
+        """Return the function that computes the gradient of what is read from that of the weighted sum."""
+        w = self.by_level(weight)
+        return lambda images, neurons: grad[images, neurons].unsqueeze(-1) * w[:, None, neurons]
+
+    def _given(self, grad: Tensor) -> Upstream:  # [B, N, C]
+        """Return the function that selects from the gradient of what is read in a single level."""
+        return lambda images, neurons: grad[images, neurons].to(self.dtype).unsqueeze(0)
+
+    def _backward(
+        self, maps: Maps, upstream: Upstream, grad: Tensor | None, keep: Keep | None, position: bool, weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of positions [B, N, 2] and weight [N, L C], None if not wanted.
+
+        Args:
+            maps: the maps that were read.
+            upstream: the gradient of what was read.
+            grad: [B, N], the gradient of the weighted sum; what was read times it is the gradient of the weight.
+            keep: is given the gradients of maps, unless nobody wants them.
+            position: whether the gradient of positions is wanted.
+            weight: whether that of the weight is wanted.
+        """
+        found = _Gradients(self, position, weight)
+        table = self.table() if position or weight else None
+        target = None if keep is None else self.table()
+        for images in self.images:
+            if table is not None:
+                self.fill(table, maps(images))
+            if target is not None:
+                target.zero_()
+            for neurons in self.neurons:
+                here = upstream(images, neurons)
+                if target is not None:
+                    corners = self.corners(images, neurons)
+                    scatter(target, corners.rows, corners.value, here.reshape(-1, self.channels))
+                if table is not None:
+                    found.collect(images, neurons, table, here, None if grad is None else grad[images, neurons])
+            if target is not None and keep is not None:
+                keep(images, [each.permute(0, 3, 1, 2) for each in self.inside(target, images.stop - images.start)])
+        return None if found.position is None else found.position.movedim(0, -1), found.weight
 
 
-def shifted(grid: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Tensor:  # [2, B or 1, N]
-    """Return given positions, [N, 2] or [B, N, 2], with x and y apart, and with the shift [B, 2] of each image."""
-    p = (grid if grid.dim() == 3 else grid.unsqueeze(0)).to(dtype).movedim(-1, 0)
-    return p.contiguous() if shift is None else p + shift.to(dtype).t().unsqueeze(-1)
-
-
-def gather(table: Tensor, rows: Tensor, weight: Tensor) -> Tensor:  # [R, C], [M, 4], [M, 4] -> [M, C]
-    """Return the weighted sums of four rows each."""
-    if table.dtype == torch.float32 and table.device.type in ("cpu", "cuda"):
-        first = torch.arange(0, rows.numel(), 4, dtype=rows.dtype, device=rows.device)
-        return torch.embedding_bag(table, rows.view(-1), first, False, 0, False, weight.view(-1))[0]
-    found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
-    return found.mul_(weight.unsqueeze(-1)).sum(1)
-
-
-def scatter(table: Tensor, rows: Tensor, weight: Tensor, values: Tensor) -> None:  # [R, C], [M, 4], [M, 4], [M, C]
-    """Add the weighted values to four rows each: the adjoint of ``gather``."""
-    part = torch.empty_like(values)
-    for row, factor in zip(rows.long().unbind(-1), weight.unbind(-1), strict=True):
-        table.index_add_(0, row.contiguous(), torch.mul(values, factor.unsqueeze(-1), out=part))
-
-
-def values_of(pyramid: Pyramid, maps: Maps) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield images and neurons, and what these neurons read in them, [L, b, n, C]."""
-    table = pyramid.table()
-    for images in pyramid.images:
-        pyramid.fill(table, maps(images))
-        for neurons in pyramid.neurons:
-            corners = pyramid.corners(images, neurons)
-            values = gather(table, corners.rows, corners.value)
-            yield images, neurons, values.view(len(pyramid.sizes), corners.images, -1, pyramid.channels)
-
-
-def read(pyramid: Pyramid, maps: Maps, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the sum over the channels of all levels at every point, weighted by [N, L C], plus bias [N].
-
-    It is [B, N] in the compute dtype.
-    """
-    w = pyramid.by_level(weight)
-    out = w.new_empty((pyramid.batch, w.shape[1]))
-    for images, neurons, values in values_of(pyramid, maps):
-        torch.sum(values.mul_(w[:, None, neurons]).sum(-1), 0, out=out[images, neurons])
-    return out if bias is None else out.add_(bias.to(pyramid.dtype))
-
-
-class Gradients:
+class _Gradients:
     """What a backward pass computes. What is not requested is None."""
 
     def __init__(self, pyramid: Pyramid, position: bool, weight: bool) -> None:
@@ -233,55 +262,76 @@ class Gradients:
                 found[images, neurons] = along.mul_(scale).sum(0)
 
 
-def backward(
-    maps: Maps,
-    upstream: Callable[[slice, slice], Tensor],  # of images and neurons -> [L, b, n, C]
-    grad: Tensor | None,  # [B, N]
-    found: Gradients,
-    keep: Callable[[slice, list[Tensor]], None] | None,
-) -> None:
-    """Collect the gradients of positions and weight in ``found``.
+class Slices(Sequence[slice]):
+    """A range in as few equal parts as possible of at most ``most``, or 1; however many, they take no memory."""
 
-    ``keep`` is given images and the gradients of their maps, [b, H, W, C] for each level; None if nobody wants them.
-    """
-    pyramid = found.pyramid
-    table = None if found.position is None and found.levels is None else pyramid.table()
-    target = None if keep is None else pyramid.table()
-    for images in pyramid.images:
-        if table is not None:
-            pyramid.fill(table, maps(images))
-        if target is not None:
-            target.zero_()
-        for neurons in pyramid.neurons:
-            here = upstream(images, neurons)
-            if target is not None:
-                corners = pyramid.corners(images, neurons)
-                scatter(target, corners.rows, corners.value, here.reshape(-1, pyramid.channels))
-            if table is not None:
-                found.collect(images, neurons, table, here, None if grad is None else grad[images, neurons])
-        if target is not None and keep is not None:
-            keep(images, list(pyramid.inside(target, images.stop - images.start)))
+    def __init__(self, total: int, most: int) -> None:
+        size = -(-total // max(1, -(-total // max(1, most))))
+        self._firsts, self._size, self._total = range(0, total, max(1, size)), size, total
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, index: Any) -> Any:
+        first = self._firsts[index]
+        return slice(first, min(first + self._size, self._total))
 
 
-def keep_in(d_features: Tensor) -> Callable[[slice, list[Tensor]], None]:
-    """Return the function that writes the gradient of a single level into that of the features, [B, C, H, W]."""
+def gather(table: Tensor, rows: Tensor, weight: Tensor) -> Tensor:  # [R, C], [M, 4], [M, 4] -> [M, C]
+    """Return the weighted sums of four rows each."""
+    if table.dtype == torch.float32 and table.device.type in ("cpu", "cuda"):
+        first = torch.arange(0, rows.numel(), 4, dtype=rows.dtype, device=rows.device)
+        return torch.embedding_bag(table, rows.view(-1), first, False, 0, False, weight.view(-1))[0]
+    found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
+    return found.mul_(weight.unsqueeze(-1)).sum(1)
 
-    def keep(images: slice, maps: list[Tensor]) -> None:
-        d_features[images] = maps[0].permute(0, 3, 1, 2)
 
-    return keep
+def scatter(table: Tensor, rows: Tensor, weight: Tensor, values: Tensor) -> None:  # [R, C], [M, 4], [M, 4], [M, C]
+    """Add the weighted values to four rows each: the adjoint of ``gather``."""
+    part = torch.empty_like(values)
+    for row, factor in zip(rows.long().unbind(-1), weight.unbind(-1), strict=True):
+        table.index_add_(0, row.contiguous(), torch.mul(values, factor.unsqueeze(-1), out=part))
 
 
-def weighted(grad: Tensor, weight: Tensor) -> Callable[[slice, slice], Tensor]:  # [B, N], [L, N, C]
-    """Return the function that computes the gradient of what is read from that of the weighted sum."""
-    return lambda images, neurons: grad[images, neurons].unsqueeze(-1) * weight[:, None, neurons]
+def shifted(grid: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Tensor:  # [B or 1, N, 2]
+    """Return given positions, [N, 2] or [B, N, 2], with the shift [B, 2] of each image."""
+    p = (grid if grid.dim() == 3 else grid.unsqueeze(0)).to(dtype)
+    return p if shift is None else (p + shift.to(dtype).unsqueeze(1)).contiguous()
+
+
+def one_level(features: Tensor) -> Maps:
+    """Return the function that selects the maps of some images."""
+    return lambda images: [features if images is ALL else features[images]]
+
+
+class Kept:
+    """The gradient of features in their dtype and layout, from that of the maps of some images after another."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self.found: Tensor | None = None
+
+    def __call__(self, images: slice, maps: list[Tensor]) -> None:
+        """Keep the first of the gradients of maps, [b, C, H, W]."""
+        found, like = maps[0], self.features
+        if images is ALL and found.dtype == like.dtype and found.is_contiguous() and found.stride() == like.stride():
+            self.found = found
+            return
+        if self.found is None:
+            self.found = torch.empty_like(like)
+        self.found[images] = found
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient of all features; there may be no image."""
+        return torch.empty_like(self.features) if self.found is None else self.found
 
 
 def position_gradients(
     d_position: Tensor | None, grid: Tensor, want_grid: bool, want_shift: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of given positions (in their shape) and of the shift, from [2, B, N]."""
+    """Return the gradients of given positions (in their shape) and of the shift, from [B, N, 2]."""
     if d_position is None:
         return None, None
-    d_grid = (d_position.sum(1) if grid.dim() == 2 else d_position).movedim(0, -1).contiguous()
-    return d_grid if want_grid else None, d_position.sum(-1).t().contiguous() if want_shift else None
+    d_grid = (d_position.sum(0) if grid.dim() == 2 else d_position).contiguous() if want_grid else None
+    return d_grid, d_position.sum(1) if want_shift else None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast.fallback import points
+from v1fast.fallback import direct, points
 from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 
 
@@ -49,7 +47,7 @@ def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: boo
     return out
 
 
-def _pyramid(
+def _reader(
     features: Tensor,
     grid: Tensor,
     shift: Tensor | None,
@@ -58,15 +56,16 @@ def _pyramid(
     kernel: int,
     steps: int,
     dtype: torch.dtype,
-) -> tuple[points.Pyramid, points.Maps]:
+    gradients: bool = False,
+) -> tuple[direct.Points | points.Pyramid, points.Maps]:
     """Return all levels, and the function that returns their maps: stored, or pooled anew."""
     sizes = _sizes(features, kernel, steps)
     p = points.shifted(grid, shift, dtype)
-    pyramid = points.Pyramid(sizes, features.shape[1], features.shape[0], p, align_corners)
+    reader = direct.reader(sizes, features.shape[1], features.shape[0], p, align_corners, gradients)
     if pooled is None:
-        return pyramid, lambda images: _poolings(features[images], kernel, steps, dtype)
+        return reader, lambda images: _poolings(features[images], kernel, steps, dtype)
     stored = [features, *_stored(pooled, features, sizes[1:])]
-    return pyramid, lambda images: [level[images] for level in stored]
+    return reader, lambda images: [level[images] for level in stored]
 
 
 def pooled_readout(
@@ -82,23 +81,26 @@ def pooled_readout(
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
     dtype = compute_dtype(features, grid, weight, bias, shift)
-    pyramid, maps = _pyramid(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
-    out = points.read(pyramid, maps, weight, bias)
+    reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    out = reader.read(maps, weight, bias)
     return out.to(torch.promote_types(features.dtype, weight.dtype))
 
 
-def _keep_pooled(d_features: Tensor, kernel: int) -> Callable[[slice, list[Tensor]], None]:
-    """Return the function that turns the gradients of all levels into that of the features."""
+class _KeptPooled(points.Kept):
+    """The gradient of features from those of all levels."""
 
-    def keep(images: slice, maps: list[Tensor]) -> None:
+    def __init__(self, features: Tensor, kernel: int) -> None:
+        super().__init__(features)
+        self.kernel = kernel
+
+    def __call__(self, images: slice, maps: list[Tensor]) -> None:
+        kernel = self.kernel
         for fine, coarse in zip(reversed(maps[:-1]), reversed(maps[1:]), strict=True):
-            height, width = coarse.shape[1:3]
-            squares = fine[:, : height * kernel, : width * kernel].unflatten(1, (height, kernel))
-            squares = squares.unflatten(3, (width, kernel))  # [b, h, k, w, k, C]
-            squares.add_(coarse[:, :, None, :, None], alpha=kernel**-2)
-        d_features[images] = maps[0].permute(0, 3, 1, 2)
-
-    return keep
+            height, width = coarse.shape[2:]
+            squares = fine[:, :, : height * kernel, : width * kernel].unflatten(2, (height, kernel))
+            squares = squares.unflatten(4, (width, kernel))  # [b, C, h, k, w, k]
+            squares.add_(coarse[:, :, :, None, :, None], alpha=kernel**-2)
+        super().__call__(images, maps)
 
 
 def pooled_readout_backward(
@@ -117,17 +119,16 @@ def pooled_readout_backward(
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
-    pyramid, maps = _pyramid(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
+    reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype, True)
     grad = grad_output.to(dtype)
-    d_features = torch.empty_like(features) if want_features else features.new_empty(0)
-    found = points.Gradients(pyramid, want_grid or want_shift, want_weight)
-    keep = _keep_pooled(d_features, pool_kernel) if want_features else None
-    points.backward(maps, points.weighted(grad, pyramid.by_level(weight)), grad, found, keep)
-    d_grid, d_shift = points.position_gradients(found.position, grid, want_grid, want_shift)
+    keep = _KeptPooled(features, pool_kernel) if want_features else None
+    want_position = want_grid or want_shift
+    d_position, d_weight = reader.gradients_of_weighted(maps, weight, grad, keep, want_position, want_weight)
+    d_grid, d_shift = points.position_gradients(d_position, grid, want_grid, want_shift)
     return (
-        d_features,
+        features.new_empty(0) if keep is None else keep.gradient,
         cast_or_empty(d_grid, grid, grid),
-        laid_out_or_empty(found.weight, weight),
+        laid_out_or_empty(d_weight, weight),
         cast_or_empty(grad.sum(0) if want_bias else None, bias, grid),
         cast_or_empty(d_shift, shift, grid),
     )

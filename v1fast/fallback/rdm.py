@@ -5,6 +5,7 @@ Rows are made ready a few at a time, in the dtype of the products, and only pair
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,12 @@ from v1fast.reference.whole_numbers import Angles, Places
 
 ELEMENTS = 2**17  # of rows, or of a matrix, that are worked on at a time
 BLOCK = 128  # rows of the matrix that are multiplied at a time
+FEW = 2**14  # values that are multiplied at once
+SAMPLED = 320  # values that are looked at first, a few more than may be distinct
+SAMPLED_PLACES = 16  # of these, values that are to be off all places
+LARGEST_COUNT = 2**12
+LEAST_SQUARE = 2.0**-60  # of a row: without scaling, its products are normal numbers, and its rounding errors small
+UNCERTAIN = 2.0**-49  # a dissimilarity of directions in float64 is closer to the exact one
 LARGEST_EXPONENT = {torch.float32: 126, torch.float64: 1000}  # of a scale: 2 to this power and its inverse are normal
 
 
@@ -129,11 +136,69 @@ class Whole(NamedTuple):
     sums: Tensor
 
 
-def _places(x: Tensor, dtype: torch.dtype) -> Places | None:
-    """Return the places of the values of a few matrices, looking at some of their rows at a time."""
-    if whole_numbers.is_continuous([x], False, whole_numbers.most_exact(dtype)):
+def _sampled(x: Tensor) -> list[float] | None:
+    """Return some values from all over a matrix, if it lies side by side in memory of the CPU."""
+    if x.shape[0] > 1 or x.device.type != "cpu" or not x.is_contiguous():
+        return None
+    flat = x.view(-1)
+    found: list[float] = flat[:: flat.numel() // SAMPLED | 1].tolist()
+    return found
+
+
+def _are_continuous(values: list[float], places: int) -> bool:
+    """Whether some values of a matrix alone show that it has not few: ``whole_numbers.is_continuous``, without torch.
+
+    They are too many for rule 1, and for rule 2 one is off all places.
+    """
+    if len(set(values)) <= whole_numbers.MOST_ROUNDED + 1 or not math.isfinite(sum(values)):
+        return False
+    few = values[:SAMPLED_PLACES]
+    low, high = min(few), max(few)
+    step = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, math.frexp(high - low)[1] - (places.bit_length() - 1))
+    return any(((value - low) / step) % 1 for value in few)
+
+
+def _places(x: Tensor, values: list[float] | None, dtype: torch.dtype) -> Places | None:
+    """Return the places of a few matrices, looking at some of their rows at a time. ``values`` are some, if any."""
+    places = whole_numbers.most_exact(dtype)
+    if whole_numbers.is_continuous([x], False, places) if values is None else _are_continuous(values, places):
         return None
     return whole_numbers.find([x[:, rows] for rows in _row_chunks(x)], dtype)
+
+
+class Counts(NamedTuple):
+    """A matrix of whole numbers, the commonest of few values, from its least one on."""
+
+    rows: Rows
+    sums: Tensor  # [1, S] float64
+    places: Places
+
+
+def _counts(x: Tensor, values: list[float] | None, dtype: torch.dtype) -> Counts | None:
+    """Return a matrix of whole numbers, None if it is another one: then ``_places`` is asked.
+
+    The places are what ``whole_numbers.find`` returns but for a common divisor, on which no dissimilarity depends. The
+    largest magnitude is small enough for the places of its first rule to be exact.
+    """
+    if values is None or x.dtype != torch.float32 or dtype != torch.float32 or any(value % 1 for value in values):
+        return None
+    low, high = (float(end) for end in torch.aminmax(x))
+    n = high - low
+    if not (low % 1 == high % 1 == 0 and 0 < n <= whole_numbers.MOST_ROUNDED and n * n * x.shape[2] <= 2**24):
+        return None
+    if max(-low, high) > LARGEST_COUNT:
+        return None
+    origin, step, found = (x.new_tensor([value], dtype=torch.float64) for value in (low, 1.0, 1.0))
+    memory = _blank(x, dtype)
+    inside = memory[:, : x.shape[1]]
+    sums = x.new_empty(x.shape[:2], dtype=torch.float64)
+    for rows in _row_chunks(x):
+        part = torch.sub(x[:, rows], low, out=inside[:, rows])
+        if bool((part != part.round()).any()):
+            return None
+        sums[:, rows] = part.sum(-1)  # exact, as all products are
+    valid = x.new_ones((*x.shape[:2], 1), dtype=torch.bool)
+    return Counts(Rows(inside, step[:, None, None], valid, memory), sums, Places(origin, step, origin, found > 0))
 
 
 def _whole(x: Tensor, places: Places, method: str, dtype: torch.dtype) -> Whole:
@@ -142,14 +207,21 @@ def _whole(x: Tensor, places: Places, method: str, dtype: torch.dtype) -> Whole:
     values = memory[:, :rows_in_all]
     squares, sums = (x.new_empty((batch, rows_in_all), dtype=torch.float64) for _ in range(2))
     valid = x.new_empty((batch, rows_in_all, 1), dtype=torch.bool)
-    for rows in _row_chunks(x):
-        m = places.of(x[:, rows])
-        values[:, rows], squares[:, rows], sums[:, rows] = m, m.square().sum(-1), m.sum(-1)
-        valid[:, rows] = x[:, rows].isfinite().all(-1, keepdim=True)
-    if method != "euclidean":
-        norms, _ = _turned(places, method, x.shape[2]).products(squares[..., None], sums[..., None], sums[..., None])
-        valid &= norms > 0
-    return Whole(Rows(values, places.step[:, None, None], valid, memory), squares, sums)
+    for part in _row_chunks(x):
+        m = places.of(x[:, part])
+        values[:, part], squares[:, part], sums[:, part] = m, m.square().sum(-1), m.sum(-1)
+        valid[:, part] = x[:, part].isfinite().all(-1, keepdim=True)
+    rows = Rows(values, places.step[:, None, None], valid, memory)
+    return _with_norms(Whole(rows, squares, sums), places, method)
+
+
+def _with_norms(found: Whole, places: Places, method: str) -> Whole:
+    """Return the same, with rows without a direction invalid."""
+    if method == "euclidean":
+        return found
+    squares, sums = found.squares[..., None], found.sums[..., None]
+    norms, _ = _turned(places, method, found.rows.values.shape[2]).products(squares, sums, sums)
+    return found._replace(rows=found.rows._replace(valid=found.rows.valid & (norms > 0)))
 
 
 def _turned(places: Places, method: str, columns: int) -> Angles:
@@ -160,17 +232,43 @@ Finish = Callable[[Tensor, slice, slice], Tensor]
 """Turns products [B, s, t] of some rows and others into their dissimilarities, in float64."""
 
 
-def _finish_whole(found: Whole, places: Places, method: str, columns: int) -> Finish:
-    squares, sums, angles = found.squares, found.sums, _turned(places, method, columns)
-    step = found.rows.scale
+def _finish_whole(found: Whole, places: Places, method: str, dtype: torch.dtype) -> Finish:
+    squares, sums, columns = found.squares, found.sums, found.rows.values.shape[2]
+    angles, step = _turned(places, method, columns), found.rows.scale
+
+    def euclidean(gram: Tensor, some: slice, others: slice) -> Tensor:
+        # In the order of the reference, for the same bits.
+        return (squares[:, some, None] + squares[:, None, others] - 2 * gram.double()) * step * step / columns
+
+    def exact(gram: Tensor, some: slice, others: slice) -> Tensor:
+        own, other = ((squares[:, part], sums[:, part]) for part in (some, others))
+        return whole_numbers.dissimilarities(angles, gram.double(), own, other)
+
+    if method == "euclidean":
+        return euclidean
+    return exact if dtype == torch.float64 else _finish_certain(found, angles)
+
+
+def _finish_certain(found: Whole, angles: Angles) -> Finish:
+    """Return what computes a float32 in float64, and exactly only where that does not decide how it is rounded."""
+    squares, sums = found.squares, found.sums
+    inverse, _ = whole_numbers.norms(angles, squares.unsqueeze(-1), sums.unsqueeze(-1))
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
         wide = gram.double()
-        if method == "euclidean":
-            # In the order of the reference, for the same bits.
-            return (squares[:, some, None] + squares[:, None, others] - 2 * wide) * step * step / columns
-        own, other = ((squares[:, part], sums[:, part]) for part in (some, others))
-        return whole_numbers.dissimilarities(angles, wide, own, other)
+        turned, _ = angles.products(wide, sums[:, some, None], sums[:, None, others])
+        values = turned.mul_(inverse[:, some]).mul_(inverse[:, others].mT).neg_().add_(1)
+        rounded = (values - UNCERTAIN).float()
+        # Of each pair once, and not of a row with itself: what is below stands in no matrix.
+        uncertain = (rounded != values.add_(UNCERTAIN).float()).triu_(1).nonzero(as_tuple=True)
+        values = rounded.double()
+        if len(uncertain[0]):
+            member, i, j = uncertain
+            own = squares[member, some.start + i, None], sums[member, some.start + i, None]
+            other = squares[member, others.start + j, None], sums[member, others.start + j, None]
+            pairs, products = angles._replace(offset=angles.offset[member]), wide[uncertain][:, None, None]
+            values[uncertain] = whole_numbers.dissimilarities(pairs, products, own, other).flatten()
+        return values
 
     return finish
 
@@ -199,30 +297,59 @@ def _finish_angles(rows: Rows, own: Tensor) -> Finish:
     return finish
 
 
-def _write(x: Tensor, places: Places | None, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
-    """Write the dissimilarities of a few matrices, of which all or none have few values."""
-    if places is not None:
-        found = _whole(x, places, method, dtype)
-        rows, finish = found.rows, _finish_whole(found, places, method, x.shape[2])
-    else:
-        rows = _points(x, dtype) if method == "euclidean" else _angles(x, method, dtype)
-    memory, count = rows.memory, x.shape[1]
+def _products(memory: Tensor, count: int) -> list[Tensor]:
+    """Return the products of rows with themselves and all later ones, some rows after another."""
+    # Two halves, of which one product is left out; of few rows it saves less than an operation of torch costs.
+    size = BLOCK if count > BLOCK or memory.numel() <= FEW else -(-count // 32) * 16
     blocks = []
-    for part in _chunks(count, BLOCK):
+    for part in _chunks(count, size):
         block = memory[:, part] @ memory[:, part.start :].mT
         blocks.append(block[:, : count - part.start, : count - part.start])
-    if places is None:
-        own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).unsqueeze(-1).double()
+    return blocks
+
+
+def _write(
+    x: Tensor,
+    places: Places | None,
+    counts: Counts | None,
+    method: str,
+    condensed: bool,
+    dtype: torch.dtype,
+    out: Tensor,
+) -> None:
+    """Write the dissimilarities of a few matrices, of which all or none have few values."""
+    whole = None
+    if counts is not None:
+        rows = counts.rows
+    elif places is not None:
+        whole = _whole(x, places, method, dtype)
+        rows = whole.rows
+    else:
+        rows = _points(x, dtype) if method == "euclidean" else _angles(x, method, dtype)
+    count = x.shape[1]
+    blocks = _products(rows.memory, count)
+    if whole is None:
+        own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).double()
+    if counts is not None:
+        places = counts.places
+        whole = _with_norms(Whole(rows, own, counts.sums), places, method)
+        rows = whole.rows
+    if whole is not None and places is not None:
+        finish = _finish_whole(whole, places, method, out.dtype)
+    else:
+        own = own.unsqueeze(-1)
         finish = _finish_points(rows, own) if method == "euclidean" else _finish_angles(rows, own)
     undefined = torch.where(rows.valid, 0.0, torch.nan).double()
     filled = 0
-    for number, block in enumerate(blocks):
+    start = 0
+    for block in blocks:
         for part in _chunks(block.shape[1], ELEMENTS // (block.shape[0] * block.shape[2])):
-            first = number * BLOCK + part.start
+            first = start + part.start
             gram = block[:, part, part.start :]
             some, others = slice(first, first + gram.shape[1]), slice(first, None)
             found_here = finish(gram, some, others).add_(undefined[:, some]).add_(undefined[:, others].mT)
             filled = _place(found_here, first, condensed, out, filled)
+        start += block.shape[1]
     if not condensed:
         out.diagonal(dim1=-2, dim2=-1).copy_(undefined.squeeze(-1))
 
@@ -241,27 +368,72 @@ def _place(values: Tensor, first: int, condensed: bool, out: Tensor, filled: int
     return 0
 
 
+def _write_small(x: Tensor, method: str, condensed: bool, out: Tensor) -> bool:
+    """Write the dissimilarities of a small matrix [S, K] in few operations, unless a row needs more care.
+
+    That is one with a value that is not finite or without a direction, or one so large or small that products of it
+    would not be normal numbers.
+    """
+    memory = _blank(x.unsqueeze(0), x.dtype)[0]
+    rows, count = memory[: len(x)], len(x)
+    if method == "correlation":
+        mean = x.mean(-1, keepdim=True, dtype=torch.float64)
+        rounded = mean.to(x.dtype)
+        torch.sub(x, rounded, out=rows)
+    else:
+        rows.copy_(x)
+    gram = memory.new_empty((len(memory), len(memory)))
+    for part in _chunks(len(memory), len(memory) if memory.numel() <= FEW else 32):
+        torch.mm(memory[part], memory[part.start :].t(), out=gram[part, part.start :])
+    values = gram[:count, :count].double()
+    if method == "correlation":
+        rest = (mean - rounded).squeeze(1)
+        values.addr_(rest, rest, alpha=-x.shape[1])
+    own = values.diagonal()
+    least, most = torch.aminmax(own)
+    if not (least.item() >= LEAST_SQUARE and most.item() <= 1 / LEAST_SQUARE):
+        return False
+    inverse = own.rsqrt()
+    values.mul_(inverse.unsqueeze(1)).mul_(inverse).neg_().add_(1).clamp_(0, 2).triu_(1)
+    if condensed:
+        out.copy_(values[values.new_ones(values.shape, dtype=torch.bool).triu_(1)])
+    else:
+        torch.add(values, values.mT, out=out)
+    return True
+
+
 def _fill(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
     if out.numel() == 0:
         return
     if y is not None:
         out.copy_(reference.rdm(x, y, method, condensed, accuracy))
-        return
+    elif torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            _fill_alone(x, method, condensed, accuracy, out)
+    else:
+        _fill_alone(x, method, condensed, accuracy, out)
+
+
+def _fill_alone(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
     dtype = compute_dtype(x, None, accuracy)
-    with torch.autocast(x.device.type, enabled=False):
-        for members in _chunks(x.shape[0], ELEMENTS // (x.shape[1] * x.shape[2])):
-            some, into = x[members], out[members]
-            places = _places(some, dtype)
-            if places is None or bool(places.found.all()):
-                _write(some, places, method, condensed, dtype, into)
-                continue
-            for which, found in (
-                (~places.found, None),
-                (places.found, Places(*(part[places.found] for part in places))),
-            ):
-                result = into[which]
-                _write(some[which], found, method, condensed, dtype, result)
-                into[which] = result
+    for members in _chunks(x.shape[0], ELEMENTS // (x.shape[1] * x.shape[2])):
+        some, into = x[members], out[members]
+        values = _sampled(some)
+        counts = _counts(some, values, dtype)
+        places = None if counts is not None else _places(some, values, dtype)
+        is_small = values is not None and x.dtype == dtype and some.numel() <= ELEMENTS and method != "euclidean"
+        if is_small and counts is None and places is None and _write_small(some[0], method, condensed, into[0]):
+            continue
+        if places is None or bool(places.found.all()):
+            _write(some, places, counts, method, condensed, dtype, into)
+            continue
+        for which, found in (
+            (~places.found, None),
+            (places.found, Places(*(part[places.found] for part in places))),
+        ):
+            result = into[which]
+            _write(some[which], found, None, method, condensed, dtype, result)
+            into[which] = result
 
 
 def rdm_out(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:

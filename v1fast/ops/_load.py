@@ -11,7 +11,8 @@ import torch
 
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK
+from v1fast.fallback import FALLBACK, small
+from v1fast.ops import gaussian_readout
 from v1fast.ops._define import behind_check, library, register_defaults
 from v1fast.ops._gpu_check import guarded, is_off
 
@@ -91,6 +92,9 @@ def _loaded_with_triton(version: str) -> str:
 
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
+    gaussian_readout.gaussian_readout = small.first(
+        gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
+    )
     return "loaded"
 
 

@@ -13,6 +13,7 @@ from v1fast import _choices, functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._ranges import Change, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
+from v1fast.reference._common import clamped_to_map
 
 Sampler = Literal["philox", "torch"]
 Noise = Mapping[str, Any]
@@ -177,14 +178,14 @@ class GaussianPointReadout(PointReadout, ABC):
     def _positions(self, mu: Tensor, sigma: Tensor, noise: Noise, images: int) -> Tensor:
         """The positions that a call with ``noise`` reads, [images, N, 2], without the shift."""
         if not noise:
-            return mu.clamp(-1, 1).expand(images, -1, -1)
+            return clamped_to_map(mu).expand(images, -1, -1)
         eps = noise.get("noise")
         if eps is None:
             drawn, first = (1, 0) if noise["share_noise"] else (images, noise["image_offset"])
             eps = functional.philox_normal(noise["seed"], drawn, self.outdims, image_offset=first)
         eps = eps.to(mu.dtype)
         z = (sigma * eps.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * eps
-        return (mu + z).clamp(-1, 1).expand(images, -1, -1)
+        return clamped_to_map(mu + z).expand(images, -1, -1)
 
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
         """Positions (batch_size, N, 1, 2), sampled if ``sample`` (None: in training mode), else the means."""

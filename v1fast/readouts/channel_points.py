@@ -16,6 +16,7 @@ from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import check_seed
 from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, Reduction, select_neurons
+from v1fast.reference._common import clamped_to_map
 
 
 class ChannelPointReadout(FeatureReadout, ABC):
@@ -87,7 +88,7 @@ class ChannelPointReadout(FeatureReadout, ABC):
                 functional.seed_tensor(seed, mu.device), math.prod(draws), 2 * len(mu), image_offset=first
             )
             noise = pairs.view(*draws, len(mu), 4)[..., :3].to(mu.dtype)
-        return (mu + sigma * noise).clamp(-1, 1).expand(*draws, -1, -1)
+        return clamped_to_map(mu + sigma * noise).expand(*draws, -1, -1)
 
     def sample_grid(self, batch_size: int, sample: bool | None = None) -> Tensor:
         """Positions (batch_size, 1, F N, 1, 3), sampled if ``sample`` (None: in training mode), else the means."""

@@ -1,4 +1,4 @@
-"""Rules that all readout references share: dtypes, and gradients that are not requested."""
+"""Rules that all readout references share: dtypes, the clamp, and gradients that are not requested."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from torch import Tensor
 def compute_dtype(*operands: Tensor | None) -> torch.dtype:
     """Return float64 if any operand is float64, otherwise float32."""
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
+
+
+def clamped_to_map(positions: Tensor) -> Tensor:
+    """Clamp positions to [-1, 1]. The gradient passes at the edges too, and not beyond.
+
+    ``torch.clamp`` passes it at exactly -1 and 1 up to torch 2.14, and not from 2.15 on. Neurons at the edge of a map
+    lie there: without a gradient, they would stay.
+    """
+    inside = (positions >= -1) & (positions <= 1)
+    return torch.where(inside, positions, positions.detach().clamp(-1, 1))
 
 
 def cast_or_empty(gradient: Tensor | None, operand: Tensor | None, otherwise: Tensor) -> Tensor:

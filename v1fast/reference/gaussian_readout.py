@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v1fast.reference import bilinear
-from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
+from v1fast.reference._common import cast_or_empty, clamped_to_map, compute_dtype, laid_out_or_empty
 from v1fast.reference.philox import philox_normal
 from v1fast.reference.points import read, read_backward
 
@@ -53,8 +53,7 @@ def _locate(
     """Return the positions before clamp and shift, and the cells of those after. mu has the compute dtype."""
     dtype, (batch, _, height, width) = mu.dtype, features.shape
     z = _displace(mu, None if sigma is None else sigma.to(dtype), eps).expand(batch, -1, -1)
-    # Not z.clamp: from 2.15 on, torch passes no gradient at exactly -1 and 1, where neurons at the edge of the map are.
-    position = torch.where((z >= -1) & (z <= 1), z, z.detach().clamp(-1, 1))
+    position = clamped_to_map(z)
     if shift is not None:
         position = position + shift.to(dtype).unsqueeze(1)
     return z, bilinear.locate(position, height, width, align_corners)

@@ -225,11 +225,11 @@ def dissimilarities(
     """
     (squares, sums), (other_squares, other_sums) = own, others
     sums, other_sums = sums.unsqueeze(-1), other_sums.unsqueeze(-2)
-    norms = _norms(angles, squares.unsqueeze(-1), sums)
-    other_norms = _norms(angles, other_squares.unsqueeze(-2), other_sums)
+    own_norms = norms(angles, squares.unsqueeze(-1), sums)
+    other_norms = norms(angles, other_squares.unsqueeze(-2), other_sums)
     t, t_rest = angles.products(gram, sums, other_sums)
-    w, w_rest = two_product(norms[0], other_norms[0])
-    w_rest = w_rest + (norms[0] * other_norms[1] + norms[1] * other_norms[0])
+    w, w_rest = two_product(own_norms[0], other_norms[0])
+    w_rest = w_rest + (own_norms[0] * other_norms[1] + own_norms[1] * other_norms[0])
     r, r_rest = two_product(t, w)
     r_rest = r_rest + (t * w_rest + t_rest * w)
     d, d_rest = two_sum(torch.ones_like(r), -r)
@@ -237,7 +237,7 @@ def dissimilarities(
     return torch.where(d < LEAST, 0, torch.where(d > 2, 2, d))
 
 
-def _norms(angles: Angles, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+def norms(angles: Angles, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     """Return 1 / the norms of rows. NaN for a row of zeros."""
     high, low = angles.products(squares, sums, sums)
     return inverse_root(torch.where(high > 0, high, torch.nan), low)
