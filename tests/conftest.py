@@ -122,4 +122,5 @@ def how_features(monkeypatch):
         monkeypatch.setattr("v1fast.kernels._features.is_gathered", lambda o: way == "gather")
         _launch.plans.clear()
 
-    return choose
+    yield choose
+    _launch.plans.clear()  # they hold for the other way

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from torch import Tensor
+from v1fast.kernels import _launch  # type: ignore[import-not-found]
 
 from v1fast import functional
 
@@ -54,11 +55,17 @@ class Way(NamedTuple):
     gradients: tuple[str, ...] = ALL
     gather: bool | None = None  # how the gradient of the features is made
 
-    def chosen(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
         """Within it, the gradient of the features is made this way, whatever the heuristic says."""
         if self.gather is None:
-            return nullcontext()
-        return mock.patch("v1fast.kernels._features.is_gathered", return_value=self.gather)
+            yield
+            return
+        # What was worked out for this form of a call holds for the other way.
+        _launch.plans.clear()
+        with mock.patch("v1fast.kernels._features.is_gathered", return_value=self.gather):
+            yield
+        _launch.plans.clear()
 
 
 FORWARD = Way("forward", False)

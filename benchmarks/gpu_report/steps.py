@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from v1fast.ops._uncompiled import failures
+from v1fast.ops._gpu_check import failures
 
 from ..contract import Step
 from .record import Part
