@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from assertions import assert_as_accurate
+from op_checks import assert_same
 
 from v1fast import _eager as eager
 from v1fast.readouts import FullGaussian2d, Gaussian2d
@@ -106,18 +107,25 @@ def test_fixed_sigma_is_exact_and_uses_up_as_many_random_numbers():
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("shifted", [True, False])
 def test_training_with_torchs_stream(batch_sample, align_corners, shifted):
-    """sampler="torch" draws normals of shape (B, N, 1, 2), or (1, N, 1, 2); output and all gradients."""
-    layer = readout(batch_sample=batch_sample, align_corners=align_corners, sampler="torch")
-    x, shift = features(), 0.2 * torch.randn(4, 2) if shifted else None
-    torch.manual_seed(5)
-    noise = torch.empty(4 if batch_sample else 1, N, 1, 2).normal_().squeeze(2)
-    torch.manual_seed(5)
-    got = gradients(layer, x, lambda x: layer(x, shift=shift), weighted_sum)
-    own = gradients(layer, x, lambda x: eager_forward(layer, x, noise, shift), weighted_sum)
-    double = copy.deepcopy(layer).double()
-    exact = gradients(double, x.double(), lambda x: eager_forward(double, x, noise, shift), weighted_sum)
-    for name in exact:
-        assert_as_accurate(got[name], own[name], exact[name], name)
+    """sampler="torch" draws normals of shape (B, N, 1, 2), or (1, N, 1, 2); output and all gradients.
+
+    Of four draws together: of one, the largest error of two dozen numbers is a throw of the dice.
+    """
+    found = []
+    for _ in range(4):
+        layer = readout(batch_sample=batch_sample, align_corners=align_corners, sampler="torch")
+        x, shift = features(), 0.2 * torch.randn(4, 2) if shifted else None
+        torch.manual_seed(torch.initial_seed() + 1)
+        state = torch.get_rng_state()
+        noise = torch.empty(4 if batch_sample else 1, N, 1, 2).normal_().squeeze(2)
+        torch.set_rng_state(state)
+        got = gradients(layer, x, partial(layer, shift=shift), weighted_sum)
+        own = gradients(layer, x, partial(eager_forward, layer, noise=noise, shift=shift), weighted_sum)
+        double = copy.deepcopy(layer).double()
+        forward = partial(eager_forward, double, noise=noise, shift=shift)
+        found.append((got, own, gradients(double, x.double(), forward, weighted_sum)))
+    for name in found[0][0]:
+        assert_as_accurate(*(torch.stack([values[name] for values in kind]) for kind in zip(*found, strict=True)), name)
 
 
 def test_evaluation_reads_the_means():
@@ -147,7 +155,7 @@ def test_out_idx_is_a_choice_of_the_whole(sampler, out_idx):
     torch.manual_seed(2)
     whole = layer(x)
     torch.manual_seed(2)
-    assert layer(x, out_idx=out_idx).equal(whole[:, torch.as_tensor(out_idx)])
+    assert_same(layer(x, out_idx=out_idx), whole[:, torch.as_tensor(out_idx)])
 
 
 def test_a_training_pass_clamps_mu_and_sigma_in_place():

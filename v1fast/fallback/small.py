@@ -73,7 +73,7 @@ def _suits(
         return False
     batch, channels = features.shape[:2]
     neurons = weight.shape[0]
-    if not 0 < batch * neurons * channels <= MOST or image_offset < 0:
+    if not 0 < batch * neurons * channels <= MOST or not 0 <= image_offset < 2**63 - batch:
         return False
     dtype = features.dtype
     if dtype not in (torch.float32, torch.float64):
