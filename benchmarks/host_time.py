@@ -82,18 +82,19 @@ def _without_gpu() -> Iterator[None]:
     import triton
 
     from v1fast import kernels
-    from v1fast.ops._define import behind_check
+    from v1fast.ops._define import forget_launchers, register_launcher
 
     library = torch.library.Library("v1fast", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, launcher in kernels.CUDA.items():
-            library.impl(name, behind_check(name, launcher), "CPU", allow_override=True)
+            register_launcher(name, launcher, "CPU", library, allow_override=True)
     before, triton.runtime.driver._active = triton.runtime.driver._active, _Driver()
     try:
         yield
     finally:
         triton.runtime.driver._active = before
+        forget_launchers("CPU")
         library._destroy()
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from v1fast import kernels
-from v1fast.ops._define import behind_check
+from v1fast.ops._define import forget_launchers, register_launcher
 
 ATOMICS = re.compile(r"\s(red|atom)\.")
 """Matches in the PTX of a kernel that uses atomic additions."""
@@ -23,11 +23,12 @@ def gpu(arch, **how):
     """Run the block on this architecture; ``how`` is passed to ``emulator.active``."""
     library = torch.library.Library("v1fast", "IMPL")
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, behind_check(name, launcher), "CPU", allow_override=True)
+        register_launcher(name, launcher, "CPU", library, allow_override=True)
     try:
         with emulator.active(arch, **how):
             yield
     finally:
+        forget_launchers("CPU")
         library._destroy()
 
 

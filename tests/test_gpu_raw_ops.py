@@ -1,6 +1,8 @@
 """The Triton launchers called without the checks of the public functions, on an emulated GPU."""
 
+import functools
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ pytest.importorskip("triton")
 
 from v1fast import functional, kernels
 from v1fast.contracts import _checks
-from v1fast.ops import _load
+from v1fast.ops import _define, _load
 
 CALLS = {"o": torch.ops.v1fast, "z": torch.zeros, "s": torch.zeros(1, dtype=torch.int64), "torch": torch}
 LAUNCHED = {name: call for name, call in REFUSED.items() if call[2:].split("(")[0] in kernels.CUDA}
@@ -29,7 +31,8 @@ def test_raw_calls_are_refused(name):
 def test_what_is_loaded_is_behind_the_check(monkeypatch):
     registered = {}
     library = SimpleNamespace(impl=lambda name, kernel, key: registered.update({name: kernel}))
-    monkeypatch.setattr(_load, "library", library)
+    monkeypatch.setattr(_define, "library", library)
+    monkeypatch.setattr(_define, "_launchers", {name: {} for name in _define.references})
     monkeypatch.setenv("V1FAST_KERNELS", "triton")
     assert _load._load_triton() == "loaded"
     assert registered.keys() == kernels.CUDA.keys()
@@ -46,6 +49,17 @@ def test_a_legal_call_is_checked_once(monkeypatch, grad):
     z = torch.zeros
     functional.gaussian_readout(z(2, 1, 4, 4, requires_grad=grad), z(5, 2), None, z(5, 1))
     assert len(seen) == 1
+
+
+@ampere
+def test_a_profiler_sees_the_op_that_is_otherwise_called_without_the_dispatcher(on_gpu):
+    z = torch.zeros
+    call = functools.partial(functional.gaussian_readout, z(2, 1, 4, 4), z(5, 2), None, z(5, 1))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    assert "v1fast::gaussian_readout" in {event.name for event in profile.events()}
+    with mock.patch.dict(_define._launchers["gaussian_readout"], cpu=lambda *operands: "called"):
+        assert call() == "called"
 
 
 @ampere

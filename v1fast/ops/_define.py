@@ -76,6 +76,9 @@ defaults: dict[str, Callable[..., Any]] = {}
 not take.
 """
 
+_launchers: dict[str, dict[str, Callable[..., Any]]] = {}
+"""Name of each op -> type of device -> its kernel in Python there, behind the op's check."""
+
 _checks: dict[str, Callable[..., None]] = {}
 
 
@@ -90,7 +93,7 @@ def _with_autograd(
     default arguments, which these schemas do not have.
     """
 
-    run = getattr(op, "_op", op)  # without a call of Python's
+    run = _below_autograd(op)
 
     class Recorded(torch.autograd.Function):
         @staticmethod
@@ -123,6 +126,25 @@ def _with_autograd(
 
     # What Function.apply calls if no transform is active; it would look at each argument first.
     return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
+
+
+def _below_autograd(op: Any) -> Callable[..., Any]:
+    """Return what runs the op where nothing but autograd can want to know of the call, and autograd is done.
+
+    The dispatcher takes several microseconds to call a kernel in Python. So such a kernel is called at once, unless a
+    profiler wants to see the op.
+    """
+    dispatched = getattr(op, "_op", op)  # without a call of Python's
+    launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
+
+    def run(*arguments: Any) -> Any:
+        if launchers and not torch.autograd._profiler_enabled():
+            launcher = launchers.get(arguments[0].device.type)
+            if launcher is not None:
+                return launcher(*arguments)
+        return dispatched(*arguments)
+
+    return run
 
 
 def _written(op: Any) -> list[int]:
@@ -208,6 +230,30 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def register_launcher(
+    name: str, launcher: Callable[..., Any], device: str, registry: Any = None, **options: Any
+) -> None:
+    """Register a kernel in Python of the op of this name, behind the op's check.
+
+    Args:
+        name: of the op.
+        launcher: takes the op's arguments.
+        device: the dispatcher's name of the device's type, such as "CUDA".
+        registry: the ``torch.library.Library`` to register in; None: that of the ops.
+        **options: of ``Library.impl``.
+    """
+    kernel = behind_check(name, launcher)
+    (library if registry is None else registry).impl(name, kernel, device, **options)
+    if not _written(getattr(torch.ops.v1fast, name).default):
+        _launchers[name][device.lower()] = kernel
+
+
+def forget_launchers(device: str) -> None:
+    """Forget the kernels in Python for this type of device, whose registration the dispatcher has forgotten."""
+    for found in _launchers.values():
+        found.pop(device.lower(), None)
+
+
 def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
     """Return the op with errors that name the operand, whichever kernel runs.
 
@@ -216,7 +262,7 @@ def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> 
     A kernel in Python that the dispatcher calls costs more than its work. So calls with plain arguments do without that
     of autograd: what it would do with them is done here.
     """
-    may_skip, run = not _written(op), getattr(op, "_op", op)
+    may_skip, run = not _written(op), _below_autograd(op)
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():  # a compiler would wrap the error of the fake in its own

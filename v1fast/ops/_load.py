@@ -13,7 +13,7 @@ from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK, small
 from v1fast.ops import gaussian_readout
-from v1fast.ops._define import behind_check, library, register_defaults
+from v1fast.ops._define import register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
@@ -79,7 +79,7 @@ def _load_triton() -> str:
         return f"not available: no module named {error.name!r}"
     self_test = importlib.import_module("v1fast.kernels._self_test")
     for name, launcher in kernels.CUDA.items():
-        library.impl(name, behind_check(name, guarded(name, launcher, self_test)), "CUDA")
+        register_launcher(name, guarded(name, launcher, self_test), "CUDA")
     return _loaded_with_triton(importlib.import_module("triton").__version__)
 
 
@@ -92,10 +92,16 @@ def _loaded_with_triton(version: str) -> str:
 
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
-    gaussian_readout.gaussian_readout = small.first(
-        gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
-    )
+    if not _has_kernel("CPU"):
+        gaussian_readout.gaussian_readout = small.first(
+            gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
+        )
     return "loaded"
+
+
+def _has_kernel(device: str) -> bool:
+    """Whether readouts have a kernel for this device, of a set that is loaded."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", device)
 
 
 def _on_cuda(default: str) -> str:
@@ -113,7 +119,7 @@ def paths(loaded: Mapping[str, str]) -> dict[str, str]:
     default = "the fallback, on torch's own kernels" if loaded["fallback"] == "loaded" else "the reference"
     found = {}
     for device, name in (("CPU", "native"), ("CUDA", "triton")):
-        if torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", device):
+        if _has_kernel(device):
             found[device] = f"the kernels of the set {name}{'' if device == 'CPU' else _on_cuda(default)}"
         else:
             found[device] = f"{default}; {name}: {loaded[name]}"
