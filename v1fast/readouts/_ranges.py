@@ -107,11 +107,12 @@ def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int
         else:
             in_place(inside)
         return parameter.clone() if shape is None else torch.view_copy(parameter, shape)
-    values = change(parameter.detach())
+    recorded = torch.is_grad_enabled() or _are_functorch_transforms_active()
+    values = change(parameter.detach() if recorded else parameter)
     if written:
         used = _saved_straight_through(values, parameter)
         with torch.no_grad():
             parameter.copy_(values)
     else:
-        used = _straight_through(values, parameter) if torch.is_grad_enabled() else values
+        used = _straight_through(values, parameter) if recorded else values
     return used if shape is None else used.view(shape)
