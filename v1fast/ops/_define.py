@@ -28,6 +28,7 @@ from torch._C import (
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
+from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -138,7 +139,7 @@ def _below_autograd(op: Any) -> Callable[..., Any]:
     launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
 
     def run(*arguments: Any) -> Any:
-        if launchers and not torch.autograd._profiler_enabled():
+        if launchers and not _profiler_enabled():
             launcher = launchers.get(arguments[0].device.type)
             if launcher is not None:
                 return launcher(*arguments)
