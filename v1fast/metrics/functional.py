@@ -219,6 +219,7 @@ def explainable_variance(
 
 
 fev = explainable_variance
+"""Another name of :func:`explainable_variance`: the fraction of explainable variance."""
 
 
 def feve(

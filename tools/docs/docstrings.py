@@ -1,0 +1,69 @@
+"""Docstrings as Markdown: what help() shows plainly and a page would garble. An extension of griffe."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+import latex2mathml.converter
+
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):`~?([\w.]+)`")
+_NAMED = re.compile(r"^``[^`]+``(?:(?:, | and |  +)``[^`]+``)*  +\S")
+_MATH = re.compile(r"^( *)\.\. math::\n+((?:\1 +\S.*\n?)+)", re.MULTILINE)
+_SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Examples?):$")
+
+
+def _display(match: re.Match[str]) -> str:
+    """A formula of LaTeX as MathML, which browsers draw without a script."""
+    formula = " ".join(line.strip() for line in match[2].splitlines())
+    if "&" in formula:
+        # Where a docstring is not raw, its author's double backslash has become a single one.
+        formula = re.sub(r"\\(?= )", r"\\\\", formula).replace("\\\\\\", "\\\\")
+        formula = rf"\begin{{aligned}}{formula}\end{{aligned}}"
+    return f'\n<div class="formula">{latex2mathml.converter.convert(formula, display="block")}</div>\n'
+
+
+def _role(match: re.Match[str]) -> str:
+    """A link, if the reference has that name, else code."""
+    name = match[1]
+    if name.startswith("v1fast."):
+        return f'<autoref identifier="{name}" optional><code>{name.split(".")[-1]}</code></autoref>'
+    return f"`{name}`"
+
+
+def _blocks(lines: list[str]) -> list[str]:
+    """Doctests get a fence; lines of names and what they are, a list."""
+    out: list[str] = []
+    fence = listed = False
+    for number, line in enumerate(lines):
+        before = lines[number - 1] if number else ""
+        if line.lstrip().startswith(">>>") and not fence:
+            indent = line[: len(line) - len(line.lstrip())]
+            out += [""] * bool(before.strip() and not _SECTION.match(before.strip())) + [f"{indent}```pycon"]
+            fence = True
+        if fence and not line.strip():
+            out.append(f"{indent}```")
+            fence = False
+        named = not fence and _NAMED.match(line)
+        if named and not listed and before.strip():
+            out.append("")
+        listed = bool(named) or (listed and bool(line.strip()))
+        out.append(re.sub(r"  +", ": ", f"- {line}", count=1) if named else line)
+    return [*out, f"{indent}```"] if fence else out
+
+
+def to_markdown(text: str) -> str:
+    """A docstring of this project as Markdown with Google's sections."""
+    text = _MATH.sub(_display, text)
+    text = _ROLE.sub(_role, text)
+    return "\n".join(_blocks(text.splitlines()))
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites each docstring once, when its object has been read."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Called by griffe for every object."""
+        if obj.docstring:
+            obj.docstring.value = to_markdown(obj.docstring.value)
