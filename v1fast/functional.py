@@ -84,7 +84,7 @@ def gaussian_readout(
     r"""Each neuron reads the features at one point, sampled from its Gaussian, and weights the channels.
 
     .. math::
-        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \
+        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \\
         \mathrm{out}_{bn} &= \mathrm{bias}_n
             + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
 

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import griffe
-import latex2mathml.converter
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):`~?([\w.]+)`")
 _NAMED = re.compile(r"^``[^`]+``(?:(?:, | and |  +)``[^`]+``)*  +\S")
@@ -15,13 +14,11 @@ _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Examples?):$")
 
 
 def _display(match: re.Match[str]) -> str:
-    """A formula of LaTeX as MathML, which browsers draw without a script."""
+    """A formula as a block of its own kind, which the hooks draw."""
     formula = " ".join(line.strip() for line in match[2].splitlines())
     if "&" in formula:
-        # Where a docstring is not raw, its author's double backslash has become a single one.
-        formula = re.sub(r"\\(?= )", r"\\\\", formula).replace("\\\\\\", "\\\\")
-        formula = rf"\begin{{aligned}}{formula}\end{{aligned}}"
-    return f'\n<div class="formula">{latex2mathml.converter.convert(formula, display="block")}</div>\n'
+        formula = rf"\begin{{align*}}{formula}\end{{align*}}"
+    return f"\n```math\n{formula}\n```\n"
 
 
 def _role(match: re.Match[str]) -> str:
