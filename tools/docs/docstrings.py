@@ -6,8 +6,10 @@ import re
 from typing import Any
 
 import griffe
+import latex2mathml.converter
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):`~?([\w.]+)`")
+_INLINE_MATH = re.compile(r":math:`([^`]+)`")
 _NAMED = re.compile(r"^``[^`]+``(?:(?:, | and |  +)``[^`]+``)*  +\S")
 _MATH = re.compile(r"^( *)\.\. math::\n+((?:\1 +\S.*\n?)+)", re.MULTILINE)
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Examples?):$")
@@ -53,6 +55,7 @@ def _blocks(lines: list[str]) -> list[str]:
 def to_markdown(text: str) -> str:
     """A docstring of this project as Markdown with Google's sections."""
     text = _MATH.sub(_display, text)
+    text = _INLINE_MATH.sub(lambda match: latex2mathml.converter.convert(match[1]), text)
     text = _ROLE.sub(_role, text)
     return "\n".join(_blocks(text.splitlines()))
 
