@@ -14,7 +14,7 @@ export V1FAST_EMULATOR_CACHE ?= $(CURDIR)/build/emulator
 
 .PHONY: demo test test-torch test-emulator test-slow test-sanitized test-peers test-gpu gpu-report gpu-table \
 	mutate-gpu check format bench bench-baselines bench-fallback bench-frozen-core \
-	bench-layers clean
+	bench-layers docs notebooks clean
 demo: $(VENV)/.built
 	$(BIN)/v1fast demo --out out/demo
 
@@ -151,6 +151,16 @@ bench-layers: $(VENV)/.built $(PEERS)/.installed
 bench-frozen-core: $(VENV)/.built $(PEERS)/.installed
 	V1FAST_PEERS=$(PEERS) $(BIN)/python -m v1fast.benchmarks.bench_frozen_core out/bench-frozen-core
 
+# The documentation, into out/site. A broken link, a page that is not in the navigation or a public name that is not in
+# the reference is an error. The pages load nothing from elsewhere.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open out/site/index.html"
+
+# The scripts of examples/ that are written in cells, as executed notebooks in out/notebooks.
+notebooks: $(VENV)/.built $(VENV)/.docs
+	$(BIN)/python tools/docs/notebooks.py out/notebooks
+
 clean:
 	rm -rf $(VENV) .venv-torch-* $(PEERS) build dist out *.egg-info v1fast/*.so
 
@@ -163,6 +173,10 @@ $(VENV)/.deps: requirements/constraints.txt requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.deps pyproject.toml setup.py $(shell find csrc -type f)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.deps requirements/constraints.txt requirements/docs.txt
+	$(PIP) install --quiet $(PINNED) -r requirements/docs.txt
 	@touch $@
 
 $(OTHER)/.deps: $(addprefix requirements/,constraints.txt oldest.txt other-torch.txt) tools/other_torch.py

@@ -1,14 +1,14 @@
-"""Which layer of a model sees orientation? Gratings, pixels and the layers of a small network, compared by their RDMs.
+# %% [markdown]
+# # Which layer of a model sees orientation?
+#
+# Gratings, pixels and the layers of a small network, compared by their dissimilarity matrices (RDMs).
+#
+#     python examples/rsa_orientation.py
+#
+# The network has oriented filters, as simple cells have, and pools over phase and place, as complex cells do. The
+# gratings have random phases: pixels of one orientation have little in common, the pooled layer has little else.
 
-    python examples/rsa_orientation.py out/orientation
-
-The network has oriented filters, as simple cells have, and pools over phase and place, as complex cells do. The
-gratings have random phases: pixels of one orientation have little in common, the pooled layer has little else.
-"""
-
-from __future__ import annotations
-
-import sys
+# %%
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,15 @@ from torch import nn
 from v1fast import functional, rsa
 from v1fast.rsa import plots
 
+OUT = Path("out/orientation")
+OUT.mkdir(parents=True, exist_ok=True)
 SIZE, PERIOD, STEP = 48, 8.0, 3  # pixels; pixels; degrees
 
+# %% [markdown]
+# ## Stimuli and model
 
+
+# %%
 def gratings(orientations: np.ndarray, seed: int = 0) -> torch.Tensor:
     """[S, 1, SIZE, SIZE]: one grating of each orientation (degrees), at a random phase."""
     phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, (len(orientations), 1, 1))
@@ -50,44 +56,74 @@ class Network(nn.Module):
         return self.pooled(self.complex(self.simple(images)[:, None]).squeeze(1))
 
 
-def main(out: Path) -> None:
-    """Compute, print and draw."""
-    out.mkdir(parents=True, exist_ok=True)
-    orientations = np.arange(0, 180, STEP)
-    images = gratings(orientations)
-    systems = {"pixels": images.flatten(1)}
-    systems |= rsa.activations(Network(), images, ["simple", "complex", "pooled"])
-    rdms = {name: functional.rdm(values).numpy() for name, values in systems.items()}
-    # What a system that sees nothing but orientation would have.
-    ideal = np.abs(np.sin(np.deg2rad(orientations[:, None] - orientations)))
-    similar = {name: rsa.compare(rdm, ideal, "spearman") for name, rdm in rdms.items()}
-    for name, value in similar.items():
-        print(f"{name}: Spearman correlation with the ideal {value:.3f}")
-    axis = "orientation (degrees)"
-    rows = {name: rsa.rows_nearest(rdm, orientations, [0, 45, 90, 135], period=180) for name, rdm in rdms.items()}
-    places = rows["pixels"][0]
-    tuning = rsa.tuning_curves(systems["pooled"], orientations, 20, period=180)
-    figures = {
-        "rdms": plots.rdm_heatmaps(rdms, axis="stimulus, 3 degrees apart"),
-        "similarity": plots.similarity_bars(
-            similar,
-            label="Spearman correlation",
-            title="Similarity to an ideal RDM of orientation",
-        ),
-        "rows": plots.rdm_rows(orientations, {name: found for name, (_, found) in rows.items()}, places, axis=axis),
-        "tuning": plots.tuning_curves(tuning, range(0, 48, 12), axis=axis, title="Pooled energy of four filters"),
-        "maps": plots.low_dimensional_map(
-            {name: rsa.tsne(systems[name], perplexity=10) for name in ("pixels", "pooled")},
-            orientations,
-            period=180,
-            label=axis,
-            title="t-SNE of 20 principal components",
-        ),
-    }
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png")
-    print(f"Pictures are in {out}")
+# %%
+orientations = np.arange(0, 180, STEP)
+images = gratings(orientations)
+systems = {"pixels": images.flatten(1)}
+systems |= rsa.activations(Network(), images, ["simple", "complex", "pooled"])
 
+# %% [markdown]
+# ## Dissimilarity matrices
+#
+# Each entry is 1 minus the correlation of two patterns of responses. The ideal matrix is that of a system that sees
+# orientation and nothing else.
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "out/orientation"))
+# %%
+rdms = {name: functional.rdm(values).numpy() for name, values in systems.items()}
+ideal = np.abs(np.sin(np.deg2rad(orientations[:, None] - orientations)))
+similar = {name: rsa.compare(rdm, ideal, "spearman") for name, rdm in rdms.items()}
+for name, value in similar.items():
+    print(f"{name}: Spearman correlation with the ideal {value:.3f}")
+
+# %%
+figure = plots.rdm_heatmaps(rdms, axis="stimulus, 3 degrees apart")
+figure.savefig(OUT / "rdms.png")
+figure
+
+# %%
+figure = plots.similarity_bars(similar, label="Spearman correlation", title="Similarity to an ideal RDM of orientation")
+figure.savefig(OUT / "similarity.png")
+figure
+
+# %% [markdown]
+# ## Is it more than chance?
+#
+# Each permutation of the stimuli gives a similarity by chance. Random permutations separate neighbours, which are alike
+# in any smooth system: for two measured matrices of a circular axis, `shifts=True` keeps neighbours together. It says
+# nothing here, since a shift does not change the ideal matrix.
+
+# %%
+for name, rdm in rdms.items():
+    print(f"{name}: p = {rsa.permutation_test(rdm, ideal, 'spearman').p:.4f}")
+
+# %% [markdown]
+# ## Rows, tuning, maps
+#
+# A row of the matrix says how far each stimulus is from one of them.
+
+# %%
+axis = "orientation (degrees)"
+rows = {name: rsa.rows_nearest(rdm, orientations, [0, 45, 90, 135], period=180) for name, rdm in rdms.items()}
+figure = plots.rdm_rows(orientations, {name: r for name, (_, r) in rows.items()}, rows["pixels"][0], axis=axis)
+figure.savefig(OUT / "rows.png")
+figure
+
+# %%
+tuning = rsa.tuning_curves(systems["pooled"], orientations, 20, period=180)
+figure = plots.tuning_curves(tuning, range(0, 48, 12), axis=axis, title="Pooled energy of four filters")
+figure.savefig(OUT / "tuning.png")
+figure
+
+# %% [markdown]
+# Twenty principal components, then t-SNE: the pooled layer lays the orientations out as a ring.
+
+# %%
+figure = plots.low_dimensional_map(
+    {name: rsa.tsne(systems[name], perplexity=10) for name in ("pixels", "pooled")},
+    orientations,
+    period=180,
+    label=axis,
+    title="t-SNE of 20 principal components",
+)
+figure.savefig(OUT / "maps.png")
+figure

@@ -1,7 +1,5 @@
 """What a recording is: arrays that fit together, read when they are needed."""
 
-import doctest
-import importlib
 import pickle
 
 import numpy as np
@@ -14,13 +12,6 @@ from v1fast.data.rows import Part, Reader
 
 pytestmark = pytest.mark.once
 IMAGES, RESPONSES = np.zeros((4, 1, 8, 8)), np.ones((4, 3))
-
-
-@pytest.mark.parametrize("module", ["recording", "arrays", "stringer", "loaders"])
-def test_examples(module):
-    found = doctest.testmod(importlib.import_module(f"v1fast.data.{module}"))
-    assert found.attempted
-    assert not found.failed
 
 
 def test_it_says_what_is_in_it():

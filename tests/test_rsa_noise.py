@@ -1,7 +1,5 @@
 """Noise: its covariance, cross-validation, whitening, reliability and ceilings, each against a simulation."""
 
-import doctest
-import importlib
 
 import numpy as np
 import pytest
@@ -13,14 +11,6 @@ from v1fast import rsa
 STIMULI = 9
 PAIRS = STIMULI * (STIMULI - 1) // 2
 UPPER = np.triu_indices(STIMULI, 1)
-
-
-@pytest.mark.parametrize("module", ["similarity", "noise", "embedding"])
-def test_examples(module):
-    pytest.importorskip("sklearn")
-    found = doctest.testmod(importlib.import_module(f"v1fast.rsa.{module}"))
-    assert found.failed == 0
-    assert found.attempted > 0
 
 
 # sigma_k ---------------------------------------------------------------------------------------------------------

@@ -782,11 +782,3 @@ def test_datasets_there_and_back():
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_examples():
-    import doctest
-
-    found = doctest.testmod(bridge)
-    assert found.failed == 0
-    assert found.attempted > 0

@@ -1,7 +1,5 @@
 """Models with parameters: the fit is the best there is, and what it is tested on has not been seen."""
 
-import doctest
-import importlib
 
 import numpy as np
 import pytest
@@ -25,13 +23,6 @@ def data(stimuli=14, models=4, subjects=5, seed=0, noise=0.3, weights=(1, 0, 2, 
 
 def mean_similarity(weights, subjects, models, method, sigma_k=None):
     return rsa.compare(weights @ models, subjects, method, sigma_k=sigma_k).mean()
-
-
-@pytest.mark.parametrize("module", ["weighted", "repeats", "studentized"])
-def test_examples(module):
-    found = doctest.testmod(importlib.import_module(f"v1fast.rsa.{module}"))
-    assert found.failed == 0
-    assert found.attempted > 0
 
 
 @pytest.mark.parametrize("method", LINEAR)

@@ -84,7 +84,7 @@ def gaussian_readout(
     r"""Each neuron reads the features at one point, sampled from its Gaussian, and weights the channels.
 
     .. math::
-        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \
+        p_{bn} &= \mathrm{clamp}(\mu_n + A_n \epsilon_{bn}, -1, 1) + \mathrm{shift}_b \\
         \mathrm{out}_{bn} &= \mathrm{bias}_n
             + \sum_c \mathrm{weight}_{nc}\, \mathrm{bilinear}(\mathrm{features}_{bc}, p_{bn})
 
@@ -119,6 +119,15 @@ def gaussian_readout(
 
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
+
+    >>> import torch
+    >>> features = torch.arange(12.0).reshape(1, 1, 3, 4)  # one image, one channel, 3 x 4 pixels
+    >>> corners = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> gaussian_readout(features, corners, None, torch.ones(3, 1))
+    tensor([[ 0.0000, 11.0000,  5.5000]])
+    >>> drawn = gaussian_readout(features, corners, torch.full((3, 1), 0.2), torch.ones(3, 1), seed=1)
+    >>> drawn.shape
+    torch.Size([1, 3])
     """
     key = seed if seed is None or isinstance(seed, Tensor) else seed_tensor(seed, features.device)
     shift = None if shift is None else shift_of_images(shift, features.shape[0])
@@ -156,6 +165,9 @@ def philox_normal(
 
     Raises:
         ValueError: an operand does not fit; the message names it.
+
+    >>> philox_normal(7, images=4, neurons=5)[2:].equal(philox_normal(7, images=2, neurons=5, image_offset=2))
+    True
     """
     device = torch.device("cpu") if neuron_index is None else neuron_index.device
     key = seed_tensor(seed, device)
@@ -177,6 +189,10 @@ def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None
 
     Raises:
         ValueError: an argument out of range, or a pooling would leave nothing of a map that is smaller than ``kernel``.
+
+    >>> import torch
+    >>> [tuple(level.shape) for level in pool_levels(torch.zeros(1, 8, 28, 56), kernel=2, steps=2)]
+    [(1, 8, 28, 56), (1, 8, 14, 28), (1, 8, 7, 14)]
     """
     _checks.feature_map("features", features)
     stride = kernel if stride is None else stride
@@ -272,6 +288,11 @@ def pooled_readout(
 
     Raises:
         ValueError: an operand does not fit; a pooling would leave nothing of the map.
+
+    >>> import torch
+    >>> features, weight = torch.rand(4, 8, 28, 56), torch.rand(10, 3 * 8)  # 10 neurons, the map and two poolings
+    >>> pooled_readout(features, torch.zeros(10, 2), weight, pool_kernel=2, pool_steps=2).shape
+    torch.Size([4, 10])
     """
     shift = None if shift is None else shift_of_images(shift, features.shape[0])
     operands = (features, grid, weight, bias, shift)
@@ -375,6 +396,15 @@ def rdm(
 
     Raises:
         ValueError: an operand does not fit; the message names it, what is wanted and what came.
+
+    >>> import numpy as np
+    >>> responses = np.array([[0.0, 1, 2], [0, 1, 2], [2, 1, 0]])  # 3 stimuli, 3 neurons
+    >>> rdm(responses)
+    array([[0., 0., 2.],
+           [0., 0., 2.],
+           [2., 2., 0.]])
+    >>> rdm(responses, condensed=True)
+    array([0., 2., 2.])
     """
     if not isinstance(responses, Tensor):
         found: Tensor = rdm(
@@ -470,6 +500,10 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
 
     Raises:
         ValueError: an operand does not fit; the message names it.
+
+    >>> import numpy as np
+    >>> cross_rdm(np.array([[0.0, 1, 2]]), np.array([[0.0, 1, 2], [2, 1, 0]]))
+    array([[0., 2.]])
     """
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):

@@ -99,6 +99,7 @@ PUBLISHED = {
         ),
     ),
 }
+"""Name -> a recording that :func:`get` downloads."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "validation": ("coins", "gravel"),
     "test": ("chelsea", "rocket"),
 }
+"""Tier -> names of photographs in scikit-image: no tier has a photograph of another."""
 # A photograph is cropped at three sizes: its shorter side is this many crops high.
 CROPS_PER_SIDE = (4, 6, 8)
 # Below this standard deviation (of luminance in 0..1) a crop is sky or shade, and z-scoring it would show only grain.

@@ -206,6 +206,12 @@ def simulate(
     Raises:
         ValueError: for an argument out of range.
         ModuleNotFoundError: without scikit-image, which brings the photographs.
+
+    >>> data = simulate(neurons=5, image_shape=(24, 32), train=20, validation=5, test=5, repeats=3)
+    >>> data.test.responses.shape  # repeats, images, neurons
+    torch.Size([3, 5, 5])
+    >>> data.to_recording()
+    Recording 'simulated': 40 trials (train 20, validation 5, test 15 of 5 images), 5 neurons, images 1 x 24 x 32, cortex 2
     """
     counts = {"neurons": neurons, "train": train, "validation": validation, "test": test, "repeats": repeats}
     for name, value in counts.items():

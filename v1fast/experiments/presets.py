@@ -49,6 +49,7 @@ class Simulated:
 
 
 QUICK = Simulated(animals=3, neurons=12, train=96, validation=24, test=12, repeats=4)
+"""Animals that show that all runs, in a minute: those of ``--quick``."""
 
 
 def simulated_sessions(sizes: Simulated) -> Mapping[str, Session]:

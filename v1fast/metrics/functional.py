@@ -219,6 +219,7 @@ def explainable_variance(
 
 
 fev = explainable_variance
+"""Another name of :func:`explainable_variance`: the fraction of explainable variance."""
 
 
 def feve(
@@ -344,6 +345,13 @@ def evaluate(
 
     Raises:
         ValueError: the operands do not fit together.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> rates = rng.uniform(1, 9, (50, 20)).repeat(4, axis=0)  # 50 images, 4 repeats, 20 neurons
+    >>> found = evaluate(rng.poisson(rates), rates, np.arange(50).repeat(4))
+    >>> 0.6 < found["single_trial_correlation"].mean < found["correlation_to_average"].mean < 1
+    True
     """
     results: dict[str, Result] = {}
     for repeats in (False, True):

@@ -120,6 +120,14 @@ class FullGaussian2d(GaussianPointReadout):
         source_frame: centre and scale of ``source_grid``, by which :meth:`place` places other neurons; None without
             ``grid_mean_predictor``, and where a state_dict with another grid was loaded, since state_dicts do not hold
             it. ``FiringRateEncoder.save`` keeps it; :func:`v1fast.readouts.gaussian.source_frame` computes it anew.
+
+    >>> import torch
+    >>> readout = FullGaussian2d(in_shape=(64, 28, 56), outdims=100, bias=True, init_sigma=0.3)
+    >>> features = torch.randn(8, 64, 28, 56)
+    >>> readout(features).shape
+    torch.Size([8, 100])
+    >>> readout.eval()(features).equal(readout(features))  # the means are read: nothing is drawn
+    True
     """
 
     # Class attributes because accelerated layers of other libraries do not set them.

@@ -88,6 +88,11 @@ class PointPooled2d(PooledReadout):
 
     Shapes of the parameters: ``grid`` (1, N, 1, 2), (x, y) in [-1, 1]; ``features`` (1, (P + 1) * C, 1, N), first the
     weights of the unpooled channels, then those of the first pooling, ...; ``bias`` (N).
+
+    >>> import torch
+    >>> readout = PointPooled2d((64, 28, 56), outdims=100, pool_steps=2, bias=True, pool_kern=2, init_range=0.1)
+    >>> readout(torch.randn(8, 64, 28, 56)).shape
+    torch.Size([8, 100])
     """
 
     def __init__(

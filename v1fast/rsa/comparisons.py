@@ -186,6 +186,16 @@ def compare_models(
 
     Raises:
         ValueError: an operand does not fit.
+
+    >>> import numpy as np
+    >>> from v1fast.functional import rdm
+    >>> rng = np.random.default_rng(0)
+    >>> stimuli = rng.normal(size=(20, 5))  # what the subjects see of 20 stimuli, and one of the models
+    >>> subjects = [rdm(np.hstack([stimuli, 0.5 * rng.normal(size=(20, 5))])) for _ in range(6)]
+    >>> models = {"right": rdm(stimuli), "wrong": rdm(rng.normal(size=(20, 5)))}
+    >>> found = compare_models(np.stack(subjects), models)
+    >>> found.names, bool(found.similarity[0] > found.similarity[1])
+    (['right', 'wrong'], True)
     """
     method = RSATOOLBOX_NAMES.get(method, method)
     for name, value, options in (("method", method, METHODS), ("over", over, RESAMPLED), ("tests", tests, TESTS)):

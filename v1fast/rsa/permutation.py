@@ -98,6 +98,13 @@ def permutation_test(
 
     Raises:
         ValueError: an operand does not fit, or single pairs are NaN.
+
+    >>> import numpy as np
+    >>> from v1fast.functional import rdm
+    >>> rng = np.random.default_rng(0)
+    >>> stimuli = rng.normal(size=(20, 5))
+    >>> permutation_test(rdm(stimuli), rdm(stimuli + 0.1 * rng.normal(size=(20, 5)))).p < 0.01
+    True
     """
     method = RSATOOLBOX_NAMES.get(method, method)
     _choices.one_of("method", method, PERMUTED)
