@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": nn.functional.nll_loss,
 }
 """Name -> mean loss: of outputs [S, K] and targets [S, K]; of log probabilities [S, K] and classes [S]."""
+
+
+HALVINGS = 13  # rates that are tried
+LAST = 5  # iterations whose losses are compared
+
+
+class DivergedError(ValueError):
+    """The loss is no longer finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +70,7 @@ def descend(
         targets: [S, K], or for the cross-entropy classes [S].
         loss: squared or cross-entropy.
         iterations: I >= 1, steps.
-        rate: of learning, > 0.
+        rate: of learning, > 0; see ``descend_safely``.
         batch: stimuli of a step, drawn with replacement; None: all, which is gradient descent.
         l1, l2: factors of the sum of magnitudes, and of squares, of all weights; biases are free.
         held_out: responses and targets for :attr:`Descent.test`.
@@ -73,7 +81,8 @@ def descend(
         The losses.
 
     Raises:
-        ValueError: an argument out of range; the loss is no longer finite, because the rate is too large.
+        ValueError: an argument out of range.
+        DivergedError: a ValueError: the loss is no longer finite, because the rate is too large.
     """
     _choices.one_of("loss", loss, LOSSES)
     for name, value in (("iterations", iterations), ("batch", 1 if batch is None else batch)):
@@ -103,13 +112,48 @@ def descend(
             optimizer.step()
             train[number] = error.item()
             if not np.isfinite(train[number]):
-                raise ValueError(f"rate: want one at which the loss stays finite, got {rate} (iteration {number + 1})")
+                raise DivergedError(
+                    f"rate: want one at which the loss stays finite, got {rate} (iteration {number + 1})"
+                )
             if held_out is not None:
                 with torch.no_grad():
                     test[number] = measure(network(held_out[0]), held_out[1]).item()
             bar.advance()
     seen = np.arange(1, iterations + 1) * (count if batch is None else batch)
     return Descent(train, test, seen)
+
+
+def descend_safely(
+    make: Callable[[], Net], responses: Tensor, targets: Tensor, *, rate: float, **options: Any
+) -> tuple[Net, Descent, float]:
+    """Fit a new network by ``descend``, at half the rate as often as the loss ends above where it began, or infinite.
+
+    The rate at which gradient descent diverges depends on the responses: it falls as 1 / the largest variance along an
+    axis of theirs, which grows with the number of neurons.
+
+    Args:
+        make: makes the network, the same each time.
+        responses, targets: as for ``descend``.
+        rate: to begin with.
+        options: as for ``descend``.
+
+    Returns:
+        The network, its losses, and the rate.
+
+    Raises:
+        ValueError: an argument out of range; 12 halvings are not enough.
+    """
+    tried = rate
+    for _ in range(HALVINGS):
+        network = make()
+        try:
+            descent = descend(network, responses, targets, rate=tried, **options)
+        except DivergedError:
+            descent = None
+        if descent is not None and not descent.train[-LAST:].mean() > descent.train[:LAST].mean():
+            return network, descent, tried
+        tried /= 2
+    raise ValueError(f"rate: want one at which the loss falls, got {rate} and {HALVINGS - 1} halvings of it")
 
 
 def span(responses: Tensor) -> tuple[Tensor, Tensor]:
