@@ -7,12 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from v1fast.decoding.fitting import one_thread
 from v1fast.decoding.networks import DeepNet
 
 Floats = NDArray[np.float64]
 
 
-def board(squares: int = 2, points: int = 16) -> tuple[Tensor, Tensor]:
+def board(squares: int = 2, points: int = 12) -> tuple[Tensor, Tensor]:
     """A chessboard: points of the square from -1 to 1, and the colour of each. With 2 squares a side it is XOR.
 
     Args:
@@ -35,7 +36,7 @@ def board(squares: int = 2, points: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def learn_board(
-    width: int, depth: int, *, squares: int = 2, activation: str = "relu", steps: int = 500, seed: int = 0
+    width: int, depth: int, *, squares: int = 2, activation: str = "relu", steps: int = 400, seed: int = 0
 ) -> tuple[float, DeepNet]:
     """Fit a network to a board by Adam, in full batches.
 
@@ -53,17 +54,18 @@ def learn_board(
         torch.manual_seed(seed)
         network = DeepNet(2, width, depth=depth, activation=activation)
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
-    for _ in range(steps):
-        loss = torch.nn.functional.mse_loss(network(places), colours)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with one_thread():
+        for _ in range(steps):
+            loss = torch.nn.functional.mse_loss(network(places), colours)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     with torch.no_grad():
         return torch.nn.functional.mse_loss(network(places), colours).item(), network
 
 
 def board_losses(
-    widths: tuple[int, ...], depths: tuple[int, ...], *, squares: int, seeds: int = 2, steps: int = 500
+    widths: tuple[int, ...], depths: tuple[int, ...], *, squares: int, seeds: int = 2, steps: int = 400
 ) -> Floats:
     """The least error over a few seeds, [depths, widths], of networks with rectified units.
 

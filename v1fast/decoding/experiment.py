@@ -17,7 +17,7 @@ from v1fast._progress import progress
 from v1fast.data import Recording
 from v1fast.data.stringer import binned
 from v1fast.decoding.baselines import from_circle, on_circle, reduced_rank, ridge
-from v1fast.decoding.fitting import Descent, descend_safely, span, within
+from v1fast.decoding.fitting import Descent, descend_safely, one_thread, span, within
 from v1fast.decoding.networks import ACTIVATIONS, DeepNet, DeepNetSoftmax, written_gradients
 from v1fast.decoding.scores import chance_error, classes_of, mean_error, split_stimuli
 
@@ -58,7 +58,7 @@ class DecodingSettings:
     network_seed: int = 1
     classes: int = 20
     class_width: int = 20
-    class_iterations: int = 300
+    class_iterations: int = 200
     class_rate: float = 0.1
     l1: float = 5e-4
     l2: float = 1e-2
@@ -406,8 +406,8 @@ def _best_of(split: Split, settings: DecodingSettings, width: int, depth: int) -
             width=width,
             depth=depth,
             activation="relu",
-            iterations=10 * settings.iterations,
-            rate=settings.rate / 10,
+            iterations=5 * settings.iterations,
+            rate=settings.rate / 5,
             seed=settings.network_seed + number,
         )
         assert found.descent is not None
@@ -475,7 +475,7 @@ def decode(population: Population, settings: DecodingSettings | None = None, *, 
     """
     settings = settings or DecodingSettings()
     rows, class_rows = [], []
-    with progress("decoding", 2 * settings.splits + 1, show=show) as bar:
+    with one_thread(), progress("decoding", 2 * settings.splits + 1, show=show) as bar:
         for number in range(settings.splits):
             bar.describe(f"directions, split {number + 1} of {settings.splits}")
             split = split_of(population, settings, number)

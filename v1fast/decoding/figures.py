@@ -240,6 +240,7 @@ def class_weights(classified: Classified, population: Population) -> Figure:
             shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, 360, len(shown), 0)
         )
         axes.set(xlabel="preferred direction of the neurons (degrees)", ylabel=ylabel, xticks=DIRECTIONS)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title)
         figure.colorbar(image, ax=axes, label="mean weight")
     source = "true" if population.preferred is not None else "measured"
@@ -254,6 +255,8 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         rows: of ``width_and_depth``.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     figure, panels = new_figure(1, 3, (12.5, 4.0))
     depths = sorted({row["depth"] for row in rows})
     texts = (
@@ -270,8 +273,10 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ticks = sorted({row["width"] for row in rows})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     panels[0].legend()
-    figure.suptitle("Width and depth of rectified networks that decode direction, after as many steps")
+    figure.suptitle("Rectified networks that decode direction, by width and depth, all after the same number of steps")
     return figure
 
 
@@ -307,8 +312,8 @@ def boards(widths: Sequence[int], depths: Sequence[int], table: Floats) -> Figur
     panels[4].set_xticks(range(len(widths)), [str(width) for width in widths])
     panels[4].set_yticks(range(len(depths)), [str(depth) for depth in depths])
     panels[4].set(xlabel="units in each layer", ylabel="hidden layers")
-    panels[4].set_title("board of 4 x 4 squares: error", fontsize=11)
-    figure.colorbar(image, ax=panels[4], label="squared error (1: nothing learned)")
+    panels[4].set_title("board of 4 x 4 squares: error\n(1: nothing learned)", fontsize=11)
+    figure.colorbar(image, ax=panels[4], label="squared error")
     figure.suptitle(
         "XOR: opposite corners of a square are of one colour. No linear network separates them, however deep\n"
         "(8 units a layer; colours: the network's answer). On a finer board, few units in several layers replace many "

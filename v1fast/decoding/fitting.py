@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,17 @@ LAST = 5  # iterations whose losses are compared
 
 class DivergedError(ValueError):
     """The loss is no longer finite."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch computes on one thread: in steps of less than a millisecond a second one only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclasses.dataclass(frozen=True)

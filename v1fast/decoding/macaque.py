@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from v1fast import rsa
 from v1fast._progress import progress
-from v1fast.decoding.fitting import descend
+from v1fast.decoding.fitting import descend, one_thread
 from v1fast.decoding.networks import DeepNetSoftmax
 from v1fast.decoding.scores import mean_error
 from v1fast.rsa.recordings import ECKER_SESSIONS, ecker_conditions
@@ -207,7 +207,7 @@ def analyse_macaque(folder: Path, *, show: bool = True, sessions: int = ECKER_SE
         FileNotFoundError, ValueError: the file is missing, or cannot be read.
     """
     found = []
-    with progress("macaque sessions", sessions, show=show) as bar:
+    with one_thread(), progress("macaque sessions", sessions, show=show) as bar:
         for number in range(sessions):
             found.append(analyse_session(folder, number))
             bar.advance()
