@@ -105,6 +105,10 @@ class OrientationNet(nn.Module):
             images = torch.relu(self.conv(images))
         return self.out(torch.relu(self.fc(self.pool(images).flatten(1))))
 
+    def probability(self, images: Tensor) -> Tensor:
+        """[S, 1, H, W] -> [S, outputs]: the sigmoid of ``forward``."""
+        return torch.sigmoid(self(images))
+
 
 class CNN(OrientationNet):
     """Convolution, pooling over 8 x 8 pixels, 10 hidden units: the network of the story.
