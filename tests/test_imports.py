@@ -20,7 +20,7 @@ FLOORS = (  # from the top down
     {"benchmarks"},
     {"experiments"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
-    {"runs"},
+    {"runs", "normative", "decoding"},
     {"training", "rsa", "plots", "insilico", "accelerate", "doctor"},
     {"models", "data", "metrics", "losses"},
     {"readouts"},

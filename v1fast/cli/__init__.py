@@ -5,10 +5,39 @@ from typing import Annotated
 import typer
 
 from v1fast._version import __version__
-from v1fast.cli import accelerate, bench, data, demo, doctor, evaluate, fit, mei, predict, readouts, rsa, transfer
+from v1fast.cli import (
+    accelerate,
+    bench,
+    data,
+    decode,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    mei,
+    normative,
+    predict,
+    readouts,
+    rsa,
+    transfer,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fast kernels for models of visual cortex.")
-for module in (fit, evaluate, predict, mei, transfer, readouts, accelerate, rsa, demo, doctor, bench):
+for module in (
+    fit,
+    evaluate,
+    predict,
+    mei,
+    transfer,
+    readouts,
+    decode,
+    normative,
+    accelerate,
+    rsa,
+    demo,
+    doctor,
+    bench,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=getattr(module, "EPILOG", None))(getattr(module, name))
 app.add_typer(data.app, name="data")

@@ -4,6 +4,7 @@ from v1fast.data import simulated
 from v1fast.data.arrays import read_arrays, write_arrays
 from v1fast.data.download import PUBLISHED, get
 from v1fast.data.formats import read, read_all, write
+from v1fast.data.gratings import Gratings, gratings, simulate_gratings
 from v1fast.data.loaders import loaders
 from v1fast.data.nwb import read_nwb
 from v1fast.data.openretina import read_openretina, write_openretina
@@ -16,9 +17,11 @@ from v1fast.data.stringer import read_stringer, write_stringer
 __all__ = [
     *simulated.__all__,
     "PUBLISHED",
+    "Gratings",
     "Preparation",
     "Recording",
     "get",
+    "gratings",
     "loaders",
     "normalization",
     "read",
@@ -28,6 +31,7 @@ __all__ = [
     "read_openretina",
     "read_sensorium",
     "read_stringer",
+    "simulate_gratings",
     "write",
     "write_arrays",
     "write_openretina",

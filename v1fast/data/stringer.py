@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from v1fast import _files
+from v1fast.data.gratings import Gratings
 from v1fast.data.recording import TIERS, Recording
-from v1fast.data.rows import Array, Reader, as_rows
+from v1fast.data.rows import Array, as_rows
 from v1fast.data.sensorium import session_name
 from v1fast.data.trees import Tree
-
-SCREEN = (480, 640)  # pixels, height and width
-RADIANS_PER_PIXEL = 1 / 28  # a period of 176 pixels
 
 
 def read_stringer(
@@ -150,33 +147,6 @@ def split_tiers(ids: Any, shares: Sequence[float], seed: int) -> Array:
     tier[np.random.default_rng(seed).permutation(len(values))] = np.repeat(TIERS, np.diff(ends, prepend=0))
     tiers: Array = tier[place]
     return tiers
-
-
-class Gratings(Reader):
-    """Square-wave gratings of the recordings, 0 and 1, [S, 1, H, W], drawn when they are read.
-
-    ``x cos a + y sin a`` with x, y in radians, 1 / 28 for each pixel of a screen of 480 x 640; 1 where its cosine is
-    positive.
-
-    Args:
-        degrees: [S], orientations a.
-        image_shape: (H, W); the screen is scaled to it.
-    """
-
-    def __init__(self, degrees: Array, image_shape: tuple[int, int]) -> None:
-        if min(image_shape) < 1:
-            raise ValueError(f"image_shape: want (H, W), both >= 1, got {image_shape}")
-        self.degrees = np.asarray(degrees, np.float64)
-        self.shape, self.dtype = (len(self.degrees), 1, *image_shape), np.dtype(np.float32)
-
-    def read(self, rows: NDArray[np.int64]) -> Array:
-        """See :class:`v1fast.data.rows.Reader`."""
-        height, width = self.shape[2:]
-        y = np.arange(height)[:, None] * (SCREEN[0] / height * RADIANS_PER_PIXEL)
-        x = np.arange(width) * (SCREEN[1] / width * RADIANS_PER_PIXEL)
-        angle = np.deg2rad(self.degrees[rows])[:, None, None]
-        images: Array = (np.cos(x * np.cos(angle) + y * np.sin(angle)) > 0)[:, None].astype(np.float32)
-        return images
 
 
 def write_stringer(recording: Recording, path: str | Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from v1fast._plot_style import COLOURS, new_figure, styled
+from v1fast._tables import Band, summarise
 from v1fast.experiments import published
-from v1fast.experiments.tables import Band, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def curves_figure(
         curves: column whose values have a curve each, of the same look in all panels.
         title: above all panels.
         legend: above the curves' names.
-        method: of the bands, see :func:`v1fast.experiments.tables.band`.
+        method: of the bands, see :func:`v1fast.experiments.band`.
         with_published: draw the published values of transfer beside the curves of the same names, in panels of
             Gaussian readouts.
     """

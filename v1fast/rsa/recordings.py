@@ -130,16 +130,23 @@ def model_activations(folder: Path, images: NDArray[Any]) -> dict[str, NDArray[A
     return {"core": found["core"].numpy(), "neurons": found[""].numpy()}
 
 
-def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Load macaque V1, static gratings (Ecker et al., Science 327, 2010; Berens et al., J. Neurosci. 32, 2012).
+ECKER_SESSIONS = 17
+
+
+def ecker_conditions(
+    folder: Path, session: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Load all conditions of a session of macaque V1, static gratings.
+
+    Ecker et al., Science 327, 2010; Berens et al., J. Neurosci. 32, 2012.
 
     Args:
         folder: contains ``ecker_macaque_v1``.
         session: 0 .. 16.
-        contrast: in percent; a session has two.
 
     Returns:
-        Spike counts from 30 to 530 ms [repeats, orientations, neurons], and the orientations in degrees.
+        Spike counts from 30 to 530 ms [repeats, conditions, neurons], and the contrast (percent) and orientation
+        (degrees) of each condition.
     """
     data = _mat(folder / "ecker_macaque_v1" / "data_v1_binned_static.mat")["data"][session, 0][0, 0]
     conditions = data["conditions"].ravel()
@@ -148,7 +155,22 @@ def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float
     )
     times = data["times"].ravel()
     counts = data["spikes"][:, :, (times > 30) & (times < 530)].sum(2, dtype=np.float64)  # [units, conditions, repeats]
+    return counts.transpose(2, 1, 0), contrasts, orientations
+
+
+def ecker(folder: Path, session: int, contrast: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Load one contrast of a session of macaque V1, see ``ecker_conditions``.
+
+    Args:
+        folder: contains ``ecker_macaque_v1``.
+        session: 0 .. 16.
+        contrast: in percent; a session has two.
+
+    Returns:
+        Spike counts [repeats, orientations, neurons], and the orientations in degrees.
+    """
+    counts, contrasts, orientations = ecker_conditions(folder, session)
     _choices.one_of("contrast", contrast, sorted(set(contrasts.tolist())))
     chosen = np.flatnonzero(contrasts == contrast)
     chosen = chosen[np.argsort(orientations[chosen])]
-    return counts[:, chosen].transpose(2, 1, 0), orientations[chosen]
+    return counts[:, chosen], orientations[chosen]
