@@ -58,6 +58,8 @@ LAYERS = {
     "UltraSparse": _gaussian("UltraSparse", init_sigma_range=0.3, num_filters=2),
     "UltraSparse, shared": _gaussian("UltraSparse", init_sigma_range=0.3, num_filters=2, shared_mean=True),
     "PointPooled2d": _pooled(),
+    "FullPointPooled2d": _pooled("FullPointPooled2d"),
+    "FullPointPooled2d, predicted and shared": _pooled("FullPointPooled2d", **_PREDICTOR, shared_features=_MATCHED),
     "GeneralizedPointPooled2d": _pooled("GeneralizedPointPooled2d", inferred_params_n=2),
     "SpatialTransformerPooled3d": partial(_made, "SpatialTransformerPooled3d", VIDEO, N, positive=True),
     "PointPyramid2d": partial(
@@ -79,6 +81,7 @@ LAYERS = {
     "SeparableReadout": _minimodel(positive=True, rank=2),
     "SeparableReadout, not separable": _minimodel(positive=True, yx_separable=False),
     "DenseReadout": partial(_made, "DenseReadout", IMAGE, N, bias=True, init_noise=0.5),
+    "DenseReadout, shared": partial(_made, "DenseReadout", IMAGE, N, True, init_noise=0.5, shared_features=_MATCHED),
     "AttentionReadout": partial(_made, "AttentionReadout", IMAGE, N, bias=True, init_noise=0.5),
 }
 IN_RANGE = [name for name, make in LAYERS.items() if make()._ranges()]

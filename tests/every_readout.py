@@ -62,6 +62,7 @@ MAKERS = {
         readouts.MultiReadoutBase, readouts.FullGaussian2d, clone_readout=True, **GAUSSIAN
     ),
     "DenseReadout": lambda: readouts.DenseReadout(MAP, N, bias=True),
+    "DenseReadout, shared": lambda: readouts.DenseReadout(MAP, N, bias=True, shared_features={"match_ids": IDS}),
     "DeterministicGaussian2d": lambda: readouts.DeterministicGaussian2d(MAP, N, bias=True),
     "FactorizedReadout": lambda: readouts.FactorizedReadout(VIDEO, N, **FACTORIZED),
     "FullFactorized2d": lambda: readouts.FullFactorized2d(MAP, N, bias=True),
@@ -82,6 +83,13 @@ MAKERS = {
         MAP, N, **GAUSSIAN, shared_features={"match_ids": IDS}
     ),
     "FullGaussian2d, features of another": _features_of_another,
+    "FullPointPooled2d": lambda: readouts.FullPointPooled2d(MAP, N, **POOLED),
+    "FullPointPooled2d, predicted grid with residuals": lambda: readouts.FullPointPooled2d(
+        MAP, N, **POOLED, **PREDICTED, residual_reg_weight=0.5
+    ),
+    "FullPointPooled2d, shared features": lambda: readouts.FullPointPooled2d(
+        MAP, N, **POOLED, shared_features={"match_ids": IDS}
+    ),
     "Gaussian2d": lambda: _old(MAP, N, bias=True, init_mu_range=0.8),
     "Gaussian3d": lambda: readouts.Gaussian3d(MAP, N, **POINTS_3D),
     "GaussianMaskReadout": lambda: readouts.GaussianMaskReadout(VIDEO, N, scale=True),

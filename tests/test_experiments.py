@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from v1fast.experiments import (
     compare_readouts,
     compared,
     curves,
+    published,
     split_neurons,
     summarise,
     transfer,
@@ -163,12 +165,26 @@ def test_no_fit_sees_a_test_image(monkeypatch):
 
 def test_within_an_animal_source_and_target_have_no_neuron_in_common():
     whole = session("t", 9, neurons=7)
-    source, target = split_neurons(whole, 3)
+    (source,), (target,) = (half.values() for half in split_neurons({"t": whole}, 3))
+    assert (source.neurons, target.neurons) == (4, 3)
     assert set(source.unit_ids) | set(target.unit_ids) == set(range(7))
     assert not set(source.unit_ids) & set(target.unit_ids)
     column = list(whole.unit_ids).index(target.unit_ids[1])
     assert target.test["responses"][:, 1].equal(whole.test["responses"][:, column])
     assert np.array_equal(target.cortex[1], whole.cortex[column])
+
+
+def test_a_neuron_of_several_sessions_is_source_or_target_in_all_of_them():
+    orders = {"a": np.arange(8), "b": np.array([7, 2, 5, 0, 1, 6, 3, 4]), "c": np.array([20, 21, 3, 4, 22])}
+    group = {name: session(name, 1, neurons=len(units), units=units) for name, units in orders.items()}
+    source, target = split_neurons(group)
+    sides = [{unit for one in half.values() for unit in one.unit_ids} for half in (source, target)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == {*range(8), 20, 21, 22}
+    assert [(source[name].neurons, target[name].neurons) for name in "ab"] == [(4, 4), (4, 4)]
+    assert {source["c"].neurons, target["c"].neurons} == {2, 3}
+    with pytest.raises(ValueError, match="t: want neurons for two halves, got 1"):
+        split_neurons({"t": session("t", 9, neurons=1)})
 
 
 def test_a_frozen_core_is_unchanged_bit_for_bit():
@@ -289,11 +305,20 @@ def test_damaged_results_are_named(tmp_path):
         ({"conditions": ("both",)}, r"conditions: want one of direct, .*, got 'both'"),
         ({"untrained": ("vgg16",)}, r"vgg_weights: want a file with the weights of VGG-16"),
         ({"images": (0,)}, r"images: want numbers of at least 1, got 0"),
-        ({"readouts": ("sparse",)}, r"readout: want one of gaussian, .*, got 'sparse'"),
+        ({"readouts": ("sparse",)}, r"readout: want one of dense, .*, got 'sparse'"),
+        ({"seed": -1}, r"seed: want at least 0, got -1"),
+        ({"readouts": ()}, r"readouts: want at least one, got none"),
+        ({"retinotopy": ()}, r"retinotopy: want at least one, got none"),
+        ({"retinotopy": ("some",)}, r"retinotopy: want one of none, .*, got 'some'"),
+        ({"conditions": ()}, r"conditions: want some of direct, .*, got none"),
         ({"neurons": 7}, r"neurons: want at most 6, as many as t has, got 7"),
+        ({"images": (8, 41)}, r"images: want 2 to 40, got 41"),
+        ({"images": (1,)}, r"images: want 2 to 40, got 1"),
+        ({"sharing": (True,), "scans": (1,)}, r"sharing: want source or target to be several sessions of the same neu"),
     ],
 )
-def test_bad_settings_are_named(options, message):
+def test_bad_settings_are_named_before_anything_is_fitted(options, message, monkeypatch):
+    monkeypatch.setattr(experiment_models, "fit", None)
     with pytest.raises(ValueError, match=message):
         transfer(sessions("a", "b"), {"t": session("t", 9)}, settings(**options), show=False)
 
@@ -367,6 +392,12 @@ def test_parameters_per_neuron_are_the_published_ones():
     assert count("factorized") == 2368
     assert count("pooled") == 64 * 5 + 2
     assert count("dense") == 147_456
+    assert count("pooled", False, "predicted") == 64 * 5
+    assert count("pooled", False, "residual") == 64 * 5 + 2
+    # What two sessions share counts half for a neuron of each; the factors and places are of each.
+    assert count("pooled", True, given=sessions("a", "b")) == 64 * 5 / 2 + 1 + 2
+    assert count("dense", True, given=sessions("a", "b")) == 147_456 / 2 + 1
+    assert count("factorized", True, given=sessions("a", "b")) == 64 / 2 + 1 + 36 * 64
     # Features once for two sessions; a factor, a position and its covariance for each.
     assert count("gaussian", True, given=sessions("a", "b")) == 64 / 2 + 1 + 6
 
@@ -387,9 +418,13 @@ def test_comparison_has_each_kind_with_what_it_can_do():
     rows = compared(compare_readouts(matched, chosen, show=False))
     assert [row["readout"] for row in rows] == [
         "dense",
+        "dense, shared features",
         "factorized",
         "factorized, shared features",
         "pooled",
+        "pooled, retinotopy",
+        "pooled, shared features",
+        "pooled, shared features, retinotopy",
         "gaussian",
         "gaussian, retinotopy",
         "gaussian, shared features",
@@ -399,6 +434,105 @@ def test_comparison_has_each_kind_with_what_it_can_do():
         "gaussian, shifter, modulator",
     ]
     assert not any(math.isnan(row["correlation"]) for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["dense", "factorized", "pooled", "gaussian"])
+def test_matched_neurons_share_features_while_they_are_fitted(kind):
+    both = {"a": session("a", 1), "b": session("b", 2)}
+    core = make_core(both, MODEL)
+    readouts = experiment_models.fit_model(core, both, Variant(kind, sharing=True), MODEL, 0).encoder.readout
+    assert readouts["a"].shared_features is readouts["b"].shared_features
+    torch.manual_seed(0)
+    start = make_readouts(Variant(kind, sharing=True), both, readouts["a"].in_shape, MODEL)
+    for name in "ab":  # each session has trained what is its own
+        assert not readouts[name].scales.equal(start[name].scales)
+    if kind == "dense":  # at a rate of its own
+        moved = (readouts["a"].weight - start["a"].weight).abs().max()
+        assert moved < 10 * MODEL.dense_learning_rate + 6 * 1e-3
+
+
+@pytest.mark.parametrize("kind", ["pooled", "gaussian"])
+def test_residuals_are_trained_beside_the_map(kind):
+    one = sessions("a")
+    fitted = experiment_models.fit_model(make_core(one, MODEL), one, Variant(kind, retinotopy="residual"), MODEL, 0)
+    readout = fitted.encoder.readout["a"]
+    assert readout.mu_residual.abs().sum() > 0
+    placed, offset = readout.place(one["a"].cortex), readout.mu_residual[0, :, 0]
+    points = readout.mu if kind == "gaussian" else readout.grid
+    torch.testing.assert_close((placed + offset).clamp(-1, 1), points[0, :, 0].clamp(-1, 1))
+
+
+def test_readouts_without_positions_are_compared_without_retinotopy():
+    found = experiment_models.variants_of(("dense", "pooled"), (False,), ("predicted", "residual"))
+    assert [str(one) for one in found] == ["dense", "pooled, retinotopy", "pooled, retinotopy + residual"]
+    with pytest.raises(ValueError, match="retinotopy: want a readout of gaussian, pooled, got factorized"):
+        Variant("factorized", retinotopy="predicted")
+
+
+def test_transfer_shares_features_where_neurons_are_matched():
+    """Of one session there is nothing to share: that arm would be the one without, under another name."""
+    target = {"t": session("t", 9, units=np.arange(50, 56))}
+    rows = transfer(
+        sessions("a", "b"), target, settings(images=(8,), subsets=1, sharing=(False, True), scans=(1, 2)), show=False
+    )
+    shared = [(row["condition"], row["scans"]) for row in rows if row["readout"]["sharing"]]
+    assert shared == [("best-core/diff-readout", 2), ("diff-core/best-readout", 2)]
+    matched = {name: session(name, number, units=np.arange(50, 56)) for number, name in enumerate("tu", 8)}
+    rows = transfer(
+        sessions("a"), matched, settings(images=(8,), subsets=1, sharing=(True,), untrained=("random",)), show=False
+    )
+    assert [row["core"] for row in rows] == ["own", "1 scans", "random", "1 scans"]
+
+
+def test_neurons_of_other_animals_are_never_matched():
+    from v1fast.experiments import simulated_sessions
+    from v1fast.experiments.presets import Simulated
+    from v1fast.experiments.sessions import are_matched
+
+    drawn = simulated_sessions(
+        Simulated(animals=2, neurons=3, train=6, validation=3, test=3, repeats=2, sessions=2, image_shape=(20, 24))
+    )
+    assert list(drawn) == ["animal0", "animal0_1", "animal1", "animal1_1"]
+    pairs = {(one, other): are_matched({one: drawn[one], other: drawn[other]}) for one in drawn for other in drawn}
+    assert {pair for pair, matched in pairs.items() if matched} == {
+        ("animal0", "animal0_1"), ("animal0_1", "animal0"), ("animal1", "animal1_1"), ("animal1_1", "animal1")
+    }  # fmt: skip
+
+
+def test_features_that_memory_does_not_hold_lie_in_the_folder_of_the_results(tmp_path, monkeypatch):
+    kept = []
+    cache = experiment_models.cache_features
+
+    def cache_too(*arguments, **options):
+        kept.append((options["folder"], fields := cache(*arguments, **options)))
+        return fields
+
+    monkeypatch.setattr(experiment_models, "cache_features", cache_too)
+    chosen = settings(images=(8,), subsets=1, conditions=("best-core/diff-readout",))
+    target = {"t": session("t", 9)}
+    want = transfer(sessions("a"), target, chosen, out=tmp_path / "memory", show=False)
+    small = dataclasses.replace(chosen, model=dataclasses.replace(MODEL, memory=0))
+    got = transfer(sessions("a"), target, small, out=tmp_path / "file", show=False)
+    assert [fields["images"].mapped for _, fields in kept] == [False] * 3 + [True] * 3
+    assert kept[-1][0] == tmp_path / "file"
+    assert same(want, got)
+
+
+def test_behaviour_as_channels_is_kept_for_each_trial():
+    from v1fast.experiments import simulated_sessions
+    from v1fast.experiments.presets import Simulated
+
+    sizes = Simulated(animals=1, neurons=3, train=6, validation=3, test=2, repeats=2, image_shape=(20, 24))
+    plain = next(iter(simulated_sessions(sizes).values()))
+    channels = next(iter(simulated_sessions(dataclasses.replace(sizes, channels=True)).values()))
+    core = experiment_models.calibrate(make_core({"a": channels}, MODEL), {"a": channels})
+    assert experiment_models.image_shape({"a": channels}) == (4, 20, 24)
+    kept = experiment_models.with_features(core, channels, MODEL).test["images"]
+    assert (len(kept), len(kept.values)) == (4, 4)
+    torch.testing.assert_close(kept[torch.arange(4)], core(channels.test["images"]))
+    core = experiment_models.calibrate(make_core({"a": plain}, MODEL), {"a": plain})
+    kept = experiment_models.with_features(core, plain, MODEL).test["images"]
+    assert (len(kept), len(kept.values)) == (4, 2)
 
 
 def test_comparison_draws_neurons_and_images():
@@ -416,6 +550,11 @@ def test_what_a_recording_lacks_is_named():
     bare = {"a": dataclasses.replace(one["a"], cortex=None)}
     with pytest.raises(ValueError, match="want cortical positions, got session a without them"):
         compare_readouts(bare, ComparisonSettings(retinotopy=("predicted",), model=MODEL), show=False)
+    with pytest.raises(ValueError, match="want cortical positions, got session a without them"):
+        transfer(bare, {"t": session("t", 9)}, settings(retinotopy=("predicted",)), show=False)
+    for options, message in (({"images": (21,)}, "want 1 to 20, got 21"), ({"neurons": (7,)}, "want at most 6, got 7")):
+        with pytest.raises(ValueError, match=message):
+            compare_readouts(one, ComparisonSettings(**options, model=MODEL), show=False)
 
 
 # sessions
@@ -506,21 +645,60 @@ def test_a_result_is_on_the_disk_before_the_next_job(tmp_path):
     assert [row["number"] for row in rows] == [0, 1]
 
 
-def test_figures_show_every_curve_and_the_published_values():
-    pytest.importorskip("matplotlib")
-    rows = [
-        {"readout": readout, "arm": arm, "images": images, "fraction_oracle": value + images / 100}
-        for readout in ("gaussian", "factorized")
-        for arm in ("direct", "core of 4 scans")
+def rows_of(columns, **more):
+    """Results of made-up runs, of each combination of the columns' values."""
+    cases = [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
+    return [
+        {**case, **more, "images": images, "fraction_oracle": value + images / 100}
+        for case in cases
         for images in (8, 16)
         for value in (0.1, 0.2)
     ]
-    figure = curves_figure(rows, panels="readout", curves="arm", with_published=True)
-    assert [axes.get_title() for axes in figure.axes] == ["gaussian", "factorized"]
-    heights = {tuple(line.get_ydata()) for line in figure.axes[0].lines}
-    assert {(0.75,), (0.82,)} <= heights
-    assert not {(0.75,), (0.82,)} & {tuple(line.get_ydata()) for line in figure.axes[1].lines}
+
+
+def drawn_at(panel, images):
+    """Heights of what is drawn at a number of images, alone."""
+    return {line.get_ydata()[0] for line in panel.lines if np.array_equal(line.get_xdata(), [images])}
+
+
+def test_figures_show_every_curve_and_the_published_values():
+    pytest.importorskip("matplotlib")
+    readouts = [("gaussian", "plain"), ("gaussian", "other"), ("factorized", "plain")]
+    rows = [
+        {**row, "readout": f"{kind}, {variant}", "kind": kind, "variant": variant}
+        for kind, variant in readouts
+        for row in rows_of({"arm": ["direct", "core of 4 scans", "random", "core of 2 scans"]})
+    ]
+    options = {"panels": "kind", "down": "variant", "curves": "arm", "crossing": 2300}
+    figure = curves_figure(rows, **options, beside=published.beside_transfer(rows))
+    titles = ["gaussian\nplain", "factorized\nplain", "gaussian\nother"]
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == titles, "where there are no results there is no panel"
+    assert [drawn_at(axes, 4472) for axes in shown] == [{0.75, 0.82, 0.44, 0.385}, set(), {0.75, 0.82, 0.44, 0.385}]
+    assert [sum(np.array_equal(line.get_xdata(), [2300, 2300]) for line in axes.lines) for axes in shown] == [1, 0, 1]
     assert bars_figure(rows, groups="arm").axes[0].get_ylabel() == "fraction oracle"
+
+
+def test_published_values_of_readouts_stand_beside_the_same_numbers_of_neurons():
+    readouts = [{"kind": "gaussian"}, {"kind": "gaussian", "sharing": True}, {"kind": "dense"}]
+    rows = compared(
+        [{"readout": one, "neurons": size, "parameters_per_neuron": 7} for one in readouts for size in (50, 500, 900)]
+    )
+    found = {(row["readout"], row["size"]): row["fraction_oracle"] for row in published.beside_comparison(rows)}
+    assert found == {
+        ("gaussian", "500 neurons"): 0.85,
+        ("gaussian, shared features", "50 neurons"): 0.815,
+        ("gaussian, shared features", "500 neurons"): 0.87,
+        ("gaussian, shared features", "900 neurons"): 0.885,
+    }
+
+
+def test_panels_show_the_number_of_each_curve():
+    pytest.importorskip("matplotlib")
+    rows = rows_of({"kind": ["pooled"], "arm": ["a", "b"]}, number=1234)
+    (panel,) = curves_figure(rows, panels="kind", curves="arm", numbers="number").axes
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["1,234", "1,234"]
+    assert len(panel.collections) == 2, "two bands"
 
 
 @pytest.mark.parametrize("command", ["transfer", "readouts"])
@@ -535,6 +713,12 @@ def test_help_has_examples(command):
         (["transfer"], "want recordings, or --simulate"),
         (["readouts"], "want recordings, or --simulate"),
         (["transfer", "--images", "a,b"], "--images: want whole numbers separated by commas, got a,b"),
+        (["transfer", "--bands", "normal"], "--bands: want one of t, bootstrap, got 'normal'"),
+        (["readouts", "--bands", "normal"], "--bands: want one of t, bootstrap, got 'normal'"),
+        (["transfer", "--retinotopy", "some", "x"], "retinotopy: want one of none, predicted, residual, got 'some'"),
+        (["readouts", "--kinds", "sparse", "x"], "readout: want one of dense, factorized, pooled, gaussian, got"),
+        (["readouts", "--kinds", ",", "x"], "readouts: want at least one, got none"),
+        (["transfer", "--within", "--source", "a"], "--within: want no --source beside it"),
         (["readouts", "missing"], "missing"),
     ],
 )

@@ -32,6 +32,7 @@ LAYERS = {
     "FactorizedReadout": (VIDEO, MASKS | {"init_scales": [(0, 1), (0, 1)], "readout_bias": True}),
     "FullFactorized2d": (SHAPE, {"bias": True, "init_noise": 1.0}),
     "FullGaussian2d": (SHAPE, {"bias": True} | PREDICTOR),
+    "FullPointPooled2d": (SHAPE, POOLED | PREDICTOR | {"shared_features": {"match_ids": [0, 1, 2, 3] * 3}}),
     "Gaussian2d": (SHAPE, {"bias": True}),
     "Gaussian3d": (SHAPE, {"bias": True}),
     "GaussianMaskReadout": (VIDEO, {}),
@@ -449,4 +450,5 @@ def test_initialize_returns_to_the_mean_activity_of_the_constructor(name):
 def test_what_differs_from_the_published_class_is_said_in_the_docs(name):
     table = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
     assert f"\n| `{name}`" in table
-    assert ("docs/layers.md" in getattr(readouts, name).__doc__) == (name != "DenseReadout")
+    of_its_own = name in ("DenseReadout", "FullPointPooled2d")
+    assert ("docs/layers.md" in getattr(readouts, name).__doc__) != of_its_own

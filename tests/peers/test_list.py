@@ -40,6 +40,7 @@ KEYS_ALONE = {"RemappedGaussian2d": "neuralpredictors' returns nothing"}
 NOT_COMPARED = {
     "ConfigurationError": "no layer",
     "DenseReadout": "v1fast's own",
+    "FullPointPooled2d": "v1fast's own",
     "GeneralizedFullGaussianReadout2d": "not in a published neuralpredictors",
     "GeneralizedPointPooled2d": "not in a published neuralpredictors",
     "Readout": "no layer",

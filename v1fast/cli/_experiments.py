@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from v1fast import _files
+from v1fast import _choices, _files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from v1fast.experiments import ModelSettings, Session, Simulated
+    from v1fast.experiments import ModelSettings, Session
+    from v1fast._tables import Band
 
 Data = Annotated[
     list[Path] | None,
@@ -29,8 +30,19 @@ Scale = Annotated[float, typer.Option(help="Of the images' sides; 0.25 for Senso
 NoImageNormalization = Annotated[
     bool, typer.Option("--raw-images", help="Leave images as they are, as Lurz et al. do.")
 ]
+Channels = Annotated[
+    bool,
+    typer.Option("--behavior-channels", help="Behaviour and pupil as channels of the images, as Sensorium+ has them."),
+]
+Retinotopies = Annotated[
+    str, typer.Option(help="Of Gaussian and pooled readouts: some of none, predicted (from cortex), residual.")
+]
+Share = Annotated[
+    bool, typer.Option("--share-features", help="Compare with and without; recordings of the same neurons.")
+]
+Published = Annotated[bool, typer.Option("--published", help="Draw the values of Lurz et al. beside.")]
 Small = Annotated[bool, typer.Option("--small", help="The small model that --simulate has, instead of the published.")]
-Seed = Annotated[int, typer.Option(help="Of subsets, fits and simulated animals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of subsets, fits and simulated animals.")]
 Bands = Annotated[str, typer.Option(help="Of the 95 % bands: t or bootstrap.")]
 
 
@@ -51,7 +63,13 @@ def words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
-def sessions_of(data: Sequence[Path] | None, scale: float, raw_images: bool) -> dict[str, Session]:
+def band_of(text: str) -> Band:
+    """How bands are computed; ValueError for another word, before anything is run."""
+    _choices.one_of("--bands", text, ("t", "bootstrap"))
+    return cast("Band", text)
+
+
+def sessions_of(data: Sequence[Path] | None, scale: float, raw_images: bool, channels: bool) -> dict[str, Session]:
     """Read and prepare recordings.
 
     Raises:
@@ -63,8 +81,12 @@ def sessions_of(data: Sequence[Path] | None, scale: float, raw_images: bool) -> 
     if not data:
         raise ValueError("want recordings, or --simulate")
     normalized = ("responses", "behavior", "pupil_center", *(() if raw_images else ("images",)))
-    preparation = Preparation(scale=scale, normalize=normalized)
-    return {name: as_session(one, preparation) for name, one in read_all(*data).items()}
+    prepared = {}
+    for name, one in read_all(*data).items():
+        pupil = channels and one.pupil_center is not None
+        preparation = Preparation(normalized, scale, behavior_as_channels=channels, pupil_as_channels=pupil)
+        prepared[name] = as_session(one, preparation)
+    return prepared
 
 
 def chosen(name: str, wanted: str | None, sessions: Mapping[str, Session]) -> dict[str, Session] | None:
@@ -95,9 +117,35 @@ def model_of(small: bool, quick: bool, normalized_scale: Mapping[str, Any] | Non
     return replace(model, **(normalized_scale or {}))
 
 
-def one_animal(sizes: Simulated, several_sessions: bool) -> Simulated:
-    """One animal in place of several; with sessions of the same neurons, so that they can share features."""
-    return replace(sizes, animals=1, sessions=2 if several_sessions else 1)
+def simulated_animals(
+    quick: bool, seed: int, matched: bool, channels: bool, animals: int | None = None
+) -> tuple[dict[str, Session], list[str]]:
+    """Sessions of simulated animals, and the names of the last animal's.
+
+    Args:
+        quick: fewer and smaller ones.
+        seed: of the animals.
+        matched: two animals, of two sessions each in which all neurons are the same.
+        channels: behaviour and pupil are channels of the images.
+        animals: how many; None: as many as the preset has.
+    """
+    from v1fast.experiments import QUICK, Simulated, simulated_sessions
+
+    sizes = QUICK if quick else Simulated(seed=seed)
+    sizes = replace(sizes, animals=2, sessions=2) if matched else sizes
+    sizes = replace(sizes, animals=animals or sizes.animals, channels=channels)
+    sessions = dict(simulated_sessions(sizes))
+    return sessions, list(sessions)[-sizes.sessions :]
+
+
+def said_of_arms(kinds: Sequence[str], retinotopy: Sequence[str]) -> None:
+    """Say on stderr which readouts are compared without what is wanted, and why."""
+    from v1fast.experiments.models import HAS_POSITIONS
+
+    without = [kind for kind in kinds if kind not in HAS_POSITIONS]
+    if without and set(retinotopy) - {"none"}:
+        why = "each neuron weights all pixels, and so there is no position to predict"
+        typer.echo(f"without retinotopy: {', '.join(without)} ({why})", err=True)
 
 
 def finish(

@@ -1,12 +1,18 @@
 """``v1fast readouts``."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from v1fast.cli import _experiments as shared
 from v1fast.cli._common import Quick, in_one_line, need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from v1fast._tables import Band
 
 LEGEND = "readout: parameters per neuron"
 
@@ -21,15 +27,15 @@ def readouts(
     kinds: Annotated[str, typer.Option(help="Some of dense, factorized, pooled, gaussian.")] = (
         "dense,factorized,pooled,gaussian"
     ),
-    retinotopy: Annotated[str, typer.Option(help="Of Gaussian readouts: none, predicted, residual.")] = "none",
-    share_features: Annotated[
-        bool, typer.Option("--share-features", help="Compare with and without; recordings of the same neurons.")
-    ] = False,
+    retinotopy: shared.Retinotopies = "none",
+    share_features: shared.Share = False,
     behavior: Annotated[
         bool, typer.Option("--behavior", help="Also with a shifter (pupil), a modulator (behaviour), and both.")
     ] = False,
+    published: shared.Published = False,
     scale: shared.Scale = 1.0,
     raw_images: shared.NoImageNormalization = False,
+    behavior_channels: shared.Channels = False,
     small: shared.Small = False,
     bands: shared.Bands = "t",
     seed: shared.Seed = 0,
@@ -42,7 +48,7 @@ def readouts(
 
     Examples:
 
-      v1fast readouts recordings/26872 --retinotopy none,predicted --out out/readouts
+      v1fast readouts recordings/26872 --retinotopy none,predicted,residual --out out/readouts
 
       v1fast readouts scan1 scan2 scan3 --share-features --raw-images     (scans of the same neurons)
 
@@ -50,38 +56,59 @@ def readouts(
     """
     need("train", "lightning", "torchmetrics", "safetensors")
     need("plot", "matplotlib")
-    from v1fast.experiments import (
-        QUICK,
-        ComparisonSettings,
-        Simulated,
-        compare_readouts,
-        compared,
-        simulated_sessions,
-        summarise,
-    )
-    from v1fast.experiments.figures import bars_figure, curves_figure
+    from v1fast.experiments import ComparisonSettings, compare_readouts, compared, summarise
+    from v1fast.experiments.published import beside_comparison
 
+    words, maps, method = shared.words(kinds), shared.words(retinotopy), shared.band_of(bands)
     settings = ComparisonSettings(
         images=shared.numbers("images", images) or ((24, 96) if quick else ()),
         neurons=shared.numbers("neurons", neurons),
         subsets=subsets or (2 if quick else 5),
-        readouts=shared.words(kinds),  # type: ignore[arg-type]
+        readouts=words,  # type: ignore[arg-type]
         sharing=(False, True) if share_features else (False,),
-        retinotopy=shared.words(retinotopy),  # type: ignore[arg-type]
+        retinotopy=maps,  # type: ignore[arg-type]
         behavior=behavior,
         model=shared.model_of(small or simulate, quick),
         seed=seed,
     )
+    settings.variants()  # what cannot be is said before recordings are read
     if simulate:
-        sessions = dict(simulated_sessions(shared.one_animal(QUICK if quick else Simulated(seed=seed), share_features)))
+        sessions, _ = shared.simulated_animals(quick, seed, share_features, behavior_channels, animals=1)
     else:
-        sessions = shared.sessions_of(data, scale, raw_images)
+        sessions = shared.sessions_of(data, scale, raw_images, behavior_channels)
+    shared.said_of_arms(words, maps)
     rows = compared(compare_readouts(sessions, settings, out=out))
-    table = summarise(rows, ("readout", "parameters_per_neuron", "neurons", "images"), method=bands)  # type: ignore[arg-type]
-    plain = [row for row in rows if not row["behavior"]]
-    pictures = {"readouts": curves_figure(plain, panels="size", curves="curve", legend=LEGEND, method=bands)}  # type: ignore[arg-type]
-    if behavior:
+    by = ("readout", "parameters_per_neuron", "neurons", "images")
+    table = summarise(rows, by, method=method)
+    shared.finish(out, rows, table, _pictures(rows, method, beside_comparison(rows) if published else ()))
+
+
+def _pictures(
+    rows: Sequence[Mapping[str, Any]], method: "Band", beside: Sequence[Mapping[str, Any]]
+) -> dict[str, "Figure"]:
+    """The readouts side by side; what sharing and retinotopy add to each; what behaviour explains."""
+    from v1fast.experiments.figures import bars_figure, curves_figure
+    from v1fast.experiments.models import PLAIN
+
+    curves = [row for row in rows if not row["behavior"]]
+    plain = [row for row in curves if row["arm"] == PLAIN] or curves
+    names = {row["curve"] for row in plain}
+    drawn = [row for row in beside if row["curve"] in names]
+    found = {
+        "readouts": curves_figure(plain, panels="size", curves="curve", legend=LEGEND, method=method, beside=drawn)
+    }
+    if len(plain) < len(curves):
+        found["arms"] = curves_figure(
+            curves,
+            panels="kind",
+            down="size",
+            curves="arm",
+            numbers="parameters_per_neuron",
+            method=method,
+            beside=beside,
+        )
+    if len(curves) < len(rows):
         most = max(row["neurons"] for row in rows)
         wanted = [row for row in rows if row["neurons"] == most and (row["behavior"] or row["readout"] == "gaussian")]
-        pictures["behavior"] = bars_figure(wanted, groups="readout", method=bands)  # type: ignore[arg-type]
-    shared.finish(out, rows, table, pictures)
+        found["behavior"] = bars_figure(wanted, groups="readout", method=method)
+    return found

@@ -17,8 +17,7 @@ import torch
 
 from v1fast.experiments.jobs import Results, Row, run_jobs, seed_of
 from v1fast.experiments.models import (
-    CAN_SHARE,
-    HAS_POSITIONS,
+    KINDS,
     Kind,
     ModelSettings,
     Retinotopy,
@@ -27,14 +26,13 @@ from v1fast.experiments.models import (
     judge,
     make_core,
     parameters_per_neuron,
+    variants_of,
 )
-from v1fast.experiments.sessions import Session, Sessions, draw_images, draw_neurons
+from v1fast.experiments.sessions import Session, Sessions, check_images, draw_images, draw_neurons
 from v1fast.experiments.transfer import image_grid
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-KINDS: tuple[Kind, ...] = ("dense", "factorized", "pooled", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class ComparisonSettings:
         neurons: numbers of neurons of each session; empty: 50 and 500, as far as there are more, and all.
         subsets: random subsets of neurons and images, from which the bands come.
         readouts: kinds of readouts.
-        sharing: whether matched neurons share features: of the kinds that can, see :data:`CAN_SHARE`.
-        retinotopy: "none", "predicted", "residual": of the kinds that can, see :data:`HAS_POSITIONS`.
+        sharing: whether matched neurons share features; both are compared.
+        retinotopy: "none", "predicted", "residual": of the kinds that have positions, see :func:`variants_of`.
         behavior: also fit Gaussian readouts with a shifter, with a modulator and with both, to all images and neurons.
         model: of all models.
         seed: of subsets and fits.
@@ -70,20 +68,16 @@ class ComparisonSettings:
     def __post_init__(self) -> None:
         if self.subsets < 1:
             raise ValueError(f"subsets: want at least 1, got {self.subsets}")
+        if self.seed < 0:
+            raise ValueError(f"seed: want at least 0, got {self.seed}")
         for name in ("images", "neurons"):
             values = getattr(self, name)
             if any(value < 1 for value in values):
                 raise ValueError(f"{name}: want numbers of at least 1, got {min(values)}")
 
     def variants(self) -> list[Variant]:
-        """The readouts to compare: each kind with what it can do of what is wanted."""
-        return [
-            Variant(kind, sharing, retinotopy)
-            for kind in self.readouts
-            for sharing in self.sharing
-            for retinotopy in self.retinotopy
-            if (not sharing or kind in CAN_SHARE) and (retinotopy == "none" or kind in HAS_POSITIONS)
-        ]
+        """The readouts to compare."""
+        return variants_of(self.readouts, self.sharing, self.retinotopy)
 
 
 @dataclass(frozen=True)
@@ -123,8 +117,12 @@ class Comparison:
         self.sessions, self.settings = dict(sessions), settings
         for variant in (*settings.variants(), *self._with_behavior()):
             variant.check(sessions)
-        self.images = list(settings.images) or image_grid(sum(session.images for session in sessions.values()))
+        all_images = sum(session.images for session in sessions.values())
+        check_images(settings.images, len(sessions), all_images)
+        self.images = list(settings.images) or image_grid(all_images)
         fewest = min(session.neurons for session in sessions.values())
+        if any(size > fewest for size in settings.neurons):
+            raise ValueError(f"neurons: want at most {fewest}, got {max(settings.neurons)}")
         self.sizes = list(settings.neurons) or [*(size for size in (50, 500) if size < fewest), fewest]
 
     def _with_behavior(self) -> list[Variant]:
@@ -216,5 +214,5 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         size = f"{row['neurons']} neurons"
         curve = f"{variant}: {row['parameters_per_neuron']:,g}"
         beside = {"size": size, "curve": curve, "behavior": variant.shifter or variant.modulator}
-        named.append({**row, "readout": str(variant), **beside})
+        named.append({**row, "readout": str(variant), "kind": variant.kind, "arm": variant.arm, **beside})
     return named

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v1fast._plot_style import COLOURS, new_figure, styled
+from v1fast._plot_style import COLOURS, GREY, new_figure, styled
 from v1fast._tables import Band, summarise
-from v1fast.experiments import published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vP*X"
+FILLED = 3  # curves in a panel: bands of more are bars, since filled ones hide each other
+STEP = 0.07  # octaves between the bars of neighbouring curves
 LABEL = "fraction oracle"
 
 
@@ -26,65 +27,115 @@ def curves_figure(
     *,
     panels: str,
     curves: str,
+    down: str | None = None,
+    numbers: str | None = None,
     title: str = "",
     legend: str = "",
     method: Band = "t",
-    with_published: bool = False,
+    beside: Sequence[Mapping[str, Any]] = (),
+    crossing: float | None = None,
 ) -> Figure:
     """Means over subsets with 95 % bands, against the number of images; panels side by side.
 
     Args:
-        rows: results, each with "images", "fraction_oracle" and the two columns named next.
-        panels: column whose values have a panel each.
+        rows: results, each with "images", "fraction_oracle" and the columns named next.
+        panels: column whose values have a column of panels each.
         curves: column whose values have a curve each, of the same look in all panels.
+        down: column whose values have a row of panels each; None: there is one row.
+        numbers: column of a number that each panel shows for each of its curves.
         title: above all panels.
         legend: above the curves' names.
         method: of the bands, see :func:`v1fast.experiments.band`.
-        with_published: draw the published values of transfer beside the curves of the same names, in panels of
-            Gaussian readouts.
+        beside: published values, rows of the same columns, see :mod:`v1fast.experiments.published`.
+        crossing: number of images at which published curves cross; a line in the panels of published values.
     """
-    names = list(dict.fromkeys(row[panels] for row in rows))
+    across = list(dict.fromkeys(row[panels] for row in rows))
+    below = [None] if down is None else list(dict.fromkeys(row[down] for row in rows))
     drawn = list(dict.fromkeys(row[curves] for row in rows))
-    figure, axes = new_figure(1, len(names), (3.0 + 4.2 * len(names), max(4.6, 1 + 0.32 * len(drawn))), sharey=True)
-    table = summarise(rows, (panels, curves, "images"), method=method)
-    known = [row["mean"] for row in table if not math.isnan(row["mean"])]
-    known += list(published.TRANSFER.values()) if with_published else []
-    # A band of two subsets may be wider than all curves together: it is cut off, they are not.
-    room = 0.1 * (max(known, default=1) - min(0, *known, 0)) + 0.02
-    limits = min(0, *known, 0) - room, max(known, default=1) + room
-    for panel, name in zip(np.atleast_1d(axes), names, strict=True):
-        for number, curve in enumerate(drawn):
-            points = sorted((r for r in table if (r[panels], r[curves]) == (name, curve)), key=lambda r: r["images"])
-            if points:
-                _curve(panel, points, curve, number)
-                # The paper's transfer is of Gaussian readouts.
-                if with_published and curve in published.TRANSFER and str(name).startswith("gaussian"):
-                    at, value = published.TRANSFER_IMAGES, published.TRANSFER[curve]
-                    panel.plot(at, value, MARKERS[number % 8], ms=9, mfc="none", mec=COLOURS[number % 8], mew=1.6)
-        shown = {row["images"] for row in rows} | ({published.TRANSFER_IMAGES} if with_published else set())
-        _axes(panel, sorted(shown))
-        panel.set_title(name)
-        panel.set_ylim(limits)
-    first = np.atleast_1d(axes)[0]
-    first.set_ylabel(LABEL)
-    handles = {label: handle for panel in np.atleast_1d(axes) for handle, label in _legend(panel)}
+    height = max(4.6, 1 + 0.32 * len(drawn)) if len(below) == 1 else 1 + 3.3 * len(below)
+    size = 3.0 + (4.2 if len(across) < 4 else 3.3) * len(across), height
+    figure, axes = new_figure(len(below), len(across), size, sharey=True)
+    axes = np.reshape(axes, (len(below), len(across)))
+    by = [column for column in (panels, down, curves) if column is not None]
+    table = summarise(rows, (*by, "images"), method=method)
+    limits = _limits([row["mean"] for row in table] + [row["fraction_oracle"] for row in beside])
+    shown = sorted({row["images"] for row in (*rows, *beside)})
+    for line, where in zip(axes, below, strict=True):
+        for panel, name in zip(line, across, strict=True):
+            here = {panels: name} if down is None else {panels: name, down: where}
+            theirs, ours = _of(beside, here), _of(table, here)
+            panel.set_visible(bool(ours))
+            filled = len({row[curves] for row in ours}) <= FILLED
+            for number, curve in enumerate(drawn):
+                points = sorted(_of(ours, {curves: curve}), key=lambda row: row["images"])
+                if points:
+                    aside = 0 if filled else number - (len(drawn) - 1) / 2
+                    _curve(panel, points, curve, number, filled, aside)
+                for point in _of(theirs, {curves: curve}):
+                    colour = COLOURS[number % len(COLOURS)]
+                    look = {"ms": 9, "mfc": "none", "mec": colour, "mew": 1.6}
+                    panel.plot(point["images"], point["fraction_oracle"], MARKERS[number % len(MARKERS)], **look)
+            if theirs and crossing is not None:
+                panel.axvline(crossing, color=GREY, lw=1, ls=":")
+            if numbers is not None:
+                _show_numbers(panel, _of(rows, here), curves, numbers)
+            _axes(panel, shown)
+            panel.set_title(name if where is None else f"{name}\n{where}")
+            # Room for the numbers above the curves.
+            panel.set_ylim(limits[0], limits[1] + (0.35 * (limits[1] - limits[0]) if numbers else 0))
+        next(panel for panel in line if panel.get_visible()).set_ylabel(LABEL)
+    handles = {label: handle for panel in axes.flat for handle, label in _legend(panel)}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", title=legend or None)
-    subsets = max((row["subsets"] for row in table), default=0)
-    notes = [f"mean and 95 % band of {subsets} subsets" if subsets > 1 else "one subset: no band"]
-    notes += ["open: Lurz et al. 2021, other data"] if with_published else []
-    figure.supxlabel("images (" + "; ".join(notes) + ")", fontsize=11)
+    figure.supxlabel(_note(table, beside, crossing), fontsize=11)
     if title:
         figure.suptitle(title)
     return figure
 
 
-def _curve(panel: Axes, points: Sequence[Mapping[str, Any]], label: str, number: int) -> None:
+def _of(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if all(row[column] == value for column, value in wanted.items())]
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """A band of two subsets may be wider than all curves together: it is cut off, they are not."""
+    known = [value for value in values if not math.isnan(value)]
+    room = 0.1 * (max(known, default=1) - min(0, *known, 0)) + 0.02
+    return min(0, *known, 0) - room, max(known, default=1) + room
+
+
+def _note(table: Sequence[Mapping[str, Any]], beside: Sequence[Any], crossing: float | None) -> str:
+    subsets = max((row["subsets"] for row in table), default=0)
+    notes = [f"mean and 95 % band of {subsets} subsets" if subsets > 1 else "one subset: no band"]
+    if beside:
+        dotted = "" if crossing is None else "; dotted: where their 1 scan falls below direct"
+        notes.append(f"open: Lurz et al. 2021, other data{dotted}")
+    return f"images ({'; '.join(notes)})"
+
+
+def _show_numbers(panel: Axes, rows: Sequence[Mapping[str, Any]], curves: str, numbers: str) -> None:
+    """The number of each curve, in a legend of the panel's own."""
+    values = {row[curves]: row[numbers] for row in rows}
+    handles = [(handle, f"{values[label]:,.4g}") for handle, label in _legend(panel)]
+    if handles:
+        title = numbers.replace("_", " ")
+        panel.legend(*zip(*handles, strict=True), title=title, fontsize=8, title_fontsize=8, ncols=2, loc="upper left")
+
+
+def _curve(
+    panel: Axes, points: Sequence[Mapping[str, Any]], label: str, number: int, filled: bool, aside: float
+) -> None:
+    """A curve and its band, filled or as bars; ``aside`` moves it by so many steps, so that bars do not overlap."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    x, mean, low, high = (np.array([point[key] for point in points]) for key in ("images", "mean", "low", "high"))
+    x, mean, low, high = (
+        np.array([point[key] for point in points], float) for key in ("images", "mean", "low", "high")
+    )
+    x = x * 2 ** (STEP * aside)
     dashes = "-" if number < len(COLOURS) else "--"
     panel.plot(x, mean, dashes, color=colour, marker=marker, ms=5, lw=1.8, label=label)
-    if not np.isnan(low).all():
+    if filled and not np.isnan(low).all():
         panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    elif not filled:
+        panel.vlines(x, low, high, color=colour, lw=1.2, alpha=0.7)
 
 
 def _axes(panel: Axes, images: Sequence[int]) -> None:

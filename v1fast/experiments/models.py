@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,19 +27,22 @@ from v1fast.readouts import (
     DenseReadout,
     FullFactorized2d,
     FullGaussian2d,
+    FullPointPooled2d,
     MultiReadoutBase,
     MultiReadoutSharedParametersBase,
-    PointPooled2d,
 )
 from v1fast.training import EarlyStopping, History, TensorBatches, cache_features, fit, without_core
 
 Kind = Literal["gaussian", "factorized", "pooled", "dense"]
 Retinotopy = Literal["none", "predicted", "residual"]
 
-CAN_SHARE: tuple[Kind, ...] = ("gaussian", "factorized")
-"""Readouts in which matched neurons may share features."""
-HAS_POSITIONS: tuple[Kind, ...] = ("gaussian",)
-"""Readouts whose positions may be predicted from cortex."""
+KINDS: tuple[Kind, ...] = ("dense", "factorized", "pooled", "gaussian")
+RETINOTOPIES: tuple[Retinotopy, ...] = ("none", "predicted", "residual")
+HAS_POSITIONS: tuple[Kind, ...] = ("gaussian", "pooled")
+"""Readouts whose positions may be predicted from cortex. The others weight all pixels: a mask is at no one place."""
+
+
+PLAIN = "own features, learned positions"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Variant:
 
     Attributes:
         kind: "gaussian" (:class:`FullGaussian2d`), "factorized" (:class:`FullFactorized2d`), "pooled"
-            (:class:`PointPooled2d`) or "dense" (:class:`DenseReadout`).
-        sharing: whether matched neurons of several sessions share a feature vector, up to a factor.
+            (:class:`FullPointPooled2d`) or "dense" (:class:`DenseReadout`).
+        sharing: whether matched neurons of several sessions share a feature vector, up to a factor; in a dense readout
+            all weights, and so the place too.
         retinotopy: "predicted": positions are a function of the cortical positions; "residual": that and a penalised
             offset of each neuron; "none".
         shifter: whether the pupil's position shifts all receptive fields.
@@ -66,20 +70,22 @@ class Variant:
     modulator: bool = False
 
     def __post_init__(self) -> None:
-        _choices.one_of("readout", self.kind, ("gaussian", "factorized", "pooled", "dense"))
-        _choices.one_of("retinotopy", self.retinotopy, ("none", "predicted", "residual"))
-        if self.sharing and self.kind not in CAN_SHARE:
-            raise ValueError(f"sharing: want a readout of {', '.join(CAN_SHARE)}, got {self.kind}")
+        _choices.one_of("readout", self.kind, KINDS)
+        _choices.one_of("retinotopy", self.retinotopy, RETINOTOPIES)
         if self.retinotopy != "none" and self.kind not in HAS_POSITIONS:
             raise ValueError(f"retinotopy: want a readout of {', '.join(HAS_POSITIONS)}, got {self.kind}")
 
     def __str__(self) -> str:
-        words: list[str] = [self.kind]
-        words += ["shared features"] if self.sharing else []
+        return self.kind if self.arm == PLAIN else f"{self.kind}, {self.arm}"
+
+    @property
+    def arm(self) -> str:
+        """What it has beside its kind."""
+        words = ["shared features"] if self.sharing else []
         words += {"none": [], "predicted": ["retinotopy"], "residual": ["retinotopy + residual"]}[self.retinotopy]
         words += ["shifter"] if self.shifter else []
         words += ["modulator"] if self.modulator else []
-        return ", ".join(words)
+        return ", ".join(words) or PLAIN
 
     def check(self, sessions: Sessions) -> None:
         """Raise ValueError if the sessions lack what this needs."""
@@ -93,6 +99,31 @@ class Variant:
             lacking = [key for key, session in sessions.items() if session.cortex is None]
             if lacking:
                 raise ValueError(f"{self}: want cortical positions, got session {lacking[0]} without them")
+
+
+def variants_of(
+    kinds: Sequence[Kind], sharing: Sequence[bool] = (False,), retinotopy: Sequence[Retinotopy] = ("none",)
+) -> list[Variant]:
+    """Each kind with each that it can do of what is wanted; without retinotopy where it has no positions.
+
+    Raises:
+        ValueError: one of them is empty, or holds an unknown name.
+
+    >>> [str(variant) for variant in variants_of(("dense", "pooled"), retinotopy=("predicted",))]
+    ['dense', 'pooled, retinotopy']
+    """
+    for name, values in (("readouts", kinds), ("sharing", sharing), ("retinotopy", retinotopy)):
+        if not values:
+            raise ValueError(f"{name}: want at least one, got none")
+    for one in retinotopy:
+        _choices.one_of("retinotopy", one, RETINOTOPIES)
+    made = [
+        Variant(kind, shared, "none" if kind not in HAS_POSITIONS else one)
+        for kind in kinds
+        for shared in sharing
+        for one in retinotopy
+    ]
+    return list(dict.fromkeys(made))
 
 
 @dataclass(frozen=True)
@@ -252,7 +283,7 @@ def make_readouts(
     classes: dict[str, type[nn.Module]] = {
         "gaussian": FullGaussian2d,
         "factorized": FullFactorized2d,
-        "pooled": PointPooled2d,
+        "pooled": FullPointPooled2d,
         "dense": DenseReadout,
     }
     penalty = settings.penalties[variant.kind]
@@ -406,14 +437,19 @@ def fit_model(
             accelerator="cpu",
             show=False,
             learning_rate=settings.learning_rate,
-            learning_rates={f"readout.{name}.weight": settings.dense_learning_rate for name in sessions}
-            if variant.kind == "dense"
-            else None,
+            learning_rates=_learning_rates(variant, sessions, settings),
             schedule=EarlyStopping(settings.patience, settings.lr_decay_steps),
         )
     if history.interrupted:
         raise KeyboardInterrupt
     return Fitted(encoder, history, time.perf_counter() - start)
+
+
+def _learning_rates(variant: Variant, sessions: Sessions, settings: ModelSettings) -> dict[str, float] | None:
+    if variant.kind != "dense":
+        return None
+    owners = list(sessions)[: 1 if variant.sharing else None]
+    return {f"readout.{name}.weight": settings.dense_learning_rate for name in owners}
 
 
 def _batches(session: Session, settings: ModelSettings, seed: int) -> Any:
@@ -426,13 +462,20 @@ def _modulator(sessions: Sessions) -> MLPModulator:
     return MLPModulator({name: session.neurons for name, session in sessions.items()}, variables)
 
 
-def with_features(core: nn.Module, session: Session, settings: ModelSettings) -> Session:
-    """The session with a frozen core's features in place of its images, each computed once."""
+def with_features(core: nn.Module, session: Session, settings: ModelSettings, folder: Path | None = None) -> Session:
+    """The session with a frozen core's features in place of its images, each computed once.
+
+    Args:
+        core: frozen.
+        session: with images.
+        settings: how many bytes of features may lie in memory, and of which type they are.
+        folder: for the mapped file of what is more than that; None: the system's folder for temporary files.
+    """
     encoder = FiringRateEncoder(core, nn.Identity())
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.feature_dtype]
 
     def cached(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return cache_features(encoder, fields, memory=settings.memory, dtype=dtype)
+        return cache_features(encoder, fields, memory=settings.memory, folder=folder, dtype=dtype)
 
     return replace(
         session, train=cached(session.train), validation=cached(session.validation), test=cached(session.test)

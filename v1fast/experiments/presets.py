@@ -35,7 +35,12 @@ TINY = replace(SMALL, channels=6, max_epochs=3, patience=2, lr_decay_steps=1, le
 
 @dataclass(frozen=True)
 class Simulated:
-    """Sizes of simulated animals; see :func:`v1fast.data.simulate_animals`."""
+    """Sizes of simulated animals; see :func:`v1fast.data.simulate_animals`.
+
+    Attributes:
+        sessions: of each animal; with several, all its neurons are in all of them.
+        channels: whether behaviour and pupil are channels of the images.
+    """
 
     animals: int = 4
     neurons: int = 50
@@ -46,6 +51,7 @@ class Simulated:
     repeats: int = 8
     sessions: int = 1
     seed: int = 0
+    channels: bool = False
 
 
 QUICK = Simulated(animals=3, neurons=12, train=96, validation=24, test=12, repeats=4)
@@ -67,5 +73,6 @@ def simulated_sessions(sizes: Simulated) -> Mapping[str, Session]:
         channels=16,
         seed=sizes.seed,
     )
-    made = [as_session(one.to_recording(), Preparation()) for one in drawn]
+    preparation = Preparation(behavior_as_channels=sizes.channels, pupil_as_channels=sizes.channels)
+    made = [as_session(one.to_recording(), preparation) for one in drawn]
     return {session.name: session for session in made}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ class Session:
             :class:`v1fast.training.TrialRows`, or features that were computed before), "responses" [T, N], and
             "pupil_center" [T, 2] and "behavior" [T, K] where they were recorded.
         test_images: [T], int64, which image a test trial showed.
-        unit_ids: [N]; the same id in two sessions is the same neuron.
+        unit_ids: [N], numbers or text; the same id in two sessions is the same neuron.
         cortex: [N, D], or None.
 
     Raises:
@@ -117,6 +117,8 @@ def rows_of(rows: Any, index: Tensor) -> Any:
 def as_session(recording: Recording, preparation: Preparation | None = None) -> Session:
     """Prepare a recording with the tiers "train", "validation" and "test"; its tensors lie in memory.
 
+    Where the recording says of which animal a neuron is (``neurons["animal_ids"]``), ids of other animals differ.
+
     Raises:
         ValueError: a tier is missing, or no test image is repeated.
     """
@@ -133,7 +135,11 @@ def as_session(recording: Recording, preparation: Preparation | None = None) -> 
         tiers[tier] = fields
     ids = torch.from_numpy(np.asarray(recording.image_numbers, np.int64)[recording.in_tier("test")])
     cortex = None if recording.cortex is None else np.asarray(recording.cortex)[:, :2]
-    return Session(recording.name, **tiers, test_images=ids, unit_ids=np.asarray(recording.unit_ids), cortex=cortex)
+    units = np.asarray(recording.unit_ids)
+    if "animal_ids" in recording.neurons:
+        animals = np.asarray(recording.neurons["animal_ids"])
+        units = np.array([f"{animal}:{unit}" for animal, unit in zip(animals, units, strict=True)])
+    return Session(recording.name, **tiers, test_images=ids, unit_ids=units, cortex=cortex)
 
 
 def _distinct(images: Tensor, shown: NDArray[np.int64]) -> TrialRows:
@@ -160,10 +166,16 @@ def draw_images(sessions: Sessions, count: int | None, rng: np.random.Generator)
     return {name: session.of_images(permutations[name][:share]) for (name, session), share in pairs}
 
 
+def check_images(counts: Sequence[int], fewest: int, most: int) -> None:
+    """Raise ValueError for a number of images of which not every session can have one, or that is more than all."""
+    for count in counts:
+        if not fewest <= count <= most:
+            raise ValueError(f"images: want {fewest} to {most}, got {count}")
+
+
 def _shares(count: int, sizes: list[int]) -> list[int]:
     """``count`` divided evenly, as far as the sizes allow."""
-    if not len(sizes) <= count <= sum(sizes):
-        raise ValueError(f"images: want {len(sizes)} to {sum(sizes)}, got {count}")
+    check_images([count], len(sizes), sum(sizes))
     shares = [0] * len(sizes)
     while sum(shares) < count:
         left = [i for i, size in enumerate(sizes) if shares[i] < size]

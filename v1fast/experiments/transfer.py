@@ -24,6 +24,7 @@ from torch import nn
 from v1fast import _choices, _files
 from v1fast.experiments.jobs import Results, Row, run_jobs, seed_of
 from v1fast.experiments.models import (
+    Kind,
     ModelSettings,
     Retinotopy,
     Variant,
@@ -34,9 +35,10 @@ from v1fast.experiments.models import (
     make_core,
     make_vgg,
     parameters_per_neuron,
+    variants_of,
     with_features,
 )
-from v1fast.experiments.sessions import Session, Sessions, are_matched, draw_images, draw_neurons
+from v1fast.experiments.sessions import Session, Sessions, are_matched, check_images, draw_images, draw_neurons
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,8 +61,8 @@ class TransferSettings:
         conditions: see the module.
         scans: numbers of source sessions from which cores are trained; empty: all of them.
         untrained: further cores: "random", "vgg16" (with ``vgg_weights``), "random vgg16".
-        readouts: kinds of readouts, "gaussian" and "factorized".
-        retinotopy: of Gaussian readouts: "none", "predicted", "residual"; several are compared.
+        readouts: kinds of readouts, side by side.
+        retinotopy: "none", "predicted", "residual": of the kinds that have positions, see :func:`variants_of`.
         sharing: whether matched neurons share features, where source or target are several sessions of the same
             neurons; both are compared.
         vgg_weights: file with the weights of VGG-16.
@@ -78,7 +80,7 @@ class TransferSettings:
     conditions: tuple[Condition, ...] = CONDITIONS
     scans: tuple[int, ...] = ()
     untrained: tuple[str, ...] = ("random",)
-    readouts: tuple[str, ...] = ("gaussian", "factorized")
+    readouts: tuple[Kind, ...] = ("gaussian", "factorized")
     retinotopy: tuple[Retinotopy, ...] = ("none",)
     sharing: tuple[bool, ...] = (False,)
     vgg_weights: str | None = None
@@ -90,6 +92,10 @@ class TransferSettings:
         for name in ("subsets", "core_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: want at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed: want at least 0, got {self.seed}")
+        if not self.conditions:
+            raise ValueError(f"conditions: want some of {', '.join(CONDITIONS)}, got none")
         for condition in self.conditions:
             _choices.one_of("conditions", condition, CONDITIONS)
         for core in self.untrained:
@@ -101,14 +107,7 @@ class TransferSettings:
 
     def variants(self) -> list[Variant]:
         """The readouts to compare."""
-        found = []
-        for kind in self.readouts:
-            for retinotopy in self.retinotopy:
-                for sharing in self.sharing:
-                    gaussian = kind == "gaussian" or retinotopy == "none"
-                    if gaussian:
-                        found.append(Variant(kind, sharing, retinotopy))  # type: ignore[arg-type]
-        return found
+        return variants_of(self.readouts, self.sharing, self.retinotopy)
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,27 @@ class TransferJob:
         return f"{self.condition}, {self.core}, {self.readout}, {self.images} images, subset {self.subset}"
 
 
-def split_neurons(session: Session, seed: int = 0) -> tuple[Session, Session]:
-    """Half of a session's neurons as the source, the others as the target: transfer within an animal."""
-    order = np.random.default_rng([seed, 71]).permutation(session.neurons)
-    half = session.neurons // 2
-    if not half:
-        raise ValueError(f"{session.name}: want at least 2 neurons to split, got {session.neurons}")
-    return session.of_neurons(np.sort(order[half:])), session.of_neurons(np.sort(order[:half]))
+def split_neurons(sessions: Sessions, seed: int = 0) -> tuple[dict[str, Session], dict[str, Session]]:
+    """Half of each session's neurons as the source, the others as the target: transfer within an animal.
+
+    A neuron that several sessions have is on the same side in all of them.
+
+    Raises:
+        ValueError: a session has too few neurons for two halves.
+    """
+    source, target = {}, {}
+    sides: dict[Any, bool] = {}
+    for name, session in sessions.items():
+        units, rng = session.unit_ids.tolist(), np.random.default_rng([seed, 71])
+        new = [unit for unit in dict.fromkeys(units[k] for k in rng.permutation(len(units))) if unit not in sides]
+        # The half that is smaller so far gets the larger part of the new ones.
+        wanted = session.neurons // 2 - sum(not sides[unit] for unit in units if unit in sides)
+        sides |= {unit: number >= wanted for number, unit in enumerate(new)}
+        of_source = np.array([sides[unit] for unit in units])
+        if of_source.all() or not of_source.any():
+            raise ValueError(f"{name}: want neurons for two halves, got {session.neurons}")
+        source[name], target[name] = (session.of_neurons(np.flatnonzero(half)) for half in (of_source, ~of_source))
+    return source, target
 
 
 def image_grid(most: int) -> list[int]:
@@ -174,17 +187,39 @@ class Transfer:
         for count in self.scans:
             if not 1 <= count <= len(source):
                 raise ValueError(f"scans: want 1 to {len(source)}, the number of source sessions, got {count}")
-        for variant in settings.variants():
-            self._variant_for(target, variant).check(target)
+        self._check_subsets()
+        self._check_readouts()
         self._cores: dict[str, nn.Module] = {}
         self._features: tuple[str, dict[str, Session]] = ("", {})
+
+    def _check_subsets(self) -> None:
+        settings = self.settings
+        draw_neurons(self.target, settings.neurons, np.random.default_rng(0))
+        at_once = max(self.scans) if "diff-core/best-readout" in settings.conditions else 1
+        check_images(settings.images, max(len(self.target), at_once), max(self.all_images, self.source_images))
+
+    def _check_readouts(self) -> None:
+        variants, conditions = self.settings.variants(), self.settings.conditions
+        groups = [self.target, *([self.source] if set(conditions) - {"direct"} else [])]
+        for variant in variants:
+            for group in groups:
+                self._variant_for(group, variant).check(group)
+        if any(variant.sharing for variant in variants) and not any(job.readout.sharing for job in self.jobs()):
+            raise ValueError("sharing: want source or target to be several sessions of the same neurons, got others")
+
+    def _of_scans(self, count: int) -> dict[str, Session]:
+        """So many of the source's sessions."""
+        return dict(list(self.source.items())[:count])
 
     def grid(self) -> list[int]:
         """The numbers of images."""
         return list(self.settings.images) or image_grid(self.all_images)
 
     def jobs(self) -> list[TransferJob]:
-        """All jobs; those that read one core's features are together."""
+        """All jobs; those that read one core's features are together.
+
+        A condition goes as far as there are images, and shared features are left out where no neurons are matched.
+        """
         settings, made = self.settings, []
         most = f"{max(self.scans)} scans"
         cores = [(f"{count} scans", count) for count in self.scans] + [(name, 0) for name in settings.untrained]
@@ -197,6 +232,8 @@ class Transfer:
                 else:
                     chosen = [(most, max(self.scans))]
                 for core, scans in chosen:
+                    if variant.sharing and not (are_matched(self.target) or are_matched(self._of_scans(scans))):
+                        continue
                     made += [
                         TransferJob(condition, core, scans, variant, images, subset)
                         for subset in range(settings.subsets)
@@ -248,7 +285,8 @@ class Transfer:
         if self._features[0] != key:
             self._features = ("", {})  # frees the others first
             model = self.settings.model
-            self._features = (key, {name: with_features(core, one, model) for name, one in self.target.items()})
+            made = {name: with_features(core, one, model, self.out) for name, one in self.target.items()}
+            self._features = (key, made)
         rows = self._features[1]
         return {name: one.with_images_of(rows[name]) for name, one in sessions.items()}
 
@@ -285,7 +323,7 @@ class Transfer:
 
     def _trained(self, job: TransferJob, key: str) -> nn.Module:
         seed = seed_of(self.settings.seed, key)
-        sessions = dict(list(self.source.items())[: job.scans])
+        sessions = self._of_scans(job.scans)
         everything = job.condition != "diff-core/best-readout"
         if not everything:
             sessions = draw_images(sessions, job.images, self._images_rng(job))
@@ -354,9 +392,7 @@ def transfer(
     """
     settings = settings or TransferSettings()
     if source is None:
-        halves = {name: split_neurons(session, settings.seed) for name, session in target.items()}
-        source = {name: half for name, (half, _) in halves.items()}
-        target = {name: half for name, (_, half) in halves.items()}
+        source, target = split_neurons(target, settings.seed)
     elif set(source) & set(target):
         twice = ", ".join(sorted(set(source) & set(target)))
         raise ValueError(f"source, target: want different sessions, got {twice} in both; without a source, its neurons "
@@ -369,7 +405,12 @@ def transfer(
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows with names of their own for readout and arm, as figures and tables take them."""
-    return [{**row, "readout": str(Variant(**row["readout"])), "arm": arm(row)} for row in rows]
+    named = []
+    for row in rows:
+        variant = Variant(**row["readout"])
+        readout = {"readout": str(variant), "kind": variant.kind, "variant": variant.arm}
+        named.append({**row, **readout, "arm": arm(row)})
+    return named
 
 
 def arm(row: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from v1fast.readouts.pooled import (
     SpatialTransformerPooled2d,
     SpatialTransformerPooled3d,
 )
+from v1fast.readouts.pooled_full import FullPointPooled2d
 from v1fast.readouts.pyramid import PointPyramid2d, SpatialTransformerPyramid2d
 from v1fast.readouts.separable import SeparableReadout
 
@@ -36,6 +37,7 @@ __all__ = [
     "FactorizedReadout",
     "FullFactorized2d",
     "FullGaussian2d",
+    "FullPointPooled2d",
     "FullSXF",
     "Gaussian2d",
     "Gaussian3d",

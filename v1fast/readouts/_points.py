@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v1fast import _choices, functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
@@ -105,11 +105,14 @@ class GridReadout(PointReadout):
         grid: positions, (1, N, 1, 2), (x, y) in [-1, 1].
     """
 
-    grid: nn.Parameter
-    features: nn.Parameter
+    grid: Tensor
 
     def _ranges(self) -> Mapping[str, Change]:
         return {"grid": within_map}
+
+    def _points(self) -> Tensor:
+        """Positions [N, 2] for one pass."""
+        return self._in_range("grid", True, (self.outdims, 2))
 
     def _neurons(
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
@@ -118,7 +121,7 @@ class GridReadout(PointReadout):
 
         The weights are [N, C] of features (1, C, 1, N), and [..., N, C] of those of several outputs.
         """
-        grid = self._in_range("grid", True, (self.outdims, 2))
+        grid = self._points()
         bias: Tensor | None = self.bias
         if out_idx is not None:
             index = select_neurons(out_idx, self.outdims, device)

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from v1fast import _choices
 from v1fast._warnings import warn_caller
 from v1fast.readouts._maps import MapReadout
 from v1fast.readouts._masks import masked_readout
+from v1fast.readouts._matched import SharedFeatures
 from v1fast.readouts._ranges import Change, at_least_zero
-from v1fast.readouts.base import Reduction, sharing_index
+from v1fast.readouts.base import Reduction
 
 RegularizerMode = Literal["legacy", "per_neuron"]
 
 
-class FullFactorized2d(MapReadout):
+class FullFactorized2d(SharedFeatures, MapReadout):
     """Each neuron weights the pixels by a mask and the channels by a vector, and adds all up.
 
     Klindt, Ecker, Euler & Bethge, "Neural system identification for large populations separating 'what' and 'where'",
@@ -57,7 +57,8 @@ class FullFactorized2d(MapReadout):
     ``bias`` (N); for shared features also ``scales`` (N, 1) and the buffer ``feature_sharing_index`` (N).
     """
 
-    feature_sharing_index: Tensor
+    by_rows = True
+    _axes = "[M, C]"
 
     def __init__(
         self,
@@ -91,26 +92,6 @@ class FullFactorized2d(MapReadout):
         self._make_bias(bias)
         self.initialize(mean_activity)
 
-    def initialize_features(
-        self, match_ids: ArrayLike | None = None, shared_features: nn.Parameter | None = None
-    ) -> None:
-        """Own a feature vector per neuron, or one per id, or use another readout's."""
-        channels = self.in_shape[0]
-        self._original_features, self._shared_features = True, match_ids is not None
-        if match_ids is None:
-            self._features = nn.Parameter(torch.empty(self.outdims, channels))
-            return
-        count, index = sharing_index(match_ids, self.outdims)
-        if shared_features is None:
-            self._features = nn.Parameter(torch.empty(count, channels))
-        else:
-            if tuple(shared_features.shape) != (count, channels):
-                got = tuple(shared_features.shape)
-                raise ValueError(f"shared_features: want [M, C] = ({count}, {channels}), got {got}")
-            self._features, self._original_features = shared_features, False
-        self.scales = nn.Parameter(torch.empty(self.outdims, 1))
-        self.register_buffer("feature_sharing_index", index)
-
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
         """Draw new masks and features and set the bias to ``mean_activity`` or zero.
@@ -123,16 +104,6 @@ class FullFactorized2d(MapReadout):
         if self._shared_features:
             self.scales.fill_(1.0)
         self._start_bias(mean_activity)
-
-    @property
-    def shared_features(self) -> nn.Parameter:
-        """The parameter (M, C) to hand to another readout's ``shared_features``."""
-        return self._features
-
-    @property
-    def features(self) -> Tensor:
-        """Feature weights of every neuron, (N, C)."""
-        return self._features_of(None)
 
     @property
     def normalized_spatial(self) -> Tensor:
@@ -149,15 +120,6 @@ class FullFactorized2d(MapReadout):
         if self.constrain_pos or self.positive_weights:
             names += ["_features", "scales"] if self._shared_features else ["_features"]
         return dict.fromkeys(names, at_least_zero)
-
-    def _features_of(self, index: Tensor | None, write: bool = False) -> Tensor:
-        features = self._in_range("_features", write)
-        if not self._shared_features:
-            return features if index is None else features[index]
-        scales = self._in_range("scales", write)
-        if index is None:
-            return scales * features[self.feature_sharing_index]
-        return scales[index] * features[self.feature_sharing_index[index]]
 
     def _masks_of(self, index: Tensor | None, write: bool = False) -> Tensor:
         masks = self._in_range("spatial", write)
@@ -191,10 +153,7 @@ class FullFactorized2d(MapReadout):
         return masked_readout(x, masks, features, self._bias_of(index), shift)
 
     def _details(self) -> list[str]:
-        words = ["normalized"] if self.normalize else []
-        if self._shared_features:
-            words.append(f"{'own' if self._original_features else 'shared'} matched features")
-        return words
+        return ["normalized"] * self.normalize + self._sharing()
 
 
 SpatialXFeatureLinear = FullFactorized2d

@@ -2,70 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from v1fast import _choices
 from v1fast._warnings import warn_caller
+from v1fast.readouts._matched import PredictedPositions, SharedFeatures, SourceFrame, source_frame
 from v1fast.readouts._points import GaussianPointReadout, Sampler, matrix_shape
 from v1fast.readouts._ranges import Change, copied, in_range, within_map
-from v1fast.readouts.base import ConfigurationError, Reduction, require_finite, sharing_index
+from v1fast.readouts.base import ConfigurationError, sharing_index
+
+__all__ = ["FullGaussian2d", "GaussType", "SourceFrame", "source_frame"]
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 
 _SIGMA_SHAPE: dict[str, tuple[int, int]] = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
 
 
-def _grid_predictor(inputs: int, hidden_features: int, hidden_layers: int, final_tanh: bool) -> nn.Sequential:
-    """[N, inputs] -> [N, 2]."""
-    widths = [inputs, *[hidden_features] * hidden_layers, 2]
-    layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-    for before, after in itertools.pairwise(widths[1:]):
-        layers += [nn.ELU(), nn.Linear(before, after)]
-    if final_tanh:
-        layers.append(nn.Tanh())
-    return nn.Sequential(*layers)
-
-
-class SourceFrame(TypedDict):
-    """Where a ``source_grid`` lies: a position p is read as ``(p - centre) / scale``."""
-
-    centre: list[float]  # [D]
-    scale: float
-
-
-def source_frame(source_grid: ArrayLike) -> SourceFrame:
-    """The frame of positions [N, D]: their mean, and the largest distance from it along an axis, or 1 if that is 0.
-
-    >>> source_frame([[0.0, 10.0], [4.0, 10.0]])
-    {'centre': [2.0, 10.0], 'scale': 2.0}
-    """
-    places = np.asarray(source_grid)
-    if not len(places):
-        return {"centre": [0.0] * places.shape[1], "scale": 1.0}
-    centre = places.mean(axis=0)
-    # The rounded mean of equal values leaves a remainder, which the division would blow up.
-    centre = np.where((places == places[:1]).all(axis=0), places[0], centre)
-    largest = np.abs(places - centre).max(initial=0)
-    return {"centre": centre.tolist(), "scale": float(largest) if largest > 0 else 1.0}
-
-
-def _in_frame(places: NDArray[Any], frame: SourceFrame) -> NDArray[Any]:
-    """[N, D], as the network that predicts positions takes them."""
-    centre = np.asarray(frame["centre"], places.dtype)
-    if centre.shape != places.shape[1:]:
-        raise ValueError(f"source_frame: want a centre [D] = ({places.shape[1]},), got {centre.shape}")
-    moved: NDArray[Any] = (places - centre) / places.dtype.type(frame["scale"])
-    return moved
-
-
-class FullGaussian2d(GaussianPointReadout):
+class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
     """Each neuron reads the features at a point drawn from its Gaussian, by bilinear interpolation.
 
     Lurz et al., "Generalization in data-driven models of primary visual cortex", ICLR 2021. In training a position is
@@ -130,12 +88,6 @@ class FullGaussian2d(GaussianPointReadout):
     True
     """
 
-    # Class attributes because accelerated layers of other libraries do not set them.
-    source_frame: SourceFrame | None = None
-    residual_reg_weight: float | None = None
-    stored_features = "_features"
-    source_grid: Tensor
-    feature_sharing_index: Tensor
     grid_sharing_index: Tensor
 
     def __init__(
@@ -187,7 +139,8 @@ class FullGaussian2d(GaussianPointReadout):
         self.gauss_type, self.sigma_shape = gauss_type, (1, outdims, *_SIGMA_SHAPE[gauss_type])
         self.init_sigma, self.return_weighted_features = init_sigma, return_weighted_features
 
-        self._predicted_grid, self._shared_grid, self._original_grid = False, False, True
+        self._predicted_grid, self._shared_grid = False, False
+        self._original_grid = grid_mean_predictor is None
         # The order of registration is that of neuralpredictors: the same seed gives the same initial values.
         if grid_mean_predictor is not None:
             self.init_grid_predictor(
@@ -203,31 +156,6 @@ class FullGaussian2d(GaussianPointReadout):
         if residual_reg_weight is not None:
             self.mu_residual = nn.Parameter(torch.empty(self.grid_shape))
         self.initialize(mean_activity)
-
-    def init_grid_predictor(
-        self,
-        source_grid: ArrayLike | None,
-        hidden_features: int = 20,
-        hidden_layers: int = 0,
-        final_tanh: bool = False,
-        shared_transform: nn.Module | None = None,
-        frame: SourceFrame | None = None,
-    ) -> None:
-        """Make the network that predicts the means from ``source_grid`` [N, D], or take another readout's."""
-        if source_grid is None:
-            raise ValueError("source_grid: want [N, D] for grid_mean_predictor, got None")
-        source = np.asarray(source_grid)
-        source = source if np.issubdtype(source.dtype, np.floating) else source.astype(np.float64)
-        if source.ndim != 2 or source.shape[0] != self.outdims:
-            raise ValueError(f"source_grid: want [N, D] with N = {self.outdims}, got {source.shape}")
-        require_finite("source_grid", source)
-        if shared_transform is None:
-            shared_transform = _grid_predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
-        self.mu_transform: nn.Module = shared_transform
-        like = next(shared_transform.parameters(), torch.empty(0))
-        self.source_frame = source_frame(source) if frame is None else frame
-        self.register_buffer("source_grid", torch.from_numpy(_in_frame(source, self.source_frame)).to(like))
-        self._predicted_grid, self._original_grid = True, False
 
     def initialize_shared_grid(
         self, match_ids: ArrayLike | None = None, shared_grid: nn.Parameter | None = None
@@ -248,29 +176,6 @@ class FullGaussian2d(GaussianPointReadout):
                 self.mu_transform.weight.copy_(torch.eye(2))
         self.register_buffer("grid_sharing_index", index)
         self._shared_grid = True
-
-    def initialize_features(
-        self, match_ids: ArrayLike | None = None, shared_features: nn.Parameter | None = None
-    ) -> None:
-        """Own a feature vector per neuron, or one per id, or use another readout's."""
-        channels = self.in_shape[0]
-        self._original_features, self._shared_features = True, match_ids is not None
-        if match_ids is None:
-            self._features = nn.Parameter(torch.empty(self._weight_shape(channels, self.outdims)))
-            return
-        count, index = sharing_index(match_ids, self.outdims)
-        shape = self._weight_shape(channels, count)
-        if shared_features is None:
-            self._features = nn.Parameter(torch.empty(shape))
-        else:
-            if tuple(shared_features.shape) != shape:
-                raise ValueError(f"shared_features: want {shape}, got {tuple(shared_features.shape)}")
-            self._features, self._original_features = shared_features, False
-        self.scales = nn.Parameter(torch.empty(self._weight_shape(1, self.outdims)))
-        self.register_buffer("feature_sharing_index", index)
-
-    def _weight_shape(self, channels: int, neurons: int) -> tuple[int, ...]:
-        return 1, channels, 1, neurons
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
@@ -293,11 +198,6 @@ class FullGaussian2d(GaussianPointReadout):
         self._start_bias(mean_activity)
 
     @property
-    def shared_features(self) -> nn.Parameter:
-        """The parameter (1, C, 1, M) to hand to another readout's ``shared_features``."""
-        return self._features
-
-    @property
     def shared_grid(self) -> nn.Parameter:
         """The parameter (1, M, 1, 2) to hand to another readout's ``shared_grid``."""
         return self._mu
@@ -305,53 +205,19 @@ class FullGaussian2d(GaussianPointReadout):
     @property
     def features(self) -> Tensor:  # type: ignore[override]
         """Feature weights of every neuron, (1, C, 1, N)."""
-        if self._shared_features:
-            return self.scales * self._features[..., self.feature_sharing_index]
-        return self._features
+        return self._features_of(None) if self._shared_features else self._features
 
     @property
     def mu(self) -> Tensor:
         """Means of every neuron, (1, N, 1, 2), (x, y) in [-1, 1]."""
         if not (self._predicted_grid or self._shared_grid):
             return self._mu
-        # In bfloat16 the means would be off by up to .07 pixels.
-        with torch.autocast(self.sigma.device.type, enabled=False):
-            if self._predicted_grid:
-                predicted: Tensor = self.mu_transform(self.source_grid).view(self.grid_shape)
-                return predicted if self.residual_reg_weight is None else predicted + self.mu_residual
-            if self._original_grid:
-                return self._mu[:, self.grid_sharing_index]
+        if self._predicted_grid:
+            return self._predicted()
+        if self._original_grid:
+            return self._mu[:, self.grid_sharing_index]
+        with torch.autocast(self.sigma.device.type, enabled=False):  # as in a predicted grid
             return self.mu_transform(self._mu)[:, self.grid_sharing_index]
-
-    def place(self, positions: ArrayLike) -> Tensor:
-        """Return the means [M, 2], (x, y) in [-1, 1], that the trained network predicts for other neurons.
-
-        Args:
-            positions: [M, D], in the units of ``source_grid`` as it was given, e.g. micrometres of the same animal.
-
-        Raises:
-            ValueError: there is no such network; its frame is not known; the positions do not fit or are not finite.
-        """
-        if not self._predicted_grid:
-            raise ValueError("place: want a readout with grid_mean_predictor, got one without")
-        if self.source_frame is None:
-            raise ValueError(
-                "source_frame: want centre and scale of source_grid, which a state_dict does not hold, got None"
-            )
-        places = np.asarray(positions, np.float64)
-        if places.ndim != 2:
-            raise ValueError(f"positions: want [M, D], got {places.shape}")
-        require_finite("positions", places)
-        inputs = torch.from_numpy(_in_frame(places, self.source_frame)).to(self.source_grid)
-        with torch.autocast(inputs.device.type, enabled=False):
-            placed: Tensor = self.mu_transform(inputs)
-        return placed.clamp(-1, 1)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        loaded = state_dict.get(f"{prefix}source_grid")
-        if self.source_frame is not None and isinstance(loaded, Tensor) and not _same_grid(loaded, self.source_grid):
-            self.source_frame = None  # it is that of another grid
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def mu_dispersion(self) -> Tensor:
@@ -360,28 +226,6 @@ class FullGaussian2d(GaussianPointReadout):
         0 for a single neuron.
         """
         return self.mu.view(-1, 2).std(0, correction=1 if self.outdims > 1 else 0).sum()
-
-    def feature_l1(  # type: ignore[override]
-        self, reduction: Reduction = "sum", average: bool | None = None
-    ) -> Tensor | int:
-        """L1 norm of the features; 0 if they belong to another readout, which counts them."""
-        if not self._original_features:
-            return 0
-        return super().feature_l1(reduction=reduction, average=average)
-
-    def regularizer(  # type: ignore[override]
-        self, reduction: Reduction = "sum", average: bool | None = None
-    ) -> Tensor | int | float:
-        """``feature_l1`` times ``feature_reg_weight``; 0 if ``feature_l1`` is 0; and the penalty on ``mu_residual``.
-
-        Raises:
-            ValueError: ``reduction=None`` with a ``residual_reg_weight``: the two terms are of different shapes.
-        """
-        if self.residual_reg_weight is None:
-            return super().regularizer(reduction=reduction, average=average)
-        reduction = self._sum_or_mean(reduction, average)
-        offsets = self.apply_reduction(self.mu_residual.square(), reduction=reduction)
-        return super().regularizer(reduction=reduction) + self.residual_reg_weight * offsets
 
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
@@ -405,17 +249,7 @@ class FullGaussian2d(GaussianPointReadout):
             warn_caller(f"features of shape (C, H, W) = {shown} where the readout was made for {want}")
 
     def _details(self) -> list[str]:
-        words: list[str] = [self.gauss_type]
-        if self._shared_features:
-            words.append(f"{'own' if self._original_features else 'shared'} matched features")
-        if self._predicted_grid:
-            words.append("predicted grid" if self.residual_reg_weight is None else "predicted grid with residuals")
+        words = [self.gauss_type, *self._sharing(), *self._prediction()]
         if self._shared_grid:
             words.append(f"{'own' if self._original_grid else 'shared'} matched grid")
         return words
-
-
-def _same_grid(loaded: Tensor, own: Tensor) -> bool:
-    if loaded.is_meta or own.is_meta:
-        return True
-    return loaded.shape == own.shape and torch.allclose(loaded.to(own), own, rtol=1e-5, atol=1e-6)

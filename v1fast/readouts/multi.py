@@ -299,9 +299,10 @@ class MultiReadoutBase(Configured, nn.ModuleDict):
 class MultiReadoutSharedParametersBase(MultiReadoutBase):
     """:class:`MultiReadoutBase` whose readouts share parameters with the first session's readout.
 
-    For readouts that take the arguments ``shared_features``, ``shared_grid`` and ``shared_transform``, as
-    :class:`v1fast.readouts.FullGaussian2d` does. Drop-in for ``MultiReadoutSharedParametersBase`` of neuralpredictors.
-    Differences from it: docs/layers.md.
+    For readouts that take the arguments ``grid_mean_predictor``, ``shared_features`` or ``shared_grid``, as
+    :class:`v1fast.readouts.FullGaussian2d` does; :class:`v1fast.readouts.FullPointPooled2d` takes the first two,
+    :class:`v1fast.readouts.FullFactorized2d` and :class:`v1fast.readouts.DenseReadout` the second. Drop-in for
+    ``MultiReadoutSharedParametersBase`` of neuralpredictors. Differences from it: docs/layers.md.
 
     ``**kwargs`` of the constructor, beside those of the readouts:
 
@@ -314,7 +315,7 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
     - ``shared_match_ids``: ids [N] of the neurons of each session. All sessions have the same ids.
 
     Raises:
-        ValueError: an argument is missing, or sessions have different ids.
+        ValueError: an argument is missing, sessions have different ids, or the readouts do not take what is shared.
         RuntimeError: in ``load_state_dict``, if the checkpoint has a transform for each session although they share one
             here. neuralpredictors writes such checkpoints; they load without ``share_transform``.
     """
@@ -335,6 +336,12 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
     ) -> dict[str, Any]:
         """Return the arguments for session ``data_key``, with the shared parts of ``first_data_key``."""
         first: Any = None if i == 0 else self[first_data_key]
+        wanted = {
+            "grid_mean_predictor": grid_mean_predictor,
+            "shared_grid": share_grid,
+            "shared_features": share_features,
+        }
+        self._require_arguments([name for name, value in wanted.items() if value])
         if grid_mean_predictor:
             _choices.one_of("grid_mean_predictor_type", grid_mean_predictor_type, ("cortex",))
             kwargs["grid_mean_predictor"] = grid_mean_predictor
@@ -349,6 +356,13 @@ class MultiReadoutSharedParametersBase(MultiReadoutBase):
             shared = None if first is None else first.shared_features
             kwargs["shared_features"] = {"match_ids": ids, "shared_features": shared}
         return kwargs
+
+    def _require_arguments(self, names: Sequence[str]) -> None:
+        """ValueError unless the readouts take these: what they do not take, they would ignore."""
+        for made in self._readout_class():
+            lacking = [name for name in names if name not in arguments(made, "__init__")]
+            if lacking and issubclass(made, Readout):
+                raise ValueError(f"base_readout: want a readout that takes {lacking[0]}, got {made.__name__}")
 
     def _matched(self, given: Mapping[str, Any] | None, data_key: str, first_data_key: str) -> Any:
         """The ids of a session: the same set as in the first, since neurons are matched by the rank of their id."""

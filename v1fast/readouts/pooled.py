@@ -31,6 +31,7 @@ class PooledReadout(GridReadout):
     """Base class of the layers whose features grow with ``pool_steps``: (..., (pool_steps + 1) * C, 1, N)."""
 
     _pool_steps: int
+    _shared_features = False
 
     @property
     def pool_steps(self) -> int:
@@ -44,8 +45,10 @@ class PooledReadout(GridReadout):
     def pool_steps(self, value: int) -> None:
         steps = whole_number("pool_steps", value)
         if steps != self._pool_steps:
+            if self._shared_features:
+                raise ValueError("pool_steps: want new readouts for another number, since features are shared")
             self._pool_steps = steps
-            self._replace_features(like=self.features)
+            self._replace_features(like=getattr(self, self.stored_features))
 
     def _empty_features(self, like: Tensor | None = None) -> nn.Parameter:
         """Uninitialised features, for the current number of poolings."""
@@ -53,9 +56,10 @@ class PooledReadout(GridReadout):
         return nn.Parameter(empty((1, self.in_shape[0] * (self._pool_steps + 1), 1, self.outdims)))
 
     def _replace_features(self, like: Tensor) -> None:
-        self.features = self._empty_features(like)
+        features = self._empty_features(like)
         with torch.no_grad():
-            self.features.fill_(1 / self.in_shape[0])
+            features.fill_(1 / self.in_shape[0])
+        setattr(self, self.stored_features, features)
 
 
 class PointPooled2d(PooledReadout):
@@ -119,10 +123,14 @@ class PointPooled2d(PooledReadout):
         self.init_range, self.align_corners = init_range, align_corners
         self.return_weighted_features = return_weighted_features
         self.feature_reg_weight = self.resolve_deprecated_gamma_readout(feature_reg_weight, gamma_readout, default=1.0)
-        self.grid = nn.Parameter(torch.empty(1, outdims, 1, 2))
-        self.features = self._empty_features()
+        self._make_points_and_features(**kwargs)
         self._make_bias(bias)
         self.initialize(mean_activity)
+
+    def _make_points_and_features(self, **options: Any) -> None:
+        """Register the parameters of place and of features; ``options`` are further arguments of the constructor."""
+        self.grid = nn.Parameter(torch.empty(1, self.outdims, 1, 2))
+        self.features = self._empty_features()
 
     @torch.no_grad()
     def initialize(self, mean_activity: Tensor | None = None) -> None:
