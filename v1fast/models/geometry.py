@@ -76,7 +76,7 @@ def _padding(window: Any, axis: int) -> float:
 
 
 @torch.no_grad()
-def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
+def input_positions(core: nn.Module, readout: nn.Module, shift: Tensor | None = None) -> Positions:
     """Positions of a point readout's neurons in pixels of the image that the core takes.
 
     Args:
@@ -84,6 +84,8 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         readout: with positions ``mu`` or ``grid`` (1, N, 1, 2), (x, y) in [-1, 1] over its ``in_shape`` (C, H, W), as
             all Gaussian, pooled and pyramid readouts have them. ``sigma`` (1, N, 2, 2) is a square root of the
             covariance, (1, N, 1, 2) or (1, N, 1, 1) are standard deviations.
+        shift: [2], (x, y) as a shifter gives it, which the readout adds. A shifter with a bias may learn any constant
+            shift, and all positions the opposite: only their sum is a place in the image. None: 0.
 
     Raises:
         ValueError: a readout without such positions.
@@ -93,6 +95,7 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         raise ValueError(f"readout: want one with positions mu or grid (1, N, 1, 2), got {type(readout).__name__}")
     grid = place.detach()[0, :, 0].double().clamp(-1, 1)
     spread, correlation = _spread(getattr(readout, "sigma", None), grid)
+    moved = grid if shift is None else grid + shift.detach().to(grid)
     shape: Any = readout.in_shape
     corners = getattr(readout, "align_corners", True)
     found = []
@@ -100,7 +103,7 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         size = shape[-1 - axis]
         # From -1 to 1 there are size - 1 pixels between the outermost centres, or size between their outer edges.
         pixels = (size - 1) / 2 if corners else size / 2
-        found.append((first + step * ((size - 1) / 2 + grid[:, axis] * pixels), spread[:, axis] * pixels * step))
+        found.append((first + step * ((size - 1) / 2 + moved[:, axis] * pixels), spread[:, axis] * pixels * step))
     (x, spread_x), (y, spread_y) = found
     return Positions(x, y, spread_x, spread_y, correlation, (grid.abs() >= 1).any(1))
 

@@ -33,6 +33,7 @@ class Predictions:
         trials: [T], their numbers in the recording.
         image_numbers: [T], equal for trials of the same image.
         factor: [N] or one number, what responses were multiplied by.
+        shift: [2], the mean shift by the eye over these trials; None without a shifter.
     """
 
     predicted: Tensor
@@ -40,6 +41,7 @@ class Predictions:
     trials: NDArray[np.int64]
     image_numbers: NDArray[np.int64]
     factor: NDArray[np.float64]
+    shift: Tensor | None = None
 
     def in_units(self, values: Tensor) -> NDArray[np.float32]:
         """In the recording's own units."""
@@ -133,14 +135,24 @@ def predict(
         memory=0,
         device=device,
     )[tier or "all"][name]
-    predicted, responses = [], []
+    predicted, responses, shifts = [], [], []
     encoder.eval()
     for batch in loader:
         fields = {key: values for key, values in batch.items() if key not in ("images", "responses")}
         predicted.append(encoder(batch["images"], data_key=name, **fields).cpu())
         responses.append(batch["responses"].cpu())
+        if encoder.shifter is not None:
+            shifter = of_session(encoder.shifter, name)
+            shifts.append(shifter(fields["pupil_center"], fields.get("trial_idx")).reshape(-1, 2).cpu())
     factor = np.asarray(normalization.get("responses", {}).get("factor", 1.0), np.float64)
-    return Predictions(torch.cat(predicted), torch.cat(responses), trials, recording.image_numbers[trials], factor)
+    return Predictions(
+        torch.cat(predicted),
+        torch.cat(responses),
+        trials,
+        recording.image_numbers[trials],
+        factor,
+        torch.cat(shifts).nanmean(0) if shifts else None,
+    )
 
 
 def session_for(encoder: FiringRateEncoder, recording: Recording, session: str | None = None) -> str:
@@ -194,7 +206,7 @@ def judge(
         unit=recording.unit_ids,
         area=recording.neurons.get("area"),
         layer=recording.neurons.get("layer"),
-        positions=positions(encoder, session_for(encoder, recording, session)),
+        positions=positions(encoder, session_for(encoder, recording, session), found.shift),
     )
     return Judgement(tier, results, fraction, len(found.trials), len(images), repeated, table)
 
@@ -203,10 +215,10 @@ def _of_repeats(name: str) -> bool:
     return any(name.startswith(other) for other in OF_REPEATS)
 
 
-def positions(encoder: FiringRateEncoder, session: str) -> Positions | None:
-    """Where the neurons look; None for readouts or cores without such positions."""
+def positions(encoder: FiringRateEncoder, session: str, shift: Tensor | None = None) -> Positions | None:
+    """Where the neurons look, moved by a shift [2]; None for readouts or cores without such positions."""
     try:
-        return input_positions(encoder.core, of_session(encoder.readout, session))
+        return input_positions(encoder.core, of_session(encoder.readout, session), shift)
     except (ValueError, AttributeError):
         return None
 

@@ -112,9 +112,10 @@ def choose_neurons(text: str, run: Path, about: Experiment) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(wanted)
-        chosen += range(int(first), int(last if dash else first) + 1)
-    if not chosen or max(chosen) >= about.neurons:
-        raise ValueError(wanted)
+        low, high = int(first), int(last if dash else first)
+        if not low <= high < about.neurons:
+            raise ValueError(wanted)
+        chosen += range(low, high + 1)
     return chosen
 
 
