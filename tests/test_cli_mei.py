@@ -71,7 +71,20 @@ def test_help_has_examples():
 def test_a_run_gets_images_and_fields(folder, tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "new" / "mei"
-    arguments = ("mei", folder / "run", "--neurons", "4,0-1", "--steps", "5", "--norm", "3", "--fields", "7", "--out", out)
+    arguments = (
+        "mei",
+        folder / "run",
+        "--neurons",
+        "4,0-1",
+        "--steps",
+        "5",
+        "--norm",
+        "3",
+        "--fields",
+        "7",
+        "--out",
+        out,
+    )
     said = done(*arguments)
     files = [out / name for name in ("mei.npz", "mei.png", "fields.npz", "fields.png")]
     assert said.stdout == f"Most exciting inputs of 3 neurons: {', '.join(map(str, files))}\n"
@@ -160,7 +173,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None
+)
 def test_a_mistake_ends_in_one_line(folder, monkeypatch, arguments, said):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

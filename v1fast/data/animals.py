@@ -408,8 +408,8 @@ def simulate_animals(
         shared_gain: mean over neurons of the deviation of the logarithm of the gain that they share (Goris et al.
             2014, Nat. Neurosci. 17, 858; Ecker et al. 2014, doi:10.1016/j.neuron.2014.02.006).
         channels: K of the core, >= 3, half of them of complex cells.
-        subfields: of a neuron, at most; 1 to 3. With 1, its position is where it reads, and a point readout can find it;
-            the mean of several subfields is no place that a neuron reads.
+        subfields: of a neuron, at most; 1 to 3. With 1, its position is where it reads, and a point readout can find
+            it; the mean of several subfields is no place that a neuron reads.
         seed: of everything random here, >= 0.
 
     Returns:
