@@ -44,8 +44,8 @@ def _start_within(predictor: nn.Module, places: Tensor, init_range: float) -> No
     last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear))
     predicted = nn.Sequential(*layers[: last + 1])(places)
     centred = predicted - predicted.mean(0)
-    largest = centred.abs().max() if centred.numel() else centred.new_zeros(())
-    scale = init_range / largest if largest > 0 else 1.0
+    largest, rounding = centred.abs().max(), 1e-5 * predicted.abs().max()
+    scale = init_range / largest if largest > rounding else 1.0  # else all lie at one place
     layers[last].weight.mul_(scale)
     layers[last].bias.copy_((layers[last].bias - predicted.mean(0)) * scale)
 
