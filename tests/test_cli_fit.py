@@ -236,7 +236,7 @@ MISTAKES = [
     ((FIT, "empty"), "empty: want a Sensorium folder"),
     ((FIT, "text.txt"), "text.txt: want a Sensorium folder"),
     ((FIT, "one", "one"), "want recordings of different names"),
-    ((FIT, "movie.npz"), "want a recording of images, got a video"),
+    ((FIT, "movie.npz"), "movie: want a recording of images for Stacked2dCore, got a video: core=Factorized3dCore is"),
     ((FIT, "untrained.npz"), "want training trials to normalise by"),
     ((FIT, "one", "--preset", "smal"), "there is no preset 'smal'; the nearest is small"),
     ((FIT, "one", "--config", "nowhere.yaml"), "nowhere.yaml: No such file"),

@@ -608,3 +608,50 @@ def test_learns():
                 optimiser.step()
     assert (layer.mu - truth.mu).abs().max() < 0.1
     assert (layer.eval()(x) - target).square().mean() < 0.05 * target.var()
+
+
+# where a predictor of positions begins
+
+
+@pytest.mark.parametrize("hidden_layers", [0, 1, 3])
+@pytest.mark.parametrize("final_tanh", [False, True])
+def test_predicted_means_start_within_a_range(hidden_layers, final_tanh):
+    """As a random network maps them, some lie beside the map, all of them in a corner."""
+    options = {"hidden_layers": hidden_layers, "final_tanh": final_tanh, "hidden_features": 6}
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = FullGaussian2d(SHAPE, N, True, grid_mean_predictor={**options, "init_range": 0.2}, source_grid=SOURCE)
+        mu = layer.mu.detach().view(N, 2)
+        mu = mu.atanh() if final_tanh else mu
+        assert mu.abs().max() == pytest.approx(0.2, rel=1e-5)
+        assert mu.mean(0).abs().max() < 1e-6
+        torch.manual_seed(seed)
+        anywhere = FullGaussian2d(SHAPE, N, True, grid_mean_predictor=options, source_grid=SOURCE)
+        assert anywhere.mu.view(N, 2).mean(0).abs().max() > 0.01
+        assert torch.equal(anywhere.sigma, layer.sigma)  # no further random numbers were drawn
+
+
+def test_neurons_at_one_place_start_in_the_middle():
+    predictor = {"hidden_layers": 1, "init_range": 0.2}
+    for neurons in (0, 1, 3):
+        layer = FullGaussian2d(
+            SHAPE, neurons, True, grid_mean_predictor=predictor, source_grid=np.full((neurons, 2), 7.0)
+        )
+        assert layer.mu.shape == (1, neurons, 1, 2)
+        assert (layer.mu.abs() < 1e-6).all()
+
+
+def test_the_network_of_another_readout_is_left_as_it_is():
+    first = FullGaussian2d(SHAPE, N, True, **RETINOTOPY)
+    before = copy.deepcopy(first.mu_transform.state_dict())
+    predictor = {**RETINOTOPY["grid_mean_predictor"], "init_range": 0.1}
+    FullGaussian2d(
+        SHAPE, N, True, grid_mean_predictor=predictor, source_grid=SOURCE, shared_transform=first.mu_transform
+    )
+    assert all(torch.equal(value, before[name]) for name, value in first.mu_transform.state_dict().items())
+
+
+@pytest.mark.parametrize("init_range", [0, -0.1, 1.5, float("nan")])
+def test_a_range_beside_the_map_is_refused(init_range):
+    with pytest.raises(ValueError, match=r"init_range: want a number in \(0, 1\], got"):
+        FullGaussian2d(SHAPE, N, True, grid_mean_predictor={"init_range": init_range}, source_grid=SOURCE)

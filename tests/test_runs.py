@@ -17,10 +17,12 @@ pytest.importorskip("safetensors")
 from recorded import recording, video
 
 from v1fast import metrics
-from v1fast.models import FiringRateEncoder, MLPShifter, SE2dCore
+from v1fast.models import Factorized3dCore, FiringRateEncoder, MLPShifter, SE2dCore
+from v1fast.models.geometry import input_grid, lost_frames
 from v1fast.readouts import FullFactorized2d, FullGaussian2d
 from v1fast.runs import FAMILIES, PRESETS, RunFolder, building, configure, fit_recordings, judge_all, summary
 from v1fast.runs.configuration import ConfigurationErrors, difference, options_of, write_yaml
+from v1fast.runs.insilico import experiment
 from v1fast.runs.prediction import predict_images, predict_recording
 from v1fast.training import EncodingModule
 
@@ -179,6 +181,8 @@ def test_the_first_difference_is_named():
 
 # building
 
+OTHERS = ("TransferLearningCore", *building.VIDEO_CORES)
+
 
 @pytest.mark.parametrize("name", FAMILIES["readout"])
 @pytest.mark.filterwarnings("ignore:Gaussian2d is deprecated")
@@ -190,7 +194,7 @@ def test_every_readout_can_be_built_from_its_name(name):
     assert rates.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES["core"] if name != "TransferLearningCore"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES["core"] if name not in OTHERS])
 def test_every_core_can_be_built_from_its_name(name):
     settings = [text for text in TINY if name != "LinearNonlinearCore" or text != "core.layers=1"]
     made = building.build(configure("sensorium", settings=[*settings, f"core={name}"]), sessions((2, 16, 20)))
@@ -421,7 +425,7 @@ def test_two_processes_do_not_fit_in_one_folder(tmp_path):
         ({"a": recording(tiers=["test"] * 24)}, "want training trials to normalise by, got none"),
         ({"a": recording(responses=-np.ones((24, 6)))}, "does not vary"),
         ({"a": recording(responses=np.random.default_rng(0).normal(size=(24, 6)))}, "want finite values >= 0"),
-        ({"a": video()}, "want a recording of images, got a video"),
+        ({"a": video()}, "want a recording of images for Stacked2dCore, got a video: core=Factorized3dCore is for it"),
         (
             {"a": recording(), "b": recording(images=np.random.default_rng(0).random((20, 2, 8, 12)))},
             "same number of channels",
@@ -497,3 +501,94 @@ def test_yaml_is_written_as_it_is_read():
     assert FullGaussian2d is FAMILIES["readout"]["FullGaussian2d"]
     assert SE2dCore is FAMILIES["core"]["SE2dCore"]
     assert FullFactorized2d is FAMILIES["readout"]["FullFactorized2d"]
+
+
+# videos, and neurons in several recordings
+
+
+VIDEO = (
+    *("core=Factorized3dCore", "core.layers=2", "core.hidden_channels=3", "core.temporal_input_kernel=3"),
+    *("core.temporal_hidden_kernel=2", "core.spatial_input_kernel=3", "core.spatial_hidden_kernel=3", "data.frames=6"),
+    *TINY[3:],
+)
+
+
+def test_videos_are_fitted_and_predicted_frame_by_frame(tmp_path):
+    movie = video(frames=(40, 12, 16))
+    outcome = run(tmp_path / "out", configure(settings=VIDEO), {"movie": movie})
+    assert outcome.metrics["sessions"]["movie"]["trials"] == 16 - 3  # three frames fill the filters
+    encoder = outcome.folder.encoder()
+    got = predict_recording(encoder, movie, outcome.folder.preparation())
+    np.testing.assert_array_equal(got["trials"], [*range(3, 40), *range(43, 52), *range(55, 68)])
+    np.testing.assert_allclose(got["responses"], np.asarray(movie.responses)[got["trials"]], rtol=1e-5)
+    by = encoder.normalization["movie"]
+    frames = (movie.images[movie.image_index[52:68]] - by["images"]["mean"]) / by["images"]["std"]
+    clip = torch.tensor(frames, dtype=torch.float32).transpose(0, 1)[None]
+    with torch.no_grad():
+        rates = encoder(clip, data_key="movie")[0].numpy()
+    np.testing.assert_allclose(got["predictions"][-13:] * by["responses"]["factor"], rates, rtol=1e-4)
+    with pytest.raises(ValueError, match="want a model of images, got one of videos"):
+        experiment(encoder, {"movie": movie}, outcome.folder.preparation())
+
+
+def test_a_long_video_is_predicted_in_pieces(tmp_path, monkeypatch):
+    outcome = run(
+        tmp_path / "out", configure(settings=[*VIDEO, "training.epochs=1"]), {"movie": video(frames=(40, 12, 16))}
+    )
+    whole = predict_recording(outcome.folder.encoder(), video(), outcome.folder.preparation())
+    monkeypatch.setattr("v1fast.runs.evaluation.FRAMES", 5)
+    pieces = predict_recording(outcome.folder.encoder(), video(), outcome.folder.preparation())
+    np.testing.assert_array_equal(pieces["trials"], whole["trials"])
+    np.testing.assert_allclose(pieces["predictions"], whole["predictions"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "said"),
+    [
+        (["data.frames=3"], video, "data.frames: want more than the 3 that the core's filters take up, got 3"),
+        (["data.frames=30"], video, "data.frames: want at most 20, as the longest training video of a, got 30"),
+        ([], recording, "a: want a recording of videos for Factorized3dCore, got images"),
+    ],
+)
+def test_videos_that_cannot_be_fitted(tmp_path, settings, data, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        run(tmp_path / "out", configure(settings=[*VIDEO, *settings]), {"a": data()})
+
+
+def test_positions_of_a_core_of_videos_are_in_pixels():
+    core = Factorized3dCore(1, 3, 7, 5, 5, 3, final_nonlin=True, layers=2)
+    assert input_grid(core) == ((5.0, 1.0), (5.0, 1.0))
+    assert lost_frames(core) == 6
+    assert core(torch.zeros(1, 1, 9, 16, 16)).shape[2] == 3
+    assert lost_frames(SE2dCore(1, 4, 3, 3, layers=2)) is None
+
+
+@pytest.mark.parametrize("name", FAMILIES["readout"])
+@pytest.mark.filterwarnings("ignore:Gaussian2d is deprecated")
+def test_every_readout_reads_videos(name):
+    made = building.build(configure(settings=[*VIDEO, f"readout={name}"]), sessions((1, 16, 20)))
+    assert made.eval()(torch.randn(2, 1, 6, 16, 20), data_key="a").shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize("readout", ["FullGaussian2d", "FullFactorized2d"])
+def test_matched_neurons_share_features(tmp_path, readout):
+    units = np.array([7, 3, 9, 5, 1, 2])
+    data = {"a": recording(unit_ids=units), "b": recording(seed=1, unit_ids=units[::-1])}
+    outcome = run(tmp_path / "out", tiny(f"readout={readout}", "readout.share_features=true"), data)
+    one, other = outcome.folder.encoder().readout.values()
+    assert one._features is other._features
+    assert one.feature_sharing_index.tolist() == other.feature_sharing_index.tolist()[::-1] == [4, 2, 5, 3, 0, 1]
+    assert not one.scales.equal(other.scales)
+
+
+def test_neurons_that_are_not_matched_cannot_share(tmp_path):
+    data = {"a": recording(unit_ids=5 + np.arange(6)), "b": recording(seed=1, unit_ids=np.arange(6))}
+    with pytest.raises(ValueError, match="got 6 in b and 6 in a, with 1 in common"):
+        run(tmp_path / "out", tiny("readout.share_features=true"), data)
+    assert "share_features" not in options_of("readout", "PointPooled2d")
+
+
+def test_a_shifter_begins_by_moving_nothing():
+    for name in FAMILIES["shifter"]:
+        made = building.build(tiny(f"shifter={name}"), sessions((1, 16, 20)))
+        assert not made.shifter["a"](torch.randn(3, 2)).any()

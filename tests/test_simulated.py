@@ -358,6 +358,13 @@ def test_a_neuron_sums_its_subfields_and_only_a_part_of_them_are_points():
     assert ((neurons.features > 0).sum(2) == 3).all()
 
 
+def test_neurons_of_one_subfield_read_at_their_position():
+    neurons = simulate_animals(1, **TINY | {"neurons": 60}, subfields=1)[0].neurons
+    assert ((neurons.strengths > 0).sum(1) == 1).all()
+    reads = neurons.centres[neurons.strengths > 0]
+    torch.testing.assert_close(reads, neurons.position)
+
+
 def test_no_point_of_the_core_gives_what_a_neuron_sums():
     """The hypothesis of a point readout: weights of the channels at one place, here the best weights at the middle."""
     recording = simulate_animals(1, **TINY | {"neurons": 40, "train": 200})[0]
@@ -525,6 +532,8 @@ def test_what_does_not_vary_has_no_correlation():
         ({"running": math.nan}, "running: want >= 0, got nan"),
         ({"seed": -1}, "seed: want >= 0, got -1"),
         ({"matched": 16}, "matched: want at most neurons = 15, got 16"),
+        ({"subfields": 0}, "subfields: want >= 1, got 0"),
+        ({"subfields": 4}, "subfields: want at most 3, got 4"),
         ({"repeats": (3, 2)}, r"repeats: want \(fewest, most\), .* got \(3, 2\)"),
         ({"noise": "normal"}, "noise: want 'poisson' or 'gamma', got 'normal'"),
         ({"image_shape": (12, 64)}, r"image_shape: want \(H, W\), both >= 20, got \(12, 64\)"),

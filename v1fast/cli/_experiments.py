@@ -14,8 +14,8 @@ from v1fast import _choices, _files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from v1fast.experiments import ModelSettings, Session
     from v1fast._tables import Band
+    from v1fast.experiments import ModelSettings, Session
 
 Data = Annotated[
     list[Path] | None,

@@ -73,6 +73,7 @@ def simulate(
     height: Annotated[int, typer.Option(help="Of an image, in pixels.")] = 36,
     width: Annotated[int, typer.Option(help="Of an image, in pixels.")] = 64,
     gaze: Annotated[float, typer.Option(help="Eye movements, standard deviation in pixels.")] = 0.7,
+    subfields: Annotated[int, typer.Option(help="Of a neuron, at most: 1 to 3; with 1 it reads at its position.")] = 3,
     noise: Annotated[str, typer.Option(help="poisson or gamma.")] = "poisson",
     format: Annotated[str, typer.Option(help="sensorium, openretina, stringer or arrays.")] = "sensorium",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -92,6 +93,7 @@ def simulate(
         test=test,
         noise=noise,  # type: ignore[arg-type]  # it is checked there
         gaze=gaze,
+        subfields=subfields,
         seed=seed,
     )
     for one in drawn:

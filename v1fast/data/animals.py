@@ -344,10 +344,12 @@ class _Settings:
     running: float
     shared_gain: float
     channels: int
+    subfields: int
 
     def check(self, **others: int) -> None:
         """Raises ValueError for what is out of range."""
         least = {"count": 1, "neurons": 1, "train": 1, "validation": 1, "test": 1, "sessions": 1, "channels": FEATURES}
+        least["subfields"] = 1
         least |= {"matched": 0, "gaze": 0, "running": 0, "shared_gain": 0, "seed": 0}
         given = vars(self) | others
         for name, bound in least.items():
@@ -355,6 +357,8 @@ class _Settings:
                 raise ValueError(f"{name}: want >= {bound}, got {given[name]}")
         if self.matched > self.neurons:
             raise ValueError(f"matched: want at most neurons = {self.neurons}, got {self.matched}")
+        if self.subfields > SUBFIELDS:
+            raise ValueError(f"subfields: want at most {SUBFIELDS}, got {self.subfields}")
         if min(self.image_shape) < 20:
             raise ValueError(f"image_shape: want (H, W), both >= 20, got {self.image_shape}")
         if len(self.repeats) != 2 or not 1 <= self.repeats[0] <= self.repeats[1]:
@@ -379,6 +383,7 @@ def simulate_animals(
     running: float = 0.6,
     shared_gain: float = 0.35,
     channels: int = 32,
+    subfields: int = SUBFIELDS,
     seed: int = 0,
 ) -> list[SimulatedRecording]:
     """Draw animals that share a core population, and what they respond to crops of photographs.
@@ -403,6 +408,8 @@ def simulate_animals(
         shared_gain: mean over neurons of the deviation of the logarithm of the gain that they share (Goris et al.
             2014, Nat. Neurosci. 17, 858; Ecker et al. 2014, doi:10.1016/j.neuron.2014.02.006).
         channels: K of the core, >= 3, half of them of complex cells.
+        subfields: of a neuron, at most; 1 to 3. With 1, its position is where it reads, and a point readout can find
+            it; the mean of several subfields is no place that a neuron reads.
         seed: of everything random here, >= 0.
 
     Returns:
@@ -414,7 +421,7 @@ def simulate_animals(
     """
     settings = _Settings(
         neurons, image_shape, train, validation, test, repeats, sessions, matched, noise, gaze, running, shared_gain,
-        channels,
+        channels, subfields,
     )  # fmt: skip
     settings.check(count=count, seed=seed)
     rng = np.random.default_rng([seed, 0])
@@ -466,7 +473,7 @@ def _draw_neurons(settings: _Settings, core: CorePopulation, known: Tensor, rng:
     number = settings.matched + settings.sessions * (settings.neurons - settings.matched)
     place = rng.uniform(-1, 1, (number, 2))
     position = _positions(place, settings.image_shape, rng)
-    strengths, offsets = _subfields(number, rng)
+    strengths, offsets = _subfields(number, settings.subfields, rng)
     weight = rng.gamma(4, settings.running / 4, number)
     drawn = Neurons(
         unit=torch.arange(number),
@@ -502,10 +509,10 @@ def _positions(place: NDArray[Any], image_shape: tuple[int, int], rng: np.random
     return moved
 
 
-def _subfields(number: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Strengths [N, 3] of sum 1, and offsets [N, 3, 2] in pixels of weighted mean 0; a third of neurons has one."""
+def _subfields(number: int, most: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Strengths [N, 3] of sum 1, 1 to ``most`` of them > 0; offsets [N, 3, 2] in pixels of weighted mean 0."""
     strengths = rng.uniform(0.4, 1, (number, SUBFIELDS))
-    strengths[np.arange(SUBFIELDS) >= rng.integers(1, SUBFIELDS + 1, number)[:, None]] = 0
+    strengths[np.arange(SUBFIELDS) >= rng.integers(1, most + 1, number)[:, None]] = 0
     strengths /= strengths.sum(1, keepdims=True)
     offsets = (SUBFIELD_DISTANCE * rng.standard_normal((number, SUBFIELDS, 2))).clip(-8, 8)
     return strengths, offsets - np.einsum("ns,nsd->nd", strengths, offsets)[:, None]

@@ -198,11 +198,12 @@ def _defined(recording: Recording, trials: NDArray[np.int64], fields: Sequence[s
 
 def _starts(recording: Recording, trials: NDArray[np.int64], frames: int, step: int) -> NDArray[np.int64]:
     """Places in ``trials`` where clips begin, so that each of their responses is wanted once."""
+    starts = [np.arange(part[0], part[-1] + 2 - frames, step) for part in stretches(recording, trials)]
+    return np.concatenate(starts) if starts else np.zeros(0, np.int64)
+
+
+def stretches(recording: Recording, trials: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Places in ``trials`` of frames that follow each other in one video, a list for each such stretch."""
     sequences: Any = recording.sequences
     breaks = np.flatnonzero((np.diff(trials) != 1) | (np.diff(sequences[trials]) != 0)) + 1
-    starts = [
-        np.arange(part[0], part[-1] + 2 - frames, step)
-        for part in np.split(np.arange(len(trials)), breaks)
-        if len(part)
-    ]
-    return np.concatenate(starts) if starts else np.zeros(0, np.int64)
+    return [part for part in np.split(np.arange(len(trials)), breaks) if len(part)]

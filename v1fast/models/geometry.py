@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from v1fast.models.layers import pair
-
 Axis = tuple[float, float]
 
 
@@ -45,24 +43,37 @@ def input_grid(core: nn.Module) -> tuple[Axis, Axis]:
     4 and 59.
 
     Args:
-        core: with ``features``, a sequence of layers (``Stacked2dCore``, here and in neuralpredictors).
+        core: with ``features``, a sequence of layers (``Stacked2dCore``, here and in neuralpredictors, and the cores of
+            videos).
     """
     features: Any = core.features
     layers = list(features)
     stack = getattr(core, "stack", None)
     last = list(stack)[-1] if stack is not None else -1
     chosen = layers[: range(len(layers))[last] + 1]
-    windows = [m for layer in chosen for m in layer.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    kinds = nn.Conv2d | nn.Conv3d | nn.MaxPool2d | nn.AvgPool2d
+    windows = [module for layer in chosen for module in layer.modules() if isinstance(module, kinds)]
     return _axis(windows, 1), _axis(windows, 0)
 
 
 def _axis(windows: list[Any], axis: int) -> Axis:
     first, step = 0.0, 1.0
     for window in windows:
-        kernel, stride, dilation = (pair(v)[axis] for v in (window.kernel_size, window.stride, _dilation(window)))
+        kernel, stride, dilation = (_of_axis(v, axis) for v in (window.kernel_size, window.stride, _dilation(window)))
         first += step * (dilation * (kernel - 1) / 2 - _padding(window, axis))
         step *= stride
     return first, step
+
+
+def _of_axis(size: Any, axis: int) -> int:
+    """Of the rows (0) or columns (1); before them, convolutions of videos have one of the frames."""
+    return int(size if isinstance(size, int) else size[-2:][axis])
+
+
+def lost_frames(core: nn.Module) -> int | None:
+    """Frames of a video for which a core has no map, the first ones: none is padded. None for cores of images."""
+    windows = [module for module in core.modules() if isinstance(module, nn.Conv3d)]
+    return sum(window.dilation[0] * (window.kernel_size[0] - 1) for window in windows) if windows else None
 
 
 def _dilation(window: Any) -> Any:
@@ -71,12 +82,12 @@ def _dilation(window: Any) -> Any:
 
 def _padding(window: Any, axis: int) -> float:
     if window.padding == "same":  # torch puts the odd pixel after
-        return float(pair(_dilation(window))[axis] * (pair(window.kernel_size)[axis] - 1) // 2)
-    return 0.0 if window.padding == "valid" else float(pair(window.padding)[axis])
+        return float(_of_axis(_dilation(window), axis) * (_of_axis(window.kernel_size, axis) - 1) // 2)
+    return 0.0 if window.padding == "valid" else float(_of_axis(window.padding, axis))
 
 
 @torch.no_grad()
-def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
+def input_positions(core: nn.Module, readout: nn.Module, shift: Tensor | None = None) -> Positions:
     """Positions of a point readout's neurons in pixels of the image that the core takes.
 
     Args:
@@ -84,6 +95,8 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         readout: with positions ``mu`` or ``grid`` (1, N, 1, 2), (x, y) in [-1, 1] over its ``in_shape`` (C, H, W), as
             all Gaussian, pooled and pyramid readouts have them. ``sigma`` (1, N, 2, 2) is a square root of the
             covariance, (1, N, 1, 2) or (1, N, 1, 1) are standard deviations.
+        shift: [2], (x, y) as a shifter gives it, which the readout adds. A shifter with a bias may learn any constant
+            shift, and all positions the opposite: only their sum is a place in the image. None: 0.
 
     Raises:
         ValueError: a readout without such positions.
@@ -93,6 +106,7 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         raise ValueError(f"readout: want one with positions mu or grid (1, N, 1, 2), got {type(readout).__name__}")
     grid = place.detach()[0, :, 0].double().clamp(-1, 1)
     spread, correlation = _spread(getattr(readout, "sigma", None), grid)
+    moved = grid if shift is None else grid + shift.detach().to(grid)
     shape: Any = readout.in_shape
     corners = getattr(readout, "align_corners", True)
     found = []
@@ -100,7 +114,7 @@ def input_positions(core: nn.Module, readout: nn.Module) -> Positions:
         size = shape[-1 - axis]
         # From -1 to 1 there are size - 1 pixels between the outermost centres, or size between their outer edges.
         pixels = (size - 1) / 2 if corners else size / 2
-        found.append((first + step * ((size - 1) / 2 + grid[:, axis] * pixels), spread[:, axis] * pixels * step))
+        found.append((first + step * ((size - 1) / 2 + moved[:, axis] * pixels), spread[:, axis] * pixels * step))
     (x, spread_x), (y, spread_y) = found
     return Positions(x, y, spread_x, spread_y, correlation, (grid.abs() >= 1).any(1))
 

@@ -148,6 +148,23 @@ def _predictor(inputs: int, hidden_features: int, hidden_layers: int, final_tanh
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
+def _start_within(predictor: nn.Module, places: Tensor, init_range: float) -> None:
+    """Scale and move the last linear layer: what it makes of ``places`` [N, D] has mean 0, and this largest magnitude.
+
+    A random network maps cortex anywhere, also beside the map of the features. A readout sees only what is near its
+    positions, so that few trials may not bring it back from there.
+    """
+    layers: Any = list(predictor.children())
+    last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear))
+    predicted = nn.Sequential(*layers[: last + 1])(places)
+    centred = predicted - predicted.mean(0)
+    largest, rounding = centred.abs().max(), 1e-5 * predicted.abs().max()
+    scale = init_range / largest if largest > rounding else 1.0  # else all lie at one place
+    layers[last].weight.mul_(scale)
+    layers[last].bias.copy_((layers[last].bias - predicted.mean(0)) * scale)
+
+
 class PredictedPositions(FeatureReadout):
     """Mixin of the layers whose positions a small network may predict from places in cortex, with offsets or without.
 
@@ -171,8 +188,12 @@ class PredictedPositions(FeatureReadout):
         final_tanh: bool = False,
         shared_transform: nn.Module | None = None,
         frame: SourceFrame | None = None,
+        init_range: float | None = None,
     ) -> None:
-        """Make the network that predicts the positions from ``source_grid`` [N, D], or take another readout's."""
+        """Make the network that predicts the positions from ``source_grid`` [N, D], or take another readout's.
+
+        Another readout's is left as it is, whatever ``init_range``.
+        """
         if source_grid is None:
             raise ValueError("source_grid: want [N, D] for grid_mean_predictor, got None")
         source = np.asarray(source_grid)
@@ -180,12 +201,17 @@ class PredictedPositions(FeatureReadout):
         if source.ndim != 2 or source.shape[0] != self.outdims:
             raise ValueError(f"source_grid: want [N, D] with N = {self.outdims}, got {source.shape}")
         require_finite("source_grid", source)
+        if init_range is not None and not 0 < init_range <= 1:
+            raise ValueError(f"init_range: want a number in (0, 1], got {init_range}")
+        own = shared_transform is None
         if shared_transform is None:
             shared_transform = _predictor(source.shape[1], hidden_features, hidden_layers, final_tanh)
         self.mu_transform: nn.Module = shared_transform
         like = next(shared_transform.parameters(), torch.empty(0))
         self.source_frame = source_frame(source) if frame is None else frame
         self.register_buffer("source_grid", torch.from_numpy(_in_frame(source, self.source_frame)).to(like))
+        if own and init_range is not None and len(source):
+            _start_within(shared_transform, self.source_grid, init_range)
         self._predicted_grid = True
 
     def _predicted(self) -> Tensor:

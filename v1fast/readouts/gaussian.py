@@ -44,7 +44,8 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
         align_corners: as in ``torch.nn.functional.grid_sample``.
         gauss_type: "full", "uncorrelated" or "isotropic".
         grid_mean_predictor: predict the means from ``source_grid`` by a small network: a dict of ``hidden_layers``
-            (default 0), ``hidden_features`` (20), ``final_tanh`` (False).
+            (default 0), ``hidden_features`` (20), ``final_tanh`` (False), and ``init_range`` (None): predicted means
+            start within [-init_range, init_range], about 0. None: anywhere, as in neuralpredictors.
         shared_features: dict of ``match_ids`` [N]: neurons with equal ids share a feature vector, scaled per neuron;
             and ``shared_features``: the parameter of another readout to use, or None to own it.
         shared_grid: dict of ``match_ids`` and ``shared_grid``, likewise for the means. A readout that uses another's

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from v1fast import _choices
 from v1fast.data import Preparation, Recording
 from v1fast.losses import Loss
 from v1fast.models import FiringRateEncoder
+from v1fast.models.geometry import lost_frames
 from v1fast.readouts import MultiReadoutBase, MultiReadoutSharedParametersBase
 from v1fast.runs.configuration import FAMILIES, Configuration, ConfigurationErrors, Part
 from v1fast.training import Schedule
 
 SENSORIUM_IMAGES = (144, 256)
 SENSORIUM_SCALE = 0.25
+VIDEO_CORES = ("Basic3dCore", "Factorized3dCore")
 ROWS = 512  # responses read at once
 
 
@@ -36,12 +38,14 @@ class Session:
         mean_activity: [N], mean prepared response to training images.
         cortex: [N, 2], or None.
         inputs: number of variables of behaviour and of the pupil; 0 where there are none.
+        units: [N], ids of the neurons, or None.
     """
 
     image_shape: tuple[int, int, int]
     mean_activity: Tensor
     cortex: NDArray[Any] | None
     inputs: Mapping[str, int]
+    units: NDArray[Any] | None = None
 
     @classmethod
     def of(cls, recording: Recording, preparation: Preparation, normalization: Mapping[str, Any]) -> Session:
@@ -66,6 +70,7 @@ class Session:
             mean_activity=torch.from_numpy(mean.astype(np.float32)),
             cortex=None if recording.cortex is None else np.asarray(recording.cortex)[:, :2],
             inputs={name: 0 if rows is None else int(rows.shape[1]) for name, rows in widths.items()},
+            units=None if recording.unit_ids is None else np.asarray(recording.unit_ids),
         )
 
 
@@ -85,8 +90,13 @@ def preparation_of(configuration: Configuration, recordings: Mapping[str, Record
     preparation = Preparation(data.normalize, scale, data.behavior_as_channels, data.pupil_as_channels, fields)
     for name, recording in recordings.items():
         preparation.fields_of(recording)
-        if recording.sequences is not None:
-            raise ValueError(f"{name}: want a recording of images, got a video: v1fast.training.fit takes its loaders")
+        core, is_video = configuration.core.name, recording.sequences is not None
+        if is_video and core not in VIDEO_CORES:
+            raise ValueError(
+                f"{name}: want a recording of images for {core}, got a video: core={VIDEO_CORES[-1]} is for it"
+            )
+        if core in VIDEO_CORES and not is_video:
+            raise ValueError(f"{name}: want a recording of videos for {core}, got images")
     return preparation
 
 
@@ -130,7 +140,7 @@ def build(configuration: Configuration, sessions: Mapping[str, Session]) -> Firi
         sessions: by name, at least one.
 
     Raises:
-        ValueError: arguments out of range; kernels that do not fit the images; sessions with different images.
+        ValueError: arguments out of range; kernels that do not fit the images or clips; sessions with different images.
     """
     torch.manual_seed(configuration.seed)
     channels = {session.image_shape[0] for session in sessions.values()}
@@ -138,7 +148,13 @@ def build(configuration: Configuration, sessions: Mapping[str, Session]) -> Firi
         got = ", ".join(f"{name} {session.image_shape}" for name, session in sessions.items())
         raise ValueError(f"images: want the same number of channels in all recordings, got {got}")
     core = _made("core", configuration.core, input_channels=channels.pop())
-    shapes = {name: _map_shape(core, session.image_shape) for name, session in sessions.items()}
+    lost, frames = lost_frames(core), configuration.data.frames
+    if lost is not None and frames <= lost:
+        raise ConfigurationErrors(
+            [f"data.frames: want more than the {lost} that the core's filters take up, got {frames}"]
+        )
+    clip = () if lost is None else (lost + 1,)
+    shapes = {name: _map_shape(core, session.image_shape, clip) for name, session in sessions.items()}
     encoder = configuration.encoder
     return FiringRateEncoder(
         core,
@@ -160,24 +176,28 @@ def _made(family: str, part: Part, *args: Any, **kwargs: Any) -> Any:
 
 
 @torch.no_grad()
-def _map_shape(core: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _map_shape(core: nn.Module, image_shape: tuple[int, int, int], clip: tuple[int, ...]) -> tuple[int, int, int]:
     mode = core.training
     try:
-        channels, height, width = core.eval()(torch.zeros(1, *image_shape)).shape[1:]
+        shape = core.eval()(torch.zeros(1, image_shape[0], *clip, *image_shape[1:])).shape
     except RuntimeError as error:
         sides = " x ".join(map(str, image_shape[1:]))
         raise ConfigurationErrors([f"core: its kernels do not fit images of {sides} pixels: {error}"]) from error
     finally:
         core.train(mode)
-    return channels, height, width
+    return shape[1], shape[-2], shape[-1]
 
 
 def _readout(
     part: Part, shapes: Mapping[str, tuple[int, int, int]], sessions: Mapping[str, Session]
 ) -> MultiReadoutBase:
     cls, options = FAMILIES["readout"][part.name], dict(part.options)
-    kind = MultiReadoutSharedParametersBase if options.get("grid_mean_predictor") is not None else MultiReadoutBase
-    if kind is MultiReadoutSharedParametersBase:
+    predicted = options.get("grid_mean_predictor") is not None
+    shared = options.pop("share_features", False)
+    kind = MultiReadoutSharedParametersBase if predicted or shared else MultiReadoutBase
+    if shared:
+        options |= {"share_features": True, "shared_match_ids": _matched(sessions)}
+    if predicted:
         options["grid_mean_predictor_type"] = "cortex"
         options["source_grids"] = {name: session.cortex for name, session in sessions.items()}
     else:
@@ -192,6 +212,23 @@ def _readout(
         raise ConfigurationErrors([f"readout: {part.name}: {error}"]) from error
 
 
+def _matched(sessions: Mapping[str, Session]) -> dict[str, NDArray[Any]]:
+    """Ids of the neurons by session; all sessions have to have the same."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, session in sessions.items():
+        if session.units is None:
+            raise ValueError(f"readout.share_features: want unit_ids in each recording, got none in {name}")
+        found[name] = session.units
+        first = next(iter(found))
+        own, others = (set(found[of].tolist()) for of in (name, first))
+        if own != others:
+            raise ValueError(
+                f"readout.share_features: want the same unit_ids in all recordings, got {len(own)} in {name} and "
+                f"{len(others)} in {first}, with {len(own & others)} in common"
+            )
+    return found
+
+
 def _inputs(what: str, field: str, sessions: Mapping[str, Session]) -> dict[str, int]:
     widths = {name: session.inputs[field] for name, session in sessions.items()}
     without = [name for name, width in widths.items() if not width]
@@ -204,8 +241,22 @@ def _shifter(part: Part | None, sessions: Mapping[str, Session]) -> nn.Module | 
     if part is None:
         return None
     _inputs("shifter", "pupil_center", sessions)
-    shifter: nn.Module = _made("shifter", part, list(sessions))
-    return shifter
+    shifter: Any = _made("shifter", part, list(sessions))
+    for network in shifter.values():
+        _start_still(network)
+    return cast("nn.Module", shifter)
+
+
+@torch.no_grad()
+def _start_still(network: nn.Module) -> None:
+    """Let a shifter begin by moving nothing.
+
+    With random values it begins with a constant shift of many pixels, and all positions move the other way.
+    """
+    *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
+    last.weight.zero_()
+    if last.bias is not None:
+        last.bias.zero_()
 
 
 def _modulator(part: Part | None, sessions: Mapping[str, Session]) -> nn.Module | None:

@@ -61,6 +61,8 @@ class DataOptions:
         normalize: what is normalised, see :class:`v1fast.data.Preparation`.
         behavior_as_channels, pupil_as_channels: append them to the images as constant channels.
         drop_undefined: leave out trials with values that are not finite.
+        frames: of a clip; videos are cut into clips for training. Its first frames, which the core's filters take up,
+            have no prediction.
     """
 
     format: str | None = None
@@ -69,6 +71,7 @@ class DataOptions:
     behavior_as_channels: bool = False
     pupil_as_channels: bool = False
     drop_undefined: bool = False
+    frames: int = 60
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,10 @@ class Configuration:
         preset: the one it started from.
         seed: of initial values, order of the trials and sampled positions.
         data, encoder, training, machine: see their classes.
-        core: a 2-d core of :mod:`v1fast.models`.
+        core: of :mod:`v1fast.models`; Basic3dCore and Factorized3dCore are for videos.
         readout: of :mod:`v1fast.readouts`, one for each recording. ``grid_mean_predictor`` predicts positions from
-            those in cortex, where every recording has them.
+            those in cortex, where every recording has them. ``share_features``: neurons of one unit id have the same
+            features in all recordings, up to a factor.
         shifter, modulator: of :mod:`v1fast.models`, or None.
         loss: of :mod:`v1fast.losses`.
         optimizer: of ``torch.optim``.
@@ -185,7 +189,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 _FROM_THE_DATA = {
     *("input_channels", "in_shape", "outdims", "mean_activity", "source_grid", "init_grid", "data_keys", "n_neurons"),
-    *("shared_features", "shared_grid", "shared_transform", "avg", "params"),
+    *("shared_features", "shared_grid", "shared_transform", "frame", "source_frame", "avg", "params"),
     *("per_neuron", "lr", "gamma", "gamma_readout"),
 }
 _OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
@@ -220,6 +224,8 @@ FAMILIES: dict[str, dict[str, type[Any]]] = {
             models.RotationEquivariant2dCore,
             models.LinearNonlinearCore,
             models.TransferLearningCore,
+            models.Basic3dCore,
+            models.Factorized3dCore,
         )
     },
     "readout": _readouts(),
@@ -240,9 +246,12 @@ def options_of(family: str, name: str) -> dict[str, tuple[Any, Any]]:
     """Name -> (annotation, default) of what a configuration may say about a class."""
     cls = FAMILIES[family][name]
     left_out = _FROM_THE_DATA | _SET_BY_THE_CLASS.get(name, set())
-    found = {key: value for key, value in _types.arguments_of(cls).items() if key not in left_out}
+    arguments = _types.arguments_of(cls)
+    found = {key: value for key, value in arguments.items() if key not in left_out}
     if "grid_mean_predictor" in found:
         found["share_transform"] = (bool, False)
+    if "shared_features" in arguments:
+        found["share_features"] = (bool, False)
     return found
 
 
@@ -274,7 +283,8 @@ _SENSORIUM: Tree = {
         "init_mu_range": 0.3,
         "init_sigma": 0.1,
         "feature_reg_weight": 0.0076,
-        "grid_mean_predictor": {"hidden_layers": 1, "hidden_features": 30, "final_tanh": True},
+        # As published it starts anywhere, and may stay there: see docs/evidence.md.
+        "grid_mean_predictor": {"hidden_layers": 1, "hidden_features": 30, "final_tanh": True, "init_range": 0.1},
     },
     "shifter": None,
     "modulator": None,
@@ -301,8 +311,7 @@ _LURZ_2020: Tree = {
 }
 _SMALL: Tree = {
     "core": {"layers": 2, "hidden_channels": 16, "hidden_kern": 3, "depth_separable": False, "gamma_input": 1.0},
-    # On few trials a predictor of positions may end where it began, far from them.
-    "readout": {"init_mu_range": 0.1, "init_sigma": 0.2, "grid_mean_predictor": None},
+    "readout": {"init_mu_range": 0.1, "init_sigma": 0.2},
     "schedule": {"name": "OneCycle"},
     "training": {"epochs": 24, "batch_size": 64, "learning_rate": 0.02},
 }
@@ -333,6 +342,14 @@ _USUAL: dict[str, Tree] = {
     "PointPooled2d": {"pool_steps": 2, "pool_kern": 3, "init_range": 0.2},
     "PointPyramid2d": {"scale_n": 3, "positive": False, "init_range": 0.2, "downsample": True, "type": "gauss5x5"},
     "UltraSparse": {"init_sigma_range": 0.1},
+    "Basic3dCore": {"input_kernel": (11, 11, 11), "hidden_kernel": (5, 5, 5)},
+    "Factorized3dCore": {
+        "spatial_input_kernel": 11,
+        "temporal_input_kernel": 11,
+        "spatial_hidden_kernel": 5,
+        "temporal_hidden_kernel": 5,
+        "final_nonlin": True,
+    },
 }
 """Arguments without a default: those of the pooled readout as Lurz et al. 2021 had them, the others by choice."""
 _USUAL |= {
@@ -551,6 +568,7 @@ class _Reading:
         checks: list[tuple[str, Any, Callable[[Any], bool], str]] = [
             ("seed", seed, lambda v: v >= 0, "at least 0"),
             ("data.scale", data.scale, lambda v: v is None or 0 < v <= 1, "a number in (0, 1]"),
+            ("data.frames", data.frames, lambda v: v >= 1, "at least 1"),
             ("training.epochs", training.epochs, lambda v: v >= 1, "at least 1"),
             ("training.batch_size", training.batch_size, lambda v: v >= 2, "at least 2"),
             ("training.learning_rate", training.learning_rate, lambda v: v > 0, "a number above 0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,14 @@ from torch import Tensor
 
 from v1fast import metrics
 from v1fast.data import Preparation, Recording, loaders
+from v1fast.data.loaders import stretches
+from v1fast.data.preparation import Prepared
 from v1fast.metrics import Bootstrap, FractionOracleResult, Result
 from v1fast.models import FiringRateEncoder, Positions, input_positions, of_session
+from v1fast.models.geometry import lost_frames
 
 Table = dict[str, NDArray[Any]]
+FRAMES = 256  # of a video that are predicted at once
 REPORTED = ("single_trial_correlation", "correlation_to_average", "feve")
 OF_REPEATS = ("correlation_to_average", "oracle_correlation", "explainable_variance", "feve", "ccnorm")
 
@@ -33,6 +37,7 @@ class Predictions:
         trials: [T], their numbers in the recording.
         image_numbers: [T], equal for trials of the same image.
         factor: [N] or one number, what responses were multiplied by.
+        shift: [2], the mean shift by the eye over these trials; None without a shifter.
     """
 
     predicted: Tensor
@@ -40,6 +45,7 @@ class Predictions:
     trials: NDArray[np.int64]
     image_numbers: NDArray[np.int64]
     factor: NDArray[np.float64]
+    shift: Tensor | None = None
 
     def in_units(self, values: Tensor) -> NDArray[np.float32]:
         """In the recording's own units."""
@@ -100,7 +106,7 @@ def predict(
     tier: str | None = None,
     batch_size: int = 128,
 ) -> Predictions:
-    """Expected responses to the trials of a tier.
+    """Expected responses to the trials of a tier; of a video to all frames but the first, which fill the filters.
 
     Args:
         encoder: with the ``normalization`` of its training, by session.
@@ -114,33 +120,63 @@ def predict(
         ValueError: no such session in the model; no trials of the tier; another number of neurons.
     """
     name = session_for(encoder, recording, session)
-    if tier is None:
-        recording = dataclasses.replace(recording, tiers=np.full(len(recording), "all"))
-    trials = recording.in_tier(tier or "all")
+    trials = np.arange(len(recording)) if tier is None else recording.in_tier(tier)
     where = recording.source or recording.name
     if not len(trials):
         raise ValueError(f"{where}: want trials of the tier {tier!r}, got {', '.join(sorted(set(recording.tiers)))}")
     if preparation.normalize and name not in encoder.normalization:
         raise ValueError(f"encoder.normalization: want that of session {name}, got {', '.join(encoder.normalization)}")
     normalization = encoder.normalization.get(name, {})
-    device = next(encoder.parameters()).device
-    loader = loaders(
-        {name: recording},
-        batch_size,
-        tiers=(tier or "all",),
-        preparation=preparation,
-        normalizations={name: normalization},
-        memory=0,
-        device=device,
-    )[tier or "all"][name]
-    predicted, responses = [], []
+    predicted, responses, shifts, kept = [], [], [], []
     encoder.eval()
-    for batch in loader:
+    for rows, batch in _batches(encoder, recording, preparation, normalization, trials, batch_size):
         fields = {key: values for key, values in batch.items() if key not in ("images", "responses")}
-        predicted.append(encoder(batch["images"], data_key=name, **fields).cpu())
-        responses.append(batch["responses"].cpu())
+        predicted.append(encoder(batch["images"], data_key=name, **fields).flatten(0, -2).cpu())
+        responses.append(batch["responses"].flatten(0, -2).cpu())
+        kept.append(rows)
+        if encoder.shifter is not None:
+            shifter = of_session(encoder.shifter, name)
+            shifts.append(shifter(fields["pupil_center"], fields.get("trial_idx")).flatten(0, -2).cpu())
+    if not predicted:
+        raise ValueError(f"{where}: want a video of more than {lost_frames(encoder.core)} frames in the tier {tier!r}")
+    trials = trials[np.concatenate(kept)]
     factor = np.asarray(normalization.get("responses", {}).get("factor", 1.0), np.float64)
-    return Predictions(torch.cat(predicted), torch.cat(responses), trials, recording.image_numbers[trials], factor)
+    return Predictions(
+        torch.cat(predicted),
+        torch.cat(responses),
+        trials,
+        recording.image_numbers[trials],
+        factor,
+        torch.cat(shifts).nanmean(0) if shifts else None,
+    )
+
+
+def _batches(
+    encoder: FiringRateEncoder,
+    recording: Recording,
+    preparation: Preparation,
+    normalization: Any,
+    trials: NDArray[np.int64],
+    batch_size: int,
+) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
+    """Places in ``trials`` that have a prediction, and a batch of them; of videos one stretch of frames each."""
+    device, lost = next(encoder.parameters()).device, lost_frames(encoder.core)
+    if lost is None:
+        tiers = np.where(np.isin(np.arange(len(recording)), trials), "chosen", "other")
+        chosen = {"": dataclasses.replace(recording, tiers=tiers)}
+        options: Any = {"preparation": preparation, "normalizations": {"": normalization}, "device": device}
+        made = loaders(chosen, batch_size, tiers=("chosen",), memory=0, **options)["chosen"][""]
+        places = np.split(np.arange(len(trials)), range(batch_size, len(trials), batch_size))
+        yield from zip(places, made, strict=True)
+        return
+    prepared = Prepared(recording, preparation, normalization, trials)
+    for part in stretches(recording, trials):
+        for start in range(part[0], part[-1] + 1 - lost, FRAMES):
+            rows = np.arange(start, min(start + FRAMES + lost, part[-1] + 1))
+            clip = {name: values[None].to(device) for name, values in prepared[rows].items()}
+            clip["images"] = clip["images"].transpose(1, 2)
+            clip["responses"] = clip["responses"][:, lost:]
+            yield rows[lost:], clip
 
 
 def session_for(encoder: FiringRateEncoder, recording: Recording, session: str | None = None) -> str:
@@ -194,7 +230,7 @@ def judge(
         unit=recording.unit_ids,
         area=recording.neurons.get("area"),
         layer=recording.neurons.get("layer"),
-        positions=positions(encoder, session_for(encoder, recording, session)),
+        positions=positions(encoder, session_for(encoder, recording, session), found.shift),
     )
     return Judgement(tier, results, fraction, len(found.trials), len(images), repeated, table)
 
@@ -203,10 +239,10 @@ def _of_repeats(name: str) -> bool:
     return any(name.startswith(other) for other in OF_REPEATS)
 
 
-def positions(encoder: FiringRateEncoder, session: str) -> Positions | None:
-    """Where the neurons look; None for readouts or cores without such positions."""
+def positions(encoder: FiringRateEncoder, session: str, shift: Tensor | None = None) -> Positions | None:
+    """Where the neurons look, moved by a shift [2]; None for readouts or cores without such positions."""
     try:
-        return input_positions(encoder.core, of_session(encoder.readout, session))
+        return input_positions(encoder.core, of_session(encoder.readout, session), shift)
     except (ValueError, AttributeError):
         return None
 

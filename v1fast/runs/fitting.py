@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v1fast.data import Preparation, Recording, loaders, normalization
+from v1fast.data.loaders import stretches
 from v1fast.data.recording import TIERS
 from v1fast.metrics import write_table
 from v1fast.models import FiringRateEncoder
+from v1fast.models.geometry import lost_frames
 from v1fast.runs import building
 from v1fast.runs.configuration import Configuration
 from v1fast.runs.evaluation import Judgement, joined, judge, overall
@@ -128,7 +130,14 @@ def _fit(
     console: Console | None,
 ) -> History:
     training, machine = configuration.training, configuration.machine
-    device = building.device_of(machine.device)
+    device, lost = building.device_of(machine.device), lost_frames(encoder.core)
+    frames = None if lost is None else configuration.data.frames
+    for name, recording in recordings.items() if frames else ():
+        longest = max(map(len, stretches(recording, recording.in_tier("train"))))
+        if frames > longest:
+            raise ValueError(
+                f"data.frames: want at most {longest}, as the longest training video of {name}, got {frames}"
+            )
     made = loaders(
         recordings,
         training.batch_size,
@@ -140,6 +149,8 @@ def _fit(
         memory=int(machine.memory_gb * 2**30),
         workers=machine.workers,
         drop_undefined=configuration.data.drop_undefined,
+        frames=frames,
+        skip_frames=lost or 0,
     )
     return fit(
         encoder,

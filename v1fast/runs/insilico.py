@@ -18,6 +18,7 @@ from v1fast.data import Preparation, Recording
 from v1fast.data.preparation import Prepared
 from v1fast.insilico import ExcitingInputs, ReceptiveFields
 from v1fast.models import FiringRateEncoder
+from v1fast.models.geometry import lost_frames
 from v1fast.runs.evaluation import session_for
 from v1fast.runs.prediction import write_predictions
 
@@ -58,8 +59,11 @@ def experiment(
         images: B, of training trials at even steps; at least 100 are read for the animal's state.
 
     Raises:
-        ValueError: there is no such recording or session, or several and none was named; no training trials.
+        ValueError: a model of videos; there is no such recording or session, or several and none was named; no
+            training trials.
     """
+    if lost_frames(encoder.core) is not None:
+        raise ValueError("RUN: want a model of images, got one of videos")
     known = ", ".join(recordings)
     if session is None and len(recordings) != 1:
         raise ValueError(f"--session: want one of {known}, got none")
@@ -112,9 +116,10 @@ def choose_neurons(text: str, run: Path, about: Experiment) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(wanted)
-        chosen += range(int(first), int(last if dash else first) + 1)
-    if not chosen or max(chosen) >= about.neurons:
-        raise ValueError(wanted)
+        low, high = int(first), int(last if dash else first)
+        if not low <= high < about.neurons:
+            raise ValueError(wanted)
+        chosen += range(low, high + 1)
     return chosen
 
 

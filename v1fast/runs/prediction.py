@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from v1fast import _files
 from v1fast.data import Preparation, Recording
 from v1fast.models import FiringRateEncoder, of_session
+from v1fast.models.geometry import lost_frames
 from v1fast.runs.evaluation import predict
 
 Arrays = dict[str, NDArray[Any]]
@@ -73,6 +74,8 @@ def predict_images(
         images = images[:, None] if images.ndim == 3 else images
         if images.ndim != 4:
             raise ValueError(f"want images [T, H, W] or [T, C, H, W], got {images.shape}")
+    if lost_frames(encoder.core) is not None:
+        raise ValueError(f"{path}: this model is one of videos: want a recording")
     if encoder.shifter is not None or encoder.modulator is not None or preparation.behavior_as_channels:
         raise ValueError(f"{path}: this model needs eye position or behaviour beside images: want a recording")
     neurons = int(of_session(sessions, session).outdims)

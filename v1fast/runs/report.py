@@ -110,7 +110,8 @@ _NEURONS = (
     "a neuron; the oracle predicts a trial by the other trials of its image."
 )
 _POSITIONS = (
-    "Learned positions in the images that the model is given, without the shifts by the eye. The frame is the image."
+    "Learned positions in the images that the model is given, moved by the mean shift by the eye where there is a "
+    "shifter. The frame is the image."
 )
 
 
