@@ -218,7 +218,9 @@ class FullGaussian2d(GaussianPointReadout):
         self.mu_transform: nn.Module = shared_transform
         like = next(shared_transform.parameters(), torch.empty(0))
         self.source_frame = source_frame(source) if frame is None else frame
-        self.register_buffer("source_grid", torch.from_numpy(_in_frame(source, self.source_frame)).to(like))
+        grid = torch.from_numpy(_in_frame(source, self.source_frame)).to(like.dtype)
+        # On the meta device parameters get values later, but nobody would give these again.
+        self.register_buffer("source_grid", grid if like.is_meta else grid.to(like.device))
         self._predicted_grid, self._original_grid = True, False
 
     def initialize_shared_grid(
@@ -378,6 +380,15 @@ class FullGaussian2d(GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
 
+    def _neuron_axes(self) -> dict[str, int]:
+        axes = super()._neuron_axes()
+        axes |= {"_mu": 1, "mu_residual": 1, "scales": -1}
+        axes |= dict.fromkeys(("source_grid", "feature_sharing_index", "grid_sharing_index"), 0)
+        for name, is_shared in ((self.stored_features, self._shared_features), ("_mu", self._shared_grid)):
+            if is_shared:
+                del axes[name]
+        return axes
+
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         sigma = self.sigma
         shape = matrix_shape(sigma)
@@ -410,4 +421,5 @@ class FullGaussian2d(GaussianPointReadout):
 def _same_grid(loaded: Tensor, own: Tensor) -> bool:
     if loaded.is_meta or own.is_meta:
         return True
-    return loaded.shape == own.shape and torch.allclose(loaded.to(own), own, rtol=1e-5, atol=1e-6)
+    # Not allclose: DTensors do not have it.
+    return loaded.shape == own.shape and bool(torch.isclose(loaded.to(own), own, rtol=1e-5, atol=1e-6).all())
