@@ -11,15 +11,15 @@ import importlib, json, os, sys, traceback
 import torch
 import torch.distributed as dist
 
-module, functions, ranks, folder = json.load(sys.stdin)
+module, functions, ranks, store = json.load(sys.stdin)
 torch.set_num_threads(1)
 checks = importlib.import_module(module)
-children = []
+function, children = "", []
 for rank in range(ranks):
     if not (child := os.fork()):
         os.dup2(2, 1)
         try:
-            dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", ranks), rank=rank, world_size=ranks)
+            dist.init_process_group("gloo", store=dist.FileStore(store, ranks), rank=rank, world_size=ranks)
             for function in functions:
                 getattr(checks, function)()
                 dist.barrier()
@@ -46,11 +46,11 @@ sys.exit(failed)
 
 def run(module, functions, ranks, folder, **environment):
     """Call the functions, one after the other, on each rank; AssertionError with what they said if one fails."""
-    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob("store*")))  # a file of its own for each call
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps([module, functions, ranks, str(folder)]),
+        input=json.dumps([module, functions, ranks, f"{folder}/store{number}"]),
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "SCRATCH": str(folder)} | environment,
         capture_output=True,
         text=True,

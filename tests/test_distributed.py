@@ -13,8 +13,17 @@ NEURONS = [
     "whole_state_dicts_load",
     "refuses_what_it_cannot_shard",
     "saves_after_three_steps",
+    "one_process_reads_the_checkpoint",
 ]
+IMAGES = ["distributed_data_parallel", "fully_sharded_data_parallel", "ranks_draw_their_own_samples"]
 
 
-def test_two_ranks_share_the_neurons(tmp_path):
-    ranks.run("distributed_checks", NEURONS, 2, tmp_path)
+def test_two_ranks(tmp_path):
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 2, tmp_path)
+
+
+@pytest.mark.slow
+def test_four_ranks(tmp_path):
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 4, tmp_path)
+    for number in (1, 2, 3):
+        ranks.run("distributed_checks", ["goes_on_from_the_checkpoint"], number, tmp_path)

@@ -50,5 +50,5 @@ def summed_over_ranks(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> li
     """
     if not (tensors and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return list(tensors)
-    results: tuple[Tensor, ...] = _Summed.apply(group, *tensors)  # type: ignore[no-untyped-call]
+    results: tuple[Tensor, ...] = _Summed.apply(group, *tensors)
     return list(results)

@@ -14,7 +14,7 @@ from v1fast.readouts.base import FeatureReadout
 Module = TypeVar("Module", bound=nn.Module)
 
 _IMAGES_APART = 1 << 16
-"""More images than a rank has in a batch. With 4096 ranks and 32 frames a clip, the counter of the draws, 2**33, ends."""
+"""More images than a rank has in a batch. The draws' counter, 2**33, ends at 4096 ranks with 32 frames a clip."""
 
 
 def split_images(model: Module, mesh: DeviceMesh) -> Module:

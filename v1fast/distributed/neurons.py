@@ -56,8 +56,8 @@ def shard_neurons(readout: Module, mesh: DeviceMesh) -> Module:
         The readout.
 
     Raises:
-        ValueError: the mesh has several dimensions; a readout of another kind; the sampler "torch", which would draw for
-            all neurons; a readout on the meta device with a buffer whose values are lost there.
+        ValueError: the mesh has several dimensions; a readout of another kind, or sharded already; the sampler "torch",
+            which would draw for all neurons; a readout on the meta device with a buffer whose values are lost there.
 
     >>> import torch.distributed as dist
     >>> from torch.distributed.device_mesh import init_device_mesh
@@ -85,8 +85,9 @@ def shard_neurons(readout: Module, mesh: DeviceMesh) -> Module:
         for one in on_meta:
             one.initialize()
     for parameter in readout.parameters():
-        if isinstance(parameter, DTensor) and parameter.placements == (Replicate(),):
-            dist.broadcast(parameter.detach().to_local(), group=mesh.get_group(), group_src=0)
+        detached: Tensor = parameter.detach()
+        if isinstance(detached, DTensor) and detached.placements == (Replicate(),):
+            dist.broadcast(detached.to_local(), group=mesh.get_group(), group_src=0)
     return readout
 
 
@@ -134,16 +135,12 @@ class _Sharding:
     def joined(self, name: str, part: Tensor, shape: torch.Size) -> DTensor:
         """The DTensor of ``shape`` of which this rank has ``part``."""
         strides = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(
-            part, self.mesh, [self.placement(name)], run_check=False, shape=shape, stride=strides
-        )
+        return DTensor.from_local(part, self.mesh, [self.placement(name)], run_check=False, shape=shape, stride=strides)
 
 
 def _shard(readout: Readout, mesh: DeviceMesh, made: dict[int, nn.Parameter]) -> None:
     tensors = dict(readout.named_parameters(remove_duplicate=False)) | dict(readout.named_buffers())
-    axes = {
-        name: axis % tensors[name].dim() for name, axis in readout._neuron_axes().items() if name in tensors
-    }
+    axes = {name: axis % tensors[name].dim() for name, axis in readout._neuron_axes().items() if name in tensors}
     sharding = _Sharding(mesh, readout.outdims, axes)
     inner = tuple(f"{name}." for name, child in readout.named_children() if isinstance(child, Readout))
     for name, tensor in tensors.items():
@@ -158,13 +155,13 @@ def _shard(readout: Readout, mesh: DeviceMesh, made: dict[int, nn.Parameter]) ->
             owner._parameters[attribute] = made[id(tensor)]
         elif name in axes:
             owner._buffers[attribute] = sharding.joined(name, _own(sharding, name, tensor), tensor.shape)
-    readout.__class__ = _sharded_class(type(readout))
-    readout._sharding = sharding
-    readout.outdims = sharding.count
+    changed: Any = readout
+    changed.__class__ = _sharded_class(changed.__class__)
+    changed._sharding, changed.outdims = sharding, sharding.count
     if isinstance(readout, FeatureReadout):
-        readout.first_neuron = sharding.first
+        changed.first_neuron = sharding.first
     if hasattr(readout, "grid_shape"):
-        readout.grid_shape = (1, sharding.count, 1, 2)
+        changed.grid_shape = (1, sharding.count, 1, 2)
 
 
 def _as_parameter(sharding: _Sharding, name: str, parameter: nn.Parameter) -> nn.Parameter:
@@ -197,7 +194,7 @@ def _reset_shared(readout: Readout) -> None:
 
 
 @functools.cache
-def _sharded_class(cls: type) -> type:
+def _sharded_class(cls: Any) -> type:
     return type(f"Sharded{cls.__name__}", (ShardedReadout, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
@@ -244,11 +241,11 @@ class ShardedReadout(Readout):
             yield summed[len(shared) :]
         finally:
             self._is_local = outer
-            for owner, attribute, tensor in before:
-                if tensor is None:
+            for owner, attribute, outer_tensor in before:
+                if outer_tensor is None:
                     del owner.__dict__[attribute]
                 else:
-                    owner.__dict__[attribute] = tensor
+                    owner.__dict__[attribute] = outer_tensor
 
     @contextmanager
     def _all_local(self) -> Iterator[None]:
