@@ -80,6 +80,9 @@ inline Tensor new_zeros(const Tensor& x, at::IntArrayRef sizes, torch::headeronl
 }
 inline Tensor to(const Tensor& x, torch::headeronly::ScalarType dtype) { return x.to(dtype); }
 inline Tensor view(const Tensor& x, at::IntArrayRef sizes) { return x.view(sizes); }
+inline Tensor narrow(const Tensor& x, int64_t axis, int64_t start, int64_t length) {
+    return x.narrow(axis, start, length);
+}
 inline Tensor& zero_(Tensor& x) { return x.zero_(); }
 
 } // namespace torch::stable

@@ -32,8 +32,8 @@ class OfOneSession(nn.Module):
         super().__init__()
         self.sessions = cls({"a": MAP, "b": MAP}, {"a": N, "b": N}, base_readout=base, **options)
 
-    def forward(self, x):
-        return self.sessions(x, data_key="b")
+    def forward(self, x, **options):
+        return self.sessions(x, data_key="b", **options)
 
 
 def _with_more_poolings():

@@ -22,7 +22,7 @@ FLOORS = (  # from the top down
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
     {"runs", "normative", "decoding"},
     {"training", "rsa", "plots", "insilico", "accelerate", "doctor"},
-    {"models", "data", "metrics", "losses"},
+    {"models", "data", "metrics", "losses", "distributed"},
     {"readouts"},
     {"functional"},
     {"ops"},

@@ -7,17 +7,30 @@
 namespace v1fast {
 namespace {
 
+// One map, read by the neurons of a part.
+template <class T>
+Pyramid<T> pyramid_of(const Part& part, ReadoutSizes sizes, const Tensor& mu, const OptionalTensor& sigma,
+                      const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& shift,
+                      const OptionalTensor& noise, const OptionalTensor& seed, const OptionalTensor& neuron_index,
+                      int64_t image_offset, bool share_noise, bool align_corners) {
+    sizes.N = part.size();
+    OwnedOperands<T> owned(sizes, part.of(mu), part.of(weight), 0, part.of(bias), shift, align_corners, true);
+    owned.set_noise(part.of(sigma), part.of(noise, 1), seed, part.of(neuron_index), part.n0, image_offset, share_noise);
+    Pyramid<T> pyramid;
+    pyramid.add(std::move(owned));
+    return pyramid;
+}
+
 Tensor gaussian_readout(const Tensor& features, const Tensor& mu, OptionalTensor sigma, const Tensor& weight,
                         OptionalTensor bias, OptionalTensor shift, OptionalTensor noise, OptionalTensor seed,
                         OptionalTensor neuron_index, int64_t image_offset, bool share_noise, bool align_corners) {
     const auto sizes = check_gaussian_readout(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index,
                                               image_offset, share_noise);
     const auto run = [&]<class T>(T) {
-        OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
-        owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
-        Pyramid<T> pyramid;
-        pyramid.add(std::move(owned));
-        return pyramid.forward(features);
+        return forward<T>(features, weight, [&](const Part& part) {
+            return pyramid_of<T>(part, sizes, mu, sigma, weight, bias, shift, noise, seed, neuron_index, image_offset,
+                                 share_noise, align_corners);
+        });
     };
     const Tensor out = any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
     return as_type(out, promote(features.scalar_type(), weight.scalar_type()));
@@ -42,25 +55,19 @@ SixTensors gaussian_readout_backward(const Tensor& grad_output, const Tensor& fe
                       .shift = output_mask[5] && shift,
                       .positions = false};
     const auto run = [&]<class T>(T) {
-        OwnedOperands<T> owned(sizes, mu, weight, 0, bias, shift, align_corners, true);
-        owned.set_noise(sigma, noise, seed, neuron_index, image_offset, share_noise);
-        const T* const grad = owned.values(grad_output);
-        Pyramid<T> pyramid;
-        pyramid.add(std::move(owned));
-        const Gradients<T> found = backward<T>(features, weight, pyramid, grad, want);
-        OptionalTensor d_mu, d_sigma, d_shift;
-        if (want.mu)
-            d_mu = pick_sums<T>(mu, found.d_z, sizes.N, {{0}, {1}});
-        if (want.sigma)
-            d_sigma = sigma_gradient<T>(*sigma, found.d_z, sizes.N);
-        if (want.shift)
-            d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
+        const Tensor upstream = as_contiguous(as_type(grad_output, kScalarType<T>));
+        const auto make = [&](const Part& part) {
+            return pyramid_of<T>(part, sizes, mu, sigma, weight, bias, shift, noise, seed, neuron_index, image_offset,
+                                 share_noise, align_corners);
+        };
+        const Gradients<T> found =
+            backward<T>(features, sigma, weight, make, upstream.template const_data_ptr<T>(), want);
         return SixTensors{cast_or_empty(found.features, features, features),
-                          cast_or_empty(d_mu, mu, mu),
-                          cast_or_empty(d_sigma, sigma, mu),
+                          cast_or_empty(found.mu, mu, mu),
+                          cast_or_empty(found.sigma, sigma, mu),
                           cast_or_empty(found.weight, weight, weight),
                           cast_or_empty(found.bias, bias, mu),
-                          cast_or_empty(d_shift, shift, mu)};
+                          cast_or_empty(found.shift, shift, mu)};
     };
     return any_double({features, mu, sigma, weight, bias, shift, noise}) ? run(double()) : run(float());
 }

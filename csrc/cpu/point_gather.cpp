@@ -38,8 +38,11 @@ Tensor features_gradient(const Tensor& features, const Operands<T>& o, const T* 
         Points<T> points(1, std::min(kSorted, o.s.N));
         CellOrder<T> sorted(points.capacity);
         for (int64_t b = begin; b < end; ++b) {
-            const Canvas<T> canvas{writer.begin(b, buffer.get()), writer.zeros(), nullptr, 0, 0, 1};
-            channel_kernels<T>().backward_image(o, nullptr, grad + b * o.s.N * o.s.C, b, canvas, points, sorted);
+            Canvas<T> canvas{writer.begin(b, buffer.get()), writer.zeros(), false, nullptr, 0, 0, 1};
+            for_each_sorted_block(o.s.N, points.capacity, [&](int64_t n0, int64_t n1) {
+                channel_kernels<T>().backward_image(o, nullptr, grad + b * o.s.N * o.s.C, b, n0, n1, canvas, points,
+                                                    sorted);
+            });
             writer.finish(b, buffer.get());
         }
     });

@@ -8,13 +8,17 @@
 namespace v1fast {
 namespace {
 
-// A map and its successive poolings. All neurons read them at the same normalised positions.
+// A map and its successive poolings. The neurons of a part read them at the same normalised positions.
 template <class T>
-Pyramid<T> pyramid_of(ReadoutSizes sizes, const Tensor& grid, const Tensor& weight, const OptionalTensor& bias,
-                      const OptionalTensor& shift, int64_t kernel, int64_t steps, bool align_corners) {
+Pyramid<T> pyramid_of(const Part& part, ReadoutSizes sizes, const Tensor& grid, const Tensor& weight,
+                      const OptionalTensor& bias, const OptionalTensor& shift, int64_t kernel, int64_t steps,
+                      bool align_corners) {
     Pyramid<T> pyramid(kernel);
+    sizes.N = part.size();
+    const Tensor own_grid = part.of(grid, grid.dim() - 2), own_weight = part.of(weight);
+    const OptionalTensor own_bias = part.of(bias);
     for (int64_t step = 0; step <= steps; ++step) {
-        OwnedOperands<T> owned(sizes, grid, weight, step * sizes.C, bias, shift, align_corners, false);
+        OwnedOperands<T> owned(sizes, own_grid, own_weight, step * sizes.C, own_bias, shift, align_corners, false);
         owned.operands.add = step > 0;
         pyramid.add(std::move(owned));
         sizes.H /= kernel;
@@ -75,8 +79,12 @@ Tensor pooled_readout(const Tensor& features, const Tensor& grid, const Tensor& 
                       OptionalTensor shift, OptionalTensor pooled, bool align_corners, int64_t kernel, int64_t steps) {
     const auto sizes = check_pooled_readout(features, grid, weight, bias, shift, kernel, steps);
     const auto run = [&]<class T>(T) {
-        return pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners)
-            .forward(features, checked<T>(pooled, sizes, kernel, steps));
+        return forward<T>(
+            features, weight,
+            [&](const Part& part) {
+                return pyramid_of<T>(part, sizes, grid, weight, bias, shift, kernel, steps, align_corners);
+            },
+            checked<T>(pooled, sizes, kernel, steps));
     };
     const Tensor out = any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
     return as_type(out, promote(features.scalar_type(), weight.scalar_type()));
@@ -100,18 +108,17 @@ FiveTensors pooled_readout_backward(const Tensor& grad_output, const Tensor& fea
                       .shift = output_mask[4] && shift,
                       .positions = output_mask[1] && for_each_image};
     const auto run = [&]<class T>(T) {
-        const Pyramid<T> pyramid = pyramid_of<T>(sizes, grid, weight, bias, shift, kernel, steps, align_corners);
+        const auto make = [&](const Part& part) {
+            return pyramid_of<T>(part, sizes, grid, weight, bias, shift, kernel, steps, align_corners);
+        };
         const Tensor upstream = as_contiguous(as_type(grad_output, kScalarType<T>));
-        const Gradients<T> found = backward<T>(features, weight, pyramid, upstream.template const_data_ptr<T>(), want,
-                                               checked<T>(pooled, sizes, kernel, steps));
-        OptionalTensor d_grid = found.positions, d_shift;
-        if (want.mu)
-            d_grid = pick_sums<T>(grid, found.d_z, sizes.N, {{0}, {1}});
-        if (want.shift)
-            d_shift = shift_gradient<T>(*shift, found.d_shift, sizes.B);
+        const Gradients<T> found =
+            backward<T>(features, std::nullopt, weight, make, upstream.template const_data_ptr<T>(), want,
+                        checked<T>(pooled, sizes, kernel, steps));
+        const OptionalTensor& d_grid = for_each_image ? found.positions : found.mu;
         return FiveTensors{cast_or_empty(found.features, features, features), cast_or_empty(d_grid, grid, grid),
                            cast_or_empty(found.weight, weight, weight), cast_or_empty(found.bias, bias, grid),
-                           cast_or_empty(d_shift, shift, grid)};
+                           cast_or_empty(found.shift, shift, grid)};
     };
     return any_double({features, grid, weight, bias, shift}) ? run(double()) : run(float());
 }

@@ -89,6 +89,13 @@ class SharedFeatures(FeatureReadout):
     def _take(self, values: Tensor, index: Tensor) -> Tensor:
         return values[index] if self.by_rows else values[..., index]
 
+    def _neuron_axes(self) -> dict[str, int]:
+        axes = super()._neuron_axes() | {"scales": 0 if self.by_rows else -1, "feature_sharing_index": 0}
+        axes[self.stored_features] = axes["scales"]
+        if self._shared_features:
+            del axes[self.stored_features]
+        return axes
+
     def _magnitudes(self) -> Tensor:
         return self.features.abs()
 
@@ -209,10 +216,15 @@ class PredictedPositions(FeatureReadout):
         self.mu_transform: nn.Module = shared_transform
         like = next(shared_transform.parameters(), torch.empty(0))
         self.source_frame = source_frame(source) if frame is None else frame
-        self.register_buffer("source_grid", torch.from_numpy(_in_frame(source, self.source_frame)).to(like))
+        grid = torch.from_numpy(_in_frame(source, self.source_frame)).to(like.dtype)
+        # On the meta device parameters get values later, but nobody would give these again.
+        self.register_buffer("source_grid", grid if like.is_meta else grid.to(like.device))
         if own and init_range is not None and len(source):
             _start_within(shared_transform, self.source_grid, init_range)
         self._predicted_grid = True
+
+    def _neuron_axes(self) -> dict[str, int]:
+        return {**super()._neuron_axes(), "mu_residual": 1, "source_grid": 0}
 
     def _predicted(self) -> Tensor:
         """The positions (1, N, 1, 2), with the offsets, where the network and they put them."""
@@ -275,4 +287,5 @@ class PredictedPositions(FeatureReadout):
 def _same_grid(loaded: Tensor, own: Tensor) -> bool:
     if loaded.is_meta or own.is_meta:
         return True
-    return loaded.shape == own.shape and torch.allclose(loaded.to(own), own, rtol=1e-5, atol=1e-6)
+    # Not allclose: DTensors do not have it.
+    return loaded.shape == own.shape and bool(torch.isclose(loaded.to(own), own, rtol=1e-5, atol=1e-6).all())

@@ -33,6 +33,12 @@ def check_seed(seed: int | Tensor | None, image_offset: int) -> None:
         raise ValueError(f"image_offset: want a seed beside it, got image_offset = {image_offset} and no seed")
 
 
+def draw_seed(device: torch.device) -> Tensor:
+    """A new seed [1] from torch's generator."""
+    # On the device and without .item(), so that neither a compiled graph nor a CUDA graph makes it a constant.
+    return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+
+
 def rows_of(features: Tensor) -> Tensor:
     """Weights (..., C, 1, N) as the kernels take them, [..., N, C]: a view."""
     # flatten instead of squeeze: the gradient then has the strides of a contiguous parameter, also in axes of length 1.
@@ -71,6 +77,9 @@ class PointReadout(FeatureReadout):
 
     features: Tensor
     stored_features: ClassVar[str] = "features"
+
+    def _neuron_axes(self) -> dict[str, int]:
+        return {**super()._neuron_axes(), "mask": -1, self.stored_features: -1}
 
 
 class SeveralOutputs(PointReadout):
@@ -113,6 +122,9 @@ class GridReadout(PointReadout):
     def _points(self) -> Tensor:
         """Positions [N, 2] for one pass."""
         return self._in_range("grid", True, (self.outdims, 2))
+
+    def _neuron_axes(self) -> dict[str, int]:
+        return {**super()._neuron_axes(), "grid": 1}
 
     def _neurons(
         self, features: Tensor, out_idx: NeuronSelection | None, device: torch.device
@@ -159,6 +171,9 @@ class GaussianPointReadout(PointReadout, ABC):
         self.batch_sample, self.frame_sample = batch_sample, frame_sample
         self.align_corners, self.sampler = align_corners, sampler
 
+    def _neuron_axes(self) -> dict[str, int]:
+        return {**super()._neuron_axes(), "mu": 1, "sigma": 1}
+
     @abstractmethod
     def _check_features(self, x: Tensor) -> None:
         """Warn or raise if the features do not have ``in_shape``."""
@@ -170,13 +185,22 @@ class GaussianPointReadout(PointReadout, ABC):
         neuralpredictors also clamps in every pass: its checkpoints hold clamped values.
         """
 
-    def _draw_seed(self, device: torch.device) -> Tensor:
-        # On the device and without .item(), so that neither a compiled graph nor a CUDA graph makes it a constant.
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-
     def _draw_noise(self, images: int, like: Tensor) -> Tensor:
         """Standard normals [images, N, 2], drawn from torch's generator in the order of neuralpredictors."""
         return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
+
+    def _counters(self, index: Tensor | None, device: torch.device) -> Tensor | None:
+        """What the draws of the neurons ``index``, or of all, are counted by; None: 0, 1, ..., N - 1."""
+        if not self.first_neuron:
+            return index
+        local = torch.arange(self.outdims, device=device) if index is None else index
+        return local + self.first_neuron
+
+    def _normals(self, seed: int | Tensor, images: int, image_offset: int, like: Tensor) -> Tensor:
+        """The draws of all neurons from a seed, [images, N, 2], of the dtype and the device of ``like``."""
+        key, counters = functional.seed_tensor(seed, like.device), self._counters(None, like.device)
+        drawn = functional.philox_normal(key, images, self.outdims, neuron_index=counters, image_offset=image_offset)
+        return drawn.to(like.dtype)
 
     def _positions(self, mu: Tensor, sigma: Tensor, noise: Noise, images: int) -> Tensor:
         """The positions that a call with ``noise`` reads, [images, N, 2], without the shift."""
@@ -185,7 +209,7 @@ class GaussianPointReadout(PointReadout, ABC):
         eps = noise.get("noise")
         if eps is None:
             drawn, first = (1, 0) if noise["share_noise"] else (images, noise["image_offset"])
-            eps = functional.philox_normal(noise["seed"], drawn, self.outdims, image_offset=first)
+            eps = self._normals(noise["seed"], drawn, first, like=mu)
         eps = eps.to(mu.dtype)
         z = (sigma * eps.unsqueeze(-2)).sum(-1) if sigma.dim() == 3 else sigma * eps
         return clamped_to_map(mu + z).expand(images, -1, -1)
@@ -199,7 +223,7 @@ class GaussianPointReadout(PointReadout, ABC):
             if torchs:
                 noise = {"noise": self._draw_noise(batch_size, mu)}
             else:
-                noise = {"seed": self._draw_seed(mu.device), "share_noise": False, "image_offset": 0}
+                noise = {"seed": draw_seed(mu.device), "share_noise": False, "image_offset": 0}
         return self._positions(mu, sigma, noise, batch_size).unsqueeze(2)
 
     @property
@@ -224,13 +248,12 @@ class GaussianPointReadout(PointReadout, ABC):
         if self.sampler == "torch":
             noise = self._draw_noise(drawn[0] * drawn[1], like)
         else:
-            drawn_seed = self._draw_seed(x.device) if seed is None else seed
-            first = image_offset * drawn[1] if self.batch_sample else 0
+            drawn_seed = draw_seed(x.device) if seed is None else seed
+            first_image = self.first_image if seed is None else image_offset
+            first = first_image * drawn[1] if self.batch_sample else 0
             if each or (share_noise and not first):  # the op shares the noise of image 0
                 return {"seed": drawn_seed, "share_noise": share_noise, "image_offset": first}
-            noise = functional.philox_normal(
-                functional.seed_tensor(drawn_seed, x.device), drawn[0] * drawn[1], self.outdims, image_offset=first
-            ).to(like.dtype)
+            noise = self._normals(drawn_seed, drawn[0] * drawn[1], first, like)
         if not (share_noise or each):
             noise = noise.unflatten(0, drawn).expand(clips, frames, -1, -1).flatten(0, 1)
         return {"noise": noise, "share_noise": share_noise}
@@ -305,7 +328,7 @@ class GaussianPointReadout(PointReadout, ABC):
             rows_of_one(features),
             bias,
             shift,
-            neuron_index=index,
+            neuron_index=self._counters(index, images.device),
             align_corners=self.align_corners,
             **noise,
         )

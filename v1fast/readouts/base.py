@@ -111,6 +111,13 @@ class Readout(ChecksArguments):
         """Names of the parameters that are kept in a range -> the function that brings their values there."""
         return {}
 
+    def _neuron_axes(self) -> dict[str, int]:
+        """Names of the parameters and buffers that hold values of each neuron -> the axis that counts the neurons.
+
+        Names that a readout does not have are skipped. What is in none of these is shared by the neurons.
+        """
+        return {"bias": -1}
+
     def _in_range(self, name: str, write: bool = False, shape: Sequence[int] | None = None) -> Tensor:
         """Return a parameter's values in range, for this pass.
 
@@ -213,8 +220,15 @@ class FeatureReadout(Readout):
         mean_activity: as given; the default of ``initialize``.
         bias: [N], for several outputs per neuron [P, N]; or None.
         feature_reg_weight: factor of ``regularizer``.
+        first_neuron: index of the first neuron in a population of which these neurons are a part. What is drawn from a
+            seed is counted by it.
+        first_image: index of the first image in a larger batch, for calls without a seed: processes that share torch's
+            seed and see different images then draw differently. See :func:`v1fast.distributed.split_images`.
     """
 
+    # Class attributes because accelerated layers of other libraries do not set them.
+    first_neuron: int = 0
+    first_image: int = 0
     in_shape: Sequence[int]
     mean_activity: Tensor | None
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from v1fast import functional
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._points import check_seed
+from v1fast.readouts._points import check_seed, draw_seed
 from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, Reduction, select_neurons
 from v1fast.reference._common import clamped_to_map
@@ -80,13 +80,12 @@ class ChannelPointReadout(FeatureReadout, ABC):
         mu, sigma = (t.reshape(-1, 3) for t in self._clamped(write))
         if not (self.training if sample is None else sample):
             noise = mu.new_zeros(*mu.shape)  # sigma gets a gradient of zeros, not none
-        elif seed is None:
+        elif seed is None and not first:
             noise = mu.new_empty(*draws, *mu.shape).normal_()
         else:
             # A point takes the draws of two neurons, of x and y each, and leaves the fourth number.
-            pairs = functional.philox_normal(
-                functional.seed_tensor(seed, mu.device), math.prod(draws), 2 * len(mu), image_offset=first
-            )
+            key = draw_seed(mu.device) if seed is None else functional.seed_tensor(seed, mu.device)
+            pairs = functional.philox_normal(key, math.prod(draws), 2 * len(mu), image_offset=first)
             noise = pairs.view(*draws, len(mu), 4)[..., :3].to(mu.dtype)
         return clamped_to_map(mu + sigma * noise).expand(*draws, -1, -1)
 
@@ -135,7 +134,8 @@ class ChannelPointReadout(FeatureReadout, ABC):
         check_seed(seed, image_offset)
         clips, frames = x.shape[0], x.shape[2] if x.dim() == 5 else 1
         draws = clips if self.batch_sample else 1, frames if self.frame_sample else 1
-        first = image_offset * draws[1] if self.batch_sample else 0
+        first_image = self.first_image if seed is None else image_offset
+        first = first_image * draws[1] if self.batch_sample else 0
         points = self._draw(draws, sample, seed, first, write=True).expand(clips, frames, -1, -1).flatten(0, 1)
         images, shift = fold_frames(x, shift)
         points = points.unflatten(1, (self.num_filters, self.outdims))  # [B, F, N, 3]

@@ -231,6 +231,12 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {} if self._predicted_grid or self._shared_grid else {"_mu": within_map}
 
+    def _neuron_axes(self) -> dict[str, int]:
+        axes = super()._neuron_axes() | {"_mu": 1, "grid_sharing_index": 0}
+        if self._shared_grid:
+            del axes["_mu"]
+        return axes
+
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         sigma = self.sigma
         shape = matrix_shape(sigma)

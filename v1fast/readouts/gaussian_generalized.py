@@ -80,7 +80,7 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
             stacked(weight),
             None if bias is None else bias.flatten(),
             shift,
-            neuron_index=neurons,
+            neuron_index=self._counters(neurons, mu.device),
             align_corners=self.align_corners,
             **of_neurons(noise, neurons),
         )

@@ -59,6 +59,9 @@ class ClonedReadout(Readout):
         """Bring the original's parameters into their ranges, in place; see its ``project_``."""
         self._source.project_()
 
+    def _neuron_axes(self) -> dict[str, int]:
+        return {"alpha": 0, "beta": 0}
+
     @property
     def features(self) -> Tensor:
         """The original's feature weights times the gains."""
@@ -377,7 +380,8 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether two entries of a checkpoint can be one parameter. Entries without values (``meta``) can."""
     if one is other or one.is_meta or other.is_meta:
         return True
-    return one.shape == other.shape and torch.allclose(one, other.to(one), rtol=0, atol=0, equal_nan=True)
+    # Not allclose: DTensors do not have it.
+    return one.shape == other.shape and bool(torch.isclose(one, other.to(one), rtol=0, atol=0, equal_nan=True).all())
 
 
 def _of_session(name: str, given: Mapping[str, Any] | None, data_key: str) -> Any:

@@ -10,6 +10,7 @@ constexpr int64_t kBlock = 128;      // neurons that are located at a time for r
 constexpr int64_t kSorted = 8192;    // the same for writing: several per cell, in about 400 KiB
 constexpr int64_t kImages = 4;       // images that one neuron reads before the next neuron: parts of all stay in L2
 constexpr int64_t kFixedImages = 8;  // the same, where neurons are ordered by cell: cells stay in L1
+constexpr int64_t kWritten = 8;      // images whose gradients take one block of neurons after the other
 constexpr int64_t kShiftBlock = 256; // neurons whose d_shift is summed before the sum over all
 
 // Sums over images that one thread owns for its neurons. Position gradients are summed in double: there are few of
@@ -26,9 +27,11 @@ struct NeuronSums {
 template <class T>
 struct Canvas {
     T* image;
-    bool zeros;      // it holds zeros; false: the contents are unknown
+    bool zeros;      // it holds zeros; false: the contents are unknown, or
+    bool values;     // it holds what other neurons have added
     const T* pooled; // the gradient of the image's average pooling [pooled_H, pooled_W, C], to be spread; null: none
     int64_t pooled_H, pooled_W, kernel;
+    int64_t done = 0; // pixels that have got their initial values
 };
 
 // The channel kernels that one instruction set provides, for one compute type: images b0 .. b1 - 1, at most kImages,
@@ -39,9 +42,10 @@ struct ChannelKernels {
                     int64_t n1, T* out, Points<T>&);
     void (*backward_neurons)(const Operands<T>&, const ImageReader<T>&, const T* grad, int64_t b0, int64_t b1,
                              int64_t last, int64_t n0, int64_t n1, const NeuronSums<T>&, Points<T>&);
-    // channels [N, C]: what neurons write, times their gradient; grad null: as it is.
-    void (*backward_image)(const Operands<T>&, const T* grad, const T* channels, int64_t b, const Canvas<T>&,
-                           Points<T>&, CellOrder<T>&);
+    // Neurons n0 .. n1 - 1, at most kSorted, in their order from 0 to N; those up to N finish the canvas. channels
+    // [N, C]: what neurons write, times their gradient; grad null: as it is.
+    void (*backward_image)(const Operands<T>&, const T* grad, const T* channels, int64_t b, int64_t n0, int64_t n1,
+                           Canvas<T>&, Points<T>&, CellOrder<T>&);
 
     // For neurons that read the same point in all images: located and ordered by cell once. Samples i0 .. i1 - 1 of
     // that order, at most kFixedImages images.
@@ -51,8 +55,9 @@ struct ChannelKernels {
     void (*backward_neurons_fixed)(const Operands<T>&, const ImageReader<T>&, const T* grad, const Points<T>&,
                                    const CellOrder<T>&, int64_t b0, int64_t b1, int64_t i0, int64_t i1,
                                    const NeuronSums<T>&);
-    void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, const Canvas<T>&, const CellOrder<T>&,
-                                 T* corner_weight); // memory for [4, capacity]
+    // Samples i0 .. i1 - 1, whole cells; as above.
+    void (*backward_image_fixed)(const Operands<T>&, const T* grad, int64_t b, int64_t i0, int64_t i1, Canvas<T>&,
+                                 const CellOrder<T>&, T* corner_weight); // memory for [4, padded(i1 - i0)]
 
     // What neurons read in image b, out [N, C]; and the gradient of their positions, out [N, 2].
     void (*gather)(const Operands<T>&, const ImageReader<T>&, int64_t b, int64_t n0, int64_t n1, T* out, Points<T>&);

@@ -58,10 +58,13 @@ struct ImageLayout {
 template <class T>
 class ImageReader {
 public:
-    explicit ImageReader(const Tensor& features) : layout_(features), data_(features.const_data_ptr()) {
+    // whole: all images at a time, for several passes over them.
+    explicit ImageReader(const Tensor& features, bool whole = false)
+        : layout_(features), data_(features.const_data_ptr()) {
         const int64_t image_bytes = std::max<int64_t>(1, layout_.size() * static_cast<int64_t>(sizeof(T)));
-        chunk_ = layout_.direct ? layout_.B
-                                : std::clamp<int64_t>(kBufferBytes / image_bytes, 1, std::max<int64_t>(1, layout_.B));
+        chunk_ = layout_.direct || whole
+                     ? layout_.B
+                     : std::clamp<int64_t>(kBufferBytes / image_bytes, 1, std::max<int64_t>(1, layout_.B));
         if (!layout_.direct)
             buffer_.reset(new T[static_cast<size_t>(chunk_ * layout_.size())]);
     }
@@ -77,8 +80,9 @@ public:
     void for_each_chunk(const Work& work) {
         for (first_ = 0; first_ < layout_.B; first_ += chunk_) {
             const int64_t last = std::min(first_ + chunk_, layout_.B);
-            if (!layout_.direct)
+            if (!layout_.direct && filled_ != last)
                 fill(last);
+            filled_ = last;
             work(first_, last);
         }
     }
@@ -108,14 +112,19 @@ private:
     const void* data_;
     std::unique_ptr<T[]> buffer_;
     int64_t chunk_ = 0, first_ = 0;
+    int64_t filled_ = 0; // the buffer holds images up to this one
 };
 
 // The gradient of feature maps: accumulated image by image in T, and rounded once to the tensor's dtype.
 template <class T>
 class ImageWriter {
 public:
-    explicit ImageWriter(const Tensor& features)
-        : ImageWriter(uninitialised_like(features, ImageLayout<T>(features).dense())) {}
+    // whole: images are begun several times before they are finished.
+    explicit ImageWriter(const Tensor& features, bool whole = false)
+        : ImageWriter(uninitialised_like(features, ImageLayout<T>(features).dense())) {
+        if (whole && !layout_.direct)
+            whole_.reset(new T[static_cast<size_t>(layout_.B * layout_.size())]);
+    }
 
     const Tensor& gradient() const { return gradient_; }
 
@@ -124,23 +133,26 @@ public:
 
     // A buffer for the images of one thread. There is none where the tensor itself is written.
     std::unique_ptr<T[]> buffer() const {
-        return std::unique_ptr<T[]>(layout_.direct ? nullptr : new T[static_cast<size_t>(layout_.size())]);
+        return std::unique_ptr<T[]>(layout_.direct || whole_ ? nullptr : new T[static_cast<size_t>(layout_.size())]);
     }
 
     // Where to write all of image b.
     T* begin(int64_t b, T* buffer) const {
-        return layout_.direct ? static_cast<T*>(data_) + b * layout_.stride_b : buffer;
+        if (layout_.direct)
+            return static_cast<T*>(data_) + b * layout_.stride_b;
+        return whole_ ? whole_.get() + b * layout_.size() : buffer;
     }
 
-    void finish(int64_t b, const T* buffer) const {
+    void finish(int64_t b, T* buffer) const {
         if (layout_.direct)
             return;
         const ImageLayout<T>& s = layout_;
+        const T* const image = begin(b, buffer);
         V1FAST_DISPATCH_FLOATING(s.dtype, "features", [&] {
-            scalar_t* image = static_cast<scalar_t*>(data_) + b * s.stride_b;
+            scalar_t* gradient = static_cast<scalar_t*>(data_) + b * s.stride_b;
             for (int64_t h = 0; h < s.H; ++h) {
-                scalar_t* to = image + h * s.stride_h;
-                const T* from = buffer + h * s.W * s.C;
+                scalar_t* to = gradient + h * s.stride_h;
+                const T* from = image + h * s.W * s.C;
                 s.for_each_in_row(
                     [&](int64_t c, int64_t w) { to[s.offset(c, w)] = static_cast<scalar_t>(from[w * s.C + c]); });
             }
@@ -152,6 +164,7 @@ private:
     bool zeros_;
     ImageLayout<T> layout_;
     void* data_;
+    std::unique_ptr<T[]> whole_;
 
     explicit ImageWriter(Uninitialised gradient)
         : gradient_(std::move(gradient.tensor)), zeros_(gradient.zeros), layout_(gradient_),

@@ -118,12 +118,13 @@ public:
         operands.align_corners = align_corners;
     }
 
+    // first: what the draws of the first neuron are counted by, without neuron_index.
     void set_noise(const OptionalTensor& sigma, const OptionalTensor& noise, const OptionalTensor& seed,
-                   const OptionalTensor& neuron_index, int64_t image_offset, bool share_noise) {
+                   const OptionalTensor& neuron_index, int64_t first, int64_t image_offset, bool share_noise) {
         if (sigma)
             spread(values(sigma), sigma_columns(sigma));
         if (seed)
-            operands.neuron_index = indices(integers(neuron_index));
+            operands.neuron_index = indices(integers(neuron_index), first);
         operands.noise = values(noise);
         operands.seed = integers(seed);
         operands.image_offset = image_offset;
@@ -179,10 +180,10 @@ private:
         for (int64_t k : {1, 2})
             operands.sigma[k] = columns == 4 ? column(sigma, columns, k) : operands.sigma[0];
     }
-    const uint32_t* indices(const int64_t* given) {
+    const uint32_t* indices(const int64_t* given, int64_t first) {
         neuron_index_.resize(static_cast<size_t>(padded(neurons_)));
         for (int64_t k = 0; k < neurons_; ++k)
-            neuron_index_[k] = static_cast<uint32_t>(given ? given[order_[k]] : order_[k]);
+            neuron_index_[k] = static_cast<uint32_t>(given ? given[order_[k]] : first + order_[k]);
         return neuron_index_.data();
     }
 

@@ -18,11 +18,35 @@ template <class T>
 struct FixedPoints {
     Points<T> points;
     CellOrder<T> sorted;
+    std::vector<int64_t> blocks{0}; // of samples of whole cells: where each begins, and N
 
     explicit FixedPoints(const Operands<T>& o) : points(1, o.s.N), sorted(o.s.N) {
         channel_kernels<T>().locate_fixed(o, points, sorted);
+        while (blocks.back() < o.s.N) {
+            int64_t end = std::min(blocks.back() + kSorted, o.s.N);
+            while (end < o.s.N && sorted.place[end] == sorted.place[end - 1])
+                ++end;
+            blocks.push_back(end);
+        }
+    }
+    int64_t longest() const {
+        int64_t most = 0;
+        for (size_t block = 0; block + 1 < blocks.size(); ++block)
+            most = std::max(most, blocks[block + 1] - blocks[block]);
+        return most;
     }
 };
+
+// Calls work(n0, n1) for blocks of at most `most` neurons; once for no neurons.
+template <class Work>
+void for_each_sorted_block(int64_t N, int64_t most, const Work& work) {
+    int64_t n = 0;
+    do {
+        const int64_t end = std::min(n + most, N);
+        work(n, end);
+        n = end;
+    } while (n < N);
+}
 
 // How many images are read together: half as many where all images map their pixels to the same sets of the cache.
 template <class T>
@@ -117,15 +141,31 @@ public:
         AlignedArray<T> corner_weight;
         explicit Workspace(const Level& level)
             : points(1, level.fixed_ ? 0 : std::min(kSorted, level.o.s.N)), sorted(points.capacity),
-              corner_weight(level.fixed_ ? 4 * level.fixed_->sorted.capacity : 0) {}
+              corner_weight(level.fixed_ ? 4 * padded(level.fixed_->longest()) : 0) {}
     };
 
-    void write_image_gradient(const T* grad, int64_t b, const Canvas<T>& canvas, Workspace& workspace) const {
+    // The gradients of images b0 .. b1 - 1. All of them take a block of neurons before the next block: its weights
+    // come from memory once.
+    void write_image_gradients(const T* grad, int64_t b0, int64_t b1, Canvas<T>* canvases, Workspace& workspace) const {
+        const ChannelKernels<T>& kernels = channel_kernels<T>();
         if (fixed_)
-            channel_kernels<T>().backward_image_fixed(o, grad, b, canvas, fixed_->sorted,
-                                                      workspace.corner_weight.get());
+            for (size_t block = 0; block + 1 < fixed_->blocks.size(); ++block)
+                for (int64_t b = b0; b < b1; ++b)
+                    kernels.backward_image_fixed(o, grad, b, fixed_->blocks[block], fixed_->blocks[block + 1],
+                                                 canvases[b - b0], fixed_->sorted, workspace.corner_weight.get());
         else
-            channel_kernels<T>().backward_image(o, grad, o.weight, b, canvas, workspace.points, workspace.sorted);
+            for_each_sorted_block(o.s.N, workspace.points.capacity, [&](int64_t n0, int64_t n1) {
+                for (int64_t b = b0; b < b1; ++b)
+                    kernels.backward_image(o, grad, o.weight, b, n0, n1, canvases[b - b0], workspace.points,
+                                           workspace.sorted);
+            });
+    }
+
+    // How many images to write together: whose parts that a block of neurons writes fit the cache. More than one only
+    // where there are several blocks.
+    int64_t images_written() const {
+        const int64_t bytes = std::max<int64_t>(1, o.s.C * o.s.H * o.s.W * static_cast<int64_t>(sizeof(T)));
+        return o.s.N <= kSorted ? 1 : std::clamp<int64_t>(kBufferBytes / bytes, 1, kWritten);
     }
 };
 
@@ -157,8 +197,7 @@ public:
     // Calls work(level, maps, first, last) for each level and consecutive ranges of images. The poolings are computed
     // or given, one level after another.
     template <class Work>
-    void for_each_map(const Tensor& features, const T* given, const Work& work) const {
-        ImageReader<T> images(features);
+    void for_each_map(ImageReader<T>& images, const T* given, const Work& work) const {
         std::vector<AlignedArray<T>> memory;
         for (size_t l = 1; l < levels_.size(); ++l)
             memory.emplace_back(given ? 0 : images.chunk() * image_size(l));
@@ -179,41 +218,46 @@ public:
         });
     }
 
-    // [B, N]
-    Tensor forward(const Tensor& features, const T* pooled = nullptr) const {
-        const auto [B, C, H, W, N] = sizes();
-        Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
-        T* const data = out.mutable_data_ptr<T>();
-        if (B * N > 0)
-            for_each_map(features, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
-                levels_[l].forward(maps, first, last, data);
-            });
-        return out;
+    // out [B, N]
+    void forward(ImageReader<T>& images, const T* pooled, T* out) const {
+        for_each_map(images, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+            levels_[l].forward(maps, first, last, out);
+        });
     }
 
-    Tensor features_gradient(const Tensor& features, const T* grad) const {
-        const ImageWriter<T> writer(features);
+    // first, last: whether no other neurons have written, and none will.
+    void write_features_gradient(const ImageWriter<T>& writer, const T* grad, bool first, bool last) const {
         // 2: images that share Philox words
         torch::stable::parallel_for(0, sizes().B, 2, [&](int64_t begin, int64_t end) {
-            const std::unique_ptr<T[]> buffer = writer.buffer();
+            const int64_t images = std::min(levels_.front().images_written(), end - begin);
+            std::vector<std::unique_ptr<T[]>> buffers;
+            for (int64_t i = 0; i < images; ++i)
+                buffers.push_back(writer.buffer());
             std::deque<typename Level<T>::Workspace> workspaces;
             std::vector<AlignedArray<T>> pooled;
             for (size_t l = 0; l < levels_.size(); ++l) {
                 workspaces.emplace_back(levels_[l]);
-                pooled.emplace_back(l > 0 ? image_size(l) : 0);
+                pooled.emplace_back(l > 0 ? images * image_size(l) : 0);
             }
-            for (int64_t b = begin; b < end; ++b) {
-                Canvas<T> canvas{};
+            std::vector<Canvas<T>> canvases(static_cast<size_t>(images));
+            for (int64_t b0 = begin; b0 < end; b0 += images) {
+                const int64_t b1 = std::min(b0 + images, end);
+                std::fill(canvases.begin(), canvases.end(), Canvas<T>{});
                 for (size_t l = levels_.size(); l-- > 0;) {
-                    canvas.image = l > 0 ? pooled[l].get() : writer.begin(b, buffer.get());
-                    canvas.zeros = l == 0 && writer.zeros();
-                    levels_[l].write_image_gradient(grad, b, canvas, workspaces[l]);
-                    canvas = {nullptr, false, canvas.image, levels_[l].o.s.H, levels_[l].o.s.W, kernel_};
+                    for (int64_t i = 0; i < b1 - b0; ++i) {
+                        canvases[i].image =
+                            l > 0 ? pooled[l].get() + i * image_size(l) : writer.begin(b0 + i, buffers[i].get());
+                        canvases[i].zeros = l == 0 && first && writer.zeros();
+                        canvases[i].values = l == 0 && !first;
+                    }
+                    levels_[l].write_image_gradients(grad, b0, b1, canvases.data(), workspaces[l]);
+                    for (Canvas<T>& canvas : canvases)
+                        canvas = {nullptr, false, false, canvas.image, levels_[l].o.s.H, levels_[l].o.s.W, kernel_};
                 }
-                writer.finish(b, buffer.get());
+                for (int64_t b = b0; last && b < b1; ++b)
+                    writer.finish(b, buffers[b - b0].get());
             }
         });
-        return writer.gradient();
     }
 
 private:
@@ -244,44 +288,37 @@ Tensor bias_gradient(const Tensor& like, int64_t B, int64_t N, const T* grad) {
     return d_bias;
 }
 
-// [N, columns]. Each column is the sum of some rows of sums [6, N].
-template <class T>
-Tensor pick_sums(const Tensor& like, const std::vector<double>& sums, int64_t N,
-                 const std::vector<std::vector<int64_t>>& terms) {
-    const int64_t columns = static_cast<int64_t>(terms.size());
-    Tensor out = torch::stable::new_empty(like, {N, columns}, kScalarType<T>);
-    T* data = out.mutable_data_ptr<T>();
-    for (int64_t n = 0; n < N; ++n)
-        for (int64_t k = 0; k < columns; ++k) {
-            double sum = 0;
-            for (int64_t row : terms[k])
-                sum += sums[row * N + n];
-            data[n * columns + k] = static_cast<T>(sum);
-        }
-    return out;
-}
+// Which rows of sums [6, N] add up to each column of a gradient of the neurons.
+using Terms = std::vector<std::vector<int64_t>>;
 
+inline Terms mean_terms() { return {{0}, {1}}; }
+
+// Of sigma [N, 2, 2], [N, 2] or [N, 1].
 template <class T>
-Tensor sigma_gradient(const Tensor& sigma, const std::vector<double>& sums, int64_t N) {
+Terms sigma_terms(const Tensor& sigma) {
     const int64_t columns = OwnedOperands<T>::sigma_columns(sigma);
-    if (columns == 4)
-        return torch::stable::view(pick_sums<T>(sigma, sums, N, {{2}, {3}, {4}, {5}}), {N, 2, 2});
-    return columns == 2 ? pick_sums<T>(sigma, sums, N, {{2}, {5}}) : pick_sums<T>(sigma, sums, N, {{2, 5}});
+    return columns == 4 ? Terms{{2}, {3}, {4}, {5}} : columns == 2 ? Terms{{2}, {5}} : Terms{{2, 5}};
 }
 
+// out [N, columns]
 template <class T>
-Tensor shift_gradient(const Tensor& shift, const std::vector<double>& parts, int64_t B) {
-    const int64_t blocks = B ? static_cast<int64_t>(parts.size()) / (2 * B) : 0;
-    Tensor d_shift = torch::stable::new_empty(shift, {B, 2}, kScalarType<T>);
-    T* data = d_shift.mutable_data_ptr<T>();
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t axis = 0; axis < 2; ++axis) {
+void pick_sums(const std::vector<double>& sums, int64_t N, const Terms& terms, T* out) {
+    for (int64_t n = 0; n < N; ++n)
+        for (const std::vector<int64_t>& rows : terms) {
             double sum = 0;
-            for (int64_t block = 0; block < blocks; ++block)
-                sum += parts[(b * blocks + block) * 2 + axis];
-            data[b * 2 + axis] = static_cast<T>(sum);
+            for (int64_t row : rows)
+                sum += sums[row * N + n];
+            *out++ = static_cast<T>(sum);
         }
-    return d_shift;
+}
+
+// Adds the sums over neurons of d_shift, as in NeuronSums, to total [B, 2].
+inline void add_shift_gradient(const std::vector<double>& parts, int64_t B, std::vector<double>& total) {
+    const int64_t blocks = B ? static_cast<int64_t>(parts.size()) / (2 * B) : 0;
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t axis = 0; axis < 2; ++axis)
+            for (int64_t block = 0; block < blocks; ++block)
+                total[b * 2 + axis] += parts[(b * blocks + block) * 2 + axis];
 }
 
 // Which gradients of a readout are requested: of the features, of the means or the square roots of their covariances,
@@ -295,8 +332,7 @@ struct Wanted {
 // operands.
 template <class T>
 struct Gradients {
-    OptionalTensor features, weight, bias, positions;
-    std::vector<double> d_z, d_shift; // as in NeuronSums, in the neurons' own order
+    OptionalTensor features, mu, sigma, weight, bias, shift, positions;
 };
 
 // For the neurons of all levels: puts the sums of a level back from its working order and adds them.
@@ -307,57 +343,199 @@ void collect(const Operands<T>& o, const std::vector<double>& d_z, std::vector<d
             total[row * o.s.N + o.order[n]] += d_z[row * o.s.N + n];
 }
 
+// Neurons n0 .. n1 - 1 of N, whose operands are copied and worked on together.
+//
+// A population is taken in parts of a size that depends on nothing but the number of channels. The weights of a part,
+// packed, and their gradients stay in the outer caches for all passes, and no copy has the size of all weights.
+struct Part {
+    int64_t n0, n1, N;
+
+    int64_t size() const { return n1 - n0; }
+    bool first() const { return n0 == 0; }
+    bool last() const { return n1 == N; }
+    bool whole() const { return first() && last(); }
+
+    // The neurons of this part, which lie along `axis`: a view.
+    Tensor of(Tensor tensor, int64_t axis = 0) const {
+        return whole() ? tensor : torch::stable::narrow(tensor, axis, n0, size());
+    }
+    OptionalTensor of(const OptionalTensor& tensor, int64_t axis = 0) const {
+        return tensor ? OptionalTensor(of(*tensor, axis)) : std::nullopt;
+    }
+};
+
+// How many neurons with weights of so many bytes each are a part.
+inline int64_t neurons_of_part(int64_t weight_bytes) {
+    return std::max<int64_t>(1, kBufferBytes / std::max<int64_t>(1, weight_bytes) / kSorted) * kSorted;
+}
+
+// Calls work(part) for all neurons; once where there are none.
+template <class Work>
+void for_each_part(int64_t N, int64_t most, const Work& work) {
+    for_each_sorted_block(N, most, [&](int64_t n0, int64_t n1) { work(Part{n0, n1, N}); });
+}
+
+// Columns n0 .. n1 - 1 of rows [B, N] of elements of `width` numbers, packed [B, n1 - n0]; or the reverse.
 template <class T>
-void neuron_gradients(const Tensor& features, const Pyramid<T>& pyramid, const T* pooled, const T* grad,
-                      const Wanted& want, Gradients<T>& out) {
+void read_columns(const T* rows, int64_t B, const Part& part, int64_t width, T* columns) {
+    for (int64_t b = 0; b < B; ++b)
+        std::copy_n(rows + (b * part.N + part.n0) * width, part.size() * width, columns + b * part.size() * width);
+}
+template <class T>
+void write_columns(const T* columns, int64_t B, const Part& part, int64_t width, T* rows) {
+    for (int64_t b = 0; b < B; ++b)
+        std::copy_n(columns + b * part.size() * width, part.size() * width, rows + (b * part.N + part.n0) * width);
+}
+
+template <class T>
+int64_t neurons_of_part(const Tensor& weight) {
+    return neurons_of_part(weight.size(1) * static_cast<int64_t>(sizeof(T)));
+}
+
+// [B, N]. make(part): the Pyramid of its neurons.
+template <class T, class Make>
+Tensor forward(const Tensor& features, const Tensor& weight, const Make& make, const T* pooled = nullptr) {
+    const int64_t B = features.size(0), N = weight.size(0), most = neurons_of_part<T>(weight);
+    Tensor out = torch::stable::new_empty(features, {B, N}, kScalarType<T>);
+    if (B * N == 0)
+        return out;
+    T* const data = out.mutable_data_ptr<T>();
+    ImageReader<T> images(features, N > most);
+    for_each_part(N, most, [&](const Part& part) {
+        if (part.whole())
+            return make(part).forward(images, pooled, data);
+        const AlignedArray<T> columns(B * part.size());
+        make(part).forward(images, pooled, columns.get());
+        write_columns(columns.get(), B, part, 1, data);
+    });
+    return out;
+}
+
+// The gradients of one part's neurons. grad [B, part], d_positions [B, part, 2] or null.
+template <class T>
+void neuron_gradients(ImageReader<T>& images, const Pyramid<T>& pyramid, const T* pooled, const T* grad,
+                      const Wanted& want, OptionalTensor d_weight, std::vector<double>& total_d_z,
+                      std::vector<double>& d_shift, T* d_positions) {
     const auto [B, C, H, W, N] = pyramid.sizes();
     const size_t levels = pyramid.levels().size();
     std::vector<std::vector<double>> d_z(levels);
-    std::vector<Tensor> d_weight; // packed, in the working order
+    std::vector<Tensor> packed; // in the working order
     for (size_t l = 0; l < levels; ++l) {
-        d_z[l].resize(out.d_z.size());
+        d_z[l].resize(total_d_z.size());
         if (want.weight)
-            d_weight.push_back(torch::stable::new_zeros(*out.weight, {N, C}, kScalarType<T>));
+            packed.push_back(torch::stable::new_zeros(*d_weight, {N, C}, kScalarType<T>));
     }
-    pyramid.for_each_map(features, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
-        pyramid.levels()[l].add_neuron_gradients(
-            maps, first, last, grad,
-            {want.weight ? d_weight[l].template mutable_data_ptr<T>() : nullptr,
-             want.position() ? d_z[l].data() : nullptr, want.shift ? out.d_shift.data() : nullptr,
-             want.positions ? out.positions->template mutable_data_ptr<T>() : nullptr});
+    pyramid.for_each_map(images, pooled, [&](size_t l, const ImageReader<T>& maps, int64_t first, int64_t last) {
+        pyramid.levels()[l].add_neuron_gradients(maps, first, last, grad,
+                                                 {want.weight ? packed[l].template mutable_data_ptr<T>() : nullptr,
+                                                  want.position() ? d_z[l].data() : nullptr,
+                                                  want.shift ? d_shift.data() : nullptr, d_positions});
     });
     for (size_t l = 0; l < levels; ++l) {
         const Operands<T>& o = pyramid.levels()[l].o;
         if (want.position())
-            collect(o, d_z[l], out.d_z);
+            collect(o, d_z[l], total_d_z);
         if (want.weight)
-            write_weights(d_weight[l].template const_data_ptr<T>(), places_of(o).data(),
-                          WeightColumns(*out.weight, static_cast<int64_t>(l) * C, C), *out.weight);
+            write_weights(packed[l].template const_data_ptr<T>(), places_of(o).data(),
+                          WeightColumns(*d_weight, static_cast<int64_t>(l) * C, C), *d_weight);
     }
 }
 
+// The gradients of all neurons, as they grow part by part.
 template <class T>
-Gradients<T> backward(const Tensor& features, const Tensor& weight, const Pyramid<T>& pyramid, const T* grad,
-                      const Wanted& want, const T* pooled = nullptr) {
-    const auto [B, C, H, W, N] = pyramid.sizes();
+class GradientSums {
+    const Wanted want_;
+    const int64_t B_, N_;
+    Terms mu_terms_, sigma_terms_;
+    std::vector<double> shift_; // [B, 2]
+
+    static T* data(OptionalTensor& tensor) { return tensor ? tensor->mutable_data_ptr<T>() : nullptr; }
+    OptionalTensor columns(const Tensor& like, const Terms& terms) const {
+        return torch::stable::new_empty(like, {N_, static_cast<int64_t>(terms.size())}, kScalarType<T>);
+    }
+
+public:
     Gradients<T> out;
-    if (want.weight)
-        out.weight = torch::stable::empty_like(weight);
-    if (want.positions)
-        out.positions = torch::stable::new_zeros(features, {B, N, 2}, kScalarType<T>);
-    if (want.position())
-        out.d_z.resize(static_cast<size_t>(6 * N));
-    if (want.shift)
-        out.d_shift.resize(static_cast<size_t>(B * ((N + kShiftBlock - 1) / kShiftBlock) * 2));
-    if (B * N > 0 && (want.position() || want.weight))
-        neuron_gradients(features, pyramid, pooled, grad, want, out);
-    else if (want.weight)
-        torch::stable::zero_(*out.weight);
+
+    GradientSums(const Tensor& features, const OptionalTensor& sigma, const Tensor& weight, const Wanted& want)
+        : want_(want), B_(features.size(0)), N_(weight.size(0)) {
+        if (want.weight)
+            out.weight = torch::stable::empty_like(weight);
+        if (want.positions)
+            out.positions = torch::stable::new_zeros(features, {B_, N_, 2}, kScalarType<T>);
+        if (want.mu)
+            out.mu = columns(features, mu_terms_ = mean_terms());
+        if (want.sigma)
+            out.sigma = columns(features, sigma_terms_ = sigma_terms<T>(*sigma));
+        if (want.shift)
+            shift_.resize(static_cast<size_t>(2 * B_));
+    }
+
+    // grad [B, part]
+    void add(const Part& part, ImageReader<T>& images, const Pyramid<T>& pyramid, const T* pooled, const T* grad) {
+        OptionalTensor d_weight = part.of(out.weight);
+        if (B_ * part.size() == 0 || !(want_.position() || want_.weight)) {
+            if (d_weight)
+                torch::stable::zero_(*d_weight);
+            if (!want_.position())
+                return;
+        }
+        std::vector<double> d_z(want_.position() ? static_cast<size_t>(6 * part.size()) : 0);
+        std::vector<double> d_shift(
+            want_.shift ? static_cast<size_t>(B_ * ((part.size() + kShiftBlock - 1) / kShiftBlock) * 2) : 0);
+        std::vector<T> positions;
+        if (want_.positions && !part.whole())
+            positions.resize(static_cast<size_t>(B_ * part.size() * 2));
+        T* const d_positions = part.whole() ? data(out.positions) : positions.data();
+        if (B_ * part.size() > 0)
+            neuron_gradients(images, pyramid, pooled, grad, want_, d_weight, d_z, d_shift,
+                             want_.positions ? d_positions : nullptr);
+        if (!positions.empty())
+            write_columns(positions.data(), B_, part, 2, data(out.positions));
+        if (want_.mu)
+            pick_sums(d_z, part.size(), mu_terms_, data(out.mu) + part.n0 * std::ssize(mu_terms_));
+        if (want_.sigma)
+            pick_sums(d_z, part.size(), sigma_terms_, data(out.sigma) + part.n0 * std::ssize(sigma_terms_));
+        if (want_.shift)
+            add_shift_gradient(d_shift, B_, shift_);
+    }
+
+    void finish(const Tensor& features) {
+        if (out.sigma && sigma_terms_.size() == 4)
+            out.sigma = torch::stable::view(*out.sigma, {N_, 2, 2});
+        if (!want_.shift)
+            return;
+        out.shift = torch::stable::new_empty(features, {B_, 2}, kScalarType<T>);
+        std::transform(shift_.begin(), shift_.end(), data(out.shift), [](double sum) { return static_cast<T>(sum); });
+    }
+};
+
+// grad [B, N]; make(part): the Pyramid of its neurons.
+template <class T, class Make>
+Gradients<T> backward(const Tensor& features, const OptionalTensor& sigma, const Tensor& weight, const Make& make,
+                      const T* grad, const Wanted& want, const T* pooled = nullptr) {
+    const int64_t B = features.size(0), N = weight.size(0), most = neurons_of_part<T>(weight);
+    GradientSums<T> sums(features, sigma, weight, want);
+    std::optional<ImageWriter<T>> writer;
     if (want.features)
-        out.features = pyramid.features_gradient(features, grad);
+        writer.emplace(features, N > most);
+    ImageReader<T> images(features, N > most);
+    for_each_part(N, most, [&](const Part& part) {
+        const AlignedArray<T> columns(part.whole() ? 0 : B * part.size());
+        if (!part.whole())
+            read_columns(grad, B, part, 1, columns.get());
+        const T* const own = part.whole() ? grad : columns.get();
+        const Pyramid<T> pyramid = make(part);
+        sums.add(part, images, pyramid, pooled, own);
+        if (writer)
+            pyramid.write_features_gradient(*writer, own, part.first(), part.last());
+    });
+    sums.finish(features);
+    if (writer)
+        sums.out.features = writer->gradient();
     if (want.bias)
-        out.bias = bias_gradient(features, B, N, grad);
-    return out;
+        sums.out.bias = bias_gradient(features, B, N, grad);
+    return sums.out;
 }
 
 // The gradient in the operand's dtype. If it is not requested: an empty tensor with the dtype of `otherwise`.

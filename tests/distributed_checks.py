@@ -1,0 +1,429 @@
+"""What holds for models on several ranks; tests/test_distributed.py calls these functions on each rank."""
+
+import copy
+import os
+
+import every_readout
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from v1fast import readouts
+from v1fast.distributed import placement_for_fsdp, shard_neurons, split_images
+from v1fast.losses import PoissonLoss
+from v1fast.models import FiringRateEncoder
+
+MAP, IMAGES = every_readout.MAP, 5
+POINT_READOUTS = [
+    name
+    for name in every_readout.MAKERS
+    if name.split(",")[0]
+    in {
+        "ClonedReadout",
+        "FullGaussian2d",
+        "Gaussian2d",
+        "GeneralizedFullGaussianReadout2d",
+        "GeneralizedPointPooled2d",
+        "MultiReadoutBase",
+        "MultiReadoutSharedParametersBase",
+        "PointGaussianReadout",
+        "PointPooled2d",
+        "PointPyramid2d",
+        "RemappedGaussian2d",
+        "SpatialTransformerPooled3d",
+    }
+]
+
+
+def mesh():
+    return init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("neurons",))
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def made(name, dtype=torch.float32):
+    torch.manual_seed(1)
+    return every_readout.MAKERS[name]().to(dtype)
+
+
+def named(*names):
+    """A message of assert_close that says of what."""
+    return lambda text: f"{' '.join(names)}: {text}"
+
+
+def parts_joined(local, axis=-1):
+    """The outputs of all ranks, in the order of the neurons."""
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, local.detach())
+    return torch.cat(parts, axis)
+
+
+def own(layer, whole_tensor):
+    """The columns of this rank's neurons."""
+    while not hasattr(layer, "outdims"):
+        layer = list(layer.children())[-1]
+        layer = list(layer.values())[-1] if isinstance(layer, nn.ModuleDict) else layer
+    first = getattr(layer, "first_neuron", None)
+    first = layer._source.first_neuron if first is None else first
+    return whole_tensor[..., first : first + layer.outdims]
+
+
+def a_step(layer, x, shift, upstream, reduction="sum"):
+    """Outputs, and the gradients of one step, by name."""
+    torch.manual_seed(7)  # of the samples
+    out = layer(x, shift=shift)
+    penalties = [
+        part.regularizer(reduction=reduction) for part in layer.modules() if isinstance(part, readouts.Readout)
+    ]
+    ((out * upstream).sum() + sum(penalties)).backward()
+    found = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    return out, found | {"features": x.grad, "shift": shift.grad}
+
+
+def every_point_readout_has_the_gradients_of_one_process():
+    for name in POINT_READOUTS:
+        for reduction in ("mean", "sum") if name in {"ClonedReadout", "PointPooled2d"} else ("sum",):
+            layer = made(name)
+            torch.manual_seed(3)
+            x = every_readout.features(layer)
+            if "3D" not in name and x.dim() == 4:
+                x = x.to(memory_format=torch.channels_last)
+            shift = 0.1 * torch.randn(2, 2)
+            one, several = ((x.clone().requires_grad_(), shift.clone().requires_grad_()) for _ in range(2))
+            target = torch.randn_like(layer(x))
+            want_out, want = a_step(copy.deepcopy(layer), *one, target, reduction)
+            sharded = shard_neurons(layer, mesh())
+            out, found = a_step(sharded, *several, own(sharded, target), reduction)
+            # A network's products of fewer rows may be rounded otherwise.
+            exact = {} if "predicted" in name else {"rtol": 0, "atol": 0}
+            torch.testing.assert_close(parts_joined(out), want_out.detach(), **exact, msg=name)
+            assert found.keys() == want.keys()
+            for key, gradient in want.items():
+                if gradient is None:
+                    assert found[key] is None, (name, key)
+                else:
+                    torch.testing.assert_close(whole(found[key]), gradient, msg=named(name, key))
+
+
+class Conv(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 5, 3, padding=1), nn.ELU())
+
+
+class Shifter(nn.Linear):
+    def forward(self, pupil_center, trial_idx=None):
+        return 0.1 * super().forward(pupil_center)
+
+
+NEURONS = 11
+CORTEX = torch.randn(NEURONS, 2, generator=torch.Generator().manual_seed(0)).numpy()
+
+
+def encoder(dtype=torch.float64, seed=4):
+    torch.manual_seed(seed)
+    readout = readouts.MultiReadoutSharedParametersBase(
+        {"a": MAP, "b": MAP},
+        {"a": NEURONS, "b": NEURONS},
+        readouts.FullGaussian2d,
+        bias=True,
+        init_mu_range=0.9,
+        init_sigma=0.4,
+        feature_reg_weight=0.01,
+        grid_mean_predictor={"hidden_layers": 1},
+        grid_mean_predictor_type="cortex",
+        share_transform=True,
+        share_features=True,
+        source_grids={"a": CORTEX, "b": CORTEX + 1},
+        shared_match_ids={"a": list(range(NEURONS)), "b": list(range(NEURONS))[::-1]},
+    )
+    readout.add_session("c", 7, grid_mean_predictor=None, share_features=False)
+    return FiringRateEncoder(Conv(), readout, shifter=Shifter(2, 2)).to(dtype)
+
+
+def batch(session, step, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(step)
+    neurons = {"c": 7}.get(session, NEURONS)
+    images = torch.randn(IMAGES, 1, *MAP[1:], generator=draw, dtype=dtype)
+    return (
+        images,
+        torch.rand(IMAGES, neurons, generator=draw, dtype=dtype),
+        torch.randn(IMAGES, 2, generator=draw, dtype=dtype),
+    )
+
+
+def optimizer_of(model):
+    """The readouts' parameters, which may be DTensors, in a group of their own."""
+    parts = (model.core, model.shifter), (model.readout,)
+    groups = [{"params": [one for part in group for one in part.parameters()]} for group in parts]
+    return torch.optim.Adam(groups, lr=0.05)
+
+
+def train(model, steps, first=0, optimizer=None):
+    """Losses of all neurons."""
+    optimizer, losses = optimizer or optimizer_of(model), []
+    torch.manual_seed(first)
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        for session, readout in model.readout.items():
+            images, responses, pupil = batch(session, step)
+            rates = model(images, data_key=session, pupil_center=pupil)
+            part = responses[:, readout.first_neuron : readout.first_neuron + readout.outdims]
+            loss = PoissonLoss(avg=False)(rates, part) + readout.regularizer()
+            loss.backward()
+            losses.append(loss.detach())
+        optimizer.step()
+    losses = torch.stack(losses)
+    return losses, optimizer
+
+
+def summed(losses):
+    dist.all_reduce(losses)
+    return losses
+
+
+def sharded_encoder():
+    model = encoder()
+    shard_neurons(model.readout, mesh())
+    return model
+
+
+def twenty_steps_have_the_losses_of_one_process():
+    want, _ = train(one := encoder(), 20)
+    model = sharded_encoder()
+    found = summed(train(model, 20)[0])
+    torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-10)
+    for (name, parameter), expected in zip(model.named_parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(whole(parameter), expected, rtol=1e-8, atol=1e-8, msg=named(name))
+
+
+def no_rank_has_all_neurons():
+    model = sharded_encoder()
+    most = -(-NEURONS // dist.get_world_size())
+    readout = model.readout["a"]
+    assert readout.outdims <= most
+    images, _, pupil = batch("a", 0)
+    assert model(images, data_key="a", pupil_center=pupil).shape == (IMAGES, readout.outdims)
+    for session in model.readout.values():
+        for name, parameter in session.named_parameters():
+            if "mu_transform" not in name and "_features" not in name:
+                assert session.outdims in parameter.to_local().shape, name
+    assert model.readout["a"].mu_transform[0].weight is model.readout["b"].mu_transform[0].weight
+    assert model.readout["a"]._features is model.readout["b"]._features
+    total = torch.tensor(readout.outdims)
+    dist.all_reduce(total)
+    assert total == NEURONS
+
+
+def ranks_without_neurons():
+    """Ranks that have no neurons take part."""
+    layer = readouts.FullGaussian2d(MAP, 1, bias=True, grid_mean_predictor={}, source_grid=[[0.0, 0.0]])
+    x = torch.randn(2, *MAP, requires_grad=True)
+    expected = copy.deepcopy(layer)
+    torch.manual_seed(0)
+    expected(x).sum().backward()
+    want, x.grad = x.grad, None
+    shard_neurons(layer, mesh())
+    torch.manual_seed(0)
+    (layer(x).sum() + layer.regularizer(reduction="mean")).backward()
+    torch.testing.assert_close(x.grad, want)
+    for found, one in zip(layer.mu_transform.parameters(), expected.mu_transform.parameters(), strict=True):
+        torch.testing.assert_close(whole(found.grad), one.grad)
+
+
+def samples_are_those_of_one_process():
+    for options in ({}, {"batch_sample": False}, {"gauss_type": "isotropic"}):
+        torch.manual_seed(0)
+        layer = readouts.FullGaussian2d(MAP, NEURONS, bias=True, **options)
+        expected = copy.deepcopy(layer)
+        shard_neurons(layer, mesh())
+        torch.manual_seed(5)
+        want = expected.sample_grid(3, True)
+        torch.manual_seed(5)
+        assert torch.equal(parts_joined(layer.sample_grid(3, True), 1), want)
+        for x in (torch.randn(3, *MAP), torch.randn(3, MAP[0], 2, *MAP[1:])):
+            dist.broadcast(x, 0)
+            found = parts_joined(layer(x, sample=True, seed=9, image_offset=2))
+            assert torch.equal(found, expected(x, sample=True, seed=9, image_offset=2).detach())
+            index = [0, -1] if layer.outdims else []
+            assert torch.equal(layer(x, seed=9, out_idx=index), layer(x, seed=9)[..., index])
+
+
+def a_readout_on_the_meta_device_gets_the_values_it_would_have():
+    for name in ("FullGaussian2d", "FullGaussian2d, predicted grid", "PointPooled2d", "MultiReadoutBase"):
+        want = made(name).state_dict()
+        torch.manual_seed(1)
+        with torch.device("meta"):
+            layer = every_readout.MAKERS[name]()
+        shard_neurons(layer, mesh())
+        assert layer.state_dict().keys() == want.keys()
+        for key, value in layer.state_dict().items():
+            assert torch.equal(whole(value), want[key]), (name, key)
+    mean_activity = torch.rand(NEURONS)
+    dist.broadcast(mean_activity, 0)
+    with torch.device("meta"):
+        layer = readouts.FullGaussian2d(MAP, NEURONS, bias=True, mean_activity=mean_activity)
+    assert torch.equal(whole(shard_neurons(layer, mesh()).bias), mean_activity)
+
+
+def whole_state_dicts_load():
+    want = encoder(seed=8).state_dict()
+    model = sharded_encoder()
+    model.load_state_dict(want)
+    for name, value in model.state_dict().items():
+        assert torch.equal(whole(value), want[name]), name
+
+
+def refuses_what_it_cannot_shard():
+    def layer(**options):
+        return readouts.FullGaussian2d(MAP, NEURONS, bias=True, **options)
+
+    sharded = shard_neurons(layer(), mesh())
+    with torch.device("meta"):
+        without_values = every_readout.MAKERS["PointPyramid2d"]()
+    for wrong, message in (
+        (readouts.FullFactorized2d(MAP, NEURONS, bias=True), r"^readout: .* got FullFactorized2d"),
+        (layer(sampler="torch"), r"^sampler: "),
+        (sharded, r"^readout: .* got ShardedFullGaussian2d"),
+        (without_values, r"^gauss_pyramid\.filter: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shard_neurons(wrong, mesh())
+    both = init_device_mesh("cpu", (1, dist.get_world_size()), mesh_dim_names=("images", "neurons"))
+    for function in (shard_neurons, split_images):
+        with pytest.raises(ValueError, match=r"^mesh: want one dimension, got 2"):
+            function(layer(), both)
+    with pytest.raises(ValueError, match=r"^mu_dispersion: "):
+        _ = sharded.mu_dispersion
+    assert f"of {NEURONS}" in repr(shard_neurons(layer(), both["neurons"]))
+
+
+def checkpoint():
+    return os.path.join(os.environ["SCRATCH"], os.environ.get("CHECKPOINT", "checkpoint"))
+
+
+def saves_after_three_steps():
+    model = sharded_encoder()
+    _, optimizer = train(model, 3)
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=checkpoint())
+
+
+def one_process_reads_the_checkpoint():
+    sharded, one = sharded_encoder(), encoder(seed=99)
+    train(sharded, 3)
+    state = {"model": one.state_dict()}
+    dcp.load(state, checkpoint_id=checkpoint(), no_dist=True)
+    for name, value in sharded.state_dict().items():
+        torch.testing.assert_close(state["model"][name], whole(value), rtol=1e-12, atol=1e-12)
+
+
+def goes_on_from_the_checkpoint():
+    """With any number of ranks; one rank has no DTensors."""
+    model = encoder(seed=99)
+    if dist.get_world_size() > 1:
+        shard_neurons(model.readout, mesh())
+    optimizer = optimizer_of(model)
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    dcp.load(state, checkpoint_id=checkpoint())
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    found = summed(train(model, 3, first=3, optimizer=optimizer)[0])
+    one = encoder()
+    _, optimizer = train(one, 3)
+    torch.testing.assert_close(found, train(one, 3, first=3, optimizer=optimizer)[0], rtol=1e-9, atol=1e-9)
+
+
+# images split over ranks
+
+
+def image_mesh():
+    return init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("images",))
+
+
+class Core(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ELU())
+
+
+def model_of_sessions(neurons):
+    torch.manual_seed(2)
+    sizes = {"a": MAP, "b": MAP}
+    readout = readouts.MultiReadoutBase(sizes, neurons, readouts.FullGaussian2d, bias=True, init_mu_range=0.9)
+    model = FiringRateEncoder(Core(), readout, shifter=Shifter(2, 2)).double()
+    model.core[1].running_mean.uniform_(-1, 1)
+    model.core[1].eval()
+    return model
+
+
+def part_of(batch, sizes):
+    """This rank's images, their offset, and the batch's fields."""
+    rank = dist.get_rank()
+    first = sum(sizes[:rank])
+    return first, [field[first : first + sizes[rank]] for field in batch]
+
+
+def gradients(model, forward, neurons, sizes, scale):
+    """Of one step over both sessions; the last batch is uneven."""
+    for seed, session in enumerate(neurons):
+        draw = torch.Generator().manual_seed(seed)
+        images, pupil = (torch.randn(sum(sizes), *shape, generator=draw).double() for shape in ((1, *MAP[1:]), (2,)))
+        responses = torch.rand(sum(sizes), neurons[session], generator=draw).double()
+        first, fields = (0, (images, responses, pupil)) if scale == 1 else part_of((images, responses, pupil), sizes)
+        rates = forward(fields[0], data_key=session, pupil_center=fields[2], seed=seed, image_offset=first)
+        (scale * PoissonLoss(avg=False)(rates, fields[1])).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def ranks_average_to_the_gradients_of_one_process(split):
+    neurons, sizes = {"a": 8, "b": 12}, [3, 1, 4, 1][: dist.get_world_size()]
+    want = gradients(model := model_of_sessions(neurons), model, neurons, sizes, scale=1)
+    several = model_of_sessions(neurons)
+    found = gradients(several, split(several), neurons, sizes, scale=dist.get_world_size())
+    for name, gradient in want.items():
+        torch.testing.assert_close(whole(found[name]), gradient, msg=named(name))
+
+
+def distributed_data_parallel():
+    parallel = nn.parallel.DistributedDataParallel
+    ranks_average_to_the_gradients_of_one_process(lambda model: parallel(model, find_unused_parameters=True))
+
+
+def fully_sharded_data_parallel():
+    def split(model):
+        options = {"mesh": image_mesh(), "shard_placement_fn": placement_for_fsdp(dist.get_world_size())}
+        for part in (*model.readout.values(), model):
+            fully_shard(part, **options)
+        widest = model.readout["a"]._features
+        assert widest.to_local().numel() * dist.get_world_size() == widest.numel()
+        return model
+
+    ranks_average_to_the_gradients_of_one_process(split)
+
+
+def ranks_draw_their_own_samples():
+    """Although they share torch's seed."""
+    for layer, draws_apart in (
+        (readouts.FullGaussian2d(MAP, 50, bias=True), True),
+        (readouts.FullGaussian2d(MAP, 50, bias=True, batch_sample=False), False),
+        (readouts.Gaussian3d(MAP, 50, **every_readout.POINTS_3D), True),
+    ):
+        x = torch.randn(2, *MAP)
+        for tensor in (x, *layer.parameters()):
+            dist.broadcast(tensor.detach(), 0)
+        given = parts_joined(layer(x, seed=3), 0)
+        for split in (False, True):
+            layer = split_images(layer, image_mesh()) if split else layer
+            torch.manual_seed(0)
+            one, *others = parts_joined(layer(x, sample=True), 0).split(len(x))
+            assert all(torch.equal(one, other) != (split and draws_apart) for other in others)
+        assert torch.equal(parts_joined(layer(x, seed=3), 0), given)
+    with pytest.raises(ValueError, match=r"^sampler: "):
+        split_images(readouts.FullGaussian2d(MAP, 5, bias=True, sampler="torch"), image_mesh())

@@ -1,0 +1,29 @@
+"""Models on several ranks: what every rank has to find is in distributed_checks.py."""
+
+import pytest
+import ranks
+
+NEURONS = [
+    "every_point_readout_has_the_gradients_of_one_process",
+    "twenty_steps_have_the_losses_of_one_process",
+    "no_rank_has_all_neurons",
+    "ranks_without_neurons",
+    "samples_are_those_of_one_process",
+    "a_readout_on_the_meta_device_gets_the_values_it_would_have",
+    "whole_state_dicts_load",
+    "refuses_what_it_cannot_shard",
+    "saves_after_three_steps",
+    "one_process_reads_the_checkpoint",
+]
+IMAGES = ["distributed_data_parallel", "fully_sharded_data_parallel", "ranks_draw_their_own_samples"]
+
+
+def test_two_ranks(tmp_path):
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 2, tmp_path)
+
+
+@pytest.mark.slow
+def test_four_ranks(tmp_path):
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 4, tmp_path)
+    for number in (1, 2, 3):
+        ranks.run("distributed_checks", ["goes_on_from_the_checkpoint"], number, tmp_path)
