@@ -198,7 +198,7 @@ class FullFactorized2d(MapReadout):
 
 
 SpatialXFeatureLinear = FullFactorized2d
-"""An older name of it in neuralpredictors."""
+"""An older name of :class:`FullFactorized2d` in neuralpredictors."""
 
 FullSXF = FullFactorized2d
-"""Another one."""
+"""Another older name of :class:`FullFactorized2d` in neuralpredictors."""
