@@ -1,6 +1,5 @@
 """Noise: its covariance, cross-validation, whitening, reliability and ceilings, each against a simulation."""
 
-
 import numpy as np
 import pytest
 import scipy.stats

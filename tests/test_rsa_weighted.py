@@ -1,6 +1,5 @@
 """Models with parameters: the fit is the best there is, and what it is tested on has not been seen."""
 
-
 import numpy as np
 import pytest
 import scipy.stats
