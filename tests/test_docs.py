@@ -1,29 +1,25 @@
 """What the documentation shows runs: docstrings' examples, pages for newcomers, commands. `make docs` checks links."""
 
-import contextlib
 import doctest
 import importlib
-import io
 import re
 import shlex
 import sys
-import textwrap
 from pathlib import Path
 
+import pages
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
     for path in sorted((ROOT / "v1fast").rglob("*.py"))
 }
 MODULES = [module for module, text in SOURCES.items() if re.search(r"^ *>>> ", text, re.MULTILINE)]
 RUN = ["quickstart", "from-neuralpredictors", "from-openretina", "from-sensorium", "rsatoolbox"]
-BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.MULTILINE | re.DOTALL)  # one with a title is not run
 COMMAND = re.compile(r"^\s*\$? ?v1fast ([a-z][^\n#]*)", re.MULTILINE)
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WRITTEN = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+WRITTEN = [*sorted(pages.DOCS.rglob("*.md")), ROOT / "README.md"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -33,22 +29,13 @@ def test_examples_of_docstrings_hold(module):
     assert not found.failed
 
 
-def run_page(page):
-    """All Python blocks of a page, one after another, as a reader would."""
-    text, names = page.read_text(), {}
-    for match in BLOCK.finditer(text):
-        line = text.count("\n", 0, match.start(2))
-        code = compile("\n" * line + textwrap.dedent(match[2]), str(page), "exec")
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(code, names)
-    return names
-
-
 @pytest.mark.parametrize("page", RUN)
 def test_pages_for_newcomers_run(page, tmp_path, monkeypatch):
     pytest.importorskip("rsatoolbox")
     monkeypatch.chdir(tmp_path)
-    names = run_page(DOCS / f"{page}.md")
+    names = {}
+    for block in pages.blocks(page):
+        pages.run(block, names)
     assert names, "there is something to run"
 
 

@@ -3,10 +3,13 @@
 ``v1fast.functional``  the computations, as functions of tensors
 ``v1fast.readouts``    the layers, drop-in for those of the same names in neuralpredictors and openretina
 ``v1fast.accelerate``  lets a model of neuralpredictors or openretina compute its readouts by them, in place
-``v1fast.models``      cores, and the multitask LN model
-``v1fast.training``    the fit of an encoder
+``v1fast.models``      cores, shifters, modulators, and the encoder that joins them with readouts
+``v1fast.data``        recordings in all formats, loaders, and simulated animals
+``v1fast.training``    the fit of an encoder; readouts on frozen cores
 ``v1fast.metrics``     how good predicted responses are, neuron by neuron; ``v1fast.losses``
-``v1fast.data``        simulated populations
+``v1fast.runs``        from recordings to a folder with a model, its metrics and a report
+``v1fast.experiments`` transfer of cores, comparison of readouts
+``v1fast.insilico``    what excites a model's neurons most, and what they read of images
 ``v1fast.rsa``         representational similarity analysis
 ``v1fast.plots``       figures
 ``v1fast.ops.loaded``  which kernels this installation runs

@@ -343,7 +343,7 @@ def rdm(
     condensed: bool = False,
     accuracy: str = "float32",
 ) -> Array:
-    r"""Representational dissimilarity matrix: how much the responses to each two stimuli differ.
+    r"""Representational dissimilarity matrix: how much the responses to two stimuli differ, for each pair.
 
     .. math::
         M_{ij} = 1 - \frac{1}{N} \sum_n Z_{in} Z_{jn}, \qquad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
@@ -12,6 +13,7 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):`~?([\w.]+)`")
 _INLINE_MATH = re.compile(r":math:`([^`]+)`")
 _NAMED = re.compile(r"^``[^`]+``(?:(?:, | and |  +)``[^`]+``)*  +\S")
 _MATH = re.compile(r"^( *)\.\. math::\n+((?:\1 +\S.*\n?)+)", re.MULTILINE)
+_SHARED = re.compile(r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)+):")
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Examples?):$")
 
 
@@ -52,12 +54,31 @@ def _blocks(lines: list[str]) -> list[str]:
     return [*out, f"{indent}```"] if fence else out
 
 
+def _one_by_one(lines: list[str]) -> Iterator[str]:
+    """Arguments that share a description, ``height, width: of an image``, each with its own."""
+    entry: list[str] = []
+    names: list[str] = []
+    for line in [*lines, ""]:
+        continued = entry and len(line) - len(line.lstrip()) > len(entry[0]) - len(entry[0].lstrip())
+        if not continued:
+            for name in names:
+                yield from [_SHARED.sub(rf"\g<1>{name}:", entry[0]), *entry[1:]]
+            entry, names = [], []
+        found = _SHARED.match(line)
+        if found and not continued:
+            entry, names = [line], found[2].split(", ")
+        elif entry:
+            entry.append(line)
+        else:
+            yield line
+
+
 def to_markdown(text: str) -> str:
     """A docstring of this project as Markdown with Google's sections."""
     text = _MATH.sub(_display, text)
     text = _INLINE_MATH.sub(lambda match: latex2mathml.converter.convert(match[1]), text)
     text = _ROLE.sub(_role, text)
-    return "\n".join(_blocks(text.splitlines()))
+    return "\n".join(_blocks(list(_one_by_one(text.splitlines()))))
 
 
 class Docstrings(griffe.Extension):

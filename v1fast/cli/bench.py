@@ -17,6 +17,6 @@ def bench(
     full: Annotated[bool, typer.Option("--full", help="Every provider in every case, and more rounds.")] = False,
     quick: Quick = False,
 ) -> None:
-    """Measure error and speed of v1fast, eager torch, torch.compile and installed peers, in a few minutes."""
+    """Measure error and speed of v1fast, eager torch, torch.compile and the published layers, in a few minutes."""
     need("plot", "matplotlib")
     benchmark("run").main(out, case or (), provider or (), device=device, quick=quick, full=full)

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of responses to repeated images; images with one trial are left out.
+    """Statistics of responses to repeated images; images with one trial are left out.
 
     Attributes:
         noise_correlation: [N (N - 1) / 2], correlation of two neurons' deviations from the average response to the
@@ -44,12 +44,12 @@ class Statistics:
 
 
 def statistics(recording: SimulatedRecording) -> Statistics:
-    """Of the test images' repeats."""
+    """Statistics of the responses to the repeated test images."""
     return response_statistics(recording.test.responses, recording.test.image_ids)
 
 
 def response_statistics(responses: Tensor, image_ids: Tensor) -> Statistics:
-    """Statistics of any recording.
+    """Statistics of the repeats in any recording.
 
     Args:
         responses: [T, N], finite, >= 0.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What is compared.
+    """What a comparison of readouts compares.
 
     Attributes:
         images: numbers of images n, in training trials of all sessions together; empty: powers of two from 64 up to
@@ -184,7 +184,7 @@ def compare_readouts(
     show: bool = True,
     console: Console | None = None,
 ) -> list[Row]:
-    """Run the comparison.
+    """Compare readouts: fraction oracle against the number of images, for few neurons and many.
 
     Args:
         sessions: by name; of several, one core is trained on all.

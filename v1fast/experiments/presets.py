@@ -30,7 +30,7 @@ SMALL = ModelSettings(
 """A model for small simulated animals: a fit takes seconds."""
 
 TINY = replace(SMALL, channels=6, max_epochs=3, patience=2, lr_decay_steps=1, least_steps=4)
-"""A model that shows that all runs, in a second."""
+"""A model for a trial run: a fit takes a second."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Simulated:
 
 
 QUICK = Simulated(animals=3, neurons=12, train=96, validation=24, test=12, repeats=4)
-"""Animals that show that all runs, in a minute: those of ``--quick``."""
+"""Few small animals, for a trial run of a minute: those of ``--quick``."""
 
 
 def simulated_sessions(sizes: Simulated) -> Mapping[str, Session]:

@@ -51,7 +51,7 @@ UNTRAINED = ("random", "vgg16", "random vgg16")
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """What is compared.
+    """What a transfer experiment compares.
 
     Attributes:
         images: the numbers n, in training trials of all sessions of a group together; empty: powers of two from 64 up

@@ -28,7 +28,7 @@ def neuron_table(
     layer: ArrayLike | None = None,
     positions: Positions | None = None,
 ) -> Table:
-    """Return columns of the same length N, by name.
+    """Return a table of the neurons: columns of length N, by name.
 
     Args:
         metrics: results by the names of their columns.

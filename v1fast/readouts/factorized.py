@@ -157,7 +157,7 @@ class FullFactorized2d(SharedFeatures, MapReadout):
 
 
 SpatialXFeatureLinear = FullFactorized2d
-"""An older name of it in neuralpredictors."""
+"""An older name of :class:`FullFactorized2d` in neuralpredictors."""
 
 FullSXF = FullFactorized2d
-"""Another one."""
+"""Another older name of :class:`FullFactorized2d` in neuralpredictors."""

@@ -187,4 +187,4 @@ class FactorizedReadout(MapReadout):
 
 
 KlindtReadoutWrapper3D = FactorizedReadout
-"""An older name of it in openretina."""
+"""An older name of :class:`FactorizedReadout` in openretina."""

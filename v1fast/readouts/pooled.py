@@ -192,7 +192,7 @@ class PointPooled2d(PooledReadout):
 
 
 SpatialTransformerPooled2d = PointPooled2d
-"""The name that Sinz et al. gave it."""
+"""The name that Sinz et al. gave :class:`PointPooled2d`."""
 
 
 class GeneralizedPointPooled2d(SeveralOutputs, PointPooled2d):

@@ -204,4 +204,4 @@ class PointPyramid2d(GridReadout):
 
 
 SpatialTransformerPyramid2d = PointPyramid2d
-"""The name that Sinz et al. gave it."""
+"""The name that Sinz et al. gave :class:`PointPyramid2d`."""

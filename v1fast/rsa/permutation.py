@@ -184,7 +184,7 @@ def _vectors_without_nan(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any]
     empty = to_squares(absent[None])[0]
     there = np.flatnonzero(empty.sum(0) < len(empty) - 1)
     if empty[np.ix_(there, there)].any():
-        raise ValueError("rdm1, rdm2: want NaN in whole rows alone, got single pairs: relabelling would move them")
+        raise ValueError("rdm1, rdm2: want NaN in whole rows alone, got single pairs: a permutation would move them")
     i, j = (there[k] for k in np.triu_indices(len(there), 1))
     first, second = (to_squares(vector[None])[0][i, j] for vector in (a, b))
     return first, second

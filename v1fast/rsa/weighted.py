@@ -208,7 +208,7 @@ def crossvalidate(
     sigma_k: ArrayLike | None = None,
     seed: int = 0,
 ) -> CrossValidated:
-    """How similar a model with parameters is to stimuli and subjects that it was not fitted to.
+    """Test models with parameters on stimuli and subjects that they were not fitted to.
 
     For each fold of stimuli and each fold of subjects, weights are fitted to the other subjects' dissimilarities
     between the other stimuli, and tested on these subjects' dissimilarities between these stimuli. Pairs with one

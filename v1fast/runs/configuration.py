@@ -235,7 +235,7 @@ FAMILIES: dict[str, dict[str, type[Any]]] = {
     "optimizer": {name: getattr(torch.optim, name) for name in _OPTIMIZERS},
     "schedule": {cls.__name__: cls for cls in (EarlyStopping, OneCycle)},
 }
-"""Of each part, the classes that a configuration may name."""
+"""Part of a configuration -> the classes that it may name."""
 
 _OPTIONAL = ("shifter", "modulator")
 _NESTED = {"grid_mean_predictor": readouts.FullGaussian2d.init_grid_predictor}

@@ -29,7 +29,7 @@ OF_REPEATS = ("correlation_to_average", "oracle_correlation", "explainable_varia
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of the trials of one recording; responses and predictions are as the model has them, normalised.
+    """Responses and predictions of the trials of one recording, as the model has them: normalised.
 
     Attributes:
         predicted: [T, N], expected responses.

@@ -26,7 +26,7 @@ _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class TrialRows:
-    """One row for each trial of a tensor that has a row for each *distinct* thing shown; rows are made when asked for.
+    """The images of trials, from a tensor of distinct images: trial t showed image ``index[t]``.
 
     It stands in for a tensor of trials in the mappings that :class:`v1fast.training.TensorBatches` takes.
 
@@ -271,7 +271,7 @@ def fit_readouts(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> History:
-    """Freeze the core and fit all else: readouts, shifter, modulator. The core runs once for each image, not in steps.
+    """Freeze the core and fit all else: readouts, shifter, modulator. The core runs once for each image.
 
     The result is that of ``fit(encoder.freeze_core(), train, validation, **options)``, up to the rounding of the
     features.
