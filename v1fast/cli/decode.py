@@ -119,7 +119,7 @@ def _pictures(found: Decoding, quick: bool) -> dict[str, Figure]:
     from v1fast.decoding import board_losses, figures
 
     widths, depths = ((4, 16), (1, 2)) if quick else ((4, 8, 16, 32), (1, 2, 3))
-    boards = board_losses(widths, depths, squares=4, steps=50 if quick else 400)
+    boards = board_losses(widths, depths, squares=4, steps=50 if quick else 800)
     return {
         "data": figures.data_matrix(found.population),
         "tuning": figures.tuning(found.population),

@@ -107,7 +107,8 @@ def v1_of(population: Population, bin_degrees: float = 6.0) -> V1:
     if len(chosen) < FEWEST:
         raise ValueError(f"{population.name}: want at least {FEWEST} orientations up to 180, got {len(chosen)}")
     degrees, responses = population.degrees[chosen], population.responses[chosen]
-    bins = np.unique((degrees // bin_degrees).astype(int), return_inverse=True)[1]
+    last = max(0, int(np.ceil(180 / bin_degrees)) - 1)  # it includes 180 itself, which would have a bin of its own
+    bins = np.unique(np.minimum(degrees // bin_degrees, last).astype(int), return_inverse=True)[1]
     place = np.arange(len(bins)) - np.searchsorted(bins, bins)  # of a stimulus within its bin
     crossvalidated, ceiling, undefined = None, None, 0
     counts = np.bincount(bins)
@@ -116,19 +117,15 @@ def v1_of(population: Population, bin_degrees: float = 6.0) -> V1:
             rsa.rdm_of_repeats(responses, "correlation", stimuli=bins, folds=place), np.float64
         )  # fmt: skip
         undefined = int(np.isnan(crossvalidated).sum())
-        whole = counts == counts.max()
-        if counts.max() >= 4 and whole.sum() >= FEWEST:
-            repeats = np.stack(
-                [responses[[np.flatnonzero(bins == k)[r] for k in np.flatnonzero(whole)]] for r in range(counts.max())]
-            )
-            found = rsa.reliability(
-                repeats, "pearson", dissimilarity="correlation", crossvalidate=True, splits=CEILING_SPLITS
-            )  # fmt: skip
-            ceiling = found.ceiling
-    rdm = functional.rdm(responses)
-    return V1(
-        population.name, degrees - 90, responses, np.asarray(rdm, np.float64), bins, crossvalidated, ceiling, undefined
-    )
+        times = int(np.bincount(counts).argmax())  # the commonest number of stimuli in a bin
+        whole = np.flatnonzero(counts >= times)
+        if times >= 4 and len(whole) >= FEWEST:
+            first = np.searchsorted(bins, whole)
+            repeats = np.stack([responses[first + number] for number in range(times)])
+            options: dict[str, Any] = {"dissimilarity": "correlation", "crossvalidate": True}
+            ceiling = rsa.reliability(repeats, "pearson", splits=CEILING_SPLITS, **options).ceiling
+    rdm = np.asarray(functional.rdm(responses), np.float64)
+    return V1(population.name, degrees - 90, responses, rdm, bins, crossvalidated, ceiling, undefined)
 
 
 @dataclasses.dataclass(frozen=True)
