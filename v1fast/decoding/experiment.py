@@ -115,7 +115,7 @@ def population_of(recording: Recording, bin_degrees: float | None = None, neuron
     """
     if "orientation" not in recording.trials:
         raise ValueError(f"{recording.source or recording.name}: want orientations of the trials (stimuli), got none")
-    degrees = np.asarray(recording.trials["orientation"], np.float64)
+    degrees = np.array(recording.trials["orientation"], np.float64)  # a copy: what is mapped may be read-only
     responses = np.asarray(recording.responses[:])
     preferred = recording.neurons.get("preferred_direction")
     if neurons is not None and neurons < responses.shape[1]:
@@ -379,7 +379,8 @@ def classify(split: Split, settings: DecodingSettings, number: int = 0) -> Class
     )
     with torch.no_grad():
         decoded = network(split.responses[split.test]).argmax(1).numpy()
-    hidden, output = (layer.weight.detach().double().numpy() for layer in (network.layers[0], network.layers[-1]))
+    layers: Any = network.layers
+    hidden, output = (layer.weight.detach().double().numpy() for layer in (layers[0], layers[-1]))
     return Classified(classes[split.test].numpy(), decoded, settings.classes, hidden, output, descent, rate)
 
 

@@ -46,7 +46,8 @@ def stimuli(image_shape: tuple[int, int] = (48, 64)) -> Figure:
 def filters(trained: Trained, count: int, size: int) -> Figure:
     """The initial filters, and what training made of them."""
     first = initial_filters(count, size)[:, 0].numpy()
-    last = trained.network.conv.weight.detach()[:, 0].numpy()  # type: ignore[union-attr, operator, index]
+    network: Any = trained.network
+    last = network.conv.weight.detach()[:, 0].numpy()
     figure, grid = new_figure(3, count, (1.6 * count + 1.4, 5.2))
     parts = (("initial", first, 1.0), ("trained", last, 1.0), ("difference", last - first, None))
     for row, (name, shown, limit) in zip(grid, parts, strict=True):
@@ -204,12 +205,12 @@ def tasks(rows: Sequence[Mapping[str, Any]], ceiling: tuple[float, float] | None
         panels[1].legend(loc="lower right", fontsize=9)
     solved = {(row["system"], row["layer"]): row["solved"] for row in reversed(rows)}
     labels = [f"{system}, {layer}" if layer != system else system for system, layer in names]
-    for number, name in enumerate(names):
-        if name[1] == "fc" and "chance" in solved[name]:
-            labels[number] += f"\n({solved[name]})"
+    for number, pair in enumerate(names):
+        if pair[1] == "fc" and "chance" in solved[pair]:
+            labels[number] += f"\n({solved[pair]})"
     panels[0].set_yticks(places, labels, fontsize=9)
-    for name, colour in colours.items():
-        panels[0].barh(np.nan, np.nan, color=colour, alpha=0.55, label=f"layer {name}")
+    for layer, colour in colours.items():
+        panels[0].barh(np.nan, np.nan, color=colour, alpha=0.55, label=f"layer {layer}")
     panels[0].legend(loc="lower right", fontsize=9)
     panels[0].set_title("single stimuli (noise included)")
     panels[1].set_title("cross-validated over neighbouring stimuli")
