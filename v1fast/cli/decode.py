@@ -119,7 +119,8 @@ def _pictures(found: Decoding, quick: bool) -> dict[str, Figure]:
     from v1fast.decoding import board_losses, figures
 
     widths, depths = ((4, 16), (1, 2)) if quick else ((4, 8, 16, 32), (1, 2, 3))
-    boards = board_losses(widths, depths, squares=4, steps=50 if quick else 400)
+    steps = 50 if quick else 800
+    boards = board_losses(widths, depths, squares=4, steps=steps)
     return {
         "data": figures.data_matrix(found.population),
         "tuning": figures.tuning(found.population),
@@ -128,7 +129,7 @@ def _pictures(found: Decoding, quick: bool) -> dict[str, Figure]:
         "errors": figures.errors(found.rows, found.class_rows),
         "weights": figures.class_weights(found.classified, found.population),
         "sizes": figures.sizes(found.sizes),
-        "xor": figures.boards(widths, depths, boards),
+        "xor": figures.boards(widths, depths, boards, steps=steps),
     }
 
 

@@ -36,7 +36,7 @@ def board(squares: int = 2, points: int = 12) -> tuple[Tensor, Tensor]:
 
 
 def learn_board(
-    width: int, depth: int, *, squares: int = 2, activation: str = "relu", steps: int = 400, seed: int = 0
+    width: int, depth: int, *, squares: int = 2, activation: str = "relu", steps: int = 800, seed: int = 0
 ) -> tuple[float, DeepNet]:
     """Fit a network to a board by Adam, in full batches.
 
@@ -65,7 +65,7 @@ def learn_board(
 
 
 def board_losses(
-    widths: tuple[int, ...], depths: tuple[int, ...], *, squares: int, seeds: int = 2, steps: int = 400
+    widths: tuple[int, ...], depths: tuple[int, ...], *, squares: int, seeds: int = 3, steps: int = 800
 ) -> Floats:
     """The least error over a few seeds, [depths, widths], of networks with rectified units.
 

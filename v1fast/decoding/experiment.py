@@ -15,6 +15,7 @@ from torch import Tensor
 from v1fast import _choices
 from v1fast._progress import progress
 from v1fast.data import Recording
+from v1fast.data.gratings import RECORDED_NEURONS
 from v1fast.data.stringer import binned
 from v1fast.decoding.baselines import from_circle, on_circle, reduced_rank, ridge
 from v1fast.decoding.fitting import Descent, descend_safely, one_thread, span, within
@@ -32,7 +33,9 @@ class DecodingSettings:
 
     Attributes:
         width, depth, activation: of the network, see :class:`DeepNet`.
-        iterations, rate: of gradient descent.
+        iterations, rate: of gradient descent. Rates are meant for the recording's 23,589 neurons. For N neurons they
+            are multiplied by 23,589 / N, since the gradients of the first layer grow with N; and they are halved as
+            often as a descent diverges.
         batch, batch_rate: of stochastic gradient descent, which uses as many stimuli in all as gradient descent does.
         splits: random splits of the stimuli, each with a network of its own; the first is that of ``seed``.
         share: of training stimuli.
@@ -112,7 +115,7 @@ def population_of(recording: Recording, bin_degrees: float | None = None, neuron
     """
     if "orientation" not in recording.trials:
         raise ValueError(f"{recording.source or recording.name}: want orientations of the trials (stimuli), got none")
-    degrees = np.asarray(recording.trials["orientation"], np.float64)
+    degrees = np.array(recording.trials["orientation"], np.float64)  # a copy: what is mapped may be read-only
     responses = np.asarray(recording.responses[:])
     preferred = recording.neurons.get("preferred_direction")
     if neurons is not None and neurons < responses.shape[1]:
@@ -177,7 +180,7 @@ class Decoded:
         decoder: its name.
         true, decoded: [T], degrees.
         descent: of a network.
-        rate: at which it was fitted: that of the settings, or lower where it diverges.
+        rate: at which it was fitted.
     """
 
     decoder: str
@@ -219,7 +222,7 @@ def decode_network(
     Args:
         split: of a population.
         width, depth, activation: of the network.
-        iterations, rate, batch: of the descent.
+        iterations, rate, batch: of the descent, the rate as in :class:`DecodingSettings`.
         seed: of network and batches.
         name: of the decoder.
     """
@@ -234,19 +237,19 @@ def decode_network(
             last.bias.copy_(targets[split.train].mean(0))
         return within(network, split.basis)
 
-    network, descent, rate = descend_safely(
+    network, descent, used = descend_safely(
         make,
         split.scores[split.train],
         targets[split.train],
         iterations=iterations,
-        rate=rate,
+        rate=rate * RECORDED_NEURONS / split.responses.shape[1],
         batch=batch,
         held_out=(split.scores[split.test], targets[split.test]),
         seed=seed,
     )
     with torch.no_grad():
         decoded = network(split.scores[split.test])[:, 0].double().numpy()
-    return Decoded(name, split.degrees[split.test], decoded, descent, rate)
+    return Decoded(name, split.degrees[split.test], decoded, descent, used)
 
 
 def _ridge_degrees(split: Split, settings: DecodingSettings) -> Floats:
@@ -376,7 +379,8 @@ def classify(split: Split, settings: DecodingSettings, number: int = 0) -> Class
     )
     with torch.no_grad():
         decoded = network(split.responses[split.test]).argmax(1).numpy()
-    hidden, output = (layer.weight.detach().double().numpy() for layer in (network.layers[0], network.layers[-1]))
+    layers: Any = network.layers
+    hidden, output = (layer.weight.detach().double().numpy() for layer in (layers[0], layers[-1]))
     return Classified(classes[split.test].numpy(), decoded, settings.classes, hidden, output, descent, rate)
 
 

@@ -281,12 +281,13 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 @styled
-def boards(widths: Sequence[int], depths: Sequence[int], table: Floats) -> Figure:
+def boards(widths: Sequence[int], depths: Sequence[int], table: Floats, *, steps: int = 800) -> Figure:
     """XOR: what networks without and with a nonlinearity answer; and a finer board, over width and depth.
 
     Args:
         widths, depths: of the networks of the table.
         table: [depths, widths], errors on the finer board, of ``board_losses``.
+        steps: of the fits to XOR.
     """
     nets = (
         ("no hidden layer", 0, "none"),
@@ -298,9 +299,11 @@ def boards(widths: Sequence[int], depths: Sequence[int], table: Floats) -> Figur
     side = torch.linspace(-1, 1, 120)
     y, x = torch.meshgrid(side, side, indexing="ij")
     for axes, (name, depth, activation) in zip(panels, nets, strict=False):
-        loss, network = min((learn_board(8, depth, activation=activation, seed=seed) for seed in range(3)), key=_loss)
+        loss, network = min(
+            (learn_board(8, depth, activation=activation, seed=seed, steps=steps) for seed in range(4)), key=_loss
+        )
         with torch.no_grad():
-            answer = network(torch.stack([x.flatten(), y.flatten()], 1)).reshape(120, 120)
+            answer = network(torch.stack([x.flatten(), y.flatten()], 1)).reshape(120, 120).numpy()
         axes.imshow(answer, cmap="RdBu_r", vmin=-1.3, vmax=1.3, extent=(-1, 1, -1, 1), origin="lower")
         axes.plot([-0.5, 0.5], [-0.5, 0.5], "o", mfc=BLUE, mec="white", ms=9)
         axes.plot([-0.5, 0.5], [0.5, -0.5], "s", mfc=VERMILLION, mec="white", ms=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,6 @@ def written_gradients(network: DeepNet, responses: Tensor, targets: Tensor) -> d
             found[f"layers.{number}.weight"] = error.T @ inputs[number]
             found[f"layers.{number}.bias"] = error.sum(0)
             if number:
-                weight: Tensor = network.layers[number].weight
-                error = (error @ weight) * slope(sums[number - 1])
+                layer: Any = network.layers[number]
+                error = (error @ layer.weight) * slope(sums[number - 1])
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from v1fast import _choices, functional, rsa
 from v1fast._progress import Bar, progress
 from v1fast.data import gratings
+from v1fast.data.stringer import binned
 from v1fast.decoding import Population
 from v1fast.normative.encoding import Encoded, encoding_images, fit_encoding
 from v1fast.normative.networks import CNN, FC, ConvFC, ConvPoolFC, OrientationNet
@@ -107,28 +108,25 @@ def v1_of(population: Population, bin_degrees: float = 6.0) -> V1:
     if len(chosen) < FEWEST:
         raise ValueError(f"{population.name}: want at least {FEWEST} orientations up to 180, got {len(chosen)}")
     degrees, responses = population.degrees[chosen], population.responses[chosen]
-    bins = np.unique((degrees // bin_degrees).astype(int), return_inverse=True)[1]
+    last = max(0, int(np.ceil(180 / bin_degrees)) - 1)  # it includes 180 itself, which would have a bin of its own
+    bins = np.unique(np.minimum(degrees // bin_degrees, last).astype(int), return_inverse=True)[1]
     place = np.arange(len(bins)) - np.searchsorted(bins, bins)  # of a stimulus within its bin
     crossvalidated, ceiling, undefined = None, None, 0
     counts = np.bincount(bins)
-    if (counts > 1).any() and len(counts) >= FEWEST:
+    if np.median(counts) > 1 and len(counts) >= FEWEST:
         crossvalidated = np.asarray(
             rsa.rdm_of_repeats(responses, "correlation", stimuli=bins, folds=place), np.float64
         )  # fmt: skip
         undefined = int(np.isnan(crossvalidated).sum())
-        whole = counts == counts.max()
-        if counts.max() >= 4 and whole.sum() >= FEWEST:
-            repeats = np.stack(
-                [responses[[np.flatnonzero(bins == k)[r] for k in np.flatnonzero(whole)]] for r in range(counts.max())]
-            )
-            found = rsa.reliability(
-                repeats, "pearson", dissimilarity="correlation", crossvalidate=True, splits=CEILING_SPLITS
-            )  # fmt: skip
-            ceiling = found.ceiling
-    rdm = functional.rdm(responses)
-    return V1(
-        population.name, degrees - 90, responses, np.asarray(rdm, np.float64), bins, crossvalidated, ceiling, undefined
-    )
+        times = int(np.bincount(counts).argmax())  # the commonest number of stimuli in a bin
+        whole = np.flatnonzero(counts >= times)
+        if times >= 4 and len(whole) >= FEWEST:
+            first = np.searchsorted(bins, whole)
+            repeats = np.stack([responses[first + number] for number in range(times)])
+            options: dict[str, Any] = {"dissimilarity": "correlation", "crossvalidate": True}
+            ceiling = rsa.reliability(repeats, "pearson", splits=CEILING_SPLITS, **options).ceiling
+    rdm = np.asarray(functional.rdm(responses), np.float64)
+    return V1(population.name, degrees - 90, responses, rdm, bins, crossvalidated, ceiling, undefined)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,21 +340,16 @@ def _shared_out(population: Population, settings: NormativeSettings) -> tuple[Po
 
 
 def _encode(population: Population, v1: V1, settings: NormativeSettings) -> tuple[Encoded, list[Representation]]:
-    bins = np.floor(population.degrees / ENCODING_BIN).astype(int)
-    places = np.unique(bins, return_inverse=True)[1]
-    counts = np.bincount(places)
-    sums = np.zeros((len(counts), population.responses.shape[1]), np.float32)
-    np.add.at(sums, places, population.responses)
-    degrees = np.bincount(places, population.degrees) / counts
-    # Every third bin tells how much the fit explains; the fit whose layers are compared has all of them.
-    held_out = np.arange(len(counts)) % 3 == 2
-    options = {"filters": settings.filters, "size": settings.size, "seed": settings.seed}
-    responses = sums / counts[:, None].astype(np.float32)
+    means, degrees = binned(population.responses, population.degrees, ENCODING_BIN)
+    responses = means.astype(np.float32)
+    # Every other bin tells how much a fit to the rest explains; the fit whose layers are compared has all of them.
+    held_out = np.arange(len(degrees)) % 2 == 1
+    options: dict[str, Any] = {"filters": settings.filters, "size": settings.size, "seed": settings.seed}
     explained = fit_encoding(responses, degrees, held_out=held_out, **options).explained
     encoded = dataclasses.replace(fit_encoding(responses, degrees, **options), explained=explained)
     images = encoding_images(v1.degrees + 90)
     layers = rsa.activations(encoded.model, images, ["conv", "out"])
-    solved = f"{explained:.2f} of the variance of new orientations explained"
+    solved = f"{explained:.2f} of the variance of orientations between those fitted"
     names = {"conv": "conv", "out": "predicted neurons"}
     found = [Representation("encoding model", names[k], settings.seed, v.numpy(), solved) for k, v in layers.items()]
     return encoded, found

@@ -31,7 +31,7 @@ def stimuli(image_shape: tuple[int, int] = (48, 64)) -> Figure:
     """Five gratings, and patches of the same orientations."""
     figure, grid = new_figure(2, len(EXAMPLES), (11.0, 4.0))
     for row, patch in zip(grid, (False, True), strict=True):
-        shown = gratings(EXAMPLES, image_shape, patch=patch)
+        shown = gratings(EXAMPLES, image_shape, patch=patch).numpy()
         for axes, image, degrees in zip(row, shown, EXAMPLES, strict=True):
             axes.imshow(image[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
@@ -45,8 +45,9 @@ def stimuli(image_shape: tuple[int, int] = (48, 64)) -> Figure:
 @styled
 def filters(trained: Trained, count: int, size: int) -> Figure:
     """The initial filters, and what training made of them."""
-    first = initial_filters(count, size)[:, 0]
-    last = trained.network.conv.weight.detach()[:, 0]  # type: ignore[union-attr, operator, index]
+    first = initial_filters(count, size)[:, 0].numpy()
+    network: Any = trained.network
+    last = network.conv.weight.detach()[:, 0].numpy()
     figure, grid = new_figure(3, count, (1.6 * count + 1.4, 5.2))
     parts = (("initial", first, 1.0), ("trained", last, 1.0), ("difference", last - first, None))
     for row, (name, shown, limit) in zip(grid, parts, strict=True):
@@ -106,7 +107,8 @@ def rows(found: Normative) -> Figure:
         {name: chosen for name, (_, chosen) in nearest.items()},
         nearest["V1"][0],
         axis=AXIS,
-        title="Distance of four orientations to all others. At 0, where the answer changes, the fc layer has a step",
+        title="Distance of four orientations to all others. At 0, where the answer changes, fc has a step.\n"
+        "In V1 the nearest neighbours are far too: noise. An orientation's distance to itself alone is 0.",
     )
 
 
@@ -198,11 +200,18 @@ def tasks(rows: Sequence[Mapping[str, Any]], ceiling: tuple[float, float] | None
         axes.set(xlabel="correlation of dissimilarity matrices with V1's", xlim=(min(0, axes.get_xlim()[0]), 1.08))
     if ceiling is not None and np.isfinite(ceiling).all():
         panels[1].axvspan(
-            *ceiling, color="#CCCCCC", zorder=0, label=f"a true model: {ceiling[0]:.2f} to {ceiling[1]:.2f}"
+            *ceiling, color="#CCCCCC", zorder=0, label=f"a true model: {ceiling[0]:.3f} to {ceiling[1]:.3f}"
         )
         panels[1].legend(loc="lower right", fontsize=9)
+    solved = {(row["system"], row["layer"]): row["solved"] for row in reversed(rows)}
     labels = [f"{system}, {layer}" if layer != system else system for system, layer in names]
-    panels[0].set_yticks(places, labels, fontsize=10)
+    for number, pair in enumerate(names):
+        if pair[1] == "fc" and "chance" in solved[pair]:
+            labels[number] += f"\n({solved[pair]})"
+    panels[0].set_yticks(places, labels, fontsize=9)
+    for layer, colour in colours.items():
+        panels[0].barh(np.nan, np.nan, color=colour, alpha=0.55, label=f"layer {layer}")
+    panels[0].legend(loc="lower right", fontsize=9)
     panels[0].set_title("single stimuli (noise included)")
     panels[1].set_title("cross-validated over neighbouring stimuli")
     figure.suptitle("Which task makes a representation most like V1?")

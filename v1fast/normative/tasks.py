@@ -97,6 +97,7 @@ def rotated_photographs(names: tuple[str, ...], degrees: Floats, image_shape: tu
     """
     height, width = image_shape
     side = int(np.ceil(np.hypot(height, width)))  # so that no corner shows what lies outside
+    side += (side - height) % 2  # the middle of the crop is that of the image
     crops = photograph_crops(names, len(degrees), (side, side), np.random.default_rng(seed))
     angle = torch.from_numpy(np.deg2rad(degrees)).float()
     zero = torch.zeros_like(angle)
