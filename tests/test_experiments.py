@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -267,17 +268,61 @@ def test_an_experiment_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert [path.suffix for path in trained] == [".pt"]
 
 
+def test_a_core_whose_training_was_stopped_goes_on(tmp_path, monkeypatch):
+    """Not from the first epoch: the core on all images is what takes long."""
+    from lightning import Callback
+
+    chosen = settings(
+        images=(8,), subsets=1, conditions=("best-core/diff-readout",), model=dataclasses.replace(MODEL, max_epochs=4)
+    )
+    source, target, begun = sessions("a"), {"t": session("t", 9)}, []
+    want = transfer(source, target, chosen, out=tmp_path / "whole", show=False)
+
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2 and 2 not in begun:
+                begun.append("stopped")
+                raise KeyboardInterrupt
+            begun.append(trainer.current_epoch)
+
+    fit = experiment_models.fit
+    monkeypatch.setattr(
+        experiment_models,
+        "fit",
+        lambda *given, out=None, **options: fit(*given, out=out, callbacks=[Stop()] if out else [], **options),
+    )
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        transfer(source, target, chosen, out=tmp_path / "part", show=False)
+    assert "0 of 1 results" in interrupt.value.__notes__[0]
+    begun.append(2)  # not again
+    got = transfer(source, target, chosen, out=tmp_path / "part", show=False)
+    assert begun == [0, 1, "stopped", 2, 2, 3]
+    assert same(want, got)
+    cores = [torch.load(next((tmp_path / name / "cores").glob("*.pt"))) for name in ("whole", "part")]
+    assert all(value.equal(cores[1][name]) for name, value in cores[0].items())
+
+
 @pytest.mark.slow
-def test_a_process_that_was_killed_goes_on(tmp_path):
-    command = [sys.executable, "-m", "v1fast", "transfer", "--simulate", "--quick", "--out", str(tmp_path / "x")]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.mark.parametrize(
+    ("command", "stop", "code"),
+    [("transfer", signal.SIGKILL, -signal.SIGKILL), ("transfer", signal.SIGINT, 130), ("readouts", signal.SIGINT, 130)],
+)
+def test_the_same_command_goes_on_after_a_stop(tmp_path, command, stop, code):
+    arguments = [sys.executable, "-m", "v1fast", command, "--simulate", "--quick", "--out", str(tmp_path / "x")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
     results = tmp_path / "x" / "results.jsonl"
     while not (results.exists() and len(results.read_text().splitlines()) >= 3):
         assert process.poll() is None
-    process.kill()
-    process.wait()
+    process.send_signal(stop)
+    said = process.communicate()[1]
+    assert process.returncode == code
+    if stop == signal.SIGINT:
+        assert "results are in" in said
+        assert "the same command goes on" in said
+        assert "Traceback" not in said
     kept = results.read_text().splitlines()[:3]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(arguments, check=True, env=environment)
     assert results.read_text().splitlines()[:3] == kept
 
 
@@ -490,7 +535,7 @@ def test_neurons_of_other_animals_are_never_matched():
     from v1fast.experiments.sessions import are_matched
 
     drawn = simulated_sessions(
-        Simulated(animals=2, neurons=3, train=6, validation=3, test=3, repeats=2, sessions=2, image_shape=(20, 24))
+        Simulated(animals=2, neurons=3, train=60, validation=3, test=3, repeats=2, sessions=2, image_shape=(20, 24))
     )
     assert list(drawn) == ["animal0", "animal0_1", "animal1", "animal1_1"]
     pairs = {(one, other): are_matched({one: drawn[one], other: drawn[other]}) for one in drawn for other in drawn}
