@@ -22,11 +22,34 @@ from v1fast.models import FiringRateEncoder  # noqa: E402
 from v1fast.models.geometry import input_grid  # noqa: E402
 
 pytestmark = pytest.mark.once
-MODEL = ("--preset", "small", "--device", "cpu", "--set", "readout.residual_reg_weight=1")
-SHIFTER = ("--set", "shifter=MLPShifter")
+MODEL = (
+    "--preset",
+    "small",
+    "--device",
+    "cpu",
+    "--set",
+    "readout.residual_reg_weight=5",
+    "--set",
+    "shifter=MLPShifter",
+)
 
 
-@pytest.fixture(autouse=True)
+SIZES = {
+    "small": (
+        {"animals": 2, "neurons": 100, "train": 500, "validation": 60, "height": 28, "width": 40},
+        ("--epochs", "16"),
+        {"position": 1.5, "shift": 0.9, "gain": 0.4, "map": 0.1},
+    ),
+    "whole": (
+        {"animals": 4, "neurons": 1000, "train": 3000},
+        (),
+        {"position": 0.5, "shift": 0.9, "gain": 0.2, "map": 0.1},
+    ),
+}
+"""Sizes of the simulation, settings of the fit, bounds."""
+
+
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,7 +120,34 @@ def _true_map(cortex, true):
     return terms @ np.linalg.lstsq(terms, true, rcond=None)[0]
 
 
-def without_common_translation(found):
-    """Errors of positions and of maps, by recording, where the core has displaced nothing."""
-    common = np.median(np.concatenate([one.errors for one in found.values()]), 0)
-    return common, {name: np.linalg.norm(one.errors - common, axis=1) for name, one in found.items()}
+@pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.slow)], scope="module")
+def found(request, tmp_path_factory):
+    """Recovered by recording, and the bounds; one core for all recordings, positions by cortex and residuals."""
+    folder = tmp_path_factory.mktemp("evidence")
+    sizes, settings, bounds = SIZES[request.param]
+    recordings = simulated(folder / "animals", **sizes)
+    v1fast("fit", folder / "animals", "--out", folder / "run", "-q", *MODEL, *settings)
+    return recovered(folder / "run", recordings), bounds
+
+
+def test_eye_movements_are_recovered(found):
+    recordings, bounds = found
+    for name, one in recordings.items():
+        assert (one.shifts >= bounds["shift"]).all(), (name, one.shifts)
+        assert (abs(one.gains - 1) <= bounds["gain"]).all(), (name, one.gains)  # in pixels: no unit is free
+
+
+def test_positions_are_recovered(found):
+    recordings, bounds = found
+    common = np.median(np.concatenate([one.errors for one in recordings.values()]), 0)
+    assert np.linalg.norm(common) <= 1.5, common  # the core's kernels are not much wider
+    for name, one in recordings.items():
+        distance = np.median(np.linalg.norm(one.errors - common, axis=1))
+        assert distance <= bounds["position"], (name, distance)
+
+
+def test_the_map_of_cortex_is_recovered(found):
+    recordings, bounds = found
+    for name, one in recordings.items():
+        distance = np.linalg.norm(one.map_errors, axis=1)
+        assert np.median(distance) <= bounds["map"], (name, np.median(distance))

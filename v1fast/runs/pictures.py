@@ -79,7 +79,8 @@ def _oracle(axes: Axes, judgements: Mapping[str, Judgement]) -> None:
     axes.set(xlabel="oracle: other repeats of the image", ylabel="model: correlation with single responses")
     axes.set_title("Fraction oracle: the slope")
     if len(judgements) <= MARKED_APART:
-        axes.legend(fontsize=9)
+        for handle in axes.legend(fontsize=9).legend_handles:  # the dots of many neurons are too small for a key
+            handle.set(markersize=6, alpha=1)
 
 
 @styled
@@ -93,7 +94,7 @@ def positions(found: Mapping[str, Judgement], image_shapes: Mapping[str, Sequenc
     columns = min(len(found), 3)
     rows = -(-len(found) // columns)
     _, height, width = next(iter(image_shapes.values()))
-    figure, grid = new_figure(rows, columns, (4.4 * columns, (4.4 * height / width + 0.9) * rows))
+    figure, grid = new_figure(rows, columns, (4.4 * columns, (4.4 * height / width + 0.7) * rows))
     cells = np.atleast_1d(grid).ravel()
     points: Any = None
     for axes, (name, judgement) in zip(cells, found.items(), strict=False):
