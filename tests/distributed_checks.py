@@ -427,3 +427,86 @@ def ranks_draw_their_own_samples():
         assert torch.equal(parts_joined(layer(x, seed=3), 0), given)
     with pytest.raises(ValueError, match=r"^sampler: "):
         split_images(readouts.FullGaussian2d(MAP, 5, bias=True, sampler="torch"), image_mesh())
+
+
+def fully_sharded_training_keeps_means_in_the_map():
+    """Where passes compute with gathered parameters, the sharded ones are brought into their range by project_."""
+
+    def train(model, forward):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for step in range(4):
+            optimizer.zero_grad()
+            draw = torch.Generator().manual_seed(step)
+            x, upstream = (torch.randn(2, *shape, generator=draw) for shape in (MAP, (8,)))
+            (forward(x, seed=step) * upstream).sum().backward()
+            optimizer.step()
+            model.project_()
+        return model._mu
+
+    torch.manual_seed(0)
+    one = readouts.FullGaussian2d(MAP, 8, bias=True, init_mu_range=1.0)
+    several = copy.deepcopy(one)
+    fully_shard(several, mesh=image_mesh(), shard_placement_fn=placement_for_fsdp(dist.get_world_size()))
+    found, want = whole(train(several, several)), train(one, one)
+    assert (want.abs() == 1).any()
+    torch.testing.assert_close(found, want)
+
+
+def lightning_shards_the_model():
+    """By ModelParallelStrategy, which takes CPUs too."""
+    import lightning
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    neurons = {"a": 8}
+    draw = torch.Generator().manual_seed(0)
+    images, responses = (torch.randn(4, *shape, generator=draw).double() for shape in ((1, *MAP[1:]), (8,)))
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = model_of_sessions(neurons)
+            self.model.shifter = None
+
+        def configure_model(self):
+            ranks = self.device_mesh["data_parallel"]
+            if dist.get_world_size() == ranks.size():
+                fully_shard(self.model, mesh=ranks, shard_placement_fn=placement_for_fsdp(ranks.size()))
+                split_images(self.model, ranks)
+
+        def training_step(self, batch, batch_idx):
+            return loss_of(self.model)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(range(3))
+
+    def loss_of(model):
+        model.eval()
+        return (model(images, data_key="a") - responses).square().sum()
+
+    os.environ |= {"RANK": str(dist.get_rank()), "LOCAL_RANK": str(dist.get_rank())}
+    ranks = dist.get_world_size()
+    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "here"}
+    os.environ |= {"GROUP_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1),
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module := Module())
+    one = model_of_sessions(neurons)
+    one.shifter = None
+    optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(one).backward()
+        optimizer.step()
+    for (name, parameter), expected in zip(module.model.named_parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(whole(parameter), expected, msg=named(name))

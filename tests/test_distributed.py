@@ -15,7 +15,12 @@ NEURONS = [
     "saves_after_three_steps",
     "one_process_reads_the_checkpoint",
 ]
-IMAGES = ["distributed_data_parallel", "fully_sharded_data_parallel", "ranks_draw_their_own_samples"]
+IMAGES = [
+    "distributed_data_parallel",
+    "fully_sharded_data_parallel",
+    "fully_sharded_training_keeps_means_in_the_map",
+    "ranks_draw_their_own_samples",
+]
 
 
 def test_two_ranks(tmp_path):
@@ -27,3 +32,8 @@ def test_four_ranks(tmp_path):
     ranks.run("distributed_checks", [*NEURONS, *IMAGES], 4, tmp_path)
     for number in (1, 2, 3):
         ranks.run("distributed_checks", ["goes_on_from_the_checkpoint"], number, tmp_path)
+
+
+@pytest.mark.slow
+def test_lightning(tmp_path):
+    ranks.run("distributed_checks", ["lightning_shards_the_model"], 2, tmp_path)
