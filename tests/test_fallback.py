@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, points, rdm
+from v1fast.fallback import FALLBACK, points, rdm, rdm_rows
 from v1fast.fallback.philox_normal import philox_normal
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
@@ -176,7 +176,7 @@ def test_blocks_of_any_size(method, condensed, monkeypatch):
     x[0, 3], x[2, 5, 1], x[1, 7] = 2.0, NAN, 3.0
     for block, elements in ((128, 2**17), (7, 2**17), (16, 100), (1, 1)):
         monkeypatch.setattr(rdm, "BLOCK", block)
-        monkeypatch.setattr(rdm, "ELEMENTS", elements)
+        monkeypatch.setattr(rdm_rows, "ELEMENTS", elements)
         assert_as_the_reference("rdm", x, None, method, condensed, "float32")
 
 

@@ -75,36 +75,34 @@ def fits(n: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
 
 def _rounded(sets: list[Tensor], low: Tensor, high: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
     """Rule 1: return the smallest n for which all values are near their places, and whether there is one."""
-    seen = torch.cat([sample(x) for x in sets], -1)
-    seen = torch.where(seen.isfinite(), seen, low[:, None])
-    n = torch.ones_like(low)
-    left = high - low >= CLEARANCE * tolerance
-    found = torch.zeros_like(left)
-    while left.any():
-        # First, the smallest n for the values seen so far.
-        while (off := _off(seen, low, (high - low) / n, tolerance).amax(-1) > tolerance).logical_and(left).any():
-            n = torch.where(off & left, n + 1, n)
-            left = left & (n <= MOST_ROUNDED) & ((high - low) / n >= CLEARANCE * tolerance)
-        # Then, of all values, the one farthest from its place.
-        step = (high - low) / n
-        worst, distance = low, torch.zeros_like(low)
-        for x in sets:
-            away = _off(x.double().flatten(1), low, step, tolerance)
-            farthest = away.argmax(-1, keepdim=True)
-            farther = away.gather(-1, farthest).squeeze(-1) > distance
-            value = x.flatten(1).gather(-1, farthest).squeeze(-1).double()
-            worst = torch.where(farther, value, worst)
-            distance = torch.where(farther, away.gather(-1, farthest).squeeze(-1), distance)
-        found = found | (left & (distance <= tolerance))
-        left = left & ~found
-        seen = torch.cat([seen, worst[:, None]], -1)
-    return n, found
+    steps = (high - low)[:, None] / torch.arange(1, MOST_ROUNDED + 1, device=low.device)
+    left = steps >= CLEARANCE * tolerance[:, None]  # [B, n]: the numbers that may still be it
+    for values in ([sample(x) for x in sets], [x.flatten(1) for x in sets]):
+        found = torch.zeros_like(left[:, 0])
+        while (left.any(-1) & ~found).any():
+            step = steps.gather(-1, left.long().argmax(-1, keepdim=True))
+            # Of all values, the one farthest from its place for the smallest n excludes others, too.
+            away, worst = _farthest(values, low, step)
+            found = found | (left.any(-1) & (away <= tolerance))
+            left &= _off(worst, low, steps) <= tolerance[:, None]
+    return left.long().argmax(-1) + 1, left.any(-1)
 
 
-def _off(values: Tensor, low: Tensor, step: Tensor, tolerance: Tensor) -> Tensor:
-    """Return how far values [B, L] are from their places; 0 if they are not finite."""
-    z = (values - low[:, None]) / step[:, None]
-    return torch.where(values.isfinite(), (z - z.round()).abs() * step[:, None], 0)
+def _farthest(values: list[Tensor], low: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:  # -> [B], [B, 1]
+    """Return how far the value is from its place that is farthest from it, and this value."""
+    found = []
+    for x in values:
+        away, at = _off(x.double(), low, step).max(-1)
+        found.append((away, x.gather(-1, at[:, None]).double()))
+    aways, worst = (torch.stack(column) for column in zip(*found, strict=True))
+    away, which = aways.max(0)
+    return away, worst.gather(0, which[None, :, None]).squeeze(0)
+
+
+def _off(values: Tensor, low: Tensor, step: Tensor) -> Tensor:  # [B, L], [B], [B, 1] or [B, L] -> [B, L]
+    """Return how far values are from their places; 0 if they are not finite."""
+    z = (values - low[:, None]) / step
+    return torch.where(values.isfinite(), (z - z.round()).abs() * step, 0)
 
 
 def is_continuous(sets: list[Tensor], from_zero: bool, places: int) -> bool:
@@ -132,12 +130,15 @@ def find(sets: list[Tensor], dtype: torch.dtype, from_zero: bool = False) -> Pla
     low, high, largest = (torch.where(usable, t, d) for t, d in ((low, 0.0), (high, 1.0), (largest, 1.0)))
     tolerance = TOLERANCE * max(torch.finfo(x.dtype).eps for x in sets) * largest
     n, rounded = _rounded(sets, low, high, tolerance)
-    unit = levels(low, high, places)
-    checked = [_exact((x.double() - _each(low)) / _each(unit)) for x in sets]
-    exact, lowest = (torch.stack(column) for column in zip(*checked, strict=True))
-    step = torch.where(rounded, (high - low) / n, unit * lowest.amin(0))
+    step = (high - low) / n
+    exact = rounded
+    if not bool(rounded.all()):
+        unit = levels(low, high, places)
+        checked = [_exact((x.double() - _each(low)) / _each(unit)) for x in sets]
+        whole, lowest = (torch.stack(column) for column in zip(*checked, strict=True))
+        exact, step = rounded | whole.all(0), torch.where(rounded, step, unit * lowest.amin(0))
     n = ((high - low) / step).round()
-    found = usable & (rounded | exact.all(0)) & fits(n, columns, dtype)
+    found = usable & exact & fits(n, columns, dtype)
     found &= (step >= 2.0**-LARGEST_EXPONENT) & (step <= 2.0**LARGEST_EXPONENT)
     step = torch.where(found, step, 1)
     offset = low / step
@@ -206,7 +207,7 @@ class Angles(NamedTuple):
         """In units of step squared: K G_ij - s_i s_j, or K o^2 + o (s_i + s_j) + G_ij."""
         if self.centred:
             found = self.columns * gram - sums * others
-            return found, torch.zeros_like(found)
+            return found, found.new_zeros(())
         square, square_rest = two_product(self.offset, self.offset)
         first, first_rest = two_product(square, torch.full_like(square, self.columns))
         second, second_rest = two_product(self.offset, sums + others)
