@@ -83,9 +83,7 @@ of_truth = metrics.single_trial_correlation(observed, data.test.rates)
 print(f"model {of_model.median:.3f}, true rates {of_truth.median:.3f} (median over neurons)")
 
 # %%
-figure = plots.example_neurons(predicted, observed, of_model.per_neuron)
-figure.savefig(OUT / "neurons.png")
-figure
+plots.example_neurons(predicted, observed, of_model.per_neuron).savefig(OUT / "neurons.png")
 
 # %% [markdown]
 # Are the receptive fields where the model says?
@@ -93,9 +91,7 @@ figure
 # %%
 found = input_positions(core, readout)
 learned = torch.stack([found.x, found.y], dim=1)
-figure = plots.positions(data.population.position, learned.detach(), SHAPE)
-figure.savefig(OUT / "positions.png")
-figure
+plots.positions(data.population.position, learned.detach(), SHAPE).savefig(OUT / "positions.png")
 
 # %% [markdown]
 # The file keeps weights, configuration and versions, without pickle.

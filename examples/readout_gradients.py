@@ -83,7 +83,6 @@ for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
 left.legend(frameon=False, loc="lower right", title="dots: autograd; lines: theory")
 figure.savefig(OUT / "basin.png", dpi=110)
-figure
 
 # %% [markdown]
 # ## Two ways to differentiate a random point
@@ -170,4 +169,3 @@ for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 figure.savefig(OUT / "learning.png", dpi=110)
-figure

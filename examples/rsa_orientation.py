@@ -76,14 +76,11 @@ for name, value in similar.items():
     print(f"{name}: Spearman correlation with the ideal {value:.3f}")
 
 # %%
-figure = plots.rdm_heatmaps(rdms, axis="stimulus, 3 degrees apart")
-figure.savefig(OUT / "rdms.png")
-figure
+plots.rdm_heatmaps(rdms, axis="stimulus, 3 degrees apart").savefig(OUT / "rdms.png")
 
 # %%
 figure = plots.similarity_bars(similar, label="Spearman correlation", title="Similarity to an ideal RDM of orientation")
 figure.savefig(OUT / "similarity.png")
-figure
 
 # %% [markdown]
 # ## Is it more than chance?
@@ -104,26 +101,24 @@ for name, rdm in rdms.items():
 # %%
 axis = "orientation (degrees)"
 rows = {name: rsa.rows_nearest(rdm, orientations, [0, 45, 90, 135], period=180) for name, rdm in rdms.items()}
-figure = plots.rdm_rows(orientations, {name: r for name, (_, r) in rows.items()}, rows["pixels"][0], axis=axis)
-figure.savefig(OUT / "rows.png")
-figure
+plots.rdm_rows(orientations, {name: r for name, (_, r) in rows.items()}, rows["pixels"][0], axis=axis).savefig(
+    OUT / "rows.png"
+)
 
 # %%
 tuning = rsa.tuning_curves(systems["pooled"], orientations, 20, period=180)
-figure = plots.tuning_curves(tuning, range(0, 48, 12), axis=axis, title="Pooled energy of four filters")
-figure.savefig(OUT / "tuning.png")
-figure
+plots.tuning_curves(tuning, range(0, 48, 12), axis=axis, title="Pooled energy of four filters").savefig(
+    OUT / "tuning.png"
+)
 
 # %% [markdown]
 # Twenty principal components, then t-SNE: the pooled layer lays the orientations out as a ring.
 
 # %%
-figure = plots.low_dimensional_map(
+plots.low_dimensional_map(
     {name: rsa.tsne(systems[name], perplexity=10) for name in ("pixels", "pooled")},
     orientations,
     period=180,
     label=axis,
     title="t-SNE of 20 principal components",
-)
-figure.savefig(OUT / "maps.png")
-figure
+).savefig(OUT / "maps.png")

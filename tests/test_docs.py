@@ -1,7 +1,7 @@
 """What the documentation shows runs: docstrings' examples, pages for newcomers, commands. `make docs` checks links."""
 
 import doctest
-import importlib
+import importlib.util
 import re
 import shlex
 import sys
@@ -78,6 +78,48 @@ def test_a_command_that_is_gone_is_noticed():
     assert unknown(["fitt", "animal1"]) == ["fitt"]
     assert unknown(["fit", "animal1", "--epoch", "3"]) == ["--epoch"]
     assert unknown(["data", "shown"]) == ["shown"]
+
+
+DOCSTRING = """First line; see :func:`v1fast.restore` and :func:`other`.
+
+.. math::
+    a &= b \\\\
+    c &= d
+
+Args:
+    height, width: of an image,
+        in pixels.
+
+>>> 1 + 1
+2
+"""
+PAGE = """First line; see <autoref identifier="v1fast.restore" optional><code>restore</code></autoref> and `other`.
+
+
+```math
+\\begin{align*}a &= b \\\\ c &= d\\end{align*}
+```
+
+Args:
+    height: of an image,
+        in pixels.
+    width: of an image,
+        in pixels.
+
+```pycon
+>>> 1 + 1
+2
+```
+"""
+
+
+def test_docstrings_become_markdown():
+    for needed in ("griffe", "latex2mathml"):  # with what `make docs` installs
+        pytest.importorskip(needed)
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "tools" / "docs" / "docstrings.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.to_markdown(DOCSTRING).split() == PAGE.split()
 
 
 @pytest.mark.slow

@@ -17,8 +17,28 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
-# A kernel has arguments of its own, which a script would take for its options; figures are to be shown in the notebook.
-SETUP = "import sys\n\n%matplotlib inline\nsys.argv[1:] = []"
+SETUP = """\
+# Added by `make notebooks`: a figure that is saved is shown, and the kernel's own arguments are not the script's.
+import io
+import sys
+
+import matplotlib
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+matplotlib.use("agg")
+sys.argv[1:] = []
+save = Figure.savefig
+
+
+def save_and_show(figure, *args, **options):
+    save(figure, *args, **options)
+    picture = io.BytesIO()
+    save(figure, picture, format="png", dpi=100)
+    display(Image(picture.getvalue()))
+
+
+Figure.savefig = save_and_show"""
 
 
 def in_cells() -> list[Path]:

@@ -15,7 +15,7 @@ from v1fast.readouts._matched import SharedFeatures
 
 
 class DenseReadout(SharedFeatures, MapReadout):
-    """Each neuron has a weight for every value of the features: C H W weights. A mask has C + H W, a point C + 2.
+    """Each neuron weights every value of the features by a weight of its own: C H W of them, against C + H W or C + 2.
 
     Args:
         in_shape: (C, H, W) of the features.
