@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,14 +41,18 @@ def population(data: Path | None, neurons: int | None, bin_degrees: float | None
 
 
 def write(
-    out: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], pictures: Mapping[str, Figure], *, say: bool = True
+    out: Path,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    draw: Callable[[], Mapping[str, Figure]],
+    *,
+    say: bool = True,
 ) -> None:
-    """Write each table as CSV, and each picture as PNG.
+    """Write each table as CSV, and then draw each picture and write it as PNG.
 
     Args:
         out: folder, made if it is missing.
         tables: name -> rows.
-        pictures: name -> figure.
+        draw: makes the pictures: name -> figure.
         say: print where they are.
     """
     from v1fast._tables import write_csv
@@ -56,6 +60,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
         write_csv(out / f"{name}.csv", rows)
+    pictures = draw()
     for name, figure in pictures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png")

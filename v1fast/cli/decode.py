@@ -99,7 +99,7 @@ def decode(
     elif not quiet:
         shared.show("Mean errors in degrees on held-out stimuli", table)
         _say(found)
-    shared.write(out, tables, _pictures(found, quick) | macaque_pictures, say=not (quiet or as_json))
+    shared.write(out, tables, lambda: _pictures(found, quick) | macaque_pictures, say=not (quiet or as_json))
 
 
 def _say(found: Decoding) -> None:
