@@ -26,7 +26,9 @@ Data = Annotated[
 Neurons = Annotated[int | None, typer.Option(min=2, help="So many random neurons.", show_default="all")]
 
 
-def population(data: Path | None, neurons: int | None, bin_degrees: float | None = None) -> Population:
+def population(
+    data: Path | None, neurons: int | None, bin_degrees: float | None = None, period: float = 360.0
+) -> Population:
     """The population at a path, or a simulated one.
 
     Raises:
@@ -36,8 +38,8 @@ def population(data: Path | None, neurons: int | None, bin_degrees: float | None
     from v1fast.decoding import population_of
 
     if data is None:
-        return population_of(simulate_gratings(), bin_degrees, neurons)
-    return population_of(read(data), bin_degrees, neurons)
+        return population_of(simulate_gratings(), bin_degrees, neurons, period)
+    return population_of(read(data), bin_degrees, neurons, period)
 
 
 def write(
