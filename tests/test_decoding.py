@@ -381,15 +381,9 @@ def test_one_macaque_session(real_data):
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "v1fast.decoding.baselines",
-        "v1fast.decoding.depth",
-        "v1fast.decoding.fitting",
-        "v1fast.decoding.networks",
-        "v1fast.decoding.scores",
-    ],
+    ["baselines", "depth", "fitting", "networks", "scores"],
 )
 def test_the_examples_of_docstrings(module):
-    found = doctest.testmod(importlib.import_module(module))
+    found = doctest.testmod(importlib.import_module(f"v1fast.decoding.{module}"))
     assert found.attempted
     assert not found.failed

@@ -8,6 +8,8 @@
 ``v1fast.metrics``     how good predicted responses are, neuron by neuron; ``v1fast.losses``
 ``v1fast.data``        simulated populations
 ``v1fast.rsa``         representational similarity analysis
+``v1fast.decoding``    stimuli from responses
+``v1fast.normative``   networks that learn tasks, beside V1
 ``v1fast.plots``       figures
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls
