@@ -1,5 +1,6 @@
 """``v1fast decode`` and ``v1fast normative``: what they write, and what they say of mistakes."""
 
+import importlib
 import json
 
 import numpy as np
@@ -40,7 +41,8 @@ def test_decode(recording, tmp_path):
     assert len(lines) == 1 + 2 * 7
 
 
-def test_decode_prints_json(recording, tmp_path):
+def test_decode_prints_json(recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("v1fast.cli.decode"), "_pictures", lambda *found: {})
     result = run("decode", recording, "--quick", "--json", "--splits", 1, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -1,6 +1,8 @@
 """Decoding: the course's numbers, gradients by formula, errors on a circle, and the figures of macaque V1."""
 
+import doctest
 import hashlib
+import importlib
 import os
 from pathlib import Path
 
@@ -239,7 +241,7 @@ def test_depth_replaces_width():
 # The whole --------------------------------------------------------------------------------------------------------
 
 
-def test_decode_and_its_figures(population):
+def test_decode(population):
     from v1fast.decoding import figures
 
     settings = DecodingSettings(
@@ -259,14 +261,22 @@ def test_decode_and_its_figures(population):
     said = texts(figures.decoded_against_true(found.first, found.rows, 20))
     assert "reduced rank" in said
     assert "mean and 95 % interval of 2 splits" in texts(figures.errors(found.rows, found.class_rows))
-    for figure in (
-        figures.data_matrix(population),
-        figures.tuning(population),
-        figures.losses(found.first),
-        figures.class_weights(found.classified, population),
-        figures.sizes(found.sizes),
-    ):
-        assert drawn(figure)
+
+
+def test_orientations_have_a_circle_of_180_degrees(population):
+    recording = small(population.responses[:180], population.degrees[:180])
+    found = decode(
+        population_of(recording, period=180),
+        DecodingSettings(splits=1, iterations=5, class_iterations=2, widths=(2,), depths=(1,), tries=1),
+        show=False,
+    )
+    row = found.first["ridge, cosine and sine"].row(0)
+    assert row["circular_chance"] == pytest.approx(45, abs=2)
+    assert row["circular_error"] < 8
+    assert found.first["reduced rank"].decoded.max() < 180
+    assert found.classified.true.max() == 19
+    with pytest.raises(ValueError, match="want orientations of 0 to 180, got 0 to 359"):
+        population_of(simulate_gratings(5), period=180)
 
 
 def small(responses, degrees):
@@ -367,3 +377,13 @@ def test_one_macaque_session(real_data):
     assert found.accuracy["logistic regression"] == pytest.approx(0.69, abs=0.03)
     assert found.split_half == pytest.approx(0.97, abs=0.01)
     assert drawn(figures.macaque_rdms([found]))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["baselines", "depth", "fitting", "networks", "scores"],
+)
+def test_the_examples_of_docstrings(module):
+    found = doctest.testmod(importlib.import_module(f"v1fast.decoding.{module}"))
+    assert found.attempted
+    assert not found.failed

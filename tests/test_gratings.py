@@ -1,5 +1,8 @@
 """Gratings as images, and the simulated population that responds to them."""
 
+import doctest
+import importlib
+
 import numpy as np
 import pytest
 
@@ -56,3 +59,10 @@ def test_the_simulated_population():
 def test_sizes_out_of_range(options, said):
     with pytest.raises(ValueError, match=said):
         simulate_gratings(**options)
+
+
+@pytest.mark.parametrize("module", ["v1fast.data.gratings"])
+def test_the_examples_of_docstrings(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted
+    assert not found.failed

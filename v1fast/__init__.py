@@ -11,6 +11,8 @@
 ``v1fast.experiments`` transfer of cores, comparison of readouts
 ``v1fast.insilico``    what excites a model's neurons most, and what they read of images
 ``v1fast.rsa``         representational similarity analysis
+``v1fast.decoding``    stimuli from responses
+``v1fast.normative``   networks that learn tasks, beside V1
 ``v1fast.plots``       figures
 ``v1fast.ops.loaded``  which kernels this installation runs
 ``v1fast.release_memory``  gives back the one large block of memory that is kept between calls

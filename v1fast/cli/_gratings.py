@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,9 @@ Data = Annotated[
 Neurons = Annotated[int | None, typer.Option(min=2, help="So many random neurons.", show_default="all")]
 
 
-def population(data: Path | None, neurons: int | None, bin_degrees: float | None = None) -> Population:
+def population(
+    data: Path | None, neurons: int | None, bin_degrees: float | None = None, period: float = 360.0
+) -> Population:
     """The population at a path, or a simulated one.
 
     Raises:
@@ -36,19 +38,23 @@ def population(data: Path | None, neurons: int | None, bin_degrees: float | None
     from v1fast.decoding import population_of
 
     if data is None:
-        return population_of(simulate_gratings(), bin_degrees, neurons)
-    return population_of(read(data), bin_degrees, neurons)
+        return population_of(simulate_gratings(), bin_degrees, neurons, period)
+    return population_of(read(data), bin_degrees, neurons, period)
 
 
 def write(
-    out: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], pictures: Mapping[str, Figure], *, say: bool = True
+    out: Path,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    draw: Callable[[], Mapping[str, Figure]],
+    *,
+    say: bool = True,
 ) -> None:
-    """Write each table as CSV, and each picture as PNG.
+    """Write each table as CSV, and then draw each picture and write it as PNG.
 
     Args:
         out: folder, made if it is missing.
         tables: name -> rows.
-        pictures: name -> figure.
+        draw: makes the pictures: name -> figure.
         say: print where they are.
     """
     from v1fast._tables import write_csv
@@ -56,6 +62,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
         write_csv(out / f"{name}.csv", rows)
+    pictures = draw()
     for name, figure in pictures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png")

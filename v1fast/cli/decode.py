@@ -36,6 +36,7 @@ def decode(
     bin_degrees: Annotated[
         float | None, typer.Option(help="Mean responses in bins of this width.", show_default="as recorded")
     ] = None,
+    period: Annotated[float, typer.Option(help="180: opposite directions are the same stimulus; needs DATA.")] = 360,
     neurons: shared.Neurons = None,
     splits: Annotated[int, typer.Option(min=1, help="Random splits of the stimuli, 60 % for training.")] = 5,
     width: Annotated[int, typer.Option(min=1, help="Units of a hidden layer.")] = 200,
@@ -79,7 +80,7 @@ def decode(
     if quick:
         given |= {"widths": (2, 20), "depths": (1, 2), "tries": 1}
     settings = DecodingSettings(**given)
-    population = shared.population(data, min(neurons or 1000, 1000) if quick else neurons, bin_degrees)
+    population = shared.population(data, min(neurons or 1000, 1000) if quick else neurons, bin_degrees, period)
     found = run(population, settings, show=not (quiet or as_json))
     macaque, macaque_pictures = _macaque(real_data, quick, not (quiet or as_json))
     tables = {"errors": found.rows, "classes": found.class_rows, "sizes": found.sizes} | macaque
@@ -99,7 +100,7 @@ def decode(
     elif not quiet:
         shared.show("Mean errors in degrees on held-out stimuli", table)
         _say(found)
-    shared.write(out, tables, _pictures(found, quick) | macaque_pictures, say=not (quiet or as_json))
+    shared.write(out, tables, lambda: _pictures(found, quick) | macaque_pictures, say=not (quiet or as_json))
 
 
 def _say(found: Decoding) -> None:

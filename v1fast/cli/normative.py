@@ -80,7 +80,7 @@ def normative(
         count = found.v1.responses.shape[1]
         shared.show(f"Similarity with {count:,} neurons of V1: correlation of dissimilarity matrices", table)
         _say(found)
-    shared.write(out, {"similarity": found.rows}, _pictures(found), say=not (quiet or as_json))
+    shared.write(out, {"similarity": found.rows}, lambda: _pictures(found), say=not (quiet or as_json))
 
 
 def _table(found: Normative) -> list[dict[str, Any]]:

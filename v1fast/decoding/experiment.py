@@ -85,9 +85,10 @@ class Population:
     Attributes:
         name: of the recording.
         responses: [S, N], float32, z-scored over stimuli.
-        degrees: [S], 0 to 360.
+        degrees: [S], 0 to ``period``.
         z_scored_here: whether the recording's own responses were not.
         preferred: [N], true preferred directions, of a simulation; None where they are unknown.
+        period: of the circle in degrees: 360 for directions, 180 for orientations.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Population:
     degrees: Floats
     z_scored_here: bool
     preferred: Floats | None = None
+    period: float = 360.0
 
     @functools.cached_property
     def spanned(self) -> tuple[Tensor, Tensor]:
@@ -102,17 +104,22 @@ class Population:
         return span(torch.from_numpy(self.responses))
 
 
-def population_of(recording: Recording, bin_degrees: float | None = None, neurons: int | None = None) -> Population:
+def population_of(
+    recording: Recording, bin_degrees: float | None = None, neurons: int | None = None, period: float = 360.0
+) -> Population:
     """The responses of a recording of gratings, as decoders take them.
 
     Args:
         recording: with ``trials["orientation"]`` in degrees.
         bin_degrees: mean over the stimuli in each bin of this width; None: as recorded.
         neurons: the first so many of a random order (seed 0); None: all.
+        period: 360 where opposite directions are different stimuli, 180 where they are the same orientation.
 
     Raises:
         ValueError: there are no orientations, too few stimuli, or responses that are not finite.
     """
+    if not period > 0:
+        raise ValueError(f"period: want > 0, got {period}")
     if "orientation" not in recording.trials:
         raise ValueError(f"{recording.source or recording.name}: want orientations of the trials (stimuli), got none")
     degrees = np.array(recording.trials["orientation"], np.float64)  # a copy: what is mapped may be read-only
@@ -131,13 +138,14 @@ def population_of(recording: Recording, bin_degrees: float | None = None, neuron
         raise ValueError(f"{where}: want responses to at least {FEWEST} stimuli, got {len(degrees)}")
     if not np.isfinite(responses).all():
         raise ValueError(f"{where}: want finite responses, got {int((~np.isfinite(responses)).sum())} others")
-    if degrees.min() < 0 or degrees.max() > 360:
-        raise ValueError(f"{where}: want orientations of 0 to 360, got {degrees.min():g} to {degrees.max():g}")
+    if degrees.min() < 0 or degrees.max() > period:
+        got = f"{degrees.min():g} to {degrees.max():g}"
+        raise ValueError(f"{where}: want orientations of 0 to {period:g}, got {got}")
     mean, spread = responses.mean(0), responses.std(0)
     here = bool((np.abs(mean) > Z_SCORED).any() or (np.abs(spread - 1) > Z_SCORED).any())
     if here:
         responses = (responses - mean) / np.where(spread > 0, spread, 1)
-    return Population(recording.name, responses.astype(np.float32), degrees, here, preferred)
+    return Population(recording.name, responses.astype(np.float32), degrees, here, preferred, period)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +162,7 @@ class Split:
         responses: [S, N], minus the training mean.
         scores, basis: the same in few dimensions, see ``span``.
         degrees: [S].
+        period: of the circle.
     """
 
     train: Any
@@ -162,6 +171,7 @@ class Split:
     scores: Tensor
     basis: Tensor
     degrees: Floats
+    period: float = 360.0
 
 
 def split_of(population: Population, settings: DecodingSettings, number: int) -> Split:
@@ -169,7 +179,8 @@ def split_of(population: Population, settings: DecodingSettings, number: int) ->
     train, test = split_stimuli(len(population.degrees), settings.share, settings.seed + number)
     scores, basis = population.spanned
     responses = torch.from_numpy(population.responses - population.responses[train].mean(0))
-    return Split(train, test, responses, scores - scores[train].mean(0), basis, population.degrees)
+    centred = scores - scores[train].mean(0)
+    return Split(train, test, responses, centred, basis, population.degrees, population.period)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +192,7 @@ class Decoded:
         true, decoded: [T], degrees.
         descent: of a network.
         rate: at which it was fitted.
+        period: of the circle.
     """
 
     decoder: str
@@ -188,6 +200,7 @@ class Decoded:
     decoded: Floats
     descent: Descent | None = None
     rate: float | None = None
+    period: float = 360.0
 
     def row(self, split: int) -> dict[str, Any]:
         """Errors, and those expected by chance, for a table."""
@@ -195,8 +208,8 @@ class Decoded:
             "decoder": self.decoder,
             "split": split,
             "rate": "" if self.rate is None else self.rate,
-            "circular_error": mean_error(self.decoded, self.true, 360),
-            "circular_chance": chance_error(self.decoded, self.true, 360),
+            "circular_error": mean_error(self.decoded, self.true, self.period),
+            "circular_chance": chance_error(self.decoded, self.true, self.period),
             "plain_error": mean_error(self.decoded, self.true),
             "plain_chance": chance_error(self.decoded, self.true),
             "mean_squared_error": float(((self.decoded - self.true) ** 2).mean()),
@@ -249,7 +262,7 @@ def decode_network(
     )
     with torch.no_grad():
         decoded = network(split.scores[split.test])[:, 0].double().numpy()
-    return Decoded(name, split.degrees[split.test], decoded, descent, used)
+    return Decoded(name, split.degrees[split.test], decoded, descent, used, split.period)
 
 
 def _ridge_degrees(split: Split, settings: DecodingSettings) -> Floats:
@@ -259,14 +272,14 @@ def _ridge_degrees(split: Split, settings: DecodingSettings) -> Floats:
 
 def _ridge_circle(split: Split, settings: DecodingSettings) -> Floats:
     scores = split.scores.double().numpy()
-    return from_circle(ridge(scores[split.train], on_circle(split.degrees[split.train]), scores[split.test]))
+    targets = on_circle(split.degrees[split.train], split.period)
+    return from_circle(ridge(scores[split.train], targets, scores[split.test]), split.period)
 
 
 def _reduced_rank(split: Split, settings: DecodingSettings) -> Floats:
     scores = split.scores.double().numpy()
-    return reduced_rank(
-        scores[split.train], split.degrees[split.train], scores[split.test], rank=settings.rank
-    )  # fmt: skip
+    old, new, degrees = scores[split.train], scores[split.test], split.degrees[split.train]
+    return reduced_rank(old, degrees, new, rank=settings.rank, period=split.period)
 
 
 CLOSED: dict[str, Callable[[Split, DecodingSettings], Floats]] = {
@@ -314,7 +327,9 @@ def decode_split(split: Split, settings: DecodingSettings, number: int = 0) -> d
             name=name,
         )
     true = split.degrees[split.test]
-    return found | {name: Decoded(name, true, decode(split, settings)) for name, decode in CLOSED.items()}
+    return found | {
+        name: Decoded(name, true, decode(split, settings), period=split.period) for name, decode in CLOSED.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +374,7 @@ def classify(split: Split, settings: DecodingSettings, number: int = 0) -> Class
         settings: see there.
         number: of the split.
     """
-    classes = torch.from_numpy(classes_of(split.degrees, settings.classes))
+    classes = torch.from_numpy(classes_of(split.degrees, settings.classes, split.period))
 
     def make() -> DeepNetSoftmax:
         with torch.random.fork_rng(devices=[]):
@@ -416,7 +431,7 @@ def _best_of(split: Split, settings: DecodingSettings, width: int, depth: int) -
         )
         assert found.descent is not None
         train, test = float(found.descent.train[-1]), float(found.descent.test[-1])
-        error = mean_error(found.decoded, found.true, 360)
+        error = mean_error(found.decoded, found.true, split.period)
         tried.append({"train_loss": train, "test_loss": test, "circular_error": error})
     return min(tried, key=lambda one: one["train_loss"])
 

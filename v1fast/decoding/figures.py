@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from v1fast import rsa
 from v1fast._plot_style import BLUE, COLOURS, GREEN, GREY, ORANGE, VERMILLION, new_figure, styled
 from v1fast._tables import summarise
+from v1fast.decoding.baselines import from_circle, on_circle
 from v1fast.decoding.depth import learn_board
 from v1fast.decoding.experiment import Classified, Decoded, Population
 from v1fast.decoding.macaque import Session
@@ -23,21 +25,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-DIRECTIONS = (0, 90, 180, 270, 360)
 MOST_ROWS = 800  # neurons in a picture of responses
 WIDTH_OF_BINS = 15.0  # degrees, of preferred directions
 
 
+def _ticks(period: float) -> list[float]:
+    return [period * k / 4 for k in range(5)]
+
+
 def preferred_directions(population: Population) -> Floats:
     """[N]: the direction of the sum of all stimuli, each weighted by the response to it where that is positive."""
-    angle = np.deg2rad(population.degrees)
     positive = np.clip(population.responses, 0, None)
-    return np.rad2deg(np.arctan2(np.sin(angle) @ positive, np.cos(angle) @ positive)) % 360
+    return from_circle(positive.T @ on_circle(population.degrees, population.period), population.period)
 
 
 def most_tuned(population: Population, count: int, bins: int = 36) -> NDArray[np.int64]:
     """Indices of the neurons whose mean responses vary most over bins of directions, the most variable first."""
-    tuning = rsa.tuning_curves(population.responses, population.degrees, bins, period=360)
+    tuning = rsa.tuning_curves(population.responses, population.degrees, bins, period=population.period)
     return np.argsort(-tuning.mean.std(0))[:count]
 
 
@@ -50,7 +54,12 @@ def data_matrix(population: Population) -> Figure:
     """
     order = np.argsort(population.degrees, kind="stable")
     halves = [
-        Population(population.name, population.responses[order[k::2]], population.degrees[order[k::2]], False)
+        dataclasses.replace(
+            population,
+            responses=population.responses[order[k::2]],
+            degrees=population.degrees[order[k::2]],
+            preferred=None,
+        )
         for k in (0, 1)
     ]
     tuned = most_tuned(halves[0], MOST_ROWS)
@@ -68,7 +77,7 @@ def data_matrix(population: Population) -> Figure:
         extent=(degrees[0], degrees[-1], len(shown), 0),
         interpolation="nearest",
     )
-    axes.set(xlabel="direction of the grating (degrees)", xticks=DIRECTIONS)
+    axes.set(xlabel="direction of the grating (degrees)", xticks=_ticks(population.period))
     axes.set_ylabel("neuron, sorted by its preferred direction\nfor the other half of the stimuli")
     axes.set_title(f"The {len(shown)} most tuned of {population.responses.shape[1]:,} neurons")
     figure.colorbar(image, ax=axes, label="response (z-score)", extend="both")
@@ -77,22 +86,23 @@ def data_matrix(population: Population) -> Figure:
 
 @styled
 def tuning(population: Population, count: int = 8) -> Figure:
-    """Responses of single neurons to all stimuli, and their means in bins of 10 degrees."""
+    """Responses of single neurons to all stimuli, and their means in 36 bins."""
     tuned = most_tuned(population, 40 * count)
     chosen = tuned[np.linspace(0, len(tuned) - 1, count).astype(int)]
-    curves = rsa.tuning_curves(population.responses[:, chosen], population.degrees, 36, period=360)
+    shown, period = population.responses[:, chosen], population.period
+    curves = rsa.tuning_curves(shown, population.degrees, 36, period=period)
     columns = min(4, count)
     figure, grid = new_figure(-(-count // columns), columns, (2.9 * columns + 0.4, 5.4), sharey=True)
     for number, axes in enumerate(np.ravel(grid)[:count]):
         axes.plot(population.degrees, population.responses[:, chosen[number]], ".", ms=3, color=GREY, alpha=0.5)
         axes.plot(curves.centre, curves.mean[:, number], color=BLUE, lw=2)
         axes.set_title(f"neuron {chosen[number]}")
-        axes.set_xticks(DIRECTIONS)
+        axes.set_xticks(_ticks(period))
         axes.tick_params(axis="x", labelsize=9)
     figure.supxlabel("direction of the grating (degrees)")
     figure.supylabel("response (z-score)")
     figure.suptitle(
-        f"{count} of the {len(tuned)} most tuned neurons: single stimuli, and the mean of 10 degrees\n"
+        f"{count} of the {len(tuned)} most tuned neurons: single stimuli, and the mean of {period / 36:g} degrees\n"
         "One peak: the neuron tells opposite directions apart. Two equal peaks: it does not."
     )
     return figure
@@ -144,13 +154,14 @@ def decoded_against_true(first: Mapping[str, Decoded], rows: Sequence[Mapping[st
     columns = min(4, len(first))
     count = -(-len(first) // columns)
     figure, grid = new_figure(count, columns, (3.05 * columns + 0.4, 3.4 * count + 0.7), sharey=True)
-    edges = np.linspace(0, 360, classes + 1)
+    period = next(iter(first.values())).period
+    edges, ticks = np.linspace(0, period, classes + 1), _ticks(period)
     for axes, one in zip(np.ravel(grid), first.values(), strict=False):
         for low, high in itertools.pairwise(edges):
             axes.fill_between([low, high], low, high, color=GREY, alpha=0.25, lw=0)
-        axes.plot([0, 360], [0, 360], color="black", lw=0.8)
-        axes.plot(one.true, np.clip(one.decoded, -60, 420), "o", ms=3, color=BLUE, alpha=0.7, mew=0)
-        axes.set(xlim=(-10, 370), ylim=(-70, 430), xticks=DIRECTIONS, yticks=DIRECTIONS)
+        axes.plot([0, period], [0, period], color="black", lw=0.8)
+        axes.plot(one.true, np.clip(one.decoded, -period / 6, 7 * period / 6), "o", ms=3, color=BLUE, alpha=0.7, mew=0)
+        axes.set(xlim=(-0.03 * period, 1.03 * period), ylim=(-0.2 * period, 1.2 * period), xticks=ticks, yticks=ticks)
         axes.tick_params(axis="x", labelsize=9)
         axes.set_title(f"{one.decoder}\n{table[one.decoder]:.1f}° off", fontsize=11)
     for axes in np.ravel(grid)[len(first) :]:
@@ -159,7 +170,7 @@ def decoded_against_true(first: Mapping[str, Decoded], rows: Sequence[Mapping[st
     figure.supylabel("decoded direction (degrees)")
     figure.suptitle(
         f"Held-out stimuli of one split; line: right answers; grey: right one of {classes} classes\n"
-        "Above each: mean error on the circle, over all splits. A network on a line fails where 360 meets 0."
+        f"Above each: mean error on the circle, over all splits. A network on a line fails where {period:g} meets 0."
     )
     return figure
 
@@ -219,8 +230,9 @@ def class_weights(classified: Classified, population: Population) -> Figure:
         population: that was decoded.
     """
     preferred = population.preferred if population.preferred is not None else preferred_directions(population)
-    where = np.minimum(preferred // WIDTH_OF_BINS, 360 // WIDTH_OF_BINS - 1).astype(int)
-    bins = int(360 // WIDTH_OF_BINS)
+    period = population.period
+    bins = int(period // WIDTH_OF_BINS)
+    where = np.minimum(preferred // WIDTH_OF_BINS, bins - 1).astype(int)
     counts = np.maximum(1, np.bincount(where, minlength=bins))
 
     def binned(weights: Floats) -> Floats:
@@ -237,9 +249,9 @@ def class_weights(classified: Classified, population: Population) -> Figure:
     for axes, shown, (ylabel, title) in zip(panels, (hidden, through), texts, strict=True):
         limit = float(np.abs(shown).max()) or 1.0
         image = axes.imshow(
-            shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, 360, len(shown), 0)
+            shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, period, len(shown), 0)
         )
-        axes.set(xlabel="preferred direction of the neurons (degrees)", ylabel=ylabel, xticks=DIRECTIONS)
+        axes.set(xlabel="preferred direction of the neurons (degrees)", ylabel=ylabel, xticks=_ticks(period))
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title)
         figure.colorbar(image, ax=axes, label="mean weight")

@@ -199,10 +199,8 @@ def tasks(rows: Sequence[Mapping[str, Any]], ceiling: tuple[float, float] | None
         axes.axvline(0, color="black", lw=0.8)
         axes.set(xlabel="correlation of dissimilarity matrices with V1's", xlim=(min(0, axes.get_xlim()[0]), 1.08))
     if ceiling is not None and np.isfinite(ceiling).all():
-        panels[1].axvspan(
-            *ceiling, color="#CCCCCC", zorder=0, label=f"a true model: {ceiling[0]:.3f} to {ceiling[1]:.3f}"
-        )
-        panels[1].legend(loc="lower right", fontsize=9)
+        label = "right: a true model, {:.3f} to {:.3f}".format(*ceiling)
+        panels[1].axvspan(*ceiling, color="#CCCCCC", zorder=0, label=label)
     solved = {(row["system"], row["layer"]): row["solved"] for row in reversed(rows)}
     labels = [f"{system}, {layer}" if layer != system else system for system, layer in names]
     for number, pair in enumerate(names):
@@ -211,8 +209,8 @@ def tasks(rows: Sequence[Mapping[str, Any]], ceiling: tuple[float, float] | None
     panels[0].set_yticks(places, labels, fontsize=9)
     for layer, colour in colours.items():
         panels[0].barh(np.nan, np.nan, color=colour, alpha=0.55, label=f"layer {layer}")
-    panels[0].legend(loc="lower right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3)
     panels[0].set_title("single stimuli (noise included)")
     panels[1].set_title("cross-validated over neighbouring stimuli")
-    figure.suptitle("Which task makes a representation most like V1?")
+    figure.suptitle("Which task makes a representation most like V1? Dots: networks; bars: their means")
     return figure
