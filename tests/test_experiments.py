@@ -351,6 +351,11 @@ def test_damaged_results_are_named(tmp_path):
         ({"untrained": ("vgg16",)}, r"vgg_weights: want a file with the weights of VGG-16"),
         ({"images": (0,)}, r"images: want numbers of at least 1, got 0"),
         ({"readouts": ("sparse",)}, r"readout: want one of dense, .*, got 'sparse'"),
+        (
+            {"model": dataclasses.replace(MODEL, input_kern=13)},
+            "images: want larger ones for the core, got 12 x 16 pix",
+        ),
+        ({"untrained": ("vgg16",), "vgg_weights": __file__}, r"test_experiments.py: cannot be read"),
         ({"seed": -1}, r"seed: want at least 0, got -1"),
         ({"readouts": ()}, r"readouts: want at least one, got none"),
         ({"retinotopy": ()}, r"retinotopy: want at least one, got none"),
@@ -373,6 +378,13 @@ def test_source_and_target_are_different():
         transfer(sessions("a"), sessions("a"), settings(), show=False)
 
 
+def test_a_loss_that_is_nan_is_a_mistake_that_is_named():
+    one = session("a", 1)
+    broken = {"a": dataclasses.replace(one, train={**one.train, "images": one.train["images"] * math.inf})}
+    with pytest.raises(ValueError, match="session a"):
+        experiment_models.fit_model(make_core(broken, MODEL), broken, Variant(), MODEL, 0)
+
+
 # cores that nobody trained
 
 
@@ -391,7 +403,7 @@ def test_vgg_takes_weights_of_a_file_in_either_naming(tmp_path):
     with pytest.raises(ValueError, match=r"other\.pt: want the weights of VGG-16, got none of 0\.weight"):
         make_vgg(source, model, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("x")
-    with pytest.raises(ValueError, match=r"text\.pt: cannot be read"):
+    with pytest.raises(ValueError, match=r"text\.pt: cannot be read: it holds no plain tensors, as torch.save writes"):
         make_vgg(source, model, tmp_path / "text.pt")
 
 
@@ -523,6 +535,9 @@ def test_transfer_shares_features_where_neurons_are_matched():
     shared = [(row["condition"], row["scans"]) for row in rows if row["readout"]["sharing"]]
     assert shared == [("best-core/diff-readout", 2), ("diff-core/best-readout", 2)]
     matched = {name: session(name, number, units=np.arange(50, 56)) for number, name in enumerate("tu", 8)}
+    experiment = Transfer(sessions("a"), matched, settings(sharing=(False, True)))
+    keys = {experiment.core_key(job) for job in experiment.jobs() if job.condition == "best-core/diff-readout"}
+    assert keys == {"1 scans, gaussian, all images, seed 0"}, "of one session the core is the same"
     rows = transfer(
         sessions("a"), matched, settings(images=(8,), subsets=1, sharing=(True,), untrained=("random",)), show=False
     )
@@ -597,6 +612,9 @@ def test_what_a_recording_lacks_is_named():
         compare_readouts(bare, ComparisonSettings(retinotopy=("predicted",), model=MODEL), show=False)
     with pytest.raises(ValueError, match="want cortical positions, got session a without them"):
         transfer(bare, {"t": session("t", 9)}, settings(retinotopy=("predicted",)), show=False)
+    large = {"model": dataclasses.replace(MODEL, input_kern=13)}
+    with pytest.raises(ValueError, match="images: want larger ones for the core, got 12 x 16 pixels"):
+        compare_readouts(one, ComparisonSettings(**large), show=False)
     for options, message in (({"images": (21,)}, "want 1 to 20, got 21"), ({"neurons": (7,)}, "want at most 6, got 7")):
         with pytest.raises(ValueError, match=message):
             compare_readouts(one, ComparisonSettings(**options, model=MODEL), show=False)

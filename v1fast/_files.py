@@ -52,8 +52,11 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # each format has its own, and some have any
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         said = " ".join(text.split()) or type(error).__name__
-        if "allow_pickle" in said:  # what NumPy says of any other file, too, is advice to run code that it may hold
+        # What NumPy and torch say of any other file, too, is advice to run code that it may hold.
+        if "allow_pickle" in said:
             said = "it holds no plain array of numbers"
+        elif "weights_only" in said:
+            said = "it holds no plain tensors, as torch.save writes them"
         raise ValueError(f"{path}: cannot be read: {said}") from error
 
 

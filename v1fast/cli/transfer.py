@@ -113,12 +113,14 @@ def transfer(
     rows = curves(run(sources, targets, settings, out=out))
     table = summarise(rows, ("readout", "arm", "images"), method=method)
     where = "to other neurons of the animal" if sources is None else "to another animal"
+    one_kind = len({row["kind"] for row in rows}) == 1
+    variants = any(row["variant"] != PLAIN for row in rows)
     figure = curves_figure(
         rows,
-        panels="kind",
-        down="variant" if any(row["variant"] != PLAIN for row in rows) else None,
+        panels="variant" if one_kind and variants else "kind",
+        down="variant" if variants and not one_kind else None,
         curves="arm",
-        title=f"Transfer {where}: {rows[0]['neurons']} neurons",
+        title=f"Transfer {where}: {rows[0]['neurons']} neurons{', ' + rows[0]['kind'] if one_kind else ''}",
         method=method,
         beside=beside_transfer(rows) if published else (),
         crossing=CROSSING_IMAGES if published and any(row["arm"] == "core of 1 scan" for row in rows) else None,

@@ -23,8 +23,10 @@ from v1fast.experiments.models import (
     Retinotopy,
     Variant,
     fit_model,
+    image_shape,
     judge,
     make_core,
+    map_shape,
     parameters_per_neuron,
     variants_of,
 )
@@ -117,6 +119,8 @@ class Comparison:
         self.sessions, self.settings = dict(sessions), settings
         for variant in (*settings.variants(), *self._with_behavior()):
             variant.check(sessions)
+        with torch.random.fork_rng(devices=[]):
+            map_shape(make_core(sessions, settings.model), image_shape(sessions))
         all_images = sum(session.images for session in sessions.values())
         check_images(settings.images, len(sessions), all_images)
         self.images = list(settings.images) or image_grid(all_images)

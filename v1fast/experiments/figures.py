@@ -37,6 +37,8 @@ def curves_figure(
 ) -> Figure:
     """Means over subsets with 95 % bands, against the number of images; panels side by side.
 
+    Of many curves in a panel, bands are bars, and the points of each number of images stand side by side.
+
     Args:
         rows: results, each with "images", "fraction_oracle" and the columns named next.
         panels: column whose values have a column of panels each.
@@ -80,7 +82,7 @@ def curves_figure(
             if numbers is not None:
                 _show_numbers(panel, _of(rows, here), curves, numbers)
             _axes(panel, shown)
-            panel.set_title(name if where is None else f"{name}\n{where}")
+            panel.set_title(name.replace(", ", ",\n") if where is None else f"{name}\n{where}")
             # Room for the numbers above the curves.
             panel.set_ylim(limits[0], limits[1] + (0.35 * (limits[1] - limits[0]) if numbers else 0))
         next(panel for panel in line if panel.get_visible()).set_ylabel(LABEL)

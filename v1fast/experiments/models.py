@@ -31,7 +31,7 @@ from v1fast.readouts import (
     MultiReadoutBase,
     MultiReadoutSharedParametersBase,
 )
-from v1fast.training import EarlyStopping, History, TensorBatches, cache_features, fit, without_core
+from v1fast.training import EarlyStopping, History, NonFiniteLossError, TensorBatches, cache_features, fit, without_core
 
 Kind = Literal["gaussian", "factorized", "pooled", "dense"]
 Retinotopy = Literal["none", "predicted", "residual"]
@@ -267,10 +267,20 @@ def image_shape(sessions: Sessions) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def map_shape(core: nn.Module, images: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(C, H, W) of the core's maps of images of shape (c, h, w)."""
+    """(C, H, W) of the core's maps of images of shape (c, h, w).
+
+    Raises:
+        ValueError: the images are too small for it.
+    """
     training = core.training
-    maps = core.eval()(torch.zeros(1, *images))
-    core.train(training)
+    try:
+        maps = core.eval()(torch.zeros(1, *images))
+    except RuntimeError as error:  # of a convolution or a pooling of which nothing would be left
+        raise ValueError(
+            f"images: want larger ones for the core, got {images[1]} x {images[2]} pixels: {error}"
+        ) from error
+    finally:
+        core.train(training)
     return cast("tuple[int, int, int]", tuple(maps.shape[1:]))
 
 
@@ -426,7 +436,7 @@ def fit_model(
         )
         if frozen:
             encoder = without_core(encoder.freeze_core())
-        history = fit(
+        history = _fit_or_say(
             encoder,
             {name: _batches(session, settings, seed) for name, session in sessions.items()},
             {name: cast("Any", session.validation) for name, session in sessions.items()},
@@ -443,6 +453,14 @@ def fit_model(
     if history.interrupted:
         raise KeyboardInterrupt
     return Fitted(encoder, history, time.perf_counter() - start)
+
+
+def _fit_or_say(encoder: FiringRateEncoder, *data: Any, **options: Any) -> History:
+    """:func:`v1fast.training.fit`; ValueError where the loss became NaN: data or settings of a user are to blame."""
+    try:
+        return fit(encoder, *data, **options)
+    except NonFiniteLossError as error:
+        raise ValueError(str(error)) from error
 
 
 def _learning_rates(variant: Variant, sessions: Sessions, settings: ModelSettings) -> dict[str, float] | None:

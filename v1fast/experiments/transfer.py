@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +34,7 @@ from v1fast.experiments.models import (
     judge,
     make_core,
     make_vgg,
+    map_shape,
     parameters_per_neuron,
     variants_of,
     with_features,
@@ -180,7 +181,9 @@ class Transfer:
             if not group:
                 raise ValueError(f"{name}: want at least one session, got none")
         self.within = bool(set(source) & set(target))
-        image_shape({f"source {name}": one for name, one in source.items()} | dict(target))
+        shape = image_shape({f"source {name}": one for name, one in source.items()} | dict(target))
+        for core in self._examples():
+            map_shape(core, shape)
         self.all_images = sum(session.images for session in target.values())
         self.source_images = sum(session.images for session in source.values())
         self.scans = settings.scans or (len(source),)
@@ -206,6 +209,14 @@ class Transfer:
                 self._variant_for(group, variant).check(group)
         if any(variant.sharing for variant in variants) and not any(job.readout.sharing for job in self.jobs()):
             raise ValueError("sharing: want source or target to be several sessions of the same neurons, got others")
+
+    def _examples(self) -> Iterator[nn.Module]:
+        """A core of each kind, untrained: what cannot be made is said before anything is fitted."""
+        with torch.random.fork_rng(devices=[]):
+            yield make_core(self.target, self.settings.model)
+            if set(self.settings.untrained) - {"random"}:
+                weights = self.settings.vgg_weights if "vgg16" in self.settings.untrained else None
+                yield make_vgg(self.target, self.settings.model, None if weights is None else Path(weights))
 
     def _of_scans(self, count: int) -> dict[str, Session]:
         """So many of the source's sessions."""
@@ -293,13 +304,14 @@ class Transfer:
     # cores
 
     def core_key(self, job: TransferJob) -> str:
-        """Name of the core that a job reads."""
+        """Name of the core that a job reads: one for all jobs whose core is trained in the same way."""
         seed = job.subset % self.settings.core_seeds
         if job.core in UNTRAINED:
             return job.core if job.core == "vgg16" else f"{job.core}, subset {job.subset}"
+        readout = self._variant_for(self._of_scans(job.scans), job.readout)
         if job.condition == "diff-core/best-readout":
-            return f"{job.core}, {job.readout}, {job.images} images, subset {job.subset}"
-        return f"{job.core}, {job.readout}, all images, seed {seed}"
+            return f"{job.core}, {readout}, {job.images} images, subset {job.subset}"
+        return f"{job.core}, {readout}, all images, seed {seed}"
 
     def core(self, job: TransferJob) -> nn.Module:
         """The frozen core that a job reads, in evaluation mode; trained if it was not yet."""
