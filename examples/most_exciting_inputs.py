@@ -27,7 +27,7 @@ def main() -> None:
     """Simulate, fit, look inside; write pictures and ``summary.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/insilico"))
-    parser.add_argument("--neurons", type=int, default=300)
+    parser.add_argument("--neurons", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=24)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
