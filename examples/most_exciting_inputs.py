@@ -91,7 +91,7 @@ def compare(cells: Population, images: Tensor, mean: Tensor, components: Tensor)
             "share of the first two components' norm in the pair's span": quartiles(
                 torch.stack([share(components[:, k], pairs) for k in (0, 1)]).square().mean(0).sqrt()[~simple]
             ),
-            "|r| of mean gradient and either filter": quartiles(share(mean, pairs)[~simple]),
+            "share of the mean gradient's norm in the pair's span": quartiles(share(mean, pairs)[~simple]),
         },
     }
 
