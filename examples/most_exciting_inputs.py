@@ -1,6 +1,8 @@
 """What excites a model's neurons most, and what they read: against simulated cells, whose filters are known.
 
-python examples/most_exciting_inputs.py --out out/insilico
+    python examples/most_exciting_inputs.py out/insilico
+
+Some minutes on one core.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ SHAPE = (36, 64)
 def main() -> None:
     """Simulate, fit, look inside; write pictures and ``summary.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/insilico"))
-    parser.add_argument("--neurons", type=int, default=300)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("out/insilico"))
+    parser.add_argument("--neurons", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=24)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def compare(cells: Population, images: Tensor, mean: Tensor, components: Tensor)
             "share of the first two components' norm in the pair's span": quartiles(
                 torch.stack([share(components[:, k], pairs) for k in (0, 1)]).square().mean(0).sqrt()[~simple]
             ),
-            "|r| of mean gradient and either filter": quartiles(share(mean, pairs)[~simple]),
+            "share of the mean gradient's norm in the pair's span": quartiles(share(mean, pairs)[~simple]),
         },
     }
 

@@ -81,6 +81,7 @@ def test_simulate_says_what_is_wrong(tmp_path):
     for words, said in (
         (["--neurons", 0], "neurons: want >= 1, got 0"),
         (["--noise", "white"], "noise: want 'poisson'"),
+        (["--subfields", 4], "subfields: want at most 3, got 4"),
     ):
         result = run("simulate", tmp_path / "out", *words)
         assert result.exit_code == 2

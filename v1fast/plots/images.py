@@ -74,6 +74,7 @@ def _grid(images: NDArray[Any], titles: Sequence[object], columns: int, colours:
             axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", fontsize=9)
     for axes in cells:
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)  # the frame is the edge of the image here
     for axes in cells[number:]:
         axes.set_axis_off()
     return figure, number

@@ -102,7 +102,7 @@ def readout_weights(weights: ArrayLike, *, at_most: int = 200) -> Figure:
     used = np.divide(squares.sum(1) ** 2, fourth, out=np.full(len(values), np.nan), where=fourth > 0)
     used = used[~np.isnan(used)]
     right.hist(used, bins=30, color=BLUE)
-    right.set(xlabel="channels that a neuron uses (participation ratio)", ylabel="neurons")
+    right.set(xlabel="channels used (participation ratio)", ylabel="neurons")
     right.set_title(f"Median {np.median(used):.1f} of {values.shape[1]} channels" if len(used) else "No weights")
     return figure
 

@@ -132,12 +132,8 @@ def _fit(
     training, machine = configuration.training, configuration.machine
     device, lost = building.device_of(machine.device), lost_frames(encoder.core)
     frames = None if lost is None else configuration.data.frames
-    for name, recording in recordings.items() if frames else ():
-        longest = max(map(len, stretches(recording, recording.in_tier("train"))))
-        if frames > longest:
-            raise ValueError(
-                f"data.frames: want at most {longest}, as the longest training video of {name}, got {frames}"
-            )
+    if frames is not None:
+        _check_clips(recordings, frames)
     made = loaders(
         recordings,
         training.batch_size,
@@ -173,6 +169,14 @@ def _fit(
         scale_loss=training.scale_loss,
         check_every=training.check_every,
     )
+
+
+def _check_clips(recordings: Mapping[str, Recording], frames: int) -> None:
+    for name, recording in recordings.items():
+        longest = max(map(len, stretches(recording, recording.in_tier("train"))))
+        if frames > longest:
+            want = f"want at most {longest}, as the longest training video of {name}"
+            raise ValueError(f"data.frames: {want}, got {frames}")
 
 
 def _parameters(encoder: FiringRateEncoder) -> dict[str, int]:

@@ -79,8 +79,9 @@ def _oracle(axes: Axes, judgements: Mapping[str, Judgement]) -> None:
     axes.set(xlabel="oracle: other repeats of the image", ylabel="model: correlation with single responses")
     axes.set_title("Fraction oracle: the slope")
     if len(judgements) <= MARKED_APART:
-        for handle in axes.legend(fontsize=9).legend_handles:  # the dots of many neurons are too small for a key
-            handle.set(markersize=6, alpha=1)
+        keys: Any = axes.legend(fontsize=9).legend_handles
+        for key in keys:  # the dots of many neurons are too small there
+            key.set(markersize=6, alpha=1)
 
 
 @styled
