@@ -12,10 +12,10 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from v1fast import readouts
-from v1fast.distributed import placement_for_fsdp, shard_neurons, split_images
+from v1fast import functional, ops, readouts
+from v1fast.distributed import placement_for_fsdp, rdm, shard_neurons, split_images
 from v1fast.losses import PoissonLoss
 from v1fast.models import FiringRateEncoder
 
@@ -510,3 +510,30 @@ def lightning_shards_the_model():
         optimizer.step()
     for (name, parameter), expected in zip(module.model.named_parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(whole(parameter), expected, msg=named(name))
+
+
+# dissimilarity matrices
+
+
+def matrices_are_those_of_one_process():
+    exact = ops.loaded["native"] == "loaded"
+    for stimuli, neurons in ((11, 7), (2, 30), (40, 5), (1, 3)):
+        draw = torch.Generator().manual_seed(stimuli)
+        responses = torch.randn(stimuli, neurons, generator=draw)
+        responses[0, 0] = torch.nan if stimuli == 40 else 0.0
+        for dtype in (torch.float32, torch.float64):
+            given = responses.to(dtype)
+            for placement in (Shard(0), Shard(1), Replicate()):
+                spread = distribute_tensor(given, mesh(), [placement])
+                for method in ("correlation", "cosine", "euclidean"):
+                    found, want = rdm(spread, method=method), functional.rdm(given, method=method)
+                    assert found.placements == (Shard(0),)
+                    assert found.to_local().shape[0] <= -(-stimuli // dist.get_world_size())
+                    close = {"rtol": 0, "atol": 0} if exact and method != "euclidean" else {}
+                    torch.testing.assert_close(
+                        whole(found), want, **close, equal_nan=True, msg=named(method, str(placement))
+                    )
+                    assert torch.equal(whole(found).nan_to_num(9), whole(found).T.nan_to_num(9))
+    for wrong in (responses, distribute_tensor(responses[0], mesh(), [Replicate()])):
+        with pytest.raises(ValueError, match=r"^responses: want a DTensor \[S, N\]"):
+            rdm(wrong)

@@ -21,15 +21,17 @@ IMAGES = [
     "fully_sharded_training_keeps_means_in_the_map",
     "ranks_draw_their_own_samples",
 ]
+MATRICES = ["matrices_are_those_of_one_process"]
 
 
 def test_two_ranks(tmp_path):
-    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 2, tmp_path)
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES, *MATRICES], 2, tmp_path)
 
 
 @pytest.mark.slow
 def test_four_ranks(tmp_path):
-    ranks.run("distributed_checks", [*NEURONS, *IMAGES], 4, tmp_path)
+    ranks.run("distributed_checks", [*NEURONS, *IMAGES, *MATRICES], 4, tmp_path)
+    ranks.run("distributed_checks", MATRICES, 3, tmp_path)
     for number in (1, 2, 3):
         ranks.run("distributed_checks", ["goes_on_from_the_checkpoint"], number, tmp_path)
 
