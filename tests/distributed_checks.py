@@ -16,9 +16,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from v1fast import functional, ops, readouts
-from v1fast.distributed import placement_for_fsdp, rdm, shard_neurons, split_images
+from v1fast.distributed import placement_for_fsdp, rdm, rdm_correlation, shard_neurons, split_images
 from v1fast.losses import PoissonLoss
 from v1fast.models import FiringRateEncoder
+from v1fast.rsa import rdm_correlation as of_one_process
 
 MAP, IMAGES = every_readout.MAP, 5
 POINT_READOUTS = [
@@ -538,3 +539,21 @@ def matrices_are_those_of_one_process():
     for wrong in (responses, distribute_tensor(responses[0], mesh(), [Replicate()])):
         with pytest.raises(ValueError, match=r"^responses: want a DTensor \[S, N\]"):
             rdm(wrong)
+
+
+def correlations_are_those_of_one_process():
+    draw = torch.Generator().manual_seed(0)
+    for stimuli, special in ((23, 1.0), (2, 1.0), (3, 1.0), (9, torch.nan), (12, 1e25), (1, 1.0)):
+        x, y = (torch.randn(stimuli, neurons, generator=draw) for neurons in (6, 9))
+        x = x * special if special > 1 else x
+        y[-1, 0] = special if special != special else y[-1, 0]
+        spread = (distribute_tensor(x, mesh(), [Shard(1)]), distribute_tensor(y, mesh(), [Shard(0)]))
+        for method in ("pearson", "cosine"):
+            for dissimilarity in ("correlation", "cosine", "euclidean"):
+                found, want = (
+                    torch.tensor(function(*given, method, dissimilarity=dissimilarity))
+                    for function, given in ((rdm_correlation, spread), (of_one_process, (x, y)))
+                )
+                torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6, equal_nan=True)
+    with pytest.raises(ValueError, match=r"^y: want \[S, M\] with S = 1"):
+        rdm_correlation(spread[0], distribute_tensor(torch.randn(4, 3), mesh(), [Shard(0)]))
