@@ -8,16 +8,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from op_checks import assert_same
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from v1fast import readouts
-from v1fast.distributed import placement_for_fsdp, shard_neurons, split_images
+from v1fast import functional, ops, readouts
+from v1fast.distributed import placement_for_fsdp, rdm, rdm_correlation, shard_neurons, split_images
 from v1fast.losses import PoissonLoss
 from v1fast.models import FiringRateEncoder
+from v1fast.rsa import rdm_correlation as of_one_process
 
 MAP, IMAGES = every_readout.MAP, 5
 POINT_READOUTS = [
@@ -103,8 +105,8 @@ def every_point_readout_has_the_gradients_of_one_process():
             sharded = shard_neurons(layer, mesh())
             out, found = a_step(sharded, *several, own(sharded, target), reduction)
             # A network's products of fewer rows may be rounded otherwise.
-            exact = {} if "predicted" in name else {"rtol": 0, "atol": 0}
-            torch.testing.assert_close(parts_joined(out), want_out.detach(), **exact, msg=name)
+            alike = torch.testing.assert_close if "predicted" in name else assert_same
+            alike(parts_joined(out), want_out.detach())
             assert found.keys() == want.keys()
             for key, gradient in want.items():
                 if gradient is None:
@@ -251,9 +253,9 @@ def samples_are_those_of_one_process():
         for x in (torch.randn(3, *MAP), torch.randn(3, MAP[0], 2, *MAP[1:])):
             dist.broadcast(x, 0)
             found = parts_joined(layer(x, sample=True, seed=9, image_offset=2))
-            assert torch.equal(found, expected(x, sample=True, seed=9, image_offset=2).detach())
+            assert_same(found, expected(x, sample=True, seed=9, image_offset=2).detach())
             index = [0, -1] if layer.outdims else []
-            assert torch.equal(layer(x, seed=9, out_idx=index), layer(x, seed=9)[..., index])
+            assert_same(layer(x, seed=9, out_idx=index), layer(x, seed=9)[..., index])
 
 
 def a_readout_on_the_meta_device_gets_the_values_it_would_have():
@@ -510,3 +512,48 @@ def lightning_shards_the_model():
         optimizer.step()
     for (name, parameter), expected in zip(module.model.named_parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(whole(parameter), expected, msg=named(name))
+
+
+# dissimilarity matrices
+
+
+def matrices_are_those_of_one_process():
+    exact = ops.loaded["native"] == "loaded"
+    for stimuli, neurons in ((11, 7), (2, 30), (40, 5), (1, 3)):
+        draw = torch.Generator().manual_seed(stimuli)
+        responses = torch.randn(stimuli, neurons, generator=draw)
+        responses[0, 0] = torch.nan if stimuli == 40 else 0.0
+        for dtype in (torch.float32, torch.float64):
+            given = responses.to(dtype)
+            for placement in (Shard(0), Shard(1), Replicate()):
+                spread = distribute_tensor(given, mesh(), [placement])
+                for method in ("correlation", "cosine", "euclidean"):
+                    found, want = rdm(spread, method=method), functional.rdm(given, method=method)
+                    assert found.placements == (Shard(0),)
+                    assert found.to_local().shape[0] <= -(-stimuli // dist.get_world_size())
+                    close = {"rtol": 0, "atol": 0} if exact and method != "euclidean" else {}
+                    torch.testing.assert_close(
+                        whole(found), want, **close, equal_nan=True, msg=named(method, str(placement))
+                    )
+                    assert torch.equal(whole(found).nan_to_num(9), whole(found).T.nan_to_num(9))
+    for wrong in (responses, distribute_tensor(responses[0], mesh(), [Replicate()])):
+        with pytest.raises(ValueError, match=r"^responses: want a DTensor \[S, N\]"):
+            rdm(wrong)
+
+
+def correlations_are_those_of_one_process():
+    draw = torch.Generator().manual_seed(0)
+    for stimuli, special in ((23, 1.0), (2, 1.0), (3, 1.0), (9, torch.nan), (12, 1e25), (1, 1.0)):
+        x, y = (torch.randn(stimuli, neurons, generator=draw) for neurons in (6, 9))
+        x = x * special if special > 1 else x
+        y[-1, 0] = special if special != special else y[-1, 0]
+        spread = (distribute_tensor(x, mesh(), [Shard(1)]), distribute_tensor(y, mesh(), [Shard(0)]))
+        for method in ("pearson", "cosine"):
+            for dissimilarity in ("correlation", "cosine", "euclidean"):
+                found, want = (
+                    torch.tensor(function(*given, method, dissimilarity=dissimilarity))
+                    for function, given in ((rdm_correlation, spread), (of_one_process, (x, y)))
+                )
+                torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6, equal_nan=True)
+    with pytest.raises(ValueError, match=r"^y: want \[S, M\] with S = 1"):
+        rdm_correlation(spread[0], distribute_tensor(torch.randn(4, 3), mesh(), [Shard(0)]))

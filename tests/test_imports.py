@@ -21,8 +21,8 @@ FLOORS = (  # from the top down
     {"experiments"},
     {"v1fast"},  # the package itself: what `from v1fast import ...` finds
     {"runs", "normative", "decoding"},
-    {"training", "rsa", "plots", "insilico", "accelerate", "doctor"},
-    {"models", "data", "metrics", "losses", "distributed"},
+    {"training", "rsa", "distributed", "plots", "insilico", "accelerate", "doctor"},
+    {"models", "data", "metrics", "losses"},
     {"readouts"},
     {"functional"},
     {"ops"},

@@ -47,6 +47,21 @@ class PairSums:
             self.products += pieces[0] @ pieces[1].T
         self.count += a.shape[1]
 
+    def merge(self, other: PairSums) -> None:
+        """Add the sums of other entries of the same vectors, whatever was subtracted from either."""
+        if other.shifts is None:  # nothing was added to it
+            return
+        if self.shifts is None:
+            self.shifts = other.shifts
+        # The other's sums, as if what was subtracted there were what is subtracted here (Chan, Golub & LeVeque, 1983).
+        moves = [theirs - own for theirs, own in zip(other.shifts, self.shifts, strict=True)]
+        n, (move_a, move_b), (sum_a, sum_b) = other.count, moves, other.sums
+        self.products += other.products + np.outer(sum_a, move_b) + np.outer(move_a, sum_b) + n * np.outer(*moves)
+        for which, move in enumerate(moves):
+            self.squares[which][:] += other.squares[which] + 2 * move * other.sums[which] + n * move**2
+            self.sums[which][:] += other.sums[which] + n * move
+        self.count += n
+
     def variances(self) -> tuple[Floats, Floats]:
         """Return the sums of squared deviations from the means, of the first and of the second vectors."""
         first, second = (

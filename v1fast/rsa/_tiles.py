@@ -73,10 +73,9 @@ class Responses:
 
     def scaled(self) -> Responses:
         """Return the responses times a power of two if their squares could overflow or underflow."""
-        largest = max((_largest(part) for part in self.parts()), default=0.0)
-        if largest == 0 or 2.0**-WITHOUT_SCALE <= largest <= 2.0**WITHOUT_SCALE:
-            return self
-        return Responses(self.name, self.given, 2.0 ** -math.frexp(largest)[1])
+        largest = max((largest_magnitude(part) for part in self.parts()), default=0.0)
+        scale = scale_of(largest)
+        return self if scale is None else Responses(self.name, self.given, scale)
 
 
 def _kept(name: str, given: Any) -> NDArray[Any]:
@@ -86,7 +85,14 @@ def _kept(name: str, given: Any) -> NDArray[Any]:
     return _arrays.to_array(name, given)
 
 
-def _largest(part: Tensor) -> float:
+def scale_of(largest: float) -> float | None:
+    """The power of two that brings responses into a range where squares neither overflow nor underflow, if needed."""
+    if largest == 0 or 2.0**-WITHOUT_SCALE <= largest <= 2.0**WITHOUT_SCALE:
+        return None
+    return 2.0 ** -math.frexp(largest)[1]
+
+
+def largest_magnitude(part: Tensor) -> float:
     """Return the largest finite magnitude."""
     if not part.numel():
         return 0.0

@@ -84,19 +84,24 @@ def rdm_correlation(
     every = list(_tiles.tiles(given[0].shape[0], SIDE))
     with progress_bar("comparing", len(every), show=progress) as bar:
         for tile in every:
-            a, b = (_tiles.pairs(z, tile, dissimilarity, accuracy).cpu().numpy()[None] for z in given)
-            ends = [_ends(vector) for vector in (a, b)]
-            if np.isnan(ends).any():
-                present = ~(np.isnan(a) | np.isnan(b))[0]
-                a, b = a[:, present], b[:, present]
-                ends = [_ends(vector) for vector in (a, b)]
-            sums.add(a, b)
-            for found, (low, high), vector in zip(ranges, ends, (a, b), strict=True):
-                found.add(low, high, vector.dtype)
+            add_entries(sums, ranges, *(_tiles.pairs(z, tile, dissimilarity, accuracy) for z in given))
             bar.advance()
     if any(found.is_undefined(method) for found in ranges):
         return float("nan")
     return float((sums.pearson() if method == "pearson" else sums.cosine())[0, 0])
+
+
+def add_entries(sums: PairSums, ranges: tuple[Range, Range], x: Tensor, y: Tensor) -> None:
+    """Add the same entries [K] of two matrices, those that are NaN in neither, to sums and ranges."""
+    a, b = (entries.cpu().numpy()[None] for entries in (x, y))
+    ends = [_ends(vector) for vector in (a, b)]
+    if np.isnan(ends).any():
+        present = ~(np.isnan(a) | np.isnan(b))[0]
+        a, b = a[:, present], b[:, present]
+        ends = [_ends(vector) for vector in (a, b)]
+    sums.add(a, b)
+    for found, (low, high), vector in zip(ranges, ends, (a, b), strict=True):
+        found.add(low, high, vector.dtype)
 
 
 def _ends(vector: NDArray[Any]) -> tuple[float, float]:
