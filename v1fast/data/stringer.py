@@ -95,7 +95,7 @@ def _read_halves(
 ) -> Recording:
     """A recording whose tiers are the halves of the trials."""
     stimuli = _numbers(tree, arrays["stimuli"], 1, "[S]")
-    halves = []
+    halves: list[Array] = []
     for name in HALVES:
         responses = _numbers(tree, arrays[name], 2, "[S, N]")
         wanted = (len(stimuli), halves[0].shape[1] if halves else responses.shape[1])
