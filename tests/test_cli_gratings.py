@@ -82,6 +82,15 @@ def test_mistakes_are_one_line(recording, tmp_path, monkeypatch, words, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["decode", "normative"])
+def test_a_file_where_the_folder_should_be_is_said_at_once(recording, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    result = run(command, recording, "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert result.output.endswith("file: Not a directory\n")
+    assert result.output.count("\n") == 1
+
+
 def test_images_without_orientations(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, resp=np.ones((12, 3)), istim=np.arange(12), images=np.zeros((12, 4, 4)))

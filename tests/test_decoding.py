@@ -387,3 +387,27 @@ def test_the_examples_of_docstrings(module):
     found = doctest.testmod(importlib.import_module(f"v1fast.decoding.{module}"))
     assert found.attempted
     assert not found.failed
+
+
+def test_a_file_of_halves(tmp_path):
+    """60 directions, for cross-validation: each is two trials, which are never on both sides of a split."""
+    from v1fast.decoding.experiment import split_of
+    from v1fast.normative import v1_of
+
+    made = simulate_gratings(300, seed=1)
+    halves = [np.stack([made.responses[6 * k + part : 6 * k + 6 : 2].mean(0) for k in range(60)]) for part in (0, 1)]
+    path = tmp_path / "split.npz"
+    np.savez(path, resp_train=halves[0], resp_test=halves[1], stimuli=6.0 * np.arange(60) + 2.5)
+    recording = read(path)
+    assert recording.responses.shape == (120, 300)
+    assert (recording.tiers == np.repeat(["train", "test"], 60)).all()
+    population = population_of(recording)
+    split = split_of(population, DecodingSettings(), 0)
+    assert (len(split.train), len(split.test)) == (72, 48)
+    assert not set(population.degrees[split.train]) & set(population.degrees[split.test])
+    v1 = v1_of(population)
+    assert v1.crossvalidated.shape == (30 * 29 // 2,)
+    assert not v1.undefined
+    np.savez(path, resp_train=halves[0], resp_test=halves[1][:, :9], stimuli=6.0 * np.arange(60))
+    with pytest.raises(ValueError, match=r"resp_test: want \[S, N\] = \(60, 300\), got \(60, 9\)"):
+        read(path)

@@ -278,7 +278,8 @@ def test_two_at_once(tmp_path, server):
 
 
 def test_names(tmp_path):
-    with pytest.raises(ValueError, match="name: want one of stringer, lurz2020, sensorium2022, got 'mnist'"):
+    known = "stringer, stringer-halves, lurz2020, sensorium2022"
+    with pytest.raises(ValueError, match=f"name: want one of {known}, got 'mnist'"):
         get("mnist", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -286,7 +287,7 @@ def test_names(tmp_path):
 def test_published_addresses():
     files = [file for published in download.PUBLISHED.values() for file in published.files]
     assert all(file.url.startswith("https://") and file.name.endswith((".zip", ".npz")) for file in files)
-    assert len({file.name for file in files}) == len(files) == 9
+    assert len({file.name for file in files}) == len(files) == 10
     assert files[0].md5 == "436599dfd8ebe6019f066c38aed20580"
 
 

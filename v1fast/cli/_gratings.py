@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +26,17 @@ Data = Annotated[
     ),
 ]
 Neurons = Annotated[int | None, typer.Option(min=2, help="So many random neurons.", show_default="all")]
+
+
+def check_folder(out: Path) -> None:
+    """Raise OSError where ``out`` cannot become a folder: before minutes of work, not after."""
+    for place in (out, *out.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+            return
 
 
 def population(

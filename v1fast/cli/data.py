@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("get", epilog="Example: v1fast data get lurz2020 --folder data")
 @in_one_line
 def get(
-    name: Annotated[str, typer.Argument(help="stringer, lurz2020 or sensorium2022.")],
+    name: Annotated[str, typer.Argument(help="stringer, stringer-halves, lurz2020 or sensorium2022.")],
     folder: Annotated[Path, typer.Option(help="Folder to write to, in a folder of that name.")] = Path("data"),
     quiet: Quiet = False,
     as_json: AsJson = False,

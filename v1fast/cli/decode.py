@@ -80,6 +80,7 @@ def decode(
     if quick:
         given |= {"widths": (2, 20), "depths": (1, 2), "tries": 1}
     settings = DecodingSettings(**given)
+    shared.check_folder(out)
     population = shared.population(data, min(neurons or 1000, 1000) if quick else neurons, bin_degrees, period)
     found = run(population, settings, show=not (quiet or as_json))
     macaque, macaque_pictures = _macaque(real_data, quick, not (quiet or as_json))

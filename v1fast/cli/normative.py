@@ -71,6 +71,7 @@ def normative(
         epochs=min(epochs, 3) if quick else epochs,
         images=min(images, 200) if quick else images,
     )
+    shared.check_folder(out)
     population = shared.population(data, min(neurons or 1000, 1000) if quick else neurons)
     found = compare_with_v1(population, settings, show=not (quiet or as_json))
     table = _table(found)

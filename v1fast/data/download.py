@@ -85,6 +85,17 @@ PUBLISHED = {
             ),
         ),
     ),
+    "stringer-halves": Published(
+        "the same recording in bins of 6 degrees, two halves of the trials apart",
+        "https://osf.io/p3aeb",
+        (
+            PublishedFile(
+                "https://osf.io/p3aeb/download",
+                "W3D4_stringer_oribinned6_split.npz",
+                "b3f7245c6221234a676b71a1f43c3bb5",
+            ),
+        ),
+    ),
     "lurz2020": Published(
         "mouse V1, natural images, one session (Lurz et al. 2021, ICLR)",
         f"{_GIN}/Lurz2020",
@@ -128,7 +139,7 @@ def get(name: str, folder: str | Path = "data", *, show: bool = True, console: A
     download is recorded in ``SHA256SUMS`` beside the files, in the form that ``sha256sum -c`` reads.
 
     Args:
-        name: "stringer", "lurz2020" or "sensorium2022".
+        name: "stringer", "stringer-halves", "lurz2020" or "sensorium2022".
         folder: to write to, made where it is missing.
         show: whether to show a progress bar.
         console: of rich, for the bar; default stderr.

@@ -148,6 +148,8 @@ def _format(path: Path) -> str | None:
         names = {name.removesuffix(".npy") for name in tree.files("")}
         if path.suffix == ".npz" and "resp" in names and names & {"stimuli", "istim"}:
             return "stringer"
+        if path.suffix == ".npz" and {"resp_train", "resp_test", "stimuli"} <= names:
+            return "stringer"
         if _has_arrays(tree) or path.suffix == ".npz":  # whose reader says what is missing
             return "arrays"
         if tree.files("data/responses") or (path.suffix == ".zip" and scans(tree)):

@@ -20,6 +20,8 @@ from v1fast.data.rows import Array, as_rows
 from v1fast.data.sensorium import session_name
 from v1fast.data.trees import Tree
 
+HALVES = ("resp_train", "resp_test")  # of the trials, in files for cross-validation
+
 
 def read_stringer(
     path: str | Path,
@@ -35,7 +37,8 @@ def read_stringer(
 
     Args:
         path: of the ``.npz``: "resp" [S, N], and "stimuli" [S], orientations in degrees, or "istim" [S]; also "images"
-            [I, C, H, W] or [I, H, W], where ``images`` is not given.
+            [I, C, H, W] or [I, H, W], where ``images`` is not given. Or, of halves of the trials, "resp_train" and
+            "resp_test", both [S, N], and "stimuli" [S]: those of one follow those of the other.
         images: that "istim" counts: an array, or a ``.npy`` file.
         first_image: number of the first image in "istim": 1 in files that come from MATLAB.
         bin_degrees: width of bins of orientations: a trial is then the mean response to the stimuli of a bin, and its
@@ -54,6 +57,8 @@ def read_stringer(
     """
     tree = Tree(path)
     arrays = {name.removesuffix(".npy"): name for name in tree.files("")}
+    if {*HALVES, "stimuli"} <= set(arrays) and "resp" not in arrays:
+        return _read_halves(tree, arrays, path, bin_degrees, image_shape)
     if "resp" not in arrays or not {"stimuli", "istim"} & set(arrays):
         raise ValueError(f"{path}: want arrays resp, and stimuli or istim, got {', '.join(arrays) or 'none'}")
     responses = _numbers(tree, arrays["resp"], 2, "[S, N]")
@@ -83,6 +88,34 @@ def read_stringer(
     else:
         fields["tiers"] = split_tiers(fields["image_index"], split, seed)
     return Recording(**fields, responses=responses, name=session_name(Path(path).stem), source=str(path))
+
+
+def _read_halves(
+    tree: Tree, arrays: dict[str, str], path: str | Path, bin_degrees: float | None, image_shape: tuple[int, int]
+) -> Recording:
+    """A recording whose tiers are the halves of the trials."""
+    stimuli = _numbers(tree, arrays["stimuli"], 1, "[S]")
+    halves: list[Array] = []
+    for name in HALVES:
+        responses = _numbers(tree, arrays[name], 2, "[S, N]")
+        wanted = (len(stimuli), halves[0].shape[1] if halves else responses.shape[1])
+        if responses.shape != wanted:
+            raise ValueError(f"{tree.where(name)}: want [S, N] = {wanted}, got {responses.shape}")
+        halves.append(responses)
+    orientations = stimuli
+    if bin_degrees is not None:
+        (first, orientations), (second, _) = (binned(half, stimuli, bin_degrees) for half in halves)
+        halves = [first, second]
+    values, index = np.unique(orientations, return_inverse=True)
+    return Recording(
+        images=Gratings(values, image_shape),
+        responses=np.concatenate(halves),
+        image_index=np.tile(index, 2),
+        tiers=np.repeat(["train", "test"], len(orientations)),
+        trials={"orientation": np.tile(orientations, 2)},
+        name=session_name(Path(path).stem),
+        source=str(path),
+    )
 
 
 def _numbers(tree: Tree, name: str, axes: int, want: str) -> Array:

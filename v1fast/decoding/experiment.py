@@ -158,7 +158,7 @@ class Split:
     training mean is taken off, and the output's bias begins at the mean of the training targets.
 
     Attributes:
-        train, test: indices of stimuli.
+        train, test: indices of trials; all trials of a stimulus are in one of them.
         responses: [S, N], minus the training mean.
         scores, basis: the same in few dimensions, see ``span``.
         degrees: [S].
@@ -176,7 +176,10 @@ class Split:
 
 def split_of(population: Population, settings: DecodingSettings, number: int) -> Split:
     """Split number ``number`` of the settings, from 0."""
-    train, test = split_stimuli(len(population.degrees), settings.share, settings.seed + number)
+    _, first, place = np.unique(population.degrees, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # stimuli as they come, each with all its trials
+    parts = split_stimuli(len(order), settings.share, settings.seed + number)
+    train, test = (np.concatenate([np.flatnonzero(place == order[k]) for k in part]) for part in parts)
     scores, basis = population.spanned
     responses = torch.from_numpy(population.responses - population.responses[train].mean(0))
     centred = scores - scores[train].mean(0)
