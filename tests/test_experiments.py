@@ -807,3 +807,25 @@ def test_commands_write_tables_and_pictures(tmp_path, monkeypatch):
     assert len(lines) == 4
     result = CliRunner().invoke(app, ["transfer", *options, "--source", "three"])
     assert "--source: want one of one, two, got 'three', which fits none of them" in result.output
+
+
+def test_readouts_draws_what_sharing_and_retinotopy_add(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from v1fast.cli import _experiments
+
+    drawn = {}
+    monkeypatch.setattr(_experiments, "sessions_of", lambda *arguments: sessions("one", "two"))
+    monkeypatch.setattr(_experiments, "model_of", lambda *arguments: MODEL)
+    finish = _experiments.finish
+    monkeypatch.setattr(_experiments, "finish", lambda *given: drawn.update(given[-1]) or finish(*given))
+    options = ["--share-features", "--retinotopy", "none,predicted", "--kinds", "dense,pooled", "--behavior"]
+    common = ["x", "--images", "8", "--neurons", "3", "--subsets", "2", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["readouts", *common, *options])
+    assert result.exit_code == 0, result.output
+    assert "without retinotopy: dense (each neuron weights all pixels" in result.output
+    assert {"readouts.png", "arms.png", "behavior.png", "table.csv"} <= set(os.listdir(tmp_path))
+    assert [axes.get_title() for axes in drawn["arms"].axes] == ["dense\n3 neurons", "pooled\n3 neurons"]
+    numbers = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn["arms"].axes]
+    assert [len(shown) for shown in numbers] == [2, 4]
+    (plain,) = drawn["readouts"].axes
+    assert len(plain.get_legend_handles_labels()[1]) == 2, "the plain readouts alone"

@@ -80,17 +80,18 @@ def readouts(
     rows = compared(compare_readouts(sessions, settings, out=out))
     by = ("readout", "parameters_per_neuron", "neurons", "images")
     table = summarise(rows, by, method=method)
-    shared.finish(out, rows, table, _pictures(rows, method, beside_comparison(rows) if published else ()))
+    shared.finish(out, rows, table, _pictures(rows, words, method, beside_comparison(rows) if published else ()))
 
 
 def _pictures(
-    rows: Sequence[Mapping[str, Any]], method: "Band", beside: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], method: "Band", beside: Sequence[Mapping[str, Any]]
 ) -> dict[str, "Figure"]:
     """The readouts side by side; what sharing and retinotopy add to each; what behaviour explains."""
     from v1fast.experiments.figures import bars_figure, curves_figure
     from v1fast.experiments.models import PLAIN
 
-    curves = [row for row in rows if not row["behavior"]]
+    # The Gaussian readouts with which behaviour is compared may be of no kind that was asked for.
+    curves = [row for row in rows if not row["behavior"] and row["kind"] in kinds]
     plain = [row for row in curves if row["arm"] == PLAIN] or curves
     names = {row["curve"] for row in plain}
     drawn = [row for row in beside if row["curve"] in names]
@@ -107,7 +108,7 @@ def _pictures(
             method=method,
             beside=beside,
         )
-    if len(curves) < len(rows):
+    if any(row["behavior"] for row in rows):
         most = max(row["neurons"] for row in rows)
         wanted = [row for row in rows if row["neurons"] == most and (row["behavior"] or row["readout"] == "gaussian")]
         found["behavior"] = bars_figure(wanted, groups="readout", method=method)

@@ -353,6 +353,7 @@ _USUAL: dict[str, Tree] = {
 }
 """Arguments without a default: those of the pooled readout as Lurz et al. 2021 had them, the others by choice."""
 _USUAL |= {
+    "FullPointPooled2d": _USUAL["PointPooled2d"],
     "SpatialTransformerPooled2d": _USUAL["PointPooled2d"],
     "SpatialTransformerPyramid2d": _USUAL["PointPyramid2d"],
 }
