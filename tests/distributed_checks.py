@@ -50,6 +50,7 @@ POINT_READOUTS = [
         "RemappedGaussian2d",
         "SpatialTransformerPooled3d",
     }
+    and not name.endswith(("isotropic", "uncorrelated", "1 output"))  # the same code
 ]
 
 
