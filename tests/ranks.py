@@ -9,6 +9,7 @@ from pathlib import Path
 PROGRAM = """
 import importlib, json, os, sys, traceback
 import torch
+import torch._dynamo  # here, because the first step of an optimiser imports it
 import torch.distributed as dist
 
 module, functions, ranks, store = json.load(sys.stdin)

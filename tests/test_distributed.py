@@ -24,7 +24,7 @@ IMAGES = [
     "fully_sharded_training_keeps_means_in_the_map",
     "ranks_draw_their_own_samples",
 ]
-MATRICES = ["matrices_are_those_of_one_process", "correlations_are_those_of_one_process"]
+MATRICES = ["matrices_are_those_of_one_process", "correlations_are_those_of_one_process", "one_file_holds_the_matrix"]
 
 
 def test_two_ranks(tmp_path):

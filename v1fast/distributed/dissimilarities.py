@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from v1fast import _choices, functional
 from v1fast.reference.rdm import METHODS
+
+SIDE = 1728  # rows and columns of a tile, as in v1fast.rsa: two of float32 are 23 MiB
 
 
 @torch.no_grad()
@@ -91,22 +97,8 @@ def rdm_correlation(
         own_x, own_y = ring.scaled(own_x), ring.scaled(own_y)
     options: dict[str, Any] = {"method": dissimilarity, "accuracy": accuracy}
     sums, ranges = PairSums(1, 1), (Range(), Range())
-    side = similarity.SIDE
-
-    def add(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> None:
-        entries = (functional.cross_rdm(a, b, **options).flatten() for a, b in zip(rows, columns, strict=True))
-        similarity.add_entries(sums, ranges, *entries)
-
-    parts = [tuple(own[first : first + side] for own in (own_x, own_y)) for first in range(0, len(own_x), side)]
-    for number, rows in enumerate(parts):
-        within = (functional.rdm(own, condensed=True, **options) for own in rows)
-        similarity.add_entries(sums, ranges, *within)
-        for columns in parts[number + 1 :]:
-            add(rows, columns)
-    for one, two in zip(ring.turns(own_x), other.turns(own_y), strict=True):
-        for first in range(0, len(one.block), side) if one.computes else ():
-            for rows in parts:
-                add(rows, (one.block[first : first + side], two.block[first : first + side]))
+    for tile in _tiles((ring, other), (own_x, own_y)):
+        similarity.add_entries(sums, ranges, *(tile.pairs(operand, options) for operand in (0, 1)))
     joined, wholes = PairSums(1, 1), (Range(), Range())
     for their_sums, their_ranges in ring.gathered((sums, ranges)):
         joined.merge(their_sums)
@@ -115,6 +107,109 @@ def rdm_correlation(
     if any(found.is_undefined(method) for found in wholes):
         return float("nan")
     return float((joined.pearson() if method == "pearson" else joined.cosine())[0, 0])
+
+
+@torch.no_grad()
+def rdm_to_file(
+    responses: DTensor,
+    path: str | os.PathLike[str],
+    *,
+    method: str = "correlation",
+    accuracy: str = "float32",
+    overwrite: bool = False,
+) -> NDArray[Any]:
+    """Write the matrix of responses that are split over ranks to one file, its entries above the diagonal, row by row.
+
+    Each rank writes its tiles, of at most 23 MiB, into the same file, which all of them have to see. Until all are
+    written it is ``.NAME.partial``; then ``path`` appears at once. A call that was interrupted begins again.
+    :func:`v1fast.rsa.rdm_to_file` is for one process, and goes on where it was interrupted.
+
+    Args:
+        responses: [S, N], as for :func:`rdm`.
+        path: of the ``.npy`` file to write.
+        method: "correlation", "cosine" or "euclidean".
+        accuracy: as for ``functional.rdm``.
+        overwrite: replace an existing file.
+
+    Returns:
+        [S (S - 1) / 2], mapped from the file, read-only; on every rank.
+
+    Raises:
+        FileExistsError: ``path`` exists.
+        ValueError: an operand does not fit; the message names it.
+    """
+    _choices.one_of("method", method, METHODS)
+    own, ring = _own_rows("responses", responses)
+    target, partial = Path(path), Path(path).with_name(f".{Path(path).name}.partial")
+    exists = any(ring.gathered(target.exists()))
+    if exists and not overwrite:
+        raise FileExistsError(f"{target}: there is such a file already; overwrite=True replaces it")
+    stimuli, dtype = responses.shape[0], torch.promote_types(own.dtype, torch.float32)
+    if ring.rank == 0:
+        kind = np.dtype(str(dtype).removeprefix("torch."))
+        np.lib.format.open_memmap(partial, mode="w+", dtype=kind, shape=(stimuli * (stimuli - 1) // 2,))
+    ring.gathered(None)  # the file is there
+    entries: Any = np.lib.format.open_memmap(partial, mode="r+") if stimuli > 1 else None
+    for tile in _tiles((ring,), (own,)) if entries is not None else ():
+        values = tile.pairs(0, {"method": method, "accuracy": accuracy}).cpu().numpy()
+        for first, row in tile.places(stimuli, values):
+            entries[first : first + len(row)] = row
+    if entries is not None:
+        entries.flush()
+    ring.gathered(None)  # every rank has written
+    if ring.rank == 0:
+        os.replace(partial, target)
+    ring.gathered(None)
+    found: NDArray[Any] = np.load(target, mmap_mode="r" if stimuli > 1 else None)
+    return found
+
+
+class _Tile(NamedTuple):
+    """Stimuli to compare, of one or several operands; on the diagonal, each two once."""
+
+    row: int  # the first
+    column: int
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+
+    def pairs(self, operand: int, options: dict[str, Any]) -> Tensor:
+        """The dissimilarities [pairs], row by row."""
+        if self.row == self.column:
+            within: Tensor = functional.rdm(self.rows[operand], condensed=True, **options)
+            return within
+        across: Tensor = functional.cross_rdm(self.rows[operand], self.columns[operand], **options)
+        return across.flatten()
+
+    def places(self, stimuli: int, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Pieces of the pairs' values, with the index of their first in the matrix's entries above the diagonal."""
+        height, width = len(self.rows[0]), len(self.columns[0])
+        before, after = (self.row, self.column) if self.row <= self.column else (self.column, self.row)
+        block = None if before == after else values.reshape(height, width)
+        if block is not None and self.row > self.column:
+            block = block.T
+        done = 0
+        for number in range(height if block is None else len(block)):
+            i, j = before + number, after + (number + 1 if block is None else 0)
+            piece = values[done : done + height - number - 1] if block is None else block[number]
+            done += len(piece)
+            yield i * stimuli - i * (i + 1) // 2 + j - i - 1, piece
+
+
+def _tiles(rings: Sequence[_Ring], owns: Sequence[Tensor]) -> Iterator[_Tile]:
+    """This rank's tiles: over all ranks, each two stimuli are compared once."""
+    begin = rings[0].stimuli(rings[0].rank).start
+    parts = [
+        (begin + first, tuple(own[first : first + SIDE] for own in owns)) for first in range(0, len(owns[0]), SIDE)
+    ]
+    for number, (row, rows) in enumerate(parts):
+        for column, columns in parts[number:]:
+            yield _Tile(row, column, rows, columns)
+    for turns in zip(*(ring.turns(own) for ring, own in zip(rings, owns, strict=True)), strict=True):
+        start = rings[0].stimuli(turns[0].before).start
+        for first in range(0, len(turns[0].block), SIDE) if turns[0].computes else ():
+            columns = tuple(turn.block[first : first + SIDE] for turn in turns)
+            for row, rows in parts:
+                yield _Tile(row, start + first, rows, columns)
 
 
 def _own_rows(name: str, responses: DTensor) -> tuple[Tensor, _Ring]:

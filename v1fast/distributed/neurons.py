@@ -352,4 +352,4 @@ class ShardedReadout(Readout):
     def extra_repr(self) -> str:
         """What ``print`` shows of the configuration."""
         first, last = self._sharding.first, self._sharding.first + self._sharding.count
-        return f"{super().extra_repr()}, neurons {first} to {last} of {self._sharding.neurons}"
+        return f"{super().extra_repr()}, neurons {first}:{last} of {self._sharding.neurons}"
