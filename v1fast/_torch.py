@@ -8,6 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch.autograd import forward_ad
 
 from v1fast._build import release
 from v1fast._warnings import run_while_tracing
@@ -15,6 +22,21 @@ from v1fast._warnings import run_while_tracing
 
 def _any_requires_grad(*arguments: Any) -> bool:
     return any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list})
+
+
+def is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether autograd alone can want to know of a call: no tensor of another kind, no transform, mode or tracer."""
+    return (
+        _PLAIN.issuperset(map(type, arguments))
+        and forward_ad._current_level < 0
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and _get_tracing_state() is None
+    )
 
 
 @run_while_tracing

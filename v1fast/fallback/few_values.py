@@ -13,9 +13,10 @@ from v1fast.fallback.rdm_rows import Rows, blank, row_chunks
 from v1fast.reference import whole_numbers
 from v1fast.reference.whole_numbers import Angles, Places
 
-SAMPLED = 260  # values that are looked at first, a few more than may be distinct
+SAMPLED = 320  # values that are looked at first, a few more than may be distinct
 SAMPLED_PLACES = 16  # of these, values that are to be off all places
 LARGEST_COUNT = 2**12
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 UNCERTAIN = 2.0**-49  # a dissimilarity of directions in float64 is closer to the exact one
 
 
@@ -28,45 +29,70 @@ class Whole(NamedTuple):
     squares: Tensor | None = None  # [B, S] float64; None: they are taken from the products
 
 
-def sampled(x: Tensor) -> list[float] | None:
-    """Return some values from all over a matrix, if it lies side by side in memory of the CPU."""
+class Sample(NamedTuple):
+    """Some values from all over a matrix."""
+
+    values: Tensor
+    few: list[float]
+
+
+def sampled(x: Tensor) -> Sample | None:
+    """Return some values of a matrix, if it lies side by side in memory of the CPU."""
     if x.shape[0] > 1 or x.device.type != "cpu" or not x.is_contiguous():
         return None
     flat = x.view(-1)
-    found: list[float] = flat[:: max(1, flat.numel() // SAMPLED - 1 | 1)].tolist()
-    return found
+    values = flat[:: max(1, flat.numel() // SAMPLED - 1 | 1)]
+    return Sample(values, values[:SAMPLED_PLACES].tolist())
 
 
-def _are_continuous(values: list[float], places: int) -> bool:
+def _are_continuous(sample: Sample, places: int) -> bool:
     """Whether some values of a matrix alone show that it has not few: ``whole_numbers.is_continuous``, without torch.
 
     They are too many for rule 1, and for rule 2 one is off all places.
     """
-    if len(set(values)) <= whole_numbers.MOST_ROUNDED + 1 or not math.isfinite(sum(values)):
+    low, high = min(sample.few), max(sample.few)
+    if not math.isfinite(sample.values.sum().item()):
         return False
-    few = values[:SAMPLED_PLACES]
-    low, high = min(few), max(few)
     step = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, math.frexp(high - low)[1] - (places.bit_length() - 1))
-    return any(((value - low) / step) % 1 for value in few)
+    if not any(((value - low) / step) % 1 for value in sample.few):
+        return False
+    # As integers, because Python takes long to compare floats that have few bits. 0 has two forms.
+    bits = sample.values.view(BITS[sample.values.element_size()]).tolist()
+    return len(set(bits)) > whole_numbers.MOST_ROUNDED + 2
 
 
-def places_of(x: Tensor, values: list[float] | None, dtype: torch.dtype) -> Places | None:
-    """Return the places of a few matrices, looking at some of their rows at a time. ``values`` are some, if any."""
+def places_of(x: Tensor, sample: Sample | None, dtype: torch.dtype) -> Places | None:
+    """Return the places of a few matrices, looking at some of their rows at a time."""
     places = whole_numbers.most_exact(dtype)
-    if whole_numbers.is_continuous([x], False, places) if values is None else _are_continuous(values, places):
+    if whole_numbers.is_continuous([x], False, places) if sample is None else _are_continuous(sample, places):
         return None
     return whole_numbers.find([x[:, rows] for rows in row_chunks(x)], dtype)
 
 
-def counts(x: Tensor, values: list[float] | None, dtype: torch.dtype) -> Whole | None:
-    """Return a matrix of whole numbers, the commonest of few values; None if it is another.
+class Counts(NamedTuple):
+    """A matrix of whole numbers, the commonest of few values, and its least one."""
 
-    Others are for ``places_of``. The places are what ``whole_numbers.find`` returns but for a common divisor, on which
-    no dissimilarity depends. The largest magnitude is small enough for the places of its first rule to be exact.
+    rows: Tensor  # [1, S, K], from the least one on
+    sums: Tensor  # [1, S]
+    least: float
+
+    def whole(self) -> Whole:
+        """Return them as other matrices of few values.
+
+        The places are what ``whole_numbers.find`` returns but for a common divisor, on which no dissimilarity depends.
+        """
+        origin, step = torch.tensor([[self.least], [1.0]], dtype=torch.float64).unbind()
+        valid = torch.ones_like(self.sums, dtype=torch.bool).unsqueeze(-1)
+        rows = Rows(self.rows, step[:, None, None], valid, self.rows)  # not in groups: all products are exact
+        return Whole(rows, self.sums.double(), Places(origin, step, origin, step > 0))
+
+
+def counts(x: Tensor, sample: Sample | None, dtype: torch.dtype) -> Counts | None:
+    """Return a matrix of whole numbers, None if it is another one: then ``places_of`` is asked.
+
+    Their largest magnitude is small enough for the places of the first rule to be exact.
     """
-    if values is None or x.dtype != torch.float32 or dtype != torch.float32:
-        return None
-    if values[0] % 1 or any(value % 1 for value in set(values)):
+    if sample is None or x.dtype != torch.float32 or dtype != torch.float32 or any(v % 1 for v in sample.few):
         return None
     low, high = x.amin().item(), x.amax().item()
     n = high - low
@@ -74,16 +100,14 @@ def counts(x: Tensor, values: list[float] | None, dtype: torch.dtype) -> Whole |
         return None
     if max(-low, high) > LARGEST_COUNT:
         return None
-    rows = x - low if low else x  # not in groups as others are: all products are exact
-    sums = x.new_empty(x.shape[:2], dtype=torch.float64)
+    rows = x - low if low else x
+    sums = x.new_empty(x.shape[:2])
     for some in row_chunks(x):
         part = rows[:, some]
         if part.frac().sum().item():
             return None
         sums[:, some] = part.sum(-1)
-    origin, step = torch.tensor([[low], [1.0]], dtype=torch.float64).unbind()
-    valid = x.new_ones((*x.shape[:2], 1), dtype=torch.bool)
-    return Whole(Rows(rows, step[:, None, None], valid, rows), sums, Places(origin, step, origin, step > 0))
+    return Counts(rows, sums, low)
 
 
 def whole(x: Tensor, places: Places, dtype: torch.dtype) -> Whole:
@@ -100,7 +124,7 @@ def whole(x: Tensor, places: Places, dtype: torch.dtype) -> Whole:
     return Whole(Rows(values, places.step[:, None, None], valid, memory), sums, places, squares)
 
 
-def turned(found: Whole, method: str) -> Angles:
+def _turned(found: Whole, method: str) -> Angles:
     """Return what turns the products of these whole numbers into those of the responses."""
     return Angles(method == "correlation", found.rows.values.shape[2], found.places.offset[:, None, None])
 
@@ -111,7 +135,7 @@ def with_norms(found: Whole, squares: Tensor, method: str) -> Whole:
     if method == "euclidean":
         return found
     sums = found.sums[..., None]
-    norms, _ = turned(found, method).products(squares[..., None], sums, sums)
+    norms, _ = _turned(found, method).products(squares[..., None], sums, sums)
     return found._replace(rows=found.rows._replace(valid=found.rows.valid & (norms > 0)))
 
 
@@ -124,7 +148,7 @@ def finish(found: Whole, method: str, dtype: torch.dtype) -> Finish:
     assert found.squares is not None
     if method == "euclidean":
         return _finish_distances(found, found.squares)
-    angles = turned(found, method)
+    angles = _turned(found, method)
     if dtype == torch.float64:
         return _finish_exactly(found, found.squares, angles)
     return _finish_certain(found, found.squares, angles)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 LITTLE = 2**20  # multiplications: for fewer, a call of oneDNN takes longer than the work
+COLUMNS = 384  # that are summed in one chain, so that rounding errors are those of MKL; oneDNN has one for many more
 
 
 @lru_cache(maxsize=1)
 def _inner_product() -> Callable[..., Tensor] | None:
     """Return oneDNN's product of rows with rows, or None where this torch has it not: it belongs to no public API.
 
-    It has to treat all rows alike, however many there are, so that equal rows have equal products.
+    It has to treat all rows alike, however many there are: equal rows have equal products, on either side.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return None
@@ -44,7 +45,9 @@ def _called(op: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
 
 
 def treats_rows_alike(a: Tensor, count: int) -> bool:  # [B, s, K]
-    """Whether the products of these rows with ``count`` others are oneDNN's: those of equal rows are equal."""
+    """Whether the products of these rows with ``count`` others are oneDNN's: those of equal rows are equal, and those
+    of rows with themselves are symmetric.
+    """
     return (
         a.shape[0] == 1
         and a.shape[1] * count * a.shape[2] >= LITTLE
@@ -55,7 +58,17 @@ def treats_rows_alike(a: Tensor, count: int) -> bool:  # [B, s, K]
     )
 
 
-def rows_by_rows(a: Tensor, b: Tensor) -> Tensor:  # [B, s, K], [B, t, K] -> [B, s, t]
-    """Return ``a @ b.mT``."""
+def rows_by_rows(a: Tensor, b: Tensor, exact: bool = False) -> Tensor:  # [B, s, K], [B, t, K] -> [B, s, t]
+    """Return ``a @ b.mT``. ``exact``: all sums of products are."""
     op = _inner_product() if treats_rows_alike(a, b.shape[1]) else None
-    return a @ b.mT if op is None else _called(op, a[0], b[0]).unsqueeze(0)
+    if op is None:
+        return a @ b.mT
+    if exact or a.shape[2] <= COLUMNS:
+        return _called(op, a[0], b[0]).unsqueeze(0)
+    found: Tensor | None = None
+    parts = -(-a.shape[2] // COLUMNS)
+    for some, others in zip(a[0].chunk(parts, 1), b[0].chunk(parts, 1), strict=True):
+        products = _called(op, some, others)
+        found = products if found is None else found.add_(products)
+    assert found is not None
+    return found.unsqueeze(0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,41 +69,57 @@ def normals(
     return out.flatten(1, 2)[:, image_offset & 1 :][:, :images]
 
 
-@lru_cache(maxsize=128)
-def _lanes(count: int, start: int, step: int) -> int:
-    """Return ``start + step * i`` for each of ``count`` lanes of 64 bits, side by side in one integer."""
-    return sum((start + step * i) << (64 * i) for i in range(count))
+class _Lanes(NamedTuple):
+    """Numbers of 64 bits side by side in one integer: of all neurons for one block of Philox after another."""
+
+    ones: int
+    mask: int
+    neurons: int  # words 0
+    blocks: int  # words 1
+
+
+@lru_cache(maxsize=32)
+def _lanes(first: int, last: int, neurons: int) -> _Lanes:
+    pairs = [(n, block & MASK) for block in range(first, last) for n in range(neurons)]
+    ones = sum(1 << (64 * i) for i in range(len(pairs)))
+    words = (sum(pair[k] << (64 * i) for i, pair in enumerate(pairs)) for k in range(2))
+    return _Lanes(ones, ones * MASK, *words)
+
+
+def _few_words(seed: int, lanes: _Lanes, size: int) -> bytes:
+    """Return words 0, 2, 1 and 3 of ten rounds, with other bits above their 32.
+
+    A product of two words stays within the 64 bits of its lane. So each step is one operation of integers.
+    """
+    ones, mask = lanes.ones, lanes.mask
+    even, odd, first, third = lanes.neurons, 0, lanes.blocks, 0
+    k0, k1 = seed & MASK, seed >> 32 & MASK
+    for _ in range(10):
+        p, q = even * MULTIPLIERS[0], odd * MULTIPLIERS[1]
+        even, odd = (q >> 32 ^ first ^ ones * k0) & mask, (p >> 32 ^ third ^ ones * k1) & mask
+        first, third = q, p
+        k0, k1 = k0 + WEYL[0] & MASK, k1 + WEYL[1] & MASK
+    return b"".join([word.to_bytes(size, "little") for word in (even, odd, first, third)])
 
 
 @lru_cache(maxsize=16)
 def few_normals(seed: int, images: int, neurons: int, image_offset: int, dtype: torch.dtype) -> Tensor:  # [B, N, 2]
     """Return the same draws, on the CPU, for a few neurons and images, and remember them: nobody may write to them.
 
-    Operations of torch take a microsecond each, whatever they compute, and here are hundred. A Python integer holds the
-    words of all neurons and blocks, one in each 64 bits, where a product of two words stays within its bits. So each
-    step is one operation of integers.
+    An operation of torch takes a microsecond, whatever it computes, and ``normals`` has hundred. Python's integers and
+    NumPy take less.
     """
     first, last = image_offset >> 1, (image_offset + images + 1) >> 1
-    lanes = (last - first) * neurons
-    ones = _lanes(lanes, 1, 0)
-    mask = ones * MASK
-    c0 = sum(_lanes(neurons, 0, 1) << (64 * neurons * i) for i in range(last - first))
-    c1 = sum(
-        (_lanes(neurons, 1, 0) * (block & MASK)) << (64 * neurons * i) for i, block in enumerate(range(first, last))
-    )
-    c2 = c3 = 0
-    k0, k1 = seed & MASK, seed >> 32 & MASK
-    for _ in range(10):
-        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c2 = (p1 >> 32 & mask) ^ c1 ^ ones * k0, (p0 >> 32 & mask) ^ c3 ^ ones * k1
-        c1, c3 = p1 & mask, p0 & mask
-        k0, k1 = k0 + WEYL[0] & MASK, k1 + WEYL[1] & MASK
-    words = bytearray(b"".join(c.to_bytes(8 * lanes, "little") for c in (c0, c2, c1, c3)))
-    bits = (torch.frombuffer(words, dtype=torch.int64) >> 8).double().view(2, 2, last - first, neurons)
-    radius = bits[0].add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
-    # The angle of the words is measured from -pi.
-    found = torch.view_as_real(torch.polar(radius, bits[1].mul_(math.pi * 2.0**-23)))  # [even and odd, P, N, 2]
-    return found.transpose(0, 1).flatten(0, 1)[image_offset & 1 :][:images].float().to(dtype)
+    words = _few_words(seed, _lanes(first, last, neurons), 8 * (last - first) * neurons)
+    bits = np.frombuffer(words, "<u4")[::2].reshape(2, 2, last - first, neurons) >> 8
+    radius = np.sqrt(-2 * np.log((bits[0] + 1.0) * 2.0**-24))
+    angle = bits[1] * (math.pi * 2.0**-23)
+    found = np.empty((last - first, 2, neurons, 2), np.float32)  # blocks, even and odd, neurons, x and y
+    into = found.transpose(3, 1, 0, 2)
+    np.multiply(radius, np.cos(angle), out=into[0], casting="same_kind")
+    np.multiply(radius, np.sin(angle), out=into[1], casting="same_kind")
+    odd = image_offset & 1
+    return torch.from_numpy(found.reshape(-1, neurons, 2)[odd : odd + images]).to(dtype)
 
 
 def philox_normal(

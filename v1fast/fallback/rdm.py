@@ -45,13 +45,13 @@ def _finish_angles(rows: Rows, own: Tensor) -> Finish:
     return finish
 
 
-def _products(memory: Tensor, count: int) -> list[Tensor]:
+def _products(memory: Tensor, count: int, exact: bool) -> list[Tensor]:
     """Return the products of rows with themselves and all later ones, some rows after another."""
     # Two halves, of which one product is left out; of few rows it saves less than an operation of torch costs.
     size = BLOCK if count > BLOCK or memory.numel() <= FEW else -(-count // 32) * 16
     blocks = []
     for part in chunks(count, size):
-        block = rows_by_rows(memory[:, part], memory[:, part.start :])
+        block = rows_by_rows(memory[:, part], memory[:, part.start :], exact)
         blocks.append(block[:, : count - part.start, : count - part.start])
     return blocks
 
@@ -63,7 +63,7 @@ def _ready(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
 def _write(x: Tensor, whole: Whole | None, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
     """Write the dissimilarities of a few matrices, which are whole numbers or have many values, all of them."""
     rows = _ready(x, method, dtype) if whole is None else whole.rows
-    blocks = _products(rows.memory, x.shape[1])
+    blocks = _products(rows.memory, x.shape[1], whole is not None)
     own = None if whole is None else whole.squares
     if own is None:
         own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).double()
@@ -116,14 +116,14 @@ def _fill_alone(x: Tensor, method: str, condensed: bool, accuracy: str, out: Ten
     dtype = compute_dtype(x, None, accuracy)
     for members in chunks(x.shape[0], rdm_rows.ELEMENTS // (x.shape[1] * x.shape[2])):
         some, into = x[members], out[members]
-        values = few_values.sampled(some)
-        whole = few_values.counts(some, values, dtype)
-        places = None if whole is not None else few_values.places_of(some, values, dtype)
-        is_small = values is not None and places is None and x.dtype == dtype and small_rdm.takes(some, method)
-        if is_small and small_rdm.write(some[0], whole, method, condensed, into[0]):
+        sample = few_values.sampled(some)
+        counts = few_values.counts(some, sample, dtype)
+        places = None if counts is not None else few_values.places_of(some, sample, dtype)
+        is_small = sample is not None and places is None and x.dtype == dtype and small_rdm.takes(some, method)
+        if is_small and small_rdm.write(some[0], counts, method, condensed, into[0]):
             continue
-        if whole is not None or places is None:
-            _write(some, whole, method, condensed, dtype, into)
+        if places is None:
+            _write(some, None if counts is None else counts.whole(), method, condensed, dtype, into)
         else:
             _write_mixed(some, places, method, condensed, dtype, into)
 

@@ -44,7 +44,7 @@ def row_chunks(x: Tensor) -> Iterator[slice]:  # [B, S, K]
     return chunks(x.shape[1], ELEMENTS // x.shape[2])
 
 
-def _scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
+def power_of_two(largest: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 1 / largest, rounded to a power of two: scaling by it is exact."""
     most = LARGEST_EXPONENT[dtype]
     return torch.exp2(torch.frexp(largest).exponent.neg_().clamp_(-most, most).to(dtype))
@@ -66,7 +66,7 @@ def angles(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
         low, high = part.amin(-1, keepdim=True), part.amax(-1, keepdim=True)
         has_direction = low < high if method == "correlation" else (low != 0) | (high != 0)
         valid[:, rows] = has_direction & (low > -torch.inf) & (high < torch.inf)
-        scale[:, rows] = _scale(torch.maximum(-low, high), dtype)
+        scale[:, rows] = power_of_two(torch.maximum(-low, high), dtype)
         torch.mul(part, scale[:, rows], out=values[:, rows])
         if rest is not None:
             part = values[:, rows]
@@ -106,7 +106,7 @@ def points(x: Tensor, dtype: torch.dtype) -> Rows:
         total += wide.sum(1, keepdim=True)
         largest = torch.maximum(largest, wide.abs().amax((1, 2), keepdim=True))
     centre = total / valid.sum(1, keepdim=True).clamp(min=1)
-    scale = _scale(2 * largest, torch.float64)
+    scale = power_of_two(2 * largest, torch.float64)
     memory = blank(x, dtype)
     values = memory[:, :rows_in_all]
     for rows in row_chunks(x):

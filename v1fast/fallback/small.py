@@ -13,37 +13,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _are_functorch_transforms_active,
-    _get_tracing_state,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
-from torch.autograd import forward_ad
 
-from v1fast._torch import any_requires_grad
+from v1fast._torch import any_requires_grad, is_plain
 from v1fast.fallback import direct
 from v1fast.fallback.philox_normal import few_normals
 from v1fast.reference._common import laid_out_like
 
 MOST = 2**13  # features, and values that are read
 FEW = 2**9  # numbers, of which few operations are faster than fast ones
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int})
-
 Op = Callable[..., Any]
 
 
 def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:
-    """Whether the op would run here, and autograd alone can want to know: no tensor of another kind, no transform,
-    mode or tracer.
-    """
+    """Whether the op would run here, as it is, and autograd alone can want to know of it."""
     return (
-        _PLAIN.issuperset(map(type, arguments))
-        and forward_ad._current_level < 0
-        and not _are_functorch_transforms_active()
-        and not _len_torch_dispatch_stack()
-        and not _len_torch_function_stack()
-        and _get_tracing_state() is None
+        is_plain(arguments)
         and not torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", "CPU")
         and not torch.is_autocast_enabled("cpu")
     )

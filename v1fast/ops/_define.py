@@ -21,18 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _are_functorch_transforms_active,
-    _AutoDispatchBelowAutograd,
-    _get_tracing_state,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
+from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
 from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
-from v1fast._torch import any_requires_grad, register_vmap
+from v1fast._torch import any_requires_grad, is_plain, register_vmap
 from v1fast.contracts._forms import form_of
 
 
@@ -44,21 +38,6 @@ def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
     # The level is -1 outside every dual level. There, looking at each tensor would cost more than the op's dispatch.
     return forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments
-    )
-
-
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list})
-
-
-def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    """Whether autograd alone can want to know of a call: no tensor of another kind, no transform, mode or tracer."""
-    return (
-        _PLAIN.issuperset(map(type, arguments))
-        and forward_ad._current_level < 0
-        and not _are_functorch_transforms_active()
-        and not _len_torch_dispatch_stack()
-        and not _len_torch_function_stack()
-        and _get_tracing_state() is None
     )
 
 
@@ -270,7 +249,7 @@ def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> 
             check(*arguments)
             return op(*arguments)
         try:
-            if not (may_skip and _is_plain(arguments)):
+            if not (may_skip and is_plain(arguments)):
                 return op(*arguments)
             if torch.is_grad_enabled() and any_requires_grad(*arguments):
                 return record(*arguments)
