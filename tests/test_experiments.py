@@ -310,7 +310,14 @@ def test_a_core_whose_training_was_stopped_goes_on(tmp_path, monkeypatch):
 def test_the_same_command_goes_on_after_a_stop(tmp_path, command, stop, code):
     arguments = [sys.executable, "-m", "v1fast", command, "--simulate", "--quick", "--out", str(tmp_path / "x")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background are started with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     results = tmp_path / "x" / "results.jsonl"
     while not (results.exists() and len(results.read_text().splitlines()) >= 3):
         assert process.poll() is None
@@ -722,6 +729,17 @@ def rows_of(columns, **more):
 def drawn_at(panel, images):
     """Heights of what is drawn at a number of images, alone."""
     return {line.get_ydata()[0] for line in panel.lines if np.array_equal(line.get_xdata(), [images])}
+
+
+def test_ctrl_c_between_two_jobs_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    job = dataclasses.make_dataclass("Job", ["number"], frozen=True)(0)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        run_jobs([job], lambda job: {"value": 1}, Results(tmp_path, {}), what="x", show=False)
+    assert "the same command goes on" in interrupt.value.__notes__[0]
 
 
 def test_figures_show_every_curve_and_the_published_values():

@@ -125,18 +125,17 @@ def run_jobs(
     """
     names = [str(job) for job in jobs]
     done = sum(name in results.rows for name in names)
-    with progress(what, len(jobs), done, show, console) as bar:
-        for name, job in zip(names, jobs, strict=True):
-            if name in results.rows:
-                continue
-            bar.describe(f"{what}: {name}")
-            try:
-                row = work(job)
-            except KeyboardInterrupt as interrupt:
-                if results.folder is not None:
-                    kept = f"{len(results.rows)} of {len(jobs)} results are in {results.folder}"
-                    interrupt.__notes__ = [f"{kept}; the same command goes on"]
-                raise
-            results.add({"job": name, **dataclasses.asdict(job), **row})
-            bar.advance()
+    try:
+        with progress(what, len(jobs), done, show, console) as bar:
+            for name, job in zip(names, jobs, strict=True):
+                if name in results.rows:
+                    continue
+                bar.describe(f"{what}: {name}")
+                results.add({"job": name, **dataclasses.asdict(job), **work(job)})
+                bar.advance()
+    except KeyboardInterrupt as interrupt:  # in a job, or when its result is written
+        if results.folder is not None:
+            kept = f"{len(results.rows)} of {len(jobs)} results are in {results.folder}"
+            interrupt.__notes__ = [f"{kept}; the same command goes on"]
+        raise
     return [results.rows[name] for name in names]
