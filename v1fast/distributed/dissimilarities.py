@@ -33,7 +33,8 @@ def rdm(responses: DTensor, *, method: str = "correlation", accuracy: str = "flo
 
     Args:
         responses: [S, N], on a mesh of one dimension, of which the stimuli are sharded (``Shard(0)``) or the neurons
-            (``Shard(1)``: they are exchanged for stimuli first), unevenly too, or neither.
+            (``Shard(1)``: they are exchanged for stimuli first; torch gathers them all on each rank for that where the
+            backend has no all-to-all, as gloo), unevenly too, or neither.
         method: "correlation", "cosine" or "euclidean".
         accuracy: as for ``functional.rdm``.
 

@@ -57,7 +57,8 @@ def placement_for_fsdp(ranks: int) -> Callable[[nn.Parameter], Shard | None]:
     Args:
         ranks: number of ranks that parameters are sharded over, >= 1.
 
-    >>> placement_for_fsdp(4)(nn.Parameter(torch.zeros(1, 16, 1, 100)))
+    >>> import torch
+    >>> placement_for_fsdp(4)(torch.nn.Parameter(torch.zeros(1, 16, 1, 100)))
     Shard(dim=3)
     """
 
