@@ -9,10 +9,11 @@ import sys
 
 import pytest
 import torch
+from assertions import largest
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, points, rdm, rdm_rows
-from v1fast.fallback.philox_normal import philox_normal
+from v1fast.fallback import FALLBACK, matmul, points, rdm, rdm_rows
+from v1fast.fallback.philox_normal import few_normals, philox_normal
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -122,6 +123,14 @@ def test_draws_are_those_of_the_reference(offset, images, monkeypatch):
         torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_few_draws_are_the_same(images, offset):
+    for seed in (0, -1, 2**63 - 1, -(2**63)):
+        want = philox.philox_normal(torch.tensor([seed]), images, 7, None, offset)
+        torch.testing.assert_close(few_normals(seed, images, 7, offset, torch.float32), want, rtol=0, atol=2e-6)
+
+
 def test_no_float64_on_the_way(monkeypatch):
     """A device without it draws too. Every tensor that torch makes on the way is looked at."""
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -178,6 +187,28 @@ def test_blocks_of_any_size(method, condensed, monkeypatch):
         monkeypatch.setattr(rdm, "BLOCK", block)
         monkeypatch.setattr(rdm_rows, "ELEMENTS", elements)
         assert_as_the_reference("rdm", x, None, method, condensed, "float32")
+
+
+@pytest.mark.parametrize("columns", [300, 1000])
+def test_products_of_rows(columns):
+    """By oneDNN, where it is there: as accurate as MKL's, in parts of the columns, and alike for equal rows."""
+    torch.manual_seed(0)
+    few = torch.randn(3, columns)
+    rows = few.repeat(44, 1)[:131]
+    got = matmul.rows_by_rows(rows[None], rows[None])[0]
+    assert largest(got.double() - rows.double() @ rows.double().T) <= columns * 5e-7
+    if matmul.treats_rows_alike(rows[None], len(rows)):
+        assert len(got.unique()) <= 6
+
+
+@pytest.mark.parametrize("method", ["correlation", "cosine"])
+@pytest.mark.parametrize("rows", [20, 100, 140])
+def test_small_counts(rows, method):
+    torch.manual_seed(0)
+    for least in (0, 2, -3):
+        x = torch.poisson(torch.rand(1, rows, 300) * 3) + least
+        assert_as_the_reference("rdm", x, None, method, False, "float32")
+        assert_as_the_reference("rdm", x * 2.0**-70 + 0, None, method, True, "float32")
 
 
 def test_looking_at_some_rows_finds_the_places_of_all():
