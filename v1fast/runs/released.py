@@ -44,7 +44,7 @@ def read_checkpoint(
         said = " ".join(line.strip() for line in first[:2])
         raise ValueError(f"{path}: does not fit the model that was read off it: {said}") from error
     except ValueError as error:
-        if "unsupported global" not in str(error).lower():
+        if "unsupported global" not in f"{error} {error.__cause__}".lower():
             raise
         raise ValueError(
             f"{path}: is a pickled object, which runs code when it is read: save its state_dict, or call "
