@@ -337,6 +337,7 @@ def _shared_options(variant: Variant, sessions: Sessions, settings: ModelSetting
             "hidden_layers": 1,
             "hidden_features": settings.hidden_features,
             "final_tanh": True,
+            "init_range": settings.init_mu_range,  # else it may begin anywhere, and stay there: docs/evidence.md
         }
         options["grid_mean_predictor_type"] = "cortex"
         options["source_grids"] = {name: session.cortex for name, session in sessions.items()}
