@@ -43,20 +43,19 @@ def commands():
     """(page, words) of each `v1fast ...` in a block of console."""
     for page in WRITTEN:
         for block in CONSOLE.finditer(page.read_text()):
-            for match in COMMAND.finditer(block[1]):
+            for match in COMMAND.finditer(re.sub(r"\\\n *", "", block[1])):  # lines that go on
                 yield page.name, shlex.split(match[1])
 
 
 def unknown(words):
     """What the command line does not have: a command, or options of it."""
-    import click
     import typer
 
     from v1fast.cli import app
 
     command = typer.main.get_command(app)
     words = list(words)
-    while isinstance(command, click.Group) or hasattr(command, "commands"):
+    while hasattr(command, "commands"):
         name = words.pop(0)
         if name not in command.commands:
             return [name]
