@@ -89,6 +89,15 @@ def fresh_random_numbers():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For small work: where cores are shared, a second thread is waited for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def console():
     """Prints into memory."""

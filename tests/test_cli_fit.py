@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-CliRunner = pytest.importorskip("typer.testing").CliRunner
-app = pytest.importorskip("v1fast.cli").app
 for _module in ("yaml", "lightning", "torchmetrics", "safetensors"):
     pytest.importorskip(_module)
 
+from commands import done, v1fast  # noqa: E402
 from recorded import recording, video  # noqa: E402
 
 from v1fast.data import write_arrays, write_sensorium  # noqa: E402
@@ -19,6 +18,7 @@ from v1fast.models import FiringRateEncoder, Stacked2dCore  # noqa: E402
 from v1fast.readouts import FullGaussian2d, MultiReadoutBase, PointPooled2d  # noqa: E402
 from v1fast.training import EncodingModule  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = (
     *(
         "--preset",
@@ -32,24 +32,6 @@ TINY = (
     ),
     *("--batch-size", "6", "--device", "cpu", "--epochs", "2"),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def v1fast(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="v1fast")
-
-
-def done(*arguments):
-    result = v1fast(*arguments)
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

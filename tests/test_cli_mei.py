@@ -7,36 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-CliRunner = pytest.importorskip("typer.testing").CliRunner
-app = pytest.importorskip("v1fast.cli").app
 for _module in ("yaml", "lightning", "torchmetrics", "safetensors"):
     pytest.importorskip(_module)
 
+from commands import done, v1fast  # noqa: E402
 from recorded import SHAPE, recording  # noqa: E402
 
 from v1fast.data import write_arrays  # noqa: E402
 from v1fast.models import FiringRateEncoder  # noqa: E402
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("one_thread")]
 SETTINGS = ("core.layers=1", "core.hidden_channels=3", "core.input_kern=3", "data.behavior_as_channels=true")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def v1fast(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="v1fast")
-
-
-def done(*arguments):
-    result = v1fast(*arguments)
-    assert result.exit_code == 0, result.stderr or result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

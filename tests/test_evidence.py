@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-CliRunner = pytest.importorskip("typer.testing").CliRunner
-app = pytest.importorskip("v1fast.cli").app
 for _module in ("yaml", "lightning", "torchmetrics", "safetensors", "skimage"):
     pytest.importorskip(_module)
+
+from commands import done  # noqa: E402
 
 from v1fast.data import read_all  # noqa: E402
 from v1fast.models import FiringRateEncoder  # noqa: E402
 from v1fast.models.geometry import input_grid  # noqa: E402
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("one_thread")]
 MODEL = (
     "--preset",
     "small",
@@ -49,22 +49,9 @@ SIZES = {
 """Sizes of the simulation, settings of the fit, bounds."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def v1fast(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="v1fast")
-    assert result.exit_code == 0, result.stderr or result.exception
-
-
 def simulated(folder, **sizes):
     options = [f"--{name}={value}" for name, value in {"subfields": 1, "test": 20, **sizes}.items()]
-    v1fast("data", "simulate", folder, *options, "-q")
+    done("data", "simulate", folder, *options, "-q")
     return read_all(folder)
 
 
@@ -126,7 +113,7 @@ def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence")
     sizes, settings, bounds = SIZES[request.param]
     recordings = simulated(folder / "animals", **sizes)
-    v1fast("fit", folder / "animals", "--out", folder / "run", "-q", *MODEL, *settings)
+    done("fit", folder / "animals", "--out", folder / "run", "-q", *MODEL, *settings)
     return recovered(folder / "run", recordings), bounds
 
 
