@@ -45,17 +45,11 @@ from v1fast.experiments.models import calibrate, make_core, make_readouts, make_
 from v1fast.experiments.sessions import draw_images, draw_neurons
 from v1fast.experiments.transfer import Transfer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 assert transfer_call is transfer
 MODEL = dataclasses.replace(TINY, channels=4, max_epochs=1, least_steps=1, input_kern=5)
 SHAPE = (1, 12, 16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def session(name, number=0, neurons=6, train=20, units=None):

@@ -21,16 +21,10 @@ from v1fast.training import (
     without_core,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (4, 10, 12)
 NEURONS = {"a": 6, "b": 4}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def encoder(beside=False):

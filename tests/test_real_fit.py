@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 app = pytest.importorskip("v1fast.cli").app
@@ -13,15 +12,7 @@ for _module in ("yaml", "lightning", "torchmetrics", "safetensors"):
 
 from v1fast.data import read_arrays, write_arrays  # noqa: E402
 
-pytestmark = [pytest.mark.once, pytest.mark.real_data]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.once, pytest.mark.real_data, pytest.mark.usefixtures("one_thread")]
 
 
 def v1fast(*arguments):

@@ -26,18 +26,12 @@ from v1fast.runs.insilico import experiment
 from v1fast.runs.prediction import predict_images, predict_recording
 from v1fast.training import EncodingModule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = (
     *("core.layers=1", "core.hidden_channels=3", "core.input_kern=3"),
     *("training.epochs=3", "training.batch_size=6", "machine.device=cpu", "schedule.patience=9"),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny(*settings, preset="sensorium"):

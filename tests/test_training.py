@@ -38,15 +38,9 @@ from v1fast.training.batches import as_fields  # noqa: E402
 from v1fast.training.callbacks import AtomicCheckpointIO  # noqa: E402
 from v1fast.training.schedule import parameter_groups  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEURONS, SHAPE = {"a": 6, "b": 4}, (4, 10, 12)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def encoder(seed=0, shifter=False, **options):

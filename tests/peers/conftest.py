@@ -24,12 +24,8 @@ if folder:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def small_work(one_thread):
     """The tensors are so small that more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
