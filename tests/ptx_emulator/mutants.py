@@ -107,7 +107,8 @@ def _constant(i: _Instruction, at: int) -> Iterator[tuple[str, str]]:
         text = f"{changed:0{digits}X}" if value else f"{changed:X}".ljust(digits, "0")
         yield "constant of another value", i.replaced(at, operand[:2] + text)
     elif operand.startswith("[") and not i.opcode.startswith("ld.param"):
-        width = int(re.search(r"\d+$", i.opcode)[0]) // 8
+        bits = re.search(r"\d+$", i.opcode)  # a copy names no type: cp.async.cg.shared.global
+        width = int(bits[0]) // 8 if bits else 16
         base, _, offset = operand.strip("[] ").partition("+")
         yield "another address", i.replaced(at, f"[{base.strip()}+{int(offset or 0) + width}]")
 
