@@ -12,5 +12,6 @@ def test_addresses_are_moved_by_one_element() -> None:
             "\tcp.async.cg.shared.global [ %r3 + 0 ], [ %rd4 + 32 ], 16;",
         )
     )
-    moved = [mutant.after.strip() for mutant in mutants(program) if mutant.kind == "another address"]
-    assert [line.split("[", 1)[1].strip() for line in moved] == ["%rd1+8];", "%r2+8], %rd3;", "%r3 + 0 ], [%rd4+48], 16;"]
+    moved = [mutant.after for mutant in mutants(program) if mutant.kind == "another address"]
+    addresses = [line.split("[", 1)[1].strip() for line in moved]
+    assert addresses == ["%rd1+8];", "%r2+8], %rd3;", "%r3 + 0 ], [%rd4+48], 16;"]
