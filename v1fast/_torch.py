@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,21 @@ from torch.autograd import forward_ad
 
 from v1fast._build import release
 from v1fast._warnings import run_while_tracing
+
+LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
+
+
+def too_old_for_triton() -> str | None:
+    """Which of torch and Triton is too old for the kernels, None for neither and where there is no Triton."""
+    for package, wanted in LEAST_FOR_TRITON.items():
+        try:
+            # Not what metadata says: torch's build for ROCm has a package of another name for Triton.
+            version = importlib.import_module(package).__version__
+        except ModuleNotFoundError:
+            return None
+        if release(version) < wanted:
+            return f"the kernels need {package} {wanted[0]}.{wanted[1]} or later, and this is {version}"
+    return None
 
 
 def _any_requires_grad(*arguments: Any) -> bool:
