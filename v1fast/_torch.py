@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -90,6 +91,13 @@ def register_vmap(op: Any, rule: Callable[..., Any], library: torch.library.Libr
         return custom_function_call_vmap_helper(interpreter, rule, op, *arguments)
 
     library.impl(op._schema.name, batched, "FuncTorchBatched", with_keyset=True)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """``torch.autocast`` turned off; nothing on devices that have none, such as meta, where torch raises."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
