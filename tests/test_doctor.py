@@ -157,7 +157,7 @@ for _ in range(2):
     else:
         raise AssertionError("imported")
     assert not half_imported(), half_imported()
-assert _load.load_kernels() == loaded
+assert _load._load_triton() == loaded["triton"]
 """
 
 
