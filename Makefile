@@ -38,10 +38,11 @@ OTHER := .venv-torch-$(VERSION)
 OTHER_PIP := $(OTHER)/bin/python -m pip --disable-pip-version-check
 TORCH_TESTS := $(OP_TESTS) tests/test_doctor.py
 test-torch: $(OTHER)/.built
-	$(OTHER)/bin/python -m v1fast.doctor
+	$(OTHER)/bin/python -P -m v1fast.doctor
 	$(OTHER)/bin/pytest -m "not slow" $(TORCH_TESTS)
-	V1FAST_KERNELS= $(OTHER)/bin/pytest -m "not slow" $(OP_TESTS)
-	$(OTHER)/bin/python -m v1fast.benchmarks.gpu_forms
+	OMP_NUM_THREADS=1 V1FAST_KERNELS=fallback $(OTHER)/bin/pytest -m "not slow and not once" $(OP_TESTS)
+	OMP_NUM_THREADS=1 V1FAST_KERNELS= $(OTHER)/bin/pytest -m "not slow and not once" $(OP_TESTS)
+	$(OTHER)/bin/python -P -m v1fast.benchmarks.gpu_forms
 
 # The emulator of GPUs by itself: every opcode against exact arithmetic. It changes rarely, so `make test` leaves it out.
 test-emulator: $(VENV)/.built

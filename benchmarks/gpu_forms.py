@@ -10,8 +10,8 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from v1fast._torch import too_old_for_triton
 from v1fast.ops._gpu_check import reason_of
-from v1fast.ops._load import too_old_for_triton
 
 
 def compile_forms(architecture: str) -> dict[str, str]:

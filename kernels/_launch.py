@@ -16,6 +16,11 @@ import triton
 from torch import Tensor
 from triton.compiler import CompiledKernel
 
+from v1fast._torch import too_old_for_triton
+
+if _old := too_old_for_triton():
+    raise ImportError(f"v1fast.kernels: {_old}", name="triton")
+
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": False, "num_stages": 1}
 """Every fused multiply-add is written as one.
 

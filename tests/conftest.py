@@ -14,6 +14,8 @@ from v1fast.ops import _gpu_check
 
 # A test of a GPU kernel must not pass on what replaces it. Processes that tests start inherit it.
 os.environ["V1FAST_GPU_CHECK"] = "0"
+# Nor must processes find the v1fast of the folder that they start in, where the tests are of an installed one.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def pytest_report_header():

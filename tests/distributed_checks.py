@@ -1,6 +1,7 @@
 """What holds for models on several ranks; tests/test_distributed.py calls these functions on each rank."""
 
 import copy
+import inspect
 import os
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from op_checks import assert_same
 from torch import nn
+from torch.distributed import fsdp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from v1fast import functional, ops, readouts
@@ -333,7 +334,8 @@ def one_process_reads_the_checkpoint():
     sharded, one = sharded_encoder(), encoder(seed=99)
     train(sharded, 3)
     state = {"model": one.state_dict()}
-    dcp.load(state, checkpoint_id=checkpoint(), no_dist=True)
+    alone = dcp.load if "no_dist" in inspect.signature(dcp.load).parameters else dcp.load_state_dict  # as in torch 2.5
+    alone(state, storage_reader=dcp.FileSystemReader(checkpoint()), no_dist=True)
     for name, value in sharded.state_dict().items():
         torch.testing.assert_close(state["model"][name], whole(value), rtol=1e-12, atol=1e-12)
 
@@ -413,7 +415,7 @@ def fully_sharded_data_parallel():
     def split(model):
         options = {"mesh": image_mesh(), "shard_placement_fn": placement_for_fsdp(dist.get_world_size())}
         for part in (*model.readout.values(), model):
-            fully_shard(part, **options)
+            fsdp.fully_shard(part, **options)
         widest = model.readout["a"]._features
         assert widest.to_local().numel() * dist.get_world_size() == widest.numel()
         return model
@@ -459,7 +461,7 @@ def fully_sharded_training_keeps_means_in_the_map():
     torch.manual_seed(0)
     one = readouts.FullGaussian2d(MAP, 8, bias=True, init_mu_range=1.0)
     several = copy.deepcopy(one)
-    fully_shard(several, mesh=image_mesh(), shard_placement_fn=placement_for_fsdp(dist.get_world_size()))
+    fsdp.fully_shard(several, mesh=image_mesh(), shard_placement_fn=placement_for_fsdp(dist.get_world_size()))
     found, want = whole(train(several, several)), train(one, one)
     assert (want.abs() == 1).any()
     torch.testing.assert_close(found, want)
@@ -483,7 +485,7 @@ def lightning_shards_the_model():
         def configure_model(self):
             ranks = self.device_mesh["data_parallel"]
             if dist.get_world_size() == ranks.size():
-                fully_shard(self.model, mesh=ranks, shard_placement_fn=placement_for_fsdp(ranks.size()))
+                fsdp.fully_shard(self.model, mesh=ranks, shard_placement_fn=placement_for_fsdp(ranks.size()))
                 split_images(self.model, ranks)
 
         def training_step(self, batch, batch_idx):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import ranks
+from torch.distributed import fsdp
 
 from v1fast.rsa._sums import PairSums
 
@@ -20,10 +21,10 @@ NEURONS = [
 ]
 IMAGES = [
     "distributed_data_parallel",
-    "fully_sharded_data_parallel",
-    "fully_sharded_training_keeps_means_in_the_map",
     "ranks_draw_their_own_samples",
 ]
+if hasattr(fsdp, "fully_shard"):  # from torch 2.6 on
+    IMAGES += ["fully_sharded_data_parallel", "fully_sharded_training_keeps_means_in_the_map"]
 MATRICES = ["matrices_are_those_of_one_process", "correlations_are_those_of_one_process", "one_file_holds_the_matrix"]
 
 

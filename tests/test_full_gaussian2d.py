@@ -516,6 +516,12 @@ def test_meta_device_and_assign():
     assert empty.eval()(x).equal(full(x))
 
 
+def test_predicted_means_on_meta():
+    layer = readout(**RETINOTOPY).to("meta")
+    assert layer.mu.shape == (1, N, 1, 2)
+    assert layer(features().to("meta")).shape == (len(features()), N)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_cast_as_a_whole(dtype):
     layer_checks.assert_casts_as_a_whole(readout(), features(), dtype)

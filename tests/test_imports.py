@@ -10,6 +10,7 @@ import functools
 import math
 from pathlib import Path
 
+import new_processes
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -155,3 +156,22 @@ def test_nothing_reaches_up_through_a_helper(tmp_path, monkeypatch):
     assert is_allowed("v1fast.readouts.x", "v1fast._x")
     assert not is_allowed("v1fast.functional", "v1fast._x")
     assert is_allowed("v1fast.reference.x", "v1fast._version")
+
+
+IMPORT = """
+import importlib
+for module in {modules}:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:  # an extra that is not installed, or too old a Triton
+        if (error.name or "torch").partition(".")[0] in ("v1fast", "torch"):
+            raise
+        print(f"{{module}}: {{error}}")
+"""
+
+
+@pytest.mark.once
+def test_every_module_is_imported():
+    """With each torch in the range: what some torch lacks is asked for where it is used, not where it is named."""
+    modules = [name for name in SOURCES if name != "v1fast.__main__"]
+    print(*new_processes.run([IMPORT.format(modules=modules)]))

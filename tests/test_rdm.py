@@ -580,6 +580,20 @@ BAD = {
         "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
         "noise": torch.stack([torch.eye(4), torch.zeros(4, 4)]),
     },
+    "noise: want device cpu, that of responses, got meta": {
+        "method": "mahalanobis",
+        "noise": torch.ones(4, 4, device="meta"),
+    },
+    "noise: want device meta, that of responses, got cpu": {
+        "responses": torch.ones(6, 4, device="meta"),
+        "method": "crossnobis",
+        "folds": torch.tensor([0, 0, 0, 1, 1, 1]),
+        "noise": torch.ones(2, 4, 4),
+    },
+    "folds: want labels, whose values count, got a tensor without values, on device meta": {
+        "method": "crossnobis",
+        "folds": torch.ones(6, device="meta"),
+    },
 }
 
 
@@ -588,6 +602,17 @@ def test_rejects_bad_operands(message):
     arguments = {"responses": torch.rand(6, 4), **BAD[message]}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         functional.rdm(arguments.pop("responses"), **arguments)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_sizes_on_meta(method):
+    x, noise = torch.ones(6, 4, device="meta"), torch.ones(2, 4, 4, device="meta")
+    options = {"mahalanobis": [{"noise": noise[0]}, {"noise": noise[0, 0]}], "crossnobis": [{}, {"noise": noise}]}
+    for given in options.get(method, [{}]):
+        folds = torch.tensor([0, 0, 0, 1, 1, 1]) if method == "crossnobis" else None
+        found = functional.rdm(x, method=method, folds=folds, **given)
+        assert found.is_meta
+        assert found.shape == ((6, 6) if folds is None else (3, 3))
 
 
 def test_rejects_bad_operands_of_the_others():

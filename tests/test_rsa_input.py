@@ -372,6 +372,13 @@ def test_each_matrix_of_a_stack_is_looked_at():
                 call(wrong)
 
 
+def test_an_empty_stack_has_square_matrices():
+    for wrong in (np.zeros((0, 2, 6)), np.zeros((0, 6, 2))):
+        for call in (rsa.noise_ceiling, lambda m: rsa.compare(m, m), lambda m: rsa.bootstrap(m, m, samples=2)):
+            with pytest.raises(ValueError, match=r"(rdms|rdm1): want \[M, S, S\], got \(0, "):
+                call(wrong)
+
+
 MATRIX_ENTRIES = {
     "compare": lambda m: rsa.compare(m, np.arange(28.0)),
     "compare second": lambda m: rsa.compare(np.arange(28.0), m),

@@ -6,7 +6,8 @@ the versions of requirements/oldest.txt if this is the torch named there.
 
 ``stub`` lets a CUDA build of torch run on the CPU without these libraries: it puts one of its own in the place of each
 that is missing, beside torch's. Every function returns an error code, so torch sees no device. It needs gcc and
-binutils. A CPU build of torch is left as it is.
+binutils. It also takes these libraries out of what torch is said to require, or pip would bring them with the first
+package that requires torch. A CPU build of torch is left as it is.
 
 Nothing here imports torch.
 """
@@ -25,6 +26,7 @@ from pip._vendor.packaging.requirements import Requirement  # pip is in every en
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 CUDA_PACKAGES = re.compile(r"^(nvidia|cuda)[-_]")
+CUDA_REQUIREMENTS = re.compile(r"^Requires-Dist: (nvidia|cuda)[-_].*\n", re.MULTILINE)
 CUDA_SYMBOLS = re.compile(r"^(cu|nccl|nvrtc|nvJitLink|nvml|nvtx|nvshmem|__cuda|cupti|cufile|cudss)", re.IGNORECASE)
 CUDA_LIBRARIES = re.compile(r"^lib(cu|nv|nccl)")
 STUBS = "libv1fast_no_cuda.so"
@@ -119,12 +121,24 @@ def stub(folder: Path) -> list[str]:
     return missing
 
 
-def _lib() -> Path:
+def require_no_cuda(metadata: Path) -> None:
+    """Take the CUDA libraries out of what torch's METADATA requires."""
+    metadata.write_text(CUDA_REQUIREMENTS.sub("", metadata.read_text()))
+
+
+def _folder() -> Path:
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None, "torch is not installed"  # noqa: PT018
-    return Path(spec.origin).parent / "lib"
+    return Path(spec.origin).parent
+
+
+def _stub() -> list[str]:
+    folder = _folder()
+    (metadata,) = folder.parent.glob("torch-*.dist-info/METADATA")
+    require_no_cuda(metadata)
+    return stub(folder / "lib")
 
 
 if __name__ == "__main__":
-    commands = {"requirements": requirements, "constraints": constraints, "stub": lambda: stub(_lib())}
+    commands = {"requirements": requirements, "constraints": constraints, "stub": _stub}
     print("\n".join(commands[sys.argv[1]]()))

@@ -113,7 +113,7 @@ def _times_precision(x: Tensor, precision: Tensor) -> Tensor:
     neurons = x.shape[-1]
     if tuple(precision.shape) not in ((neurons, neurons), (neurons,)):
         raise ValueError(f"noise: want [N, N] or [N] with N = {neurons}, got {tuple(precision.shape)}")
-    _checks.floating("noise", precision)
+    _check_precision(precision, x)
     precision = precision.to(x.dtype)
     if precision.dim() == 1:
         return x * precision
@@ -130,7 +130,7 @@ def _times_fold_precision(own: Tensor, precision: Tensor) -> Tensor:
         raise ValueError(
             f"noise: want one for each fold, [F, N, N] = {(count, neurons, neurons)}, got {tuple(precision.shape)}"
         )
-    _checks.floating("noise", precision)
+    _check_precision(precision, own)
     covariances = _inverse(precision)
     found = [torch.zeros_like(own.select(-3, 0))] * count
     for f in range(count):
@@ -141,10 +141,16 @@ def _times_fold_precision(own: Tensor, precision: Tensor) -> Tensor:
     return torch.stack(found, -3) / (count - 1)
 
 
+def _check_precision(precision: Tensor, x: Tensor) -> None:
+    _checks.floating("noise", precision)
+    if precision.device != x.device:
+        raise ValueError(f"noise: want device {x.device}, that of responses, got {precision.device}")
+
+
 def _inverse(matrices: Tensor) -> Tensor:
     """Float64 and symmetric."""
     found, failed = torch.linalg.inv_ex(matrices.double())
-    if failed.any():
+    if not failed.is_meta and failed.any():
         which = f" for fold {failed.nonzero()[0].item()}" if failed.dim() else ""
         raise ValueError(f"noise: want precision matrices that have an inverse, got a singular one{which}")
     return (found + found.mT) / 2

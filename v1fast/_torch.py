@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,21 @@ from torch.autograd import forward_ad
 
 from v1fast._build import release
 from v1fast._warnings import run_while_tracing
+
+LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
+
+
+def too_old_for_triton() -> str | None:
+    """Which of torch and Triton is too old for the kernels, None for neither and where there is no Triton."""
+    for package, wanted in LEAST_FOR_TRITON.items():
+        try:
+            # Not what metadata says: torch's build for ROCm has a package of another name for Triton.
+            version = importlib.import_module(package).__version__
+        except ModuleNotFoundError:
+            return None
+        if release(version) < wanted:
+            return f"the kernels need {package} {wanted[0]}.{wanted[1]} or later, and this is {version}"
+    return None
 
 
 def _any_requires_grad(*arguments: Any) -> bool:
@@ -74,6 +91,13 @@ def register_vmap(op: Any, rule: Callable[..., Any], library: torch.library.Libr
         return custom_function_call_vmap_helper(interpreter, rule, op, *arguments)
 
     library.impl(op._schema.name, batched, "FuncTorchBatched", with_keyset=True)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """``torch.autocast`` turned off; nothing on devices that have none, such as meta, where torch raises."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)

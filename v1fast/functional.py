@@ -427,6 +427,8 @@ def rdm(
         for name, labels in (("folds", folds), ("stimuli", stimuli))
     )
     for name, labels in (("folds", folds), ("stimuli", stimuli)):
+        if labels is not None and labels.is_meta:
+            raise ValueError(f"{name}: want labels, whose values count, got a tensor without values, on device meta")
         if labels is not None and labels.device not in (responses.device, torch.device("cpu")):
             raise ValueError(f"{name}: want device cpu, or {responses.device}, that of responses, got {labels.device}")
     _choices.one_of("nan", nan, ("propagate", "pairwise"))

@@ -236,7 +236,7 @@ def calls(draw, op, huge):
     return Call(op, tuple(arguments))
 
 
-OUT_OF_MEMORY = ("memory", "alloc", "overflow", "Overflow", "too large", "too many", "out of range")
+OUT_OF_MEMORY = ("memory", "alloc", "overflow", "Overflow", "too large", "too many", "out of range", "aten::new_empty")
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 

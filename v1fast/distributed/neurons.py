@@ -87,7 +87,8 @@ def shard_neurons(readout: Module, mesh: DeviceMesh) -> Module:
     for parameter in readout.parameters():
         detached: Tensor = parameter.detach()
         if isinstance(detached, DTensor) and detached.placements == (Replicate(),):
-            dist.broadcast(detached.to_local(), group=mesh.get_group(), group_src=0)
+            group = mesh.get_group()
+            dist.broadcast(detached.to_local(), dist.get_global_rank(group, 0), group)
     return readout
 
 

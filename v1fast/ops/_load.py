@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from v1fast._build import left_out, ops_binary, release, why_absent
+from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK, small
 from v1fast.ops import gaussian_readout
@@ -17,7 +18,6 @@ from v1fast.ops._define import register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
-LEAST_FOR_TRITON = {"torch": (2, 8), "triton": (3, 4)}
 FLOAT64_PRODUCTS = (3, 5)  # the first Triton that multiplies matrices of float64
 
 
@@ -47,19 +47,6 @@ def _load_native() -> str:
     if missed:
         warn_caller(f"v1fast runs without its kernels for the CPU, slower: {state}", RuntimeWarning)
     return state
-
-
-def too_old_for_triton() -> str | None:
-    """Which of torch and Triton is too old for the kernels, None for neither and where there is no Triton."""
-    for package, wanted in LEAST_FOR_TRITON.items():
-        try:
-            # Not what metadata says: torch's build for ROCm has a package of another name for Triton.
-            version = importlib.import_module(package).__version__
-        except ModuleNotFoundError:
-            return None
-        if release(version) < wanted:
-            return f"the kernels need {package} {wanted[0]}.{wanted[1]} or later, and this is {version}"
-    return None
 
 
 def _load_triton() -> str:

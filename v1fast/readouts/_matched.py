@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from v1fast._torch import without_autocast
 from v1fast.readouts.base import FeatureReadout, Reduction, require_finite, sharing_index
 
 
@@ -229,7 +230,7 @@ class PredictedPositions(FeatureReadout):
     def _predicted(self) -> Tensor:
         """The positions (1, N, 1, 2), with the offsets, where the network and they put them."""
         # In bfloat16 they would be off by up to .07 pixels.
-        with torch.autocast(self.source_grid.device.type, enabled=False):
+        with without_autocast(self.source_grid.device):
             predicted: Tensor = self.mu_transform(self.source_grid).view(1, self.outdims, 1, 2)
             return predicted if self.residual_reg_weight is None else predicted + self.mu_residual
 
@@ -253,7 +254,7 @@ class PredictedPositions(FeatureReadout):
             raise ValueError(f"positions: want [M, D], got {places.shape}")
         require_finite("positions", places)
         inputs = torch.from_numpy(_in_frame(places, self.source_frame)).to(self.source_grid)
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs.device):
             placed: Tensor = self.mu_transform(inputs)
         return placed.clamp(-1, 1)
 

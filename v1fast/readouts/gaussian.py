@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from v1fast import _choices
+from v1fast._torch import without_autocast
 from v1fast._warnings import warn_caller
 from v1fast.readouts._matched import PredictedPositions, SharedFeatures, SourceFrame, source_frame
 from v1fast.readouts._points import GaussianPointReadout, Sampler, matrix_shape
@@ -217,7 +218,7 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
             return self._predicted()
         if self._original_grid:
             return self._mu[:, self.grid_sharing_index]
-        with torch.autocast(self.sigma.device.type, enabled=False):  # as in a predicted grid
+        with without_autocast(self.sigma.device):  # as in a predicted grid
             return self.mu_transform(self._mu)[:, self.grid_sharing_index]
 
     @property

@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from v1fast._torch import without_autocast
 from v1fast.reference import whole_numbers
 from v1fast.reference.whole_numbers import Angles, Places
 
@@ -43,7 +44,7 @@ def compute_dtype(x: Tensor, y: Tensor | None, accuracy: str) -> torch.dtype:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b in their own dtype: autocast would round responses to bfloat16."""
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a.device):
         return a @ b
 
 

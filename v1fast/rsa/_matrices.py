@@ -47,8 +47,10 @@ def condensed(name: str, given: Condensed | ArrayLike) -> tuple[NDArray[Any], bo
         return vectors, False
     array = _arrays.floats(name, given)
     if array.ndim == 3:
+        if array.shape[1] != array.shape[2]:
+            raise ValueError(f"{name}: want [M, S, S], got {array.shape}")
         for k, matrix in enumerate(array):
-            _require_matrix(f"{name}[{k}]", matrix, "[M, S, S]", array.shape)
+            _require_matrix(f"{name}[{k}]", matrix)
     if array.ndim == 3 or (array.ndim == 2 and _is_matrix(name, array)):
         i, j = np.triu_indices(array.shape[-1], 1)
         vectors = array[..., i, j]
@@ -92,10 +94,8 @@ def to_squares(vectors: NDArray[Any]) -> NDArray[Any]:
     return matrices
 
 
-def _require_matrix(name: str, matrix: NDArray[Any], axes: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the matrix is square, symmetric and zero on its diagonal, up to rounding."""
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{name.partition('[')[0]}: want {axes}, got {shape}")
+def _require_matrix(name: str, matrix: NDArray[Any]) -> None:
+    """Raise ValueError unless the square matrix is symmetric and zero on its diagonal, up to rounding."""
     asymmetry, diagonal = _deviations(matrix)
     if max(asymmetry, diagonal) > ROUNDING:
         raise ValueError(
@@ -117,7 +117,7 @@ def _is_matrix(name: str, array: NDArray[Any]) -> bool:
     if max(asymmetry, diagonal) <= ROUNDING:
         return True
     if not _is_count_of_pairs(size):  # then it cannot be a set of rows of pairs
-        _require_matrix(name, array, "[S, S]", array.shape)
+        _require_matrix(name, array)
     if asymmetry <= DOUBTFUL:
         raise ValueError(
             f"{name}: {array.shape} may be one matrix or {size} rows of {size} pairs: entries differ from their "
