@@ -8,10 +8,13 @@ memory returned to the system at once, which takes more time. Times are those of
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
@@ -154,23 +157,21 @@ def _write_and_remove(x: Tensor, path: Path) -> None:
 
 
 def measure(tasks: Sequence[tuple[str, int]], folder: Path) -> list[Point]:
-    """Measure all (series, size): first the times, then the memory in use.
-
-    The C library keeps the setting for the second: nothing should be timed in this process afterwards.
-    """
+    """Measure all (series, size): the times here, the memory in use in another process."""
+    torch.set_num_threads(1)
     _warm_up(tasks, folder)
     timed = [_timed(series, size, folder) for series, size in tasks]
-    memory.return_freed_memory()
-    _warm_up(tasks, folder)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        peaks = other.submit(_in_use, tasks, folder).result()
     return [
-        Point(series, size, seconds, resident, _in_use(series, size, folder), work.needed, work.fixed)
-        for (series, size), (work, seconds, resident) in zip(tasks, timed, strict=True)
+        Point(series, size, seconds, resident, peak, work.needed, work.fixed)
+        for (series, size), (work, seconds, resident), peak in zip(tasks, timed, peaks, strict=True)
     ]
 
 
 def _warm_up(tasks: Sequence[tuple[str, int]], folder: Path) -> None:
-    """Pay what the first call of anything costs, and have the C library's memory as it will be from now on."""
-    for series in 2 * list(dict(tasks)):
+    """Pay what the first call of anything costs."""
+    for series in dict(tasks):
         work_of(series, FITTED_FROM[series], folder).step()
 
 
@@ -198,15 +199,24 @@ def _nothing() -> None:
     """A step of work that is done."""
 
 
-def _in_use(series: str, size: int, folder: Path) -> int:
-    def run() -> int:
-        work = work_of(series, size, folder)
-        for _ in range(2 if series == TRAINING else 1):  # the second has Adam's averages from the beginning
-            work.step()
-        return work.data
+def _in_use(tasks: Sequence[tuple[str, int]], folder: Path) -> list[int]:
+    """The bytes in use at most, for each task; in a process that times nothing."""
+    memory.return_freed_memory()
+    torch.set_num_threads(1)
+    _warm_up(tasks, folder)
+    peaks = []
+    for series, size in tasks:
+        data, peak = memory.peak_of(functools.partial(_done, series, size, folder), "cpu")
+        peaks.append(max(0, (peak or 0) - data))
+    return peaks
 
-    data, peak = memory.peak_of(run, "cpu")
-    return max(0, (peak or 0) - data)
+
+def _done(series: str, size: int, folder: Path) -> int:
+    """Do the work; the bytes of its data."""
+    work = work_of(series, size, folder)
+    for _ in range(2 if series == TRAINING else 1):  # the second has Adam's averages from the beginning
+        work.step()
+    return work.data
 
 
 def fitted(points: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -34,7 +34,6 @@ STEPS = 3
 
 def grow(tasks: Sequence[tuple[str, int]], path: Path) -> None:
     """Measure, print, and save the rows."""
-    torch.set_num_threads(1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         points = growth.measure(tasks, Path(folder))

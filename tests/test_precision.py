@@ -11,10 +11,10 @@ from torch import nn
 pytest.importorskip("lightning")
 pytest.importorskip("torchmetrics")
 
-from v1fast.losses import PoissonLoss  # noqa: E402
-from v1fast.readouts import FullGaussian2d, MultiReadoutBase  # noqa: E402
-from v1fast.readouts._points import PointReadout  # noqa: E402
-from v1fast.training import bfloat16_weights  # noqa: E402
+from v1fast.losses import PoissonLoss
+from v1fast.readouts import FullGaussian2d, MultiReadoutBase
+from v1fast.readouts._points import PointReadout
+from v1fast.training import bfloat16_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
