@@ -35,6 +35,23 @@ def peak_of(call: Callable[[], T], device: str) -> tuple[T, int | None]:
     return call(), max(0, _status("VmHWM") - before)
 
 
+def return_freed_memory() -> bool:
+    """From now on freed memory goes back to the system at once, so that a peak is that of the memory in use.
+
+    glibc keeps freed blocks of up to 32 MiB otherwise, to give them out again. This takes time: each new block is
+    cleared by the system. It cannot be undone in this process.
+
+    Returns:
+        Whether the C library has such settings: glibc has.
+    """
+    trim_threshold, mmap_threshold, page = -1, -3, 1 << 17  # numbers of malloc.h; glibc's own initial threshold
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError):  # TypeError: Windows
+        return False
+    return all(set_option(option, page) == 1 for option in (trim_threshold, mmap_threshold))
+
+
 def populate(count: int) -> None:
     """Touch this many bytes. A virtual machine gets memory from its host at the first touch, in milliseconds."""
     torch.ones(count // 4)

@@ -1,135 +1,62 @@
-"""``python -m v1fast.benchmarks.scale``: time and memory of training against the number of neurons.
+"""``python -m v1fast.benchmarks.scale PART``: time and memory against the number of neurons and of stimuli.
 
-``population`` trains populations of growing size on this machine, one thread, and fits exponents. ``predict`` prints
-what docs/scale.md says of many GPUs: predictions. Under ``torchrun``, ``ranks`` measures steps with the neurons split
-over the ranks: ``torchrun --nproc-per-node 2 -m v1fast.benchmarks.scale ranks``.
+``population`` trains populations of growing size on this machine, one thread; ``stimuli`` computes dissimilarity
+matrices of growing size, in memory, to a file, and compared without being stored. Both print a table and the exponents,
+and leave their rows in a folder (``--out``). ``plot`` draws these rows; ``plot --page docs/scale.md`` draws beside the
+page, and fills its tables. The default sizes take about ten minutes, 5 GB of memory and 5 GB of the disk.
+
+``predict`` prints what docs/scale.md says of many GPUs: predictions. Under ``torchrun``, ``ranks`` measures steps with
+the neurons split over the ranks: ``torchrun --nproc-per-node 2 -m v1fast.benchmarks.scale ranks``.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.nn import functional as F
+from torch.distributed.device_mesh import init_device_mesh
 
-from v1fast.distributed import shard_neurons
-from v1fast.losses import PoissonLoss
-from v1fast.readouts import FullGaussian2d
-
-from . import memory
+from . import growth, growth_picture, pages
 from .exact_gaussian_readout import ReadoutCase
 from .gpu_costs import GAUSSIAN, H100, costs
 from .gpu_costs_rdm import FLOAT32_FLOPS
+from .growth import IMAGES, MAP, Point, Training
 
-IMAGES, MAP = 16, (64, 28, 56)
 STEPS = 3
-FITTED_FROM = 10_000  # neurons; below, features and calls cost more
 
 
-class Training:
-    """A readout and what a step of it needs; features stand for a core's.
-
-    Args:
-        neurons: N.
-        mesh: that the neurons are split over; None: one process.
-    """
-
-    def __init__(self, neurons: int, mesh: DeviceMesh | None = None) -> None:
-        torch.manual_seed(0)
-        if mesh is None:
-            self.readout = FullGaussian2d(MAP, neurons, bias=True)
-        else:
-            with torch.device("meta"):
-                readout = FullGaussian2d(MAP, neurons, bias=True)
-            self.readout = shard_neurons(readout, mesh)
-        features = torch.randn(IMAGES, *MAP, generator=torch.Generator().manual_seed(1))
-        self.features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
-        self.responses = torch.rand(IMAGES, self.readout.outdims)
-        self.optimizer = torch.optim.Adam(self.readout.parameters(), lr=1e-3, fused=True)
-        self.loss = PoissonLoss(avg=False)
-
-    def step(self) -> None:
-        """Forward and backward pass, and Adam."""
-        self.optimizer.zero_grad()
-        self.features.grad = None
-        loss: Tensor = self.loss(F.elu(self.readout(self.features)) + 1, self.responses)
-        loss.backward()
-        self.optimizer.step()
-
-    def bytes_needed(self) -> int:
-        """Parameters, their gradients, Adam's two averages, the features and the outputs, with a gradient of each."""
-        own = [getattr(parameter, "to_local", parameter.detach)() for parameter in self.readout.parameters()]
-        parameters = sum(parameter.nbytes for parameter in own)
-        return 4 * parameters + 2 * (self.features.nbytes + self.responses.nbytes)
+def grow(tasks: Sequence[tuple[str, int]], path: Path) -> None:
+    """Measure, print, and save the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        points = growth.measure(tasks, Path(folder))
+    growth.save(points, path)
+    for line in lines_of(points):
+        print(line)
 
 
-@dataclass(frozen=True)
-class Point:
-    """What one population took."""
-
-    neurons: int
-    seconds: float  # CPU time of a step
-    peak: int  # bytes
-    needed: int
+def lines_of(points: Sequence[Point]) -> list[str]:
+    """The table of populations or of sets of stimuli, and the exponents."""
+    series = {name: [point for point in points if point.series == name] for name in growth.SERIES}
+    of_neurons = bool(series[growth.TRAINING])
+    table = growth.neurons_table(points) if of_neurons else growth.stimuli_table(points)
+    return [*table, "", *(f"- {growth.exponents(part)}" for part in series.values() if part)]
 
 
-def measured(neurons: int) -> Point:
-    """Train for a few steps; the first, which makes Adam's averages, is not timed."""
-    parts: list[Training] = []
-
-    def run() -> list[float]:
-        parts.append(Training(neurons))
-        taken = []
-        for _ in range(STEPS):
-            start = time.process_time()
-            parts[0].step()
-            taken.append(time.process_time() - start)
-        return taken[1:]
-
-    taken, peak = memory.peak_of(run, "cpu")
-    responses = parts[0].responses.nbytes  # data, not part of what is asked about
-    return Point(neurons, median(taken), (peak or 0) - responses, parts[0].bytes_needed())
-
-
-def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """The slope of a straight line through (log x, log y), by least squares.
-
-    >>> round(exponent([(1.0, 3.0), (2.0, 12.0), (4.0, 48.0)]), 6)
-    2.0
-    """
-    logs = [(math.log(x), math.log(y)) for x, y in points]
-    mean_x, mean_y = (sum(axis) / len(logs) for axis in zip(*logs, strict=True))
-    return sum((x - mean_x) * (y - mean_y) for x, y in logs) / sum((x - mean_x) ** 2 for x, _ in logs)
-
-
-def population(sizes: Sequence[int]) -> None:
-    """Measure, and print a table and the exponents."""
-    torch.set_num_threads(1)
-    measured(1000)  # once for what the first call of anything costs
-    print("| neurons | a step, s | ns per neuron and image | peak, MiB | of what is needed |\n|---|---|---|---|---|")
-    points = []
-    for size in sizes:
-        point = measured(size)
-        points.append(point)
-        each = 1e9 * point.seconds / (size * IMAGES)
-        print(
-            f"| {size:,} | {point.seconds:.3f} | {each:.0f} | {point.peak / 2**20:,.0f} |"
-            f" {point.peak / point.needed:.2f} |",
-            flush=True,
-        )
-    large = [point for point in points if point.neurons >= FITTED_FROM]
-    if len(large) > 1:
-        times = exponent([(point.neurons, point.seconds) for point in large])
-        peaks = exponent([(point.neurons, point.peak) for point in large])
-        print(f"\nexponents from {FITTED_FROM:,} neurons on: time {times:.2f}, memory {peaks:.2f}")
+def draw(out: Path, page: Path | None) -> None:
+    """Draw what was measured, beside the page and with its tables filled, if there is one."""
+    measured = {name: growth.load(out / f"{name}.csv") for name in ("population", "stimuli")}
+    growth_picture.save(measured["population"], measured["stimuli"], (page.parent if page else out) / "scale.png")
+    if page:
+        for name, points in measured.items():
+            pages.fill(page, name, lines_of(points))
 
 
 def over_ranks(neurons: int) -> None:
@@ -222,13 +149,20 @@ def predict() -> None:
 def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=("population", "ranks", "predict"))
-    parser.add_argument("--neurons", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("part", choices=("population", "stimuli", "plot", "ranks", "predict"))
+    parser.add_argument("--neurons", type=int, nargs="+", help="sizes of the populations; of ranks, the last one")
+    parser.add_argument("--stimuli", type=int, nargs="+", help="numbers of stimuli")
+    parser.add_argument("--out", type=Path, default=Path("out/scale"), help="the folder of the rows")
+    parser.add_argument("--page", type=Path, help="whose tables plot fills")
     given = parser.parse_args()
     if given.part == "population":
-        population(given.neurons)
+        grow(growth.tasks_of_neurons(given.neurons or growth.NEURONS), given.out / "population.csv")
+    elif given.part == "stimuli":
+        grow(growth.tasks_of_stimuli(given.stimuli or growth.STIMULI), given.out / "stimuli.csv")
+    elif given.part == "plot":
+        draw(given.out, given.page)
     elif given.part == "ranks":
-        over_ranks(given.neurons[-1])
+        over_ranks((given.neurons or [1_000_000])[-1])
     else:
         predict()
 

@@ -73,10 +73,17 @@ class PointReadout(FeatureReadout):
     Attributes:
         features: weights of the channels, (..., C, 1, N).
         stored_features: name of the parameter that holds them.
+        weight_dtype: what the weights are rounded to for a pass, see :func:`v1fast.training.bfloat16_weights`; None:
+            they are read as they are.
     """
 
     features: Tensor
     stored_features: ClassVar[str] = "features"
+    weight_dtype: torch.dtype | None = None  # a class attribute because accelerated layers do not set it
+
+    def _as_read(self, features: Tensor) -> Tensor:
+        """Weights in ``weight_dtype``. Their gradient reaches the parameter in the parameter's dtype."""
+        return features if self.weight_dtype is None else features.to(self.weight_dtype)
 
     def _neuron_axes(self) -> dict[str, int]:
         return {**super()._neuron_axes(), "mask": -1, self.stored_features: -1}
@@ -138,6 +145,7 @@ class GridReadout(PointReadout):
         if out_idx is not None:
             index = select_neurons(out_idx, self.outdims, device)
             grid, features, bias = grid[index], features[..., index], self._bias_of(index)
+        features = self._as_read(features)
         return grid, rows_of_one(features) if features.dim() == 4 else rows_of(features), bias
 
 
@@ -325,7 +333,7 @@ class GaussianPointReadout(PointReadout, ABC):
             images,
             mu,
             sigma,
-            rows_of_one(features),
+            rows_of_one(self._as_read(features)),
             bias,
             shift,
             neuron_index=self._counters(index, images.device),

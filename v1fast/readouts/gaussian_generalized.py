@@ -63,7 +63,7 @@ class GeneralizedFullGaussianReadout2d(SeveralOutputs, FullGaussian2d):
     ) -> Tensor:
         """Responses [P, B, N], or [B, N] if P = 1; or the weighted features."""
         features = self.features if index is None else self.features[..., index]
-        weight = rows_of(features).squeeze(1)  # [P, N, C]
+        weight = rows_of(self._as_read(features)).squeeze(1)  # [P, N, C]
         if self.return_weighted_features:
             grid = self._positions(mu, sigma, noise, images.shape[0])
             if index is not None:

@@ -77,5 +77,5 @@ class RemappedGaussian2d(FullGaussian2d):
             grid = grid[:, index]
         field = self.max_remap_amplitude * self.remap_field(images)  # [B, 2, H, W]
         grid = grid + functional.gather_levels([field], grid, align_corners=self.align_corners)
-        weight, bias = rows_of_one(features), self._bias_of(index)
+        weight, bias = rows_of_one(self._as_read(features)), self._bias_of(index)
         return functional.levels_readout([images], grid, weight, bias, shift, align_corners=self.align_corners)

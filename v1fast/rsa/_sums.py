@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -42,9 +43,10 @@ class PairSums:
                 if self.shifts[which].any():
                     piece -= self.shifts[which][:, None]
                 self.sums[which][:] += piece.sum(1)
-                self.squares[which][:] += [row @ row for row in piece]
-                pieces.append(piece)
-            self.products += pieces[0] @ pieces[1].T
+                self.squares[which][:] += np.einsum("ij,ij->i", piece, piece)
+                pieces.append(torch.from_numpy(piece))
+            # NumPy's products would wake as many threads as there are cores, for microseconds of work.
+            self.products += (pieces[0] @ pieces[1].T).numpy()
         self.count += a.shape[1]
 
     def merge(self, other: PairSums) -> None:

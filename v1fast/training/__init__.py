@@ -12,6 +12,7 @@ from v1fast.training.batches import SessionCycle, SessionSequence, TensorBatches
 from v1fast.training.fitting import History, fit
 from v1fast.training.frozen import CachedFeatures, TrialRows, cache_features, fit_readouts, without_core
 from v1fast.training.module import EncodingModule, NonFiniteLossError
+from v1fast.training.precision import bfloat16_weights
 from v1fast.training.schedule import EarlyStopping, OneCycle, Schedule
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SessionSequence",
     "TensorBatches",
     "TrialRows",
+    "bfloat16_weights",
     "cache_features",
     "fit",
     "fit_readouts",

@@ -364,9 +364,13 @@ struct Part {
     }
 };
 
+// The packed weights of a part, which share the outer caches with their gradients and the maps. The fastest of 0.5 to
+// 32 MiB.
+inline constexpr int64_t kPartBytes = 2 << 20;
+
 // How many neurons with weights of so many bytes each are a part.
 inline int64_t neurons_of_part(int64_t weight_bytes) {
-    return std::max<int64_t>(1, kBufferBytes / std::max<int64_t>(1, weight_bytes) / kSorted) * kSorted;
+    return std::max<int64_t>(1, kPartBytes / std::max<int64_t>(1, weight_bytes) / kSorted) * kSorted;
 }
 
 // Calls work(part) for all neurons; once where there are none.
