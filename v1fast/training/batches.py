@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from v1fast._batches import SHARE, Batches, Share
+from v1fast._batches import SHARE, Batches
+from v1fast._batches import Share as Share
 from v1fast._batches import TensorBatches as TensorBatches
 
 Fields = Mapping[str, Any]

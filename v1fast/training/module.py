@@ -127,7 +127,8 @@ class EncodingModule(lightning.LightningModule):
         """Running statistics are those of the ranks' parts of the batches; keep their mean."""
         for module in self.encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-                for statistic in (module.running_mean, module.running_var):
+                statistics: Any = (module.running_mean, module.running_var)
+                for statistic in statistics:
                     statistic.copy_(self._mean_over_ranks(statistic))
 
     # training
@@ -162,7 +163,8 @@ class EncodingModule(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         self._watch_parameters()
-        total, parallel = [], self.trainer.strategy.model
+        total: list[Tensor] = []
+        parallel: Any = self.trainer.strategy.model
         for data_key, fields in batch.items():
             loss = self._loss_of(data_key, fields)
             # The gradients of all sessions are added over ranks at once, with those of the last.

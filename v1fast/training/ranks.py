@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import lightning
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.nn.parallel import DistributedDataParallel
@@ -37,11 +38,12 @@ STARTER = "V1FAST_STARTED_BY"
 POLL, MOMENT, PATIENCE = 0.2, 2.0, 10.0
 """Seconds: between two looks at the other ranks; for an end to become known; for a rank to notice it by itself."""
 
-_BUFFERS = (
+_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"  # before torch 2.13
-)
+    else "broadcast_buffers": False  # its name before torch 2.13
+}
+"""Of DistributedDataParallel: buffers are brought together after each epoch, by the module."""
 
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """The ranks that this process has started."""
@@ -99,7 +101,7 @@ def this_rank(options: Mapping[str, Any]) -> Rank:
     kept = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy") if name in options}
     if kept.get("devices", 1) == kept.get("num_nodes", 1) == 1 and "strategy" not in kept:
         if TorchElasticEnvironment.detect() and int(os.environ["WORLD_SIZE"]) > 1:
-            raise ValueError(f"devices: want {os.environ['WORLD_SIZE']} in all, as torchrun started, got 1")
+            raise ValueError(f"devices: want {os.environ['WORLD_SIZE']} in all, as many as were started, got 1")
         return Rank()
     if hasattr(sys, "ps1") and "strategy" not in kept:
         raise ValueError("devices: want 1 in a notebook or an interactive session: several need a script")
@@ -109,10 +111,13 @@ def this_rank(options: Mapping[str, Any]) -> Rank:
     if trainer.world_size == 1 and trainer.num_nodes * trainer.num_devices == 1:
         return Rank()
     environment = getattr(strategy, "cluster_environment", None)
-    if environment is not None:
+    if environment is not None and not environment.creates_processes_externally:
+        _check_script()
+    elif environment is not None:
+        if trainer.world_size != trainer.num_devices * trainer.num_nodes:
+            got = f"{trainer.num_devices} on each of {trainer.num_nodes} machines"
+            raise ValueError(f"devices: want {trainer.world_size} in all, as many as were started, got {got}")
         environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
-        if not environment.creates_processes_externally:
-            _check_script()
     return Rank(trainer.global_rank, trainer.world_size, strategy.root_device)
 
 
@@ -125,8 +130,8 @@ def _check_script() -> None:
 
 def prepare(options: dict[str, Any], sessions: int) -> None:
     """Add to arguments of ``lightning.Trainer`` what several ranks need that fit an encoder of so many sessions."""
-    # In each pass only the parameters of one session get a gradient. Buffers are brought together after each epoch.
-    options.setdefault("strategy", _Strategy(find_unused_parameters=sessions > 1, **{_BUFFERS: False}))
+    # In each pass only the parameters of one session get a gradient.
+    options.setdefault("strategy", _Strategy(find_unused_parameters=sessions > 1, **_BUFFERS))
     options["callbacks"] = [*options["callbacks"], _Signals()]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Of a job that is requeued, the run's own checkpoint goes on, not one that Lightning leaves in this directory.
@@ -269,7 +274,7 @@ def together(rank: Rank, how_to_go_on: Callable[[], str]) -> Iterator[None]:
         ended = _cause(error, rank)
         if ended is None:
             raise
-        raise RankEndedError(f"{ended}: {how_to_go_on()}") from error
+        raise RankEndedError(f"{ended}; {how_to_go_on()}") from error
     finally:
         done.set()
         if rank.number and _in_main_thread():
@@ -291,7 +296,7 @@ def _cause(error: Exception, rank: Rank) -> str | None:
     while (ended := _ended(rank)) is None and time.monotonic() < end:
         time.sleep(POLL)
     if ended is None and about_others:
-        return f"rank {rank.number} of {rank.of} has lost another, which ended"
+        return f"another of the {rank.of} ranks has ended"
     if ended is not None and _place() > 1:
         raise SystemExit(1) from error  # its neighbour says it
     return ended
@@ -303,6 +308,6 @@ def _watch(rank: Rank, done: threading.Event, how_to_go_on: Callable[[], str]) -
         ended = _ended(rank)
         if ended is not None and not done.wait(PATIENCE):
             if _place() < 2:
-                print(f"v1fast: {ended}: {how_to_go_on()}", file=sys.stderr, flush=True)
+                print(f"v1fast: {ended}; {how_to_go_on()}", file=sys.stderr, flush=True)
             end_started()
             os._exit(1)
