@@ -130,8 +130,11 @@ def fit(
     checkpoint = None if out is None else Path(out) / "last.ckpt"
     where = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, **(trainer_options or {})}
     rank = ranks.this_rank(where)
-    if rank.of > 1:
-        for sessions in (loaders, validating):  # a mistake is said before the others are started
+    if rank.of > 1:  # a mistake is said before the others are started
+        from v1fast.distributed.images import that_count_images
+
+        that_count_images(encoder)
+        for sessions in (loaders, validating):
             share_batches(sessions, rank.number, rank.of)
     lines = EpochLines(console) if show and rank.number == 0 else None
     writing = [LastCheckpoint(checkpoint.parent)] if checkpoint else []

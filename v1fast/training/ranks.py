@@ -36,7 +36,7 @@ STARTER = "V1FAST_STARTED_BY"
 """Environment variable: of a rank that another one started, the process id of that one."""
 
 POLL, MOMENT, PATIENCE = 0.2, 2.0, 10.0
-"""Seconds: between two looks at the other ranks; for an end to become known; for a rank to notice it by itself."""
+"""Seconds: between two looks at the other ranks; that one waits for another to say it; for an end to become known."""
 
 _BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
@@ -105,8 +105,11 @@ def this_rank(options: Mapping[str, Any]) -> Rank:
         return Rank()
     if hasattr(sys, "ps1") and "strategy" not in kept:
         raise ValueError("devices: want 1 in a notebook or an interactive session: several need a script")
-    with quiet():
-        trainer = lightning.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, **kept)
+    try:
+        with quiet():
+            trainer = lightning.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, **kept)
+    except RuntimeError as error:  # as of a job of SLURM with --ntasks, where Lightning wants --ntasks-per-node
+        raise ValueError(f"devices: {error}") from error
     strategy: Any = trainer.strategy
     if trainer.world_size == 1 and trainer.num_nodes * trainer.num_devices == 1:
         return Rank()
@@ -274,7 +277,7 @@ def together(rank: Rank, how_to_go_on: Callable[[], str]) -> Iterator[None]:
         ended = _cause(error, rank)
         if ended is None:
             raise
-        raise RankEndedError(f"{ended}; {how_to_go_on()}") from error
+        raise RankEndedError(f"{ended}; {how_to_go_on()}") from None
     finally:
         done.set()
         if rank.number and _in_main_thread():
@@ -290,8 +293,9 @@ def _in_main_thread() -> bool:
 def _cause(error: Exception, rank: Rank) -> str | None:
     """Which rank ended, if that is what an error of this one comes from."""
     about_others, was_started = _is_about_others(error), STARTER in os.environ
-    # One that was started leaves the word to the one that started it, and is ended by that.
-    wait = PATIENCE if about_others and was_started else MOMENT if about_others or was_started else 0.0
+    wait = PATIENCE if about_others and (_started or was_started) else 0.0
+    if was_started:  # it leaves the word to the one that started it, and is ended by that
+        wait += MOMENT
     end = time.monotonic() + wait
     while (ended := _ended(rank)) is None and time.monotonic() < end:
         time.sleep(POLL)
