@@ -5,23 +5,41 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from itertools import starmap
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 AHEAD = 2  # batches that each worker holds ready
+SHARE = "share_of_batch"
+"""Field of a batch that says which part of the whole batch it is; only where several ranks share it."""
 
 
-class _Batches:
+class Share(NamedTuple):
+    """The part of a batch that a rank has.
+
+    Attributes:
+        first: number of its first trial in the whole batch.
+        trials: how many it has. 0: a rank for which none was left has one of the others' trials, which does not count.
+        whole: trials of the batch over all ranks.
+    """
+
+    first: int
+    trials: int
+    whole: int
+
+
+class Batches:
     """Permutations of trials by seed, epoch, and the number of the pass within it."""
 
     def __init__(self, trials: int, batch_size: int, shuffle: bool, seed: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: want at least 1, got {batch_size}")
         self.trials, self.batch_size, self.shuffle, self.seed = trials, batch_size, shuffle, seed
-        self._epoch = self._passes = 0
+        self._epoch = self._passes = self._rank = 0
+        self._ranks = 1
 
     @property
     def dataset(self) -> range:
@@ -32,8 +50,31 @@ class _Batches:
         """Choose the permutations of an epoch."""
         self._epoch, self._passes = epoch, 0
 
+    def share(self, rank: int, ranks: int) -> None:
+        """Give the part of each batch that is the rank's: the batches of all ranks together are those of one process.
+
+        A batch then has the field :data:`SHARE`.
+
+        Raises:
+            ValueError: a batch is smaller than the number of ranks.
+        """
+        if self.batch_size < ranks:
+            raise ValueError(f"batch_size: want at least {ranks}, a trial for each rank, got {self.batch_size}")
+        self._rank, self._ranks = rank, ranks
+
     def __len__(self) -> int:
         return -(-self.trials // self.batch_size)
+
+    def _parts(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Of each batch of the next pass, the indices of this rank's trials, and what else is in it."""
+        for whole in self._chosen():
+            if self._ranks == 1:
+                yield whole, {}
+                continue
+            parts = whole.tensor_split(self._ranks)
+            own = parts[self._rank]
+            first = sum(map(len, parts[: self._rank]))
+            yield own if len(own) else whole[:1], {SHARE: Share(first, len(own), len(whole))}
 
     def _chosen(self) -> tuple[Tensor, ...]:
         """Indices of each batch of the next pass."""
@@ -45,7 +86,7 @@ class _Batches:
         return order.split(self.batch_size)
 
 
-class TensorBatches(_Batches):
+class TensorBatches(Batches):
     """Batches of tensors that lie in memory, on any device.
 
     The order is a permutation that depends on ``seed`` and on the epoch, which :meth:`set_epoch` sets: a run that is
@@ -75,12 +116,12 @@ class TensorBatches(_Batches):
         super().__init__(next(iter(lengths.values())), batch_size, shuffle, seed)
         self.fields = dict(fields)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for chosen in self._chosen():
-            yield {name: values[chosen.to(values.device)] for name, values in self.fields.items()}
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for chosen, others in self._parts():
+            yield {name: values[chosen.to(values.device)] for name, values in self.fields.items()} | others
 
 
-class ReadBatches(_Batches):
+class ReadBatches(Batches):
     """Batches that are read when they are due, or a few ahead of it by threads; in the order of :class:`TensorBatches`.
 
     Args:
@@ -104,26 +145,27 @@ class ReadBatches(_Batches):
         super().__init__(trials, batch_size, shuffle, seed)
         self.read, self.workers, self.device = read, workers, device
 
-    def _read(self, chosen: Tensor) -> dict[str, Tensor]:
+    def _read(self, chosen: Tensor, others: Mapping[str, Any]) -> dict[str, Any]:
         fields = self.read(chosen.numpy())
         if self.device is None or self.device.type == "cpu":
-            return dict(fields)
+            return {**fields, **others}
         pinned = self.device.type == "cuda"
-        return {
+        there = {
             name: (values.pin_memory() if pinned else values).to(self.device, non_blocking=pinned)
             for name, values in fields.items()
         }
+        return {**there, **others}
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        batches = self._chosen()
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        parts = self._parts()
         if not self.workers:
-            yield from map(self._read, batches)
+            yield from starmap(self._read, parts)
             return
-        waiting: deque[Future[dict[str, Tensor]]] = deque()
+        waiting: deque[Future[dict[str, Any]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="v1fast-read")
         try:
-            for chosen in batches:
-                waiting.append(pool.submit(self._read, chosen))
+            for part in parts:
+                waiting.append(pool.submit(self._read, *part))
                 if len(waiting) > AHEAD * self.workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -48,6 +48,9 @@ def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+speaker = ""
+"""What precedes the lines of this process, where others print on the same terminal."""
+
 CLOSED = "standard output is closed: the rest was not printed"
 
 
@@ -58,7 +61,7 @@ def _said(error: Exception) -> str:
 
 
 def _print_line(message: str) -> None:
-    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    line = " ".join(f"{speaker}{message}".split()).encode(errors="backslashreplace").decode()
     with suppress(OSError):
         typer.echo(f"v1fast: {line}", err=True)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from v1fast.cli import _common
 from v1fast.cli._common import Json, Quiet, in_one_line, need, print_json, read_recordings
 
 EPILOG = """
@@ -22,7 +23,9 @@ v1fast fit animal1 --config out/fit/config.yaml --out out/again
 
 v1fast fit --preset small --print-config > run.yaml   a file to begin with
 
-The same command goes on where it was stopped, by Ctrl-C too.
+v1fast fit animal1 --devices 4   four processes, or four GPUs, that share each batch
+
+The same command goes on where it was stopped, by Ctrl-C too, with any --devices.
 """
 
 
@@ -46,6 +49,8 @@ def fit(
     learning_rate: Annotated[float | None, typer.Option(help="The first learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial values, order and sampled positions.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    devices: Annotated[int | None, typer.Option(help="GPUs, or processes on the CPU, that share each batch.")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Machines with as many devices each.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the configuration, and leave.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -60,6 +65,8 @@ def fit(
         "training.learning_rate": learning_rate,
         "seed": seed,
         "machine.device": device,
+        "machine.devices": devices,
+        "machine.num_nodes": num_nodes,
     }
     configuration = configure(preset, config, settings or (), overrides)
     if print_config:
@@ -73,9 +80,13 @@ def fit(
 def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: bool) -> None:
     from rich.console import Console
 
-    from v1fast.runs import fit_recordings
+    from v1fast.runs import fit_recordings, rank_of
     from v1fast.runs.folder import command_line
 
+    rank = rank_of(configuration).number
+    if rank:  # it prints nothing but its own errors
+        _common.speaker = f"rank {rank}: "
+        quiet = True
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     recordings = read_recordings(data, configuration.data.format)
     for recording in recordings.values():
@@ -93,6 +104,8 @@ def _run(data: list[Path], configuration: Any, out: Path, quiet: bool, as_json: 
         interrupt = KeyboardInterrupt()
         interrupt.__notes__ = [f"{outcome.folder.model} holds the best so far; the same command goes on"]
         raise interrupt
+    if rank:
+        return
     if as_json:
         print_json({"out": str(out), "state": outcome.state, **outcome.metrics})
         return

@@ -38,13 +38,22 @@ def split_images(model: Module, mesh: DeviceMesh) -> Module:
     """
     if mesh.ndim != 1:
         raise ValueError(f"mesh: want one dimension, got {mesh.ndim}; choose one, as in mesh['images']")
+    for readout in that_count_images(model):
+        readout.first_image = mesh.get_local_rank() * _IMAGES_APART
+    return model
+
+
+def that_count_images(model: nn.Module) -> list[FeatureReadout]:
+    """The readouts of a model, whose ``first_image`` may be set.
+
+    Raises:
+        ValueError: a readout has the sampler "torch", which does not count images.
+    """
     readouts = [module for module in model.modules() if isinstance(module, FeatureReadout)]
     for readout in readouts:
         if getattr(readout, "sampler", "philox") != "philox":
             raise ValueError('sampler: want "philox", which counts images, got "torch"')
-    for readout in readouts:
-        readout.first_image = mesh.get_local_rank() * _IMAGES_APART
-    return model
+    return readouts
 
 
 def placement_for_fsdp(ranks: int) -> Callable[[nn.Parameter], Shard | None]:

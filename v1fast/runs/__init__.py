@@ -8,7 +8,7 @@
 
 from v1fast.runs.configuration import FAMILIES, PRESETS, Configuration, ConfigurationErrors, Part, configure
 from v1fast.runs.evaluation import Judgement, Predictions, joined, judge, predict
-from v1fast.runs.fitting import Outcome, fit_recordings, judge_all, summary
+from v1fast.runs.fitting import Outcome, fit_recordings, judge_all, rank_of, summary
 from v1fast.runs.folder import RunFolder
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "judge",
     "judge_all",
     "predict",
+    "rank_of",
     "summary",
 ]

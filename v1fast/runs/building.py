@@ -283,6 +283,20 @@ def device_of(name: str) -> str:
     return name
 
 
+def trainer_options(configuration: Configuration) -> dict[str, Any]:
+    """Where it is fitted, as arguments of :func:`v1fast.training.fit`.
+
+    Raises:
+        ValueError: the device, or so many of them, are not there.
+    """
+    machine = configuration.machine
+    device = device_of(machine.device)
+    there = {"cpu": machine.devices, "cuda": torch.cuda.device_count(), "mps": 1}[device]
+    if machine.devices > there:
+        raise ValueError(f"machine.devices: want at most {there} of {device}, as there are, got {machine.devices}")
+    return {"accelerator": device, "devices": machine.devices, "num_nodes": machine.num_nodes}
+
+
 def loss_of(configuration: Configuration) -> Loss:
     """The loss, summed over trials and neurons."""
     loss: Loss = _made("loss", configuration.loss, avg=False)

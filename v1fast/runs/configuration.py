@@ -114,11 +114,15 @@ class MachineOptions:
 
     Attributes:
         device: "auto" is CUDA where there is one, else the CPU.
-        memory_gb: of prepared trials that are kept on the device; what needs more is read in batches.
+        devices: of each machine: GPUs, or processes where the device is the CPU. They share each batch.
+        num_nodes: machines.
+        memory_gb: of prepared trials that are kept on each device; what needs more is read in batches.
         workers: threads that read ahead then.
     """
 
     device: Device = "auto"
+    devices: int = 1
+    num_nodes: int = 1
     memory_gb: float = 2.0
     workers: int = 2
 
@@ -574,12 +578,18 @@ class _Reading:
             ("training.batch_size", training.batch_size, lambda v: v >= 2, "at least 2"),
             ("training.learning_rate", training.learning_rate, lambda v: v > 0, "a number above 0"),
             ("training.check_every", training.check_every, lambda v: v >= 1, "at least 1"),
+            ("machine.devices", machine.devices, lambda v: v >= 1, "at least 1"),
+            ("machine.num_nodes", machine.num_nodes, lambda v: v >= 1, "at least 1"),
             ("machine.memory_gb", machine.memory_gb, lambda v: v >= 0, "at least 0"),
             ("machine.workers", machine.workers, lambda v: v >= 0, "at least 0"),
         ]
         for name, value, holds, want in checks:
             if not holds(value):
                 self._problem(name, f"want {want}, got {value}")
+        ranks = machine.devices * machine.num_nodes
+        if training.batch_size < ranks:
+            want = f"want at least {ranks}, a trial for each of the ranks, {machine.devices} x {machine.num_nodes}"
+            self._problem("training.batch_size", f"{want}, got {training.batch_size}")
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from v1fast.runs.configuration import Configuration
 from v1fast.runs.evaluation import Judgement, joined, judge, overall
 from v1fast.runs.folder import RunFolder, now
 from v1fast.training import History, fit
+from v1fast.training.fitting import how_to_go_on
+from v1fast.training.ranks import Rank, prepared_by_first, this_rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +60,9 @@ def fit_recordings(
 
     The same call goes on where it was stopped, with the result that it would have had.
 
+    Where ``configuration.machine`` has several devices, each is a process of its own, which runs the same script; see
+    :func:`v1fast.training.fit`. Rank 0 writes and judges; every rank returns the outcome.
+
     Args:
         recordings: by name, at least one.
         configuration: see :func:`v1fast.runs.configure`.
@@ -68,15 +74,26 @@ def fit_recordings(
     Raises:
         ValueError: recordings and configuration do not fit together; another run is in the folder.
         BlockingIOError: another process fits in the folder.
+        RankEndedError: another rank ended; the same call goes on, with any number of ranks.
         KeyboardInterrupt: Ctrl-C before the first epoch was done, or while the fit was judged.
     """
-    folder = RunFolder(Path(out))
-    with folder.alone():
-        return _fit_in(folder, recordings, configuration, command, show, console)
+    folder, rank = RunFolder(Path(out)), rank_of(configuration)
+    with folder.alone() if rank.number == 0 else nullcontext():
+        return _fit_in(folder, rank, recordings, configuration, command, show, console)
+
+
+def rank_of(configuration: Configuration) -> Rank:
+    """Which of the processes that fit together this one is, or will be.
+
+    Raises:
+        ValueError: there are not so many devices; ``torchrun`` or SLURM started another number of processes.
+    """
+    return this_rank(building.trainer_options(configuration))
 
 
 def _fit_in(
     folder: RunFolder,
+    rank: Rank,
     recordings: Mapping[str, Recording],
     configuration: Configuration,
     command: Sequence[str],
@@ -84,7 +101,6 @@ def _fit_in(
     console: Console | None,
 ) -> Outcome:
     start = time.perf_counter()
-    device = building.device_of(configuration.machine.device)
     configuration, notes = building.adapted(configuration, recordings)
     preparation = building.preparation_of(configuration, recordings)
     normalizations = {name: normalization(recording, preparation) for name, recording in recordings.items()}
@@ -95,32 +111,52 @@ def _fit_in(
     described = {name: _description(recordings[name], sessions[name]) for name in recordings}
     folder.check(configuration, described)
     encoder = building.build(configuration, sessions)
-    run = folder.begin(configuration, described, command)
-    if run["state"] == "finished":
+    if folder.is_finished():
         return Outcome(folder, "unchanged", folder.read_json("metrics.json"), notes)
-    history = _fit(encoder, recordings, configuration, preparation, normalizations, folder, show, console)
-    encoder.normalization = normalizations
-    encoder.cpu().save(folder.model)
-    run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "device": device}
-    run |= {"epochs": len(history.epochs), "best_epoch": history.best_epoch, "parameters": _parameters(encoder)}
-    if history.interrupted:
-        folder.write(run | {"state": "interrupted"})
-        return Outcome(folder, "interrupted", {}, notes)
-    judgements = judge_all(encoder, recordings, preparation)
+    run = folder.begin(configuration, described, command) if rank.number == 0 else {}
+    history = _fit(encoder, rank, recordings, configuration, preparation, normalizations, folder, show, console)
+
+    run |= {"notes": notes, "preparation": dataclasses.asdict(preparation), "parameters": _parameters(encoder)}
+    run |= {"device": building.device_of(configuration.machine.device)}
+    run |= {"epochs": len(history.epochs), "best_epoch": history.best_epoch}
+
+    def finish() -> Outcome:
+        encoder.normalization = normalizations
+        encoder.cpu().save(folder.model)
+        if history.interrupted:
+            folder.write(run | {"state": "interrupted"})
+            return Outcome(folder, "interrupted", {}, notes)
+        judgements = judge_all(encoder, recordings, preparation)
+        seconds = run.get("seconds", 0) + time.perf_counter() - start
+        ended = run | {"state": "finished", "finished": now(), "seconds": round(seconds, 1)}
+        return Outcome(folder, "finished", _write(folder, ended, configuration, history, judgements), notes)
+
+    if history.interrupted:  # the other ranks have ended
+        return finish()
+    return prepared_by_first(rank, finish, lambda: how_to_go_on(folder.checkpoint))
+
+
+def _write(
+    folder: RunFolder,
+    run: Mapping[str, Any],
+    configuration: Configuration,
+    history: History,
+    judgements: Mapping[str, Judgement],
+) -> Mapping[str, Any]:
+    """Write metrics, table and report of a run, and then that it is finished; the metrics."""
+    from v1fast.runs.report import write_report
+
     metrics = summary(judgements)
     folder.write_json("metrics.json", metrics)
     write_table(folder.path / "neurons.csv", joined(judgements))
-    run |= {"finished": now(), "seconds": round(run.get("seconds", 0) + time.perf_counter() - start, 1)}
-    run["state"] = "finished"
-    from v1fast.runs.report import write_report
-
     write_report(folder.path / "report.html", run, configuration, history.epochs, judgements, metrics)
     folder.write(run)
-    return Outcome(folder, "finished", metrics, notes)
+    return metrics
 
 
 def _fit(
     encoder: FiringRateEncoder,
+    rank: Rank,
     recordings: Mapping[str, Recording],
     configuration: Configuration,
     preparation: Preparation,
@@ -130,7 +166,7 @@ def _fit(
     console: Console | None,
 ) -> History:
     training, machine = configuration.training, configuration.machine
-    device, lost = building.device_of(machine.device), lost_frames(encoder.core)
+    lost = lost_frames(encoder.core)
     frames = None if lost is None else configuration.data.frames
     if frames is not None:
         _check_clips(recordings, frames)
@@ -139,7 +175,7 @@ def _fit(
         training.batch_size,
         configuration.seed,
         [tier for tier in ("train", "validation") if any(len(r.in_tier(tier)) for r in recordings.values())],
-        device=device,
+        device=rank.device or building.device_of(machine.device),
         preparation=preparation,
         normalizations=normalizations,
         memory=int(machine.memory_gb * 2**30),
@@ -158,7 +194,6 @@ def _fit(
         batch_size=training.batch_size,
         seed=configuration.seed,
         precision=training.precision,
-        accelerator=device,
         show=show,
         console=console,
         learning_rate=training.learning_rate,
@@ -168,6 +203,7 @@ def _fit(
         gamma_dispersion=training.gamma_dispersion,
         scale_loss=training.scale_loss,
         check_every=training.check_every,
+        **building.trainer_options(configuration),
     )
 
 

@@ -148,6 +148,10 @@ class RunFolder:
             if (self.path / name).exists():
                 raise ValueError(f"{self.path}: holds {name} that v1fast fit did not write: choose another folder")
 
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.path / "run.json").exists() and self.read()["state"] == "finished" and self.model.exists()
+
     def begin(self, configuration: Configuration, sessions: Mapping[str, Any], command: Sequence[str]) -> Tree:
         """Begin a run in the folder, or go on with the one that is there, after :meth:`check`.
 
@@ -157,12 +161,10 @@ class RunFolder:
             command: for the record.
 
         Returns:
-            What ``run.json`` holds: its "state" is "running", or "finished" if nothing is left to do.
+            What ``run.json`` holds.
         """
         if (self.path / "run.json").exists():
             run = self.read()
-            if run["state"] == "finished" and self.model.exists():
-                return run
             run |= {"state": "running", "commands": [*run["commands"], list(command)], "versions": versions()}
         else:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from v1fast.training.fitting import History, fit
 from v1fast.training.frozen import CachedFeatures, TrialRows, cache_features, fit_readouts, without_core
 from v1fast.training.module import EncodingModule, NonFiniteLossError
 from v1fast.training.precision import bfloat16_weights
+from v1fast.training.ranks import RankEndedError
 from v1fast.training.schedule import EarlyStopping, OneCycle, Schedule
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "NonFiniteLossError",
     "OneCycle",
+    "RankEndedError",
     "Schedule",
     "SessionCycle",
     "SessionSequence",

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
+from v1fast._batches import SHARE, Batches
+from v1fast._batches import Share as Share
 from v1fast._batches import TensorBatches as TensorBatches
 
 Fields = Mapping[str, Any]
@@ -78,6 +81,36 @@ class SessionSequence:
 def _forever(loader: Loader) -> Iterator[Any]:
     while True:
         yield from loader
+
+
+def sessions_in(loader: Any) -> Mapping[str, Any]:
+    """The loaders of single sessions in a loader of them all, also in one of Lightning's; empty where it has none."""
+    loaders = getattr(loader, "loaders", None) or getattr(loader, "iterables", loader)
+    return loaders if isinstance(loaders, Mapping) else {}
+
+
+def share_batches(loaders: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Let each loader give one rank's part of its batches.
+
+    A ``DataLoader`` with a ``DistributedSampler``, as Lightning makes them, does so already.
+
+    Raises:
+        ValueError: a loader cannot be shared; its batches are smaller than the number of ranks.
+    """
+    for data_key, loader in loaders.items():
+        if isinstance(loader, Batches):
+            loader.share(rank, ranks)
+        elif ranks > 1 and not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            raise ValueError(
+                f"session {data_key}: want tensors, a loader of v1fast.data, or a DataLoader with a DistributedSampler "
+                f"for {ranks} ranks, got {type(loader).__name__}"
+            )
+
+
+def take_share(fields: dict[str, Any], trials: int, rank: int, ranks: int) -> Share:
+    """Take the share out of a batch's fields. A ``DistributedSampler`` gives every rank as many trials, and none."""
+    share: Share = fields.pop(SHARE, None) or Share(rank * trials, trials, ranks * trials)
+    return share
 
 
 def as_fields(batch: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +15,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor, nn
 
 from v1fast.losses import Loss
-from v1fast.training.batches import RESPONSES, Loader, SessionCycle, SessionSequence, TensorBatches
+from v1fast.training import ranks
+from v1fast.training.batches import RESPONSES, Loader, SessionCycle, SessionSequence, TensorBatches, share_batches
 from v1fast.training.callbacks import AtomicCheckpointIO, EpochLines, LastCheckpoint
 from v1fast.training.module import EncodingModule
+from v1fast.training.quiet import quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Data = Mapping[str, "Loader | Mapping[str, Tensor]"]
-
-_NOT_OURS = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory.*exists and is not empty.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*You defined a .validation_step. but have no.*",
-    ".*in eval mode at the start of training.*",  # a frozen core
-)
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,7 @@ def fit(
     precision: Any = "32-true",
     accelerator: str = "auto",
     devices: Any = 1,
+    num_nodes: int = 1,
     show: bool = True,
     console: Console | None = None,
     callbacks: Sequence[lightning.Callback] = (),
@@ -81,6 +74,11 @@ def fit(
     With ``out``, a checkpoint is written at the end of each epoch. The same call goes on from it. Its
     parameters are in the end, bit for bit, those of a run that was never stopped (same versions, device and number of
     threads). Ctrl-C ends training with the best weights so far.
+
+    With several devices, each is a rank: a process of its own, which runs the same script. Each batch is shared among
+    them: ``batch_size`` counts the trials of all ranks. Whatever their number, losses, gradients and rates are those of
+    one process, up to rounding and batch norm, and a run may go on with another number. Every rank returns the history,
+    and its encoder has the weights; rank 0 writes and shows progress. See docs/scale.md.
 
     Args:
         encoder: see :class:`EncodingModule`.
@@ -94,7 +92,7 @@ def fit(
         batch_size: of each session, where tensors are given.
         seed: of the order of the trials and of the sampled positions.
         precision: as in ``lightning.Trainer``, e.g. "bf16-mixed".
-        accelerator, devices: as in ``lightning.Trainer``.
+        accelerator, devices, num_nodes: as in ``lightning.Trainer``; of CPUs, ``devices`` are processes.
         show: whether to show a progress bar and print a line for each epoch.
         console: of rich, to print on; default stderr.
         callbacks: further callbacks of Lightning.
@@ -106,7 +104,9 @@ def fit(
         The history; ``encoder`` itself is changed.
 
     Raises:
-        ValueError: responses that the loss has no likelihood for; data of unequal lengths.
+        ValueError: responses that the loss has no likelihood for; data of unequal lengths; batches that ranks cannot
+            share; more than one device in a notebook.
+        RankEndedError: another rank ended, as by ``kill -9``; ``out`` holds the last complete epoch.
         NonFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
         SystemExit: SIGTERM, as of ``kill`` or a scheduler, of status 143; ``out`` holds the last complete epoch.
@@ -128,12 +128,18 @@ def fit(
         name: _loader(module.loss, name, data, batch_size, False, seed) for name, data in (validation or {}).items()
     }
     checkpoint = None if out is None else Path(out) / "last.ckpt"
-    lines = EpochLines(console) if show else None
+    where = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, **(trainer_options or {})}
+    rank = ranks.this_rank(where)
+    if rank.of > 1:  # a mistake is said before the others are started
+        from v1fast.distributed.images import that_count_images
+
+        that_count_images(encoder)
+        for sessions in (loaders, validating):
+            share_batches(sessions, rank.number, rank.of)
+    lines = EpochLines(console) if show and rank.number == 0 else None
     writing = [LastCheckpoint(checkpoint.parent)] if checkpoint else []
     options: dict[str, Any] = {
         "max_epochs": max_epochs,
-        "accelerator": accelerator,
-        "devices": devices,
         "precision": precision,
         "logger": [] if out is None else _loggers(Path(out)),
         "callbacks": [*([lines] if lines else []), *callbacks, *writing],
@@ -143,20 +149,29 @@ def fit(
         "enable_checkpointing": checkpoint is not None,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
-        **(trainer_options or {}),
+        **where,
     }
+    if rank.of > 1:
+        ranks.prepare(options, len(loaders))
     torch.manual_seed(seed)
-    resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
-    interrupted = _run(options, module, loaders, validating, resumed)
+    with ranks.together(rank, lambda: how_to_go_on(checkpoint)):
+        interrupted = _run(options, module, loaders, validating, checkpoint)
     if interrupted:
         if not module.epochs:
             raise KeyboardInterrupt
         if lines:
-            where = "" if checkpoint is None else f"; {checkpoint} holds the last epoch: the same call goes on from it"
-            lines.console.print(f"Interrupted: going on with the best of {len(module.epochs)} epochs{where}.")
+            said = "" if checkpoint is None else f"; {checkpoint} holds the last epoch: the same call goes on from it"
+            lines.console.print(f"Interrupted: going on with the best of {len(module.epochs)} epochs{said}.")
     module.restore_best()  # Lightning ends no training that it did not begin, as of a run that was complete
     encoder.eval()
     return History(module.epochs, interrupted, checkpoint if checkpoint and checkpoint.exists() else None)
+
+
+def how_to_go_on(checkpoint: Path | None) -> str:
+    """After ranks have ended."""
+    if checkpoint is None or not checkpoint.exists():
+        return "start it again"
+    return f"start it again, with any number of ranks: it goes on from {checkpoint}"
 
 
 def _loader(loss: Loss, name: str, data: Any, batch_size: int, shuffle: bool, seed: int) -> Loader:
@@ -183,13 +198,13 @@ def _run(
     module: EncodingModule,
     train: Mapping[str, Loader],
     validation: Mapping[str, Loader],
-    resumed: Path | None,
+    checkpoint: Path | None,
 ) -> bool:
     """Train; whether Ctrl-C ended it."""
     handler = signal.getsignal(signal.SIGINT)
-    path = None if resumed is None else str(resumed)
+    path = str(checkpoint) if checkpoint is not None and checkpoint.exists() else None
     sequence = SessionSequence(validation) if validation else None
-    with _quiet():
+    with quiet():
         trainer = lightning.Trainer(**options)
         try:
             trainer.fit(module, SessionCycle(train), sequence, ckpt_path=path, weights_only=False)
@@ -201,21 +216,7 @@ def _run(
             raise
         finally:
             signal.signal(signal.SIGINT, handler)
+            for sessions in (train, validation):  # they may be used again, by one process
+                share_batches(sessions, 0, 1)
+            module.count_images_from(0)
     return False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Lightning says about devices, loaders with workers, and itself."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _NOT_OURS:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from v1fast.losses import Loss, PoissonLoss
 from v1fast.metrics import SingleTrialCorrelation
 from v1fast.models import of_session
-from v1fast.training.batches import SessionCycle, as_fields
+from v1fast.training import ranks
+from v1fast.training.batches import Share, as_fields, sessions_in, share_batches, take_share
 from v1fast.training.schedule import EarlyStopping, Schedule, parameter_groups
 
 
@@ -35,6 +38,10 @@ class EncodingModule(lightning.LightningModule):
 
     It works with any ``lightning.Trainer`` and its callbacks. It logs "train_loss", "val_loss" and "val_correlation".
 
+    Where the trainer has several ranks, by ``DDPStrategy``, they share each batch: gradients, losses, objective and
+    sampled positions are those of one process with the whole batch. Batch norm has the statistics of each rank's part
+    in training, and the mean of its running ones at the end of an epoch. See docs/scale.md.
+
     Args:
         encoder: e.g. :class:`v1fast.models.FiringRateEncoder`. Called with a batch's images and ``data_key``, and its
             other fields by name; ``regularizer(data_key)``, if it has one, is the penalty.
@@ -49,7 +56,8 @@ class EncodingModule(lightning.LightningModule):
         check_every: after so many steps, losses are looked at (on a GPU this waits for it): a NaN ends training.
 
     Raises:
-        NonFiniteLossError: in training, up to ``check_every`` steps after the first such loss.
+        NonFiniteLossError: in training, up to ``check_every`` steps after the first such loss; on every rank.
+        ValueError: in training, batches that ranks cannot share; ranks that go on from different checkpoints.
     """
 
     def __init__(
@@ -78,7 +86,50 @@ class EncodingModule(lightning.LightningModule):
         self._validation: dict[str, SingleTrialCorrelation] = {}
         self._validation_loss: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
+        self._readouts: list[Any] = []
         self._begin_watching()
+
+    # ranks
+
+    @property
+    def _ranks(self) -> int:
+        return int(self.trainer.world_size)
+
+    def _share(self, loader: Any) -> None:
+        """Give this rank its part of the batches of a loader of all sessions."""
+        share_batches(sessions_in(loader), self.trainer.global_rank, self._ranks)
+
+    def count_images_from(self, first: int) -> None:
+        """Let the readouts draw samples as for images of a larger batch that begin with number ``first``."""
+        for readout in self._readouts:
+            readout.first_image = first
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
+        return mean
+
+    def _check_ranks(self) -> None:
+        """Ranks that disagree about what comes next would wait for each other."""
+        own = {
+            "finished epochs": self.current_epoch,
+            "steps in all": int(self.trainer.estimated_stepping_batches),
+            "parameters": sum(parameter.numel() for parameter in self.parameters()),
+        }
+        for rank, other in enumerate(ranks.gathered(own)):
+            for what, count in other.items():
+                if count != own[what]:
+                    raise ValueError(
+                        f"rank {rank}: want {own[what]} {what}, as on rank {self.trainer.global_rank}, got {count}: "
+                        "all ranks have to see the same data and the same folder"
+                    )
+
+    def _average_batch_norm(self) -> None:
+        """Running statistics are those of the ranks' parts of the batches; keep their mean."""
+        for module in self.encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                statistics: Any = (module.running_mean, module.running_var)
+                for statistic in statistics:
+                    statistic.copy_(self._mean_over_ranks(statistic))
 
     # training
 
@@ -89,6 +140,12 @@ class EncodingModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Begin the schedule; in a resumed run, go on with random numbers and schedule where they were."""
         self._trials = _trials_of(self.trainer.train_dataloader)
+        self._share(self.trainer.train_dataloader)
+        if self._ranks > 1:
+            from v1fast.distributed.images import that_count_images
+
+            self._readouts = that_count_images(self.encoder)
+            self._check_ranks()
         optimizer: Any = self.optimizers()
         self.schedule.begin(optimizer.optimizer, int(self.trainer.estimated_stepping_batches))
         if self._restored is not None:
@@ -106,10 +163,14 @@ class EncodingModule(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         self._watch_parameters()
-        total = []
+        total: list[Tensor] = []
+        parallel: Any = self.trainer.strategy.model
         for data_key, fields in batch.items():
             loss = self._loss_of(data_key, fields)
-            self.manual_backward(loss)
+            # The gradients of all sessions are added over ranks at once, with those of the last.
+            waits = isinstance(parallel, DistributedDataParallel) and len(total) + 1 < len(batch)
+            with parallel.no_sync() if waits else nullcontext():
+                self.manual_backward(loss)
             total.append(loss.detach())
         optimizer.step()
         self.schedule.after_step()
@@ -118,16 +179,23 @@ class EncodingModule(lightning.LightningModule):
             self._look()
 
     def _loss_of(self, data_key: str, batch: Any) -> Tensor:
-        inputs, responses, fields = as_fields(batch)
+        inputs, responses, fields, share = self._taken(batch)
+        self.count_images_from(share.first)
         rates: Tensor = self.encoder(inputs, data_key=data_key, **fields)
         loss: Tensor = self.loss(rates, responses)
+        if self._ranks > 1:  # gradients are averaged over ranks
+            loss = loss * self._ranks * (share.trials / share.whole if self.loss.avg else share.trials > 0)
         if self.scale_loss:
-            loss = loss * math.sqrt(self._trials_in(data_key) / len(responses))
+            loss = loss * math.sqrt(self._trials_in(data_key) / share.whole)
         self._watch(data_key, {"the images": inputs, "the responses": responses, **fields}, rates, loss)
         regularizer = getattr(self.encoder, "regularizer", None)
         if self.gamma_dispersion:
             loss = loss + self.gamma_dispersion * of_session(self.encoder.readout, data_key).mu_dispersion
         return loss if regularizer is None else loss + regularizer(data_key)
+
+    def _taken(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Any], Share]:
+        inputs, responses, fields = as_fields(batch)
+        return inputs, responses, fields, take_share(fields, len(responses), self.trainer.global_rank, self._ranks)
 
     def _trials_in(self, data_key: str) -> int:
         trials = self._trials.get(data_key)
@@ -154,9 +222,17 @@ class EncodingModule(lightning.LightningModule):
         self._finite.append(torch.stack([operand.detach().isfinite().all() for operand in operands]))
 
     def _look(self) -> None:
-        """Raise NonFiniteLossError if a loss since the last look is not finite."""
+        """Raise NonFiniteLossError, on every rank, if a loss since the last look is not finite."""
+        found = self._not_finite()
+        if self._ranks > 1:
+            found = min((one for one in ranks.gathered(found) if one is not None), default=None)
+        if found is not None:
+            raise NonFiniteLossError(found[1])
+
+    def _not_finite(self) -> tuple[int, str] | None:
+        """The first step since the last look whose loss is not finite, and why."""
         if not self._finite:
-            return
+            return None
         lengths = [len(finite) for finite in self._finite]
         finite, seen, sizes = torch.cat(self._finite).cpu().split(lengths), self._seen, self._sizes
         self._begin_watching()
@@ -164,7 +240,8 @@ class EncodingModule(lightning.LightningModule):
             if not loss:
                 bad = [name for name, is_finite in zip(names, given, strict=True) if not is_finite]
                 blame = self._blame(bad, rates, sizes[index])
-                raise NonFiniteLossError(f"the loss of session {data_key} is not finite at step {step}: {blame}")
+                return step, f"the loss of session {data_key} is not finite at step {step}: {blame}"
+        return None
 
     def _blame(self, bad: list[str], rates: bool, sizes: Tensor) -> str:
         """What is to blame, of operands that are not finite, finite rates or not, and magnitudes of parameters."""
@@ -185,13 +262,20 @@ class EncodingModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin new sums."""
         self._validation, self._validation_loss, self._validation_responses = {}, [], 0
+        self._share(self.trainer.val_dataloaders)
+        if self._ranks > 1:
+            self._average_batch_norm()
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Add a batch ``{data_key: batch}`` to the sums."""
         for data_key, given in batch.items():
-            inputs, responses, fields = as_fields(given)
+            inputs, responses, fields, share = self._taken(given)
+            metric = SingleTrialCorrelation(per_neuron=True, sync_on_compute=False).to(self.device)
+            metric = self._validation.setdefault(data_key, metric)
+            if not share.trials:
+                metric.update(responses[:0].flatten(0, -2), responses[:0].flatten(0, -2))
+                continue
             rates = self.encoder(inputs, data_key=data_key, **fields)
-            metric = self._validation.setdefault(data_key, SingleTrialCorrelation(per_neuron=True).to(self.device))
             metric.update(responses.flatten(0, -2), rates.flatten(0, -2))  # of videos [B, T, N], each frame
             loss: Tensor = self.loss(rates, responses).detach()
             self._validation_loss.append(loss * responses.numel() if self.loss.avg else loss)
@@ -199,17 +283,26 @@ class EncodingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log objective and loss."""
+        several = self._ranks > 1
+        loss = float(torch.stack(self._validation_loss).sum()) if self._validation_loss else 0.0
+        responses = self._validation_responses
+        if several:
+            sums = ranks.gathered((loss, responses))
+            loss, responses = sum(one for one, _ in sums), sum(one for _, one in sums)
+            self._validation = {name: ranks.joined(metric) for name, metric in self._validation.items()}
         values = torch.cat([metric.compute() for metric in self._validation.values()])
-        self._objective = float(values.nanmean())
-        self._objective_loss = float(torch.stack(self._validation_loss).sum()) / self._validation_responses
-        self.log("val_correlation", self._objective, prog_bar=True)
-        self.log("val_loss", self._objective_loss)
+        self._objective = self.trainer.strategy.broadcast(float(values.nanmean()))
+        self._objective_loss = loss / responses
+        self.log("val_correlation", self._objective, prog_bar=True, sync_dist=several)
+        self.log("val_loss", self._objective_loss, sync_dist=several)
 
     def on_train_epoch_end(self) -> None:
         """Judge the epoch: keep the best weights, go back to them, lower the rate, or stop."""
         self._look()
-        train_loss = float(torch.stack(self._epoch_loss).mean())
-        self.log("train_loss", train_loss)
+        train_loss = float(self._mean_over_ranks(torch.stack(self._epoch_loss).mean()))
+        self.log("train_loss", train_loss, sync_dist=self._ranks > 1)
+        if self._ranks > 1 and not self._validation:
+            self._average_batch_norm()
         optimizer: Any = self.optimizers()
         epoch = {
             "epoch": self.current_epoch + 1,
@@ -255,10 +348,7 @@ class EncodingModule(lightning.LightningModule):
 
 def _trials_of(loader: Any) -> dict[str, int]:
     """Trials of each session, as far as the loaders tell."""
-    loaders = loader.loaders if isinstance(loader, SessionCycle) else getattr(loader, "iterables", loader)
-    if not isinstance(loaders, Mapping):
-        return {}
-    datasets: dict[str, Any] = {data_key: getattr(one, "dataset", None) for data_key, one in loaders.items()}
+    datasets: dict[str, Any] = {name: getattr(one, "dataset", None) for name, one in sessions_in(loader).items()}
     return {data_key: len(dataset) for data_key, dataset in datasets.items() if hasattr(dataset, "__len__")}
 
 
