@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import gaussian_readout as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Form, form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -26,6 +26,7 @@ def gaussian_readout(
     image_offset: int,
     share_noise: bool,
     align_corners: bool,
+    form: Form | None = None,  # of the other arguments
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::gaussian_readout``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
@@ -33,8 +34,8 @@ def gaussian_readout(
     if out.numel() == 0:
         return out
     options = (image_offset & 1, share_noise, align_corners)
-    form = (form_of(operands), *options)
-    return read(form, operands, image_offset, out, lambda: get_ready(compute_dtype(*operands[:7]), operands, *options))
+    key = (form_of(operands) if form is None else form[:9], *options)
+    return read(key, operands, image_offset, out, lambda: get_ready(compute_dtype(*operands[:7]), operands, *options))
 
 
 def gaussian_readout_backward(
@@ -52,6 +53,7 @@ def gaussian_readout_backward(
     share_noise: bool,
     align_corners: bool,
     output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
+    form: Form | None = None,  # of the other arguments
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
@@ -59,7 +61,7 @@ def gaussian_readout_backward(
     grad = grad_output.contiguous()
     want = Wanted(*[like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)])
     out = gradients(
-        (grad.dtype, form_of(operands), *options, *output_mask),
+        (grad.dtype, form_of(operands) if form is None else form[1:10], *options, *output_mask),
         operands,
         image_offset,
         grad,

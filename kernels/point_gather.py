@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import point_gather as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Form, form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -18,15 +18,16 @@ def point_gather(
     grid: Tensor,  # [N, 2] or [B, N, 2]
     shift: Tensor | None,  # [B, 2]
     align_corners: bool,
+    form: Form | None = None,  # of the other arguments
 ) -> Tensor:  # [B, N, C]
     """The op ``v1fast::point_gather``."""
     out = contract.new_output(features, grid)
     if out.numel() == 0:
         return out
     operands = operands_at_points(features, grid, None, None, shift)
-    form = (form_of(operands), align_corners)
+    key = form_of((features, grid, shift, align_corners)) if form is None else form
     return read(
-        form, operands, 0, out, lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners)
+        key, operands, 0, out, lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners)
     )
 
 
@@ -37,6 +38,7 @@ def point_gather_backward(
     shift: Tensor | None,
     align_corners: bool,
     output_mask: list[bool],  # features, grid, shift
+    form: Form | None = None,  # of the other arguments
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``."""
     wanted = {"features": features, "mu": grid, "shift": shift}
@@ -44,7 +46,7 @@ def point_gather_backward(
     # the derivative of a gather equals that of a readout whose weights are the gradient
     operands = operands_at_points(features, grid, grad_output, None, shift)
     out = gradients(
-        (form_of(operands), align_corners, *output_mask),
+        form_of((grad_output, features, grid, shift, align_corners, output_mask)) if form is None else form,
         operands,
         0,
         None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from v1fast.contracts import pooled_readout as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Form, form_of
 from v1fast.reference._common import compute_dtype
 
 from ._backward import Wanted, gradients
@@ -26,15 +26,16 @@ def pooled_readout(
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,
+    form: Form | None = None,  # of the other arguments
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
     out = contract.new_output(features, grid, weight)
     if out.numel() == 0:
         return out
     operands = operands_at_points(features, grid, weight, bias, shift)
-    options = (align_corners, pool_kernel, pool_steps)
+    given = (features, grid, weight, bias, shift, pooled, align_corners, pool_kernel, pool_steps)
     return read(
-        (form_of((*operands, pooled)), *options),
+        form_of(given) if form is None else form,
         operands,
         0,
         out,
@@ -65,6 +66,7 @@ def pooled_readout_backward(
     pool_kernel: int,
     pool_steps: int,
     output_mask: list[bool],  # features, grid, weight, bias, shift
+    form: Form | None = None,  # of the other arguments
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     names = ("features", "mu", "weight", "bias", "shift")
@@ -72,8 +74,9 @@ def pooled_readout_backward(
     want = Wanted(**{k: v for k, v, wanted in zip(names, given, output_mask, strict=True) if wanted})
     operands = operands_at_points(*given)
     grad = grad_output.contiguous()
+    options = (align_corners, pool_kernel, pool_steps)
     out = gradients(
-        (grad.dtype, form_of((*operands, pooled)), align_corners, pool_kernel, pool_steps, *output_mask),
+        (grad.dtype, form_of((*given, pooled, *options)) if form is None else form[1:10], *output_mask),
         operands,
         0,
         grad,

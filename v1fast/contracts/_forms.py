@@ -7,8 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+Form = tuple[Hashable, ...]
+"""An entry for each argument."""
 
-def form_of(arguments: Sequence[Any]) -> Hashable:
+
+def form_of(arguments: Sequence[Any]) -> Form:
     """Return sizes, steps, dtype and device of each tensor, and all else by its value. No value in a tensor counts."""
     # A list, because a generator takes twice as long.
     return tuple(

@@ -15,6 +15,7 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
@@ -191,12 +192,14 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python.
 
     The check takes longer than the rest of a call. It reads no values, so it runs once for each form of a call. But
-    whether a written operand overlaps another depends on addresses.
+    whether a written operand overlaps another depends on addresses. A kernel with an argument ``form`` is told the form
+    of the call.
     """
     check = _checks[name]
     if _written(getattr(torch.ops.v1fast, name).default):
         return _behind(check, kernel)
     legal: set[Hashable] = set()
+    takes_form = "form" in inspect.signature(kernel).parameters
 
     def checked(*arguments: Any) -> Any:
         form = form_of(arguments)
@@ -205,7 +208,7 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
             if len(legal) >= _MOST_FORMS:
                 legal.clear()
             legal.add(form)
-        return kernel(*arguments)
+        return kernel(*arguments, form=form) if takes_form else kernel(*arguments)
 
     return checked
 
@@ -217,7 +220,7 @@ def register_launcher(
 
     Args:
         name: of the op.
-        launcher: takes the op's arguments.
+        launcher: takes the op's arguments and, if it has such an argument, the ``form`` of the call.
         device: the dispatcher's name of the device's type, such as "CUDA".
         registry: the ``torch.library.Library`` to register in; None: that of the ops.
         **options: of ``Library.impl``.
