@@ -11,6 +11,17 @@ Form = tuple[Hashable, ...]
 """An entry for each argument."""
 
 
+class Seen:
+    """A form of calls that was checked, and what a kernel remembers of it."""
+
+    __slots__ = ("form", "of", "plans")
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.plans: dict[Hashable, Any] = {}
+        self.of: object = None  # what they hold for
+
+
 def form_of(arguments: Sequence[Any]) -> Form:
     """Return sizes, steps, dtype and device of each tensor, and all else by its value. No value in a tensor counts."""
     # A list, because a generator takes twice as long.

@@ -237,6 +237,9 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
             del axes["_mu"]
         return axes
 
+    def _stored_gaussian(self) -> tuple[str, str] | None:
+        return None if self._predicted_grid or self._shared_grid else ("_mu", "sigma")
+
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         sigma = self.sigma
         shape = matrix_shape(sigma)
