@@ -27,7 +27,9 @@ def form_of(arguments: Sequence[Any]) -> Form:
     # A list, because a generator takes twice as long.
     return tuple(
         [
-            (a.shape, a.stride(), a.dtype, a.device)
+            a
+            if a is None
+            else (a.shape, a.stride(), a.dtype, a.device)
             if isinstance(a, Tensor)
             else tuple(a)
             if isinstance(a, list)

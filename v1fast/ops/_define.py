@@ -109,6 +109,24 @@ def _with_autograd(
     return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
 
 
+def launchers_of(name: str) -> dict[str, Callable[..., Any]]:
+    """Return the kernels in Python of the op of this name, by type of device: those that there are at any time."""
+    return _launchers.setdefault(name, {})
+
+
+_compiled: set[tuple[str, str]] = set()
+
+
+def has_kernel(name: str, device: str) -> bool:
+    """Whether the op of this name has a kernel for a device that the dispatcher names so, such as "CPU"."""
+    if device.lower() in _launchers[name] or (name, device) in _compiled:
+        return True
+    found = torch._C._dispatch_has_kernel_for_dispatch_key(f"v1fast::{name}", device)  # takes 2 us
+    if found:
+        _compiled.add((name, device))  # it stays
+    return bool(found)
+
+
 def below_autograd(op: Any) -> Callable[..., Any]:
     """Return what runs the op where nothing but autograd can want to know of the call, and autograd is done.
 
@@ -116,7 +134,7 @@ def below_autograd(op: Any) -> Callable[..., Any]:
     profiler wants to see the op.
     """
     dispatched = getattr(op, "_op", op)  # without a call of Python's
-    launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
+    launchers = launchers_of(op._schema.name.removeprefix("v1fast::"))
 
     def run(*arguments: Any) -> Any:
         if launchers and not _profiler_enabled():
