@@ -195,7 +195,7 @@ class Described(NamedTuple):
     """What a form of calls means: asked for when it is first seen."""
 
     key: Hashable  # that of the same calls with another first image; all else here depends on it
-    out: Tensor  # the output without values
+    out: Tensor  # an output, so that one for which there is no memory is refused before anything is prepared
     dtype: torch.dtype  # of the arithmetic
     options: Sequence[Any] = ()  # arguments of ``get_ready``
     maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only

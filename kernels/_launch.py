@@ -493,17 +493,16 @@ class Plans:
 
     def recall(self, seen: Seen | None, which: Hashable = None) -> Any:
         """Return the plan that was remembered of a form, or None. It takes less than to look the form up."""
-        if seen is None or seen.of is not self._all():
+        if seen is None:
             return None
-        return seen.plans.get(which)
+        of, found = seen.plans
+        return found.get(which) if of is not None and of is self._all() else None
 
     def remember(self, seen: Seen | None, plan: Any, which: Hashable = None) -> None:
         """Let ``recall`` find a plan, as long as what was kept here is."""
-        if seen is None:
-            return
-        if seen.of is not self._all():
-            seen.of, seen.plans = self._all(), {}
-        seen.plans[which] = plan
+        if seen is not None:
+            of, found = seen.plans
+            seen.plans = self._all(), {**found, which: plan} if of is self._all() else {which: plan}
 
     def keep(self, form: Hashable, plan: Any) -> None:
         """Keep a plan that ``get`` did not find."""

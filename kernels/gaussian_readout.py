@@ -9,7 +9,6 @@ from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
 from . import _backward, _forward
-from ._launch import without_values
 
 
 def gaussian_readout(
@@ -32,7 +31,7 @@ def gaussian_readout(
 
     def describe() -> _forward.Described:
         options = (image_offset & 1, share_noise, align_corners)
-        out = contract.new_output(*map(without_values, operands))
+        out = contract.new_output(*operands)
         return _forward.Described((form_of(operands), *options), out, compute_dtype(*operands[:7]), options)
 
     return _forward.read(seen, operands, image_offset, describe)

@@ -9,7 +9,7 @@ from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
 from . import _backward, _forward
-from ._launch import at_points, operands_at_points, without_values
+from ._launch import at_points, operands_at_points
 
 
 def point_gather(
@@ -23,7 +23,7 @@ def point_gather(
     operands = operands_at_points(features, grid, None, None, shift)
 
     def describe() -> _forward.Described:
-        out = contract.new_output(*map(without_values, (features, grid)))
+        out = contract.new_output(features, grid)
         dtype = compute_dtype(features, grid, shift)
         return _forward.Described((form_of(operands), align_corners), out, dtype, at_points(align_corners))
 

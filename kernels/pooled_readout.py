@@ -11,7 +11,7 @@ from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
 from . import _backward, _forward
-from ._launch import at_points, operands_at_points, without_values
+from ._launch import at_points, operands_at_points
 from ._pyramid import maps_of, only
 
 
@@ -34,7 +34,7 @@ def pooled_readout(
         options = (align_corners, pool_kernel, pool_steps)
         return _forward.Described(
             (form_of((*operands, pooled)), *options),
-            contract.new_output(*map(without_values, (features, grid, weight))),
+            contract.new_output(features, grid, weight),
             compute_dtype(*operands),
             at_points(align_corners),
             _maps_of(operands, pool_kernel, pool_steps),

@@ -14,12 +14,10 @@ Form = tuple[Hashable, ...]
 class Seen:
     """A form of calls that was checked, and what a kernel remembers of it."""
 
-    __slots__ = ("form", "of", "plans")
+    __slots__ = ("plans",)
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
-        self.plans: dict[Hashable, Any] = {}
-        self.of: object = None  # what they hold for
+    def __init__(self) -> None:
+        self.plans: tuple[object, dict[Hashable, Any]] = None, {}  # what they hold for, and the plans
 
 
 def form_of(arguments: Sequence[Any]) -> Form:

@@ -226,7 +226,7 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
             check(*arguments)
             if len(legal) >= _MOST_FORMS:
                 legal.clear()
-            seen = legal[form] = Seen(form)
+            seen = legal[form] = Seen()
         return kernel(*arguments, seen=seen) if remembers else kernel(*arguments)
 
     return checked
