@@ -302,7 +302,7 @@ class GaussianPointReadout(PointReadout, ABC):
                 or an ``image_offset`` without a seed.
         """
         self._check_features(x)
-        if out_idx is None and x.dim() == 4:
+        if out_idx is None and torch.is_grad_enabled() and x.dim() == 4:
             out = self._read_stored(x, sample, shift, seed, image_offset)
             if out is not None:
                 return out

@@ -206,7 +206,7 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
     @property
     def features(self) -> Tensor:  # type: ignore[override]
         """Feature weights of every neuron, (1, C, 1, N)."""
-        return self._features_of(None) if self._shared_features else self._features
+        return self._features_of(None) if self._shared_features else self._parameter("_features")
 
     @property
     def mu(self) -> Tensor:
