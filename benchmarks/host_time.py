@@ -5,6 +5,8 @@ tiny CPU tensors, and Triton compiles for sm_90. What a kernel's launch costs in
 torch's own small ops do is, with their tiny work on the CPU; on a GPU they would launch kernels instead. Both are true
 of the chain of torch's own ops too, which is measured beside it: ``grid_sample``, product and sum.
 
+Where V1FAST_PEERS says where they are, or they are installed, neuralpredictors' own layers are measured too.
+
 ``--against TREE`` measures another source tree in turns with this one, each turn in a new process.
 """
 
@@ -23,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +113,11 @@ def _operands(sizes: dict[str, int], grad: bool) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_(grad) for name, tensor in made.items()}
 
 
+def _map(sizes: dict[str, int]) -> Tensor:
+    """Features that can be pooled."""
+    return torch.randn(sizes["B"], sizes["C"], 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+
+
 def _step(forward: Callable[[], Tensor], leaves: list[Tensor]) -> Call:
     """Forward and backward to all leaves."""
     upstream = torch.ones_like(forward())
@@ -128,7 +136,12 @@ def _training(layer: nn.Module, features: Tensor) -> Call:
 
 
 class ChainLayer(nn.Module):
-    """The Gaussian layer in torch's own ops, with the parameters that neuralpredictors keeps."""
+    """The Gaussian layer in torch's own ops, with the parameters that neuralpredictors keeps.
+
+    It does what their ``FullGaussian2d`` does in training: the clamp of the means, the noise, the covariance, the clamp
+    of the positions, ``grid_sample``, weights and bias. It leaves out what only they do: comparing the size of the map,
+    choosing neurons, shifting. So it takes a little less time than their layer, which is measured where it is found.
+    """
 
     def __init__(self, channels: int, neurons: int) -> None:
         super().__init__()
@@ -144,6 +157,27 @@ class ChainLayer(nn.Module):
         grid = (torch.einsum("ancd,bnid->bnic", self.sigma, noise) + self.mu).clamp(-1, 1)
         read = nn.functional.grid_sample(x, grid, align_corners=True).squeeze(-1)
         return (read * self.features.view(1, x.shape[1], -1)).sum(1) + self.bias
+
+
+def _published(x: Tensor, pooled: Tensor) -> dict[str, nn.Module]:
+    """neuralpredictors' own layers for these maps, if they are found."""
+    from v1fast.benchmarks.contract import Absent  # type: ignore[import-not-found]
+    from v1fast.benchmarks.peers import published  # type: ignore[import-not-found]
+
+    readouts, neurons = "neuralpredictors.layers.readouts", CHAIN_SIZES["N"]
+    try:
+        gaussian = published(f"{readouts}.gaussian", "FullGaussian2d")
+        point = published(f"{readouts}.point_pooled", "PointPooled2d")
+    except Absent:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a bias that starts at 0
+        return {
+            "FullGaussian2d": gaussian(x.shape[1:], neurons, bias=True),
+            "PointPooled2d": point(
+                pooled.shape[1:], neurons, pool_steps=1, pool_kern=2, bias=True, init_range=0.1, align_corners=True
+            ),
+        }
 
 
 def cases() -> dict[str, tuple[Call, bool]]:
@@ -171,8 +205,13 @@ def cases() -> dict[str, tuple[Call, bool]]:
             pooled = readouts.PointPooled2d(
                 [SIZES["C"], 8, 8], SIZES["N"], pool_steps=1, pool_kern=2, bias=True, init_range=0.1
             )
-            x = torch.randn(SIZES["B"], SIZES["C"], 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+            x = _map(SIZES)
             found["PointPooled2d, step"] = _training(pooled, x), True
+            maps = chain["features"], _map(CHAIN_SIZES)
+            small = readouts.PointPooled2d(maps[1].shape[1:], CHAIN_SIZES["N"], 1, True, 2, 0.1)
+            found["PointPooled2d on the chain's maps, step"] = _training(small, maps[1]), True
+            for name, peer in _published(*maps).items():
+                found[f"neuralpredictors' {name}, step"] = _training(peer, maps[name != "FullGaussian2d"]), True
         else:
             found["gaussian_readout, forward"] = ours, False
             found["chain, forward"] = eager, False
@@ -182,7 +221,7 @@ def cases() -> dict[str, tuple[Call, bool]]:
 class _Counter(TorchDispatchMode):
     """Counts the ops of torch that would launch a kernel: those that are no views and do more than allocate."""
 
-    FREE = ("empty", "new_empty", "empty_like", "detach", "_unsafe_view")
+    FREE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,6 +236,9 @@ class _Counter(TorchDispatchMode):
         if name.startswith("v1fast::"):
             with self:  # a launcher's own calls of torch
                 return self.launchers[name.removeprefix("v1fast::")](*args, **(kwargs or {}))
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # such as contiguous, below autograd: what it is made of counts
+                return func.decompose(*args, **(kwargs or {}))
         if not view and name.removeprefix("aten::") not in self.FREE:
             self.count += 1
         return func(*args, **(kwargs or {}))
@@ -206,7 +248,8 @@ def _launches(call: Call) -> tuple[int, int]:
     """Return the launches of Triton kernels, and of kernels of torch, in one call."""
     before = _Driver.launches
     call()
-    with _Counter() as torchs:
+    # Where the counter is seen, a call takes another way.
+    with mock.patch("v1fast._torch._len_torch_dispatch_stack", return_value=0), _Counter() as torchs:
         call()
     return (_Driver.launches - before) // 2, torchs.count
 
@@ -283,7 +326,7 @@ def main() -> None:
     for name, found in _in_turns(trees, arguments.turns).items():
         for case, row in found.items():
             print(
-                f"{name:10} {case:42} {row['us']:6.0f} us, {row['triton']:.0f} launches of Triton's kernels, "
+                f"{name:10} {case:44} {row['us']:6.0f} us, {row['triton']:.0f} launches of Triton's kernels, "
                 f"{row['torch']:.0f} of torch's"
             )
 

@@ -22,4 +22,4 @@ CUDA: dict[str, Callable[..., Any]] = {
     "rdm_backward": rdm_backward.rdm_backward,
     "cross_rdm_backward": rdm_backward.cross_rdm_backward,
 }
-"""Op name -> launcher with exactly that op's arguments, which are legal."""
+"""Op name -> launcher with that op's arguments, which are legal; some also take what was ``seen`` of their form."""

@@ -9,13 +9,15 @@ d_features is scattered, with relaxed float32 atomics, unless ``_features`` gath
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from v1fast.contracts._forms import Seen
 
 from . import _features
 from ._common import (
@@ -40,6 +42,7 @@ from ._launch import (
     Rows,
     backward_configs,
     choose,
+    get_ready,
     images_per_program,
     jit,
     on_device,
@@ -367,7 +370,7 @@ class NeuronPass:
     ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         _, mu, sigma, weight, _, shift, noise, seed, neuron_index = ready
         device = given.device
-        made = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in self.parts.items()}
+        made = {name: torch.empty(*shape, dtype=dtype, device=device) for name, (shape, dtype) in self.parts.items()}
         d_mu, d_sigma, d_shift, d_weight = [made.get(name) for name in ("mu", "sigma", "shift", "weight")]
         gradients: list[Tensor | None] = []
         for i, (launch, target) in enumerate(zip(self.launches, self.targets, strict=True)):
@@ -479,64 +482,116 @@ class Backward:
         return out
 
 
-def _plan(
-    key: Hashable,
+class Described(NamedTuple):
+    """What a form of calls means: asked for when it is first seen."""
+
+    key: Hashable  # that of the same calls with another first image; all else here depends on it
+    operands: Mapping[str, Tensor | None]  # in the order of the result, by names of ``Wanted``
+    mask: Sequence[bool]  # which of them need a gradient
+    samples: int  # elements of the output
+    dtype: torch.dtype  # of the arithmetic
+    options: Sequence[Any] = ()  # arguments of ``get_ready``
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only
+    pool_kernel: int = 1
+
+    def wanted(self) -> dict[str, Tensor]:
+        """Return what needs a gradient, without values."""
+        pairs = zip(self.operands.items(), self.mask, strict=True)
+        return {name: without_values(like) for (name, like), needs in pairs if needs and like is not None}
+
+    def unwanted(self) -> dict[str, torch.dtype]:
+        """Return the dtype of each gradient that is ``empty(0)``: where there is no operand, that of the positions."""
+        mu: Any = self.operands["mu"]
+        wanted = self.wanted()
+        both = ("features", "weight")
+        return {
+            name: like.dtype if name in both and like is not None else mu.dtype
+            for name, like in self.operands.items()
+            if name not in wanted
+        }
+
+
+class Plan(NamedTuple):
+    """How the gradients of calls of one form are computed."""
+
+    names: Sequence[str]  # in the order of the result
+    unwanted: Sequence[tuple[str, torch.dtype]]  # gradients ``empty(0)``
+    zeros: Mapping[str, Tensor]  # gradients without values, where there is no sample
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]]
+    ready: Ready | None
+    run: Backward | None  # None: nothing is computed
+
+    def __call__(
+        self, operands: Sequence[Any], image_offset: int, grad: Tensor | None, pooled: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients."""
+        device, found = operands[0].device, {}
+        if self.run is not None and self.ready is not None:
+            tensors: Any = self.ready(operands)
+            found = self.run(operands, tensors, self.maps_of(tensors[0], pooled), grad, image_offset)
+        elif self.zeros:
+            found = {name: torch.zeros_like(like, device=device) for name, like in self.zeros.items()}
+        for name, dtype in self.unwanted:
+            found[name] = torch.empty(0, dtype=dtype, device=device)
+        return tuple([found[name] for name in self.names])
+
+
+def gradients(
+    seen: Seen | None,
     operands: Sequence[Any],
-    grad: Tensor | None,
-    want: Wanted,
-    ready: Ready,
-    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]],
-    pooled: Tensor | None,
-    pool_kernel: int,
-) -> tuple[Ready, Backward]:
+    image_offset: int,
+    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
+    describe: Callable[[], Described],
+    pooled: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the gradients, ``empty(0)`` where not requested. The other arguments are those of ``read``."""
+    with on_device(operands[0]):
+        exact = torch.are_deterministic_algorithms_enabled()
+        plan: Plan | None = plans.recall(seen, exact)
+        if plan is None:
+            plan = _plan(seen, operands, grad, describe(), pooled, exact)
+        return plan(operands, image_offset, grad, pooled)
+
+
+def _plan(
+    seen: Seen | None, operands: Sequence[Any], grad: Tensor | None, call: Described, pooled: Tensor | None, exact: bool
+) -> Plan:
+    key = ("backward", call.key, exact)
+    plan: Plan | None = plans.get(key)
+    if plan is None:
+        plan, final = _made(operands, grad, call, pooled)
+        if not final:
+            return plan
+        plans.keep(key, plan)
+    plans.remember(seen, plan, exact)
+    return plan
+
+
+def _made(operands: Sequence[Any], grad: Tensor | None, call: Described, pooled: Tensor | None) -> tuple[Plan, bool]:
+    """Return a plan, and whether it is the best one."""
+    wanted = call.wanted()
+    plan = Plan([*call.operands], [*call.unwanted().items()], {}, call.maps_of, None, None)
+    if not wanted:
+        return plan, True
+    if call.samples == 0:
+        laid_out = ("features", "weight")
+        zeros = {k: torch.empty_like(v) if k in laid_out else v.new_empty(v.shape) for k, v in wanted.items()}
+        return plan._replace(zeros=zeros), True
+    ready = get_ready(call.dtype, operands, *call.options)
     o = ready.template
-    levels = levels_of(o, maps_of(o.rows.data, without_values(pooled)))
-    run = Backward(levels, without_values(grad), Wanted(*map(without_values, want)), pool_kernel)
+    levels = levels_of(o, call.maps_of(o.rows.data, without_values(pooled)))
+    run = Backward(levels, without_values(grad), Wanted(**wanted), call.pool_kernel)
+    plan = plan._replace(ready=ready, run=run)
     if not run.needs_neurons:
-        plans.keep(key, (ready, run))
-        return ready, run
+        return plan, True
 
     def timed(config: Config) -> None:
         tensors: Any = ready(operands)
         neurons = NeuronPass(levels, run.grad, run.want, run.scattered, config)
-        neurons(tensors, maps_of(tensors[0], pooled), operands[0], grad, 0)
+        neurons(tensors, call.maps_of(tensors[0], pooled), operands[0], grad, 0)
 
     tuned = ("backward", *o.shape_class(), *run.scattered, *(like is not None for like in run.want[1:]))
     configs = backward_configs(o.sizes[1], o.rows.data.dtype, o.dtype, any(run.scattered) and not o.clamp)
     config = choose(tuned, configs, timed, operands[0].device)
     run.use(config or configs[0])
-    if config is not None:
-        plans.keep(key, (ready, run))
-    return ready, run
-
-
-def gradients(
-    form: Hashable,
-    operands: Sequence[Any],
-    image_offset: int,
-    grad: Tensor | None,  # [B, N]; None: each sample has its own weights, [B, N, C]
-    want: Wanted,
-    samples: int,
-    prepared: Callable[[], Ready],
-    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only,
-    pooled: Tensor | None = None,
-    pool_kernel: int = 1,
-) -> dict[str, Tensor]:
-    """Return the requested gradients by name. Nothing is prepared if none is requested or there is no sample.
-
-    ``form`` is that of the call but for the number of its first image; the others are those of ``read``.
-    """
-    wanted = {name: like for name, like in want._asdict().items() if like is not None}
-    if not wanted:
-        return {}
-    if samples == 0:
-        laid_out = ("features", "weight")
-        return {k: torch.zeros_like(v) if k in laid_out else v.new_zeros(v.shape) for k, v in wanted.items()}
-    with on_device(operands[0].device):
-        key = ("backward", form, torch.are_deterministic_algorithms_enabled())
-        plan: tuple[Ready, Backward] | None = plans.get(key)
-        if plan is None:
-            plan = _plan(key, operands, grad, want, prepared(), maps_of, pooled, pool_kernel)
-        ready, run = plan
-        tensors: Any = ready(operands)
-        return run(operands, tensors, maps_of(tensors[0], pooled), grad, image_offset)
+    return plan, config is not None

@@ -10,12 +10,14 @@ sample, in addition to the four rows that are read for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from v1fast.contracts._forms import Seen
 
 from ._common import columns, corner_bits, corner_weights, in_range, load_corners, locate, of_all_images, of_images
 from ._launch import (
@@ -25,6 +27,7 @@ from ._launch import (
     Ready,
     choose,
     forward_configs,
+    get_ready,
     images_per_program,
     jit,
     on_device,
@@ -169,60 +172,85 @@ class Forward:
         return out
 
 
+class Reading(NamedTuple):
+    """How the calls of one form read."""
+
+    shape: tuple[int, ...]  # of the output
+    dtype: torch.dtype
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]]  # features of all levels, of the first ones and the pooled
+    ready: Ready | None  # None: there is no sample
+    run: Any  # Forward
+
+    def __call__(self, operands: Sequence[Any], image_offset: int, pooled: Tensor | None) -> Tensor:
+        """Return what the points read: [B, N], or [B, N, C] without weights."""
+        out = torch.empty(*self.shape, dtype=self.dtype, device=operands[0].device)
+        if self.ready is None:
+            return out
+        tensors: Any = self.ready(operands)
+        maps = self.maps_of(tensors[0], pooled)
+        return self.run(tensors, maps, out, image_offset >> 1 and philox_block(image_offset)[0])
+
+
+class Described(NamedTuple):
+    """What a form of calls means: asked for when it is first seen."""
+
+    key: Hashable  # that of the same calls with another first image; all else here depends on it
+    out: Tensor  # an output, so that one for which there is no memory is refused before anything is prepared
+    dtype: torch.dtype  # of the arithmetic
+    options: Sequence[Any] = ()  # arguments of ``get_ready``
+    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only
+
+
 def read(
-    form: Hashable,
-    operands: Sequence[Tensor | None],
+    seen: Seen | None,
+    operands: Sequence[Any],
     image_offset: int,
-    out: Tensor,
-    prepared: Callable[[], Ready],
-    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]] = only,
+    describe: Callable[[], Described],
     pooled: Tensor | None = None,
 ) -> Tensor:
-    """Write what the points read in ``out``, which has at least one element, and return it.
+    """Return what the points read.
 
     Args:
-        form: of the call, but for the number of its first image; all of ``prepared`` and ``maps_of`` depends on it.
+        seen: the form of the call.
         operands: those of ``prepare``.
         image_offset: number of the first image.
-        out: [B, N], or [B, N, C] without weights.
-        prepared: works out how the operands are made ready.
-        maps_of: returns the features of all levels from those of the first and ``pooled``.
+        describe: says what the form means.
         pooled: the poolings, where they are given.
     """
-    first_block = image_offset >> 1 and philox_block(image_offset)[0]
-    with on_device(out.device):
-        key = ("forward", form)
-        plan: tuple[Ready, Forward] | None = plans.get(key)
+    with on_device(operands[0]):
+        plan: Reading | None = plans.recall(seen)
         if plan is None:
-            plan = _plan(key, operands, first_block, out, prepared(), maps_of, pooled)
-        ready, run = plan
-        tensors = ready(operands)
-        data: Any = tensors[0]
-        return run(tensors, maps_of(data, pooled), out, first_block)
+            plan = _plan(seen, operands, describe(), pooled)
+        return plan(operands, image_offset, pooled)
 
 
-def _plan(
-    key: Hashable,
-    operands: Sequence[Tensor | None],
-    first_block: int,
-    out: Tensor,
-    ready: Ready,
-    maps_of: Callable[[Tensor, Tensor | None], list[Tensor]],
-    pooled: Tensor | None,
-) -> tuple[Ready, Forward]:
+def _plan(seen: Seen | None, operands: Sequence[Any], call: Described, pooled: Tensor | None) -> Reading:
+    key = ("forward", call.key)
+    plan: Reading | None = plans.get(key)
+    if plan is None:
+        plan, final = _made(operands, call, pooled)
+        if not final:
+            return plan
+        plans.keep(key, plan)
+    plans.remember(seen, plan)
+    return plan
+
+
+def _made(operands: Sequence[Any], call: Described, pooled: Tensor | None) -> tuple[Reading, bool]:
+    """Return a plan, and whether it is the best one."""
+    out = call.out
+    if out.numel() == 0:
+        return Reading(tuple(out.shape), out.dtype, call.maps_of, None, None), True
+    ready = get_ready(call.dtype, operands, *call.options)
     o = ready.template
-    levels = levels_of(o, maps_of(o.rows.data, without_values(pooled)))
+    levels = levels_of(o, call.maps_of(o.rows.data, without_values(pooled)))
 
-    def made(config: Config) -> Forward:
-        return Forward(levels, out.dtype != o.dtype, config)
-
-    def run(config: Config) -> Tensor:
-        tensors: Any = ready(operands)
-        return made(config)(tensors, maps_of(tensors[0], pooled), out, first_block)
+    def made(config: Config) -> Reading:
+        run = Forward(levels, out.dtype != o.dtype, config)
+        return Reading(tuple(out.shape), out.dtype, call.maps_of, ready, run)
 
     configs = forward_configs(o.sizes[1], o.dtype)
-    config = choose(("forward", *o.shape_class()), configs, run, out.device)
-    plan = ready, made(config or configs[0])
-    if config is not None:
-        plans.keep(key, plan)
-    return plan
+    config = choose(
+        ("forward", *o.shape_class()), configs, lambda config: made(config)(operands, 0, pooled), operands[0].device
+    )
+    return made(config or configs[0]), config is not None

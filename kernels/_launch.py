@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from v1fast._torch import too_old_for_triton
+from v1fast.contracts._forms import Seen
 
 if _old := too_old_for_triton():
     raise ImportError(f"v1fast.kernels: {_old}", name="triton")
@@ -268,8 +269,8 @@ def with_values(o: Operands, level: int, ready: Sequence[Any], data: Tensor, ima
     )
 
 
-def without_values(tensor: Tensor | None) -> Tensor | None:
-    """Return a tensor of the same form on the meta device."""
+def without_values(tensor: Any) -> Any:
+    """Return a tensor of the same form on the meta device, or None."""
     if tensor is None:
         return None
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
@@ -309,9 +310,9 @@ def operands_at_points(
     return features, grid, None, weight, bias, shift, None, None, None
 
 
-def ready_at_points(dtype: torch.dtype, operands: Sequence[Tensor | None], align_corners: bool) -> Ready:
-    """Like ``get_ready``, for ``operands_at_points``. The positions are not clamped."""
-    return get_ready(dtype, operands, 0, False, align_corners, False)
+def at_points(align_corners: bool) -> tuple[int, bool, bool, bool]:
+    """Return the options of ``get_ready`` for ``operands_at_points``. The positions are not clamped."""
+    return 0, False, align_corners, False
 
 
 class Config(NamedTuple):
@@ -484,12 +485,28 @@ class Plans:
         self._made: dict[Hashable, Any] = {}
         self._driver: Any = None
 
-    def get(self, form: Hashable) -> Any:
-        """Return the plan of a form of calls, or None."""
+    def _all(self) -> dict[Hashable, Any]:
         driver = triton.runtime.driver.active
         if driver is not self._driver:
             self._made, self._driver = {}, driver
-        return self._made.get(form)
+        return self._made
+
+    def get(self, form: Hashable) -> Any:
+        """Return the plan of a form of calls, or None."""
+        return self._all().get(form)
+
+    def recall(self, seen: Seen | None, which: Hashable = None) -> Any:
+        """Return the plan that was remembered of a form, or None. It takes less than to look the form up."""
+        if seen is None:
+            return None
+        of, found = seen.plans
+        return found.get(which) if of is not None and of is self._all() else None
+
+    def remember(self, seen: Seen | None, plan: Any, which: Hashable = None) -> None:
+        """Let ``recall`` find a plan, as long as what was kept here is."""
+        if seen is not None:
+            of, found = seen.plans
+            seen.plans = self._all(), {**found, which: plan} if of is self._all() else {which: plan}
 
     def keep(self, form: Hashable, plan: Any) -> None:
         """Keep a plan that ``get`` did not find."""
@@ -505,8 +522,11 @@ class Plans:
 plans = Plans()
 
 
-def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device the current one, which costs much more than to see that it is."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(device)
+_HERE = nullcontext()
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make a tensor's device the current one, which costs much more than to see that it is."""
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(tensor.device)

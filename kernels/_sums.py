@@ -130,7 +130,7 @@ class Sums:
         tensors: list[Tensor | None] = [None] * 10
         for i, (name, shape, dtype) in enumerate(self.outputs):
             value = tensors[2 * i + 1] = values[name]
-            found[name] = tensors[2 * i] = value.new_empty(shape, dtype=dtype)
+            found[name] = tensors[2 * i] = torch.empty(*shape, dtype=dtype, device=value.device)
         self.launch(tensors)
         return found
 

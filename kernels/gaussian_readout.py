@@ -5,12 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import gaussian_readout as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
-from ._backward import Wanted, gradients
-from ._forward import read
-from ._launch import get_ready
+from . import _backward, _forward
 
 
 def gaussian_readout(
@@ -26,15 +24,17 @@ def gaussian_readout(
     image_offset: int,
     share_noise: bool,
     align_corners: bool,
+    seen: Seen | None = None,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::gaussian_readout``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    out = contract.new_output(*operands)
-    if out.numel() == 0:
-        return out
-    options = (image_offset & 1, share_noise, align_corners)
-    form = (form_of(operands), *options)
-    return read(form, operands, image_offset, out, lambda: get_ready(compute_dtype(*operands[:7]), operands, *options))
+
+    def describe() -> _forward.Described:
+        options = (image_offset & 1, share_noise, align_corners)
+        out = contract.new_output(*operands)
+        return _forward.Described((form_of(operands), *options), out, compute_dtype(*operands[:7]), options)
+
+    return _forward.read(seen, operands, image_offset, describe)
 
 
 def gaussian_readout_backward(
@@ -52,20 +52,21 @@ def gaussian_readout_backward(
     share_noise: bool,
     align_corners: bool,
     output_mask: list[bool],  # features, mu, sigma, weight, bias, shift
+    seen: Seen | None = None,
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::gaussian_readout_backward``. A gradient that is not requested is ``empty(0)``."""
     operands = (features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
-    options = (image_offset & 1, share_noise, align_corners)
     grad = grad_output.contiguous()
-    want = Wanted(*[like if wanted else None for like, wanted in zip(operands[:6], output_mask, strict=True)])
-    out = gradients(
-        (grad.dtype, form_of(operands), *options, *output_mask),
-        operands,
-        image_offset,
-        grad,
-        want,
-        grad.numel(),
-        lambda: get_ready(compute_dtype(*operands[:7]), operands, *options),
-    )
-    unwanted = {"features": features, "weight": weight}
-    return tuple([out[name] if name in out else unwanted.get(name, mu).new_empty(0) for name in Wanted._fields])
+
+    def describe() -> _backward.Described:
+        options = (image_offset & 1, share_noise, align_corners)
+        return _backward.Described(
+            (grad.dtype, form_of(operands), *options, *output_mask),
+            dict(zip(_backward.Wanted._fields, operands, strict=False)),
+            output_mask,
+            grad.numel(),
+            compute_dtype(*operands[:7]),
+            options,
+        )
+
+    return _backward.gradients(seen, operands, image_offset, grad, describe)

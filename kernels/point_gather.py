@@ -5,12 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from v1fast.contracts import point_gather as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
-from ._backward import Wanted, gradients
-from ._forward import read
-from ._launch import operands_at_points, ready_at_points
+from . import _backward, _forward
+from ._launch import at_points, operands_at_points
 
 
 def point_gather(
@@ -18,16 +17,17 @@ def point_gather(
     grid: Tensor,  # [N, 2] or [B, N, 2]
     shift: Tensor | None,  # [B, 2]
     align_corners: bool,
+    seen: Seen | None = None,
 ) -> Tensor:  # [B, N, C]
     """The op ``v1fast::point_gather``."""
-    out = contract.new_output(features, grid)
-    if out.numel() == 0:
-        return out
     operands = operands_at_points(features, grid, None, None, shift)
-    form = (form_of(operands), align_corners)
-    return read(
-        form, operands, 0, out, lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners)
-    )
+
+    def describe() -> _forward.Described:
+        out = contract.new_output(features, grid)
+        dtype = compute_dtype(features, grid, shift)
+        return _forward.Described((form_of(operands), align_corners), out, dtype, at_points(align_corners))
+
+    return _forward.read(seen, operands, 0, describe)
 
 
 def point_gather_backward(
@@ -37,20 +37,20 @@ def point_gather_backward(
     shift: Tensor | None,
     align_corners: bool,
     output_mask: list[bool],  # features, grid, shift
+    seen: Seen | None = None,
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::point_gather_backward``. A gradient that is not requested is ``empty(0)``."""
-    wanted = {"features": features, "mu": grid, "shift": shift}
-    want = Wanted(**{k: v for (k, v), wanted in zip(wanted.items(), output_mask, strict=True) if wanted})
     # the derivative of a gather equals that of a readout whose weights are the gradient
     operands = operands_at_points(features, grid, grad_output, None, shift)
-    out = gradients(
-        (form_of(operands), align_corners, *output_mask),
-        operands,
-        0,
-        None,
-        want,
-        grad_output.numel(),
-        lambda: ready_at_points(compute_dtype(features, grid, shift), operands, align_corners),
-    )
-    unwanted = (features, grid, grid)
-    return tuple([out[name] if name in out else like.new_empty(0) for name, like in zip(wanted, unwanted, strict=True)])
+
+    def describe() -> _backward.Described:
+        return _backward.Described(
+            (form_of(operands), align_corners, *output_mask),
+            {"features": features, "mu": grid, "shift": shift},
+            output_mask,
+            grad_output.numel(),
+            compute_dtype(features, grid, shift),
+            at_points(align_corners),
+        )
+
+    return _backward.gradients(seen, operands, 0, None, describe)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from v1fast.contracts import pooled_readout as contract
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Seen, form_of
 from v1fast.reference._common import compute_dtype
 
-from ._backward import Wanted, gradients
-from ._forward import read
-from ._launch import operands_at_points, ready_at_points
+from . import _backward, _forward
+from ._launch import at_points, operands_at_points
 from ._pyramid import maps_of, only
 
 
@@ -26,22 +25,22 @@ def pooled_readout(
     align_corners: bool,
     pool_kernel: int,
     pool_steps: int,
+    seen: Seen | None = None,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
-    out = contract.new_output(features, grid, weight)
-    if out.numel() == 0:
-        return out
     operands = operands_at_points(features, grid, weight, bias, shift)
-    options = (align_corners, pool_kernel, pool_steps)
-    return read(
-        (form_of((*operands, pooled)), *options),
-        operands,
-        0,
-        out,
-        lambda: ready_at_points(compute_dtype(*operands), operands, align_corners),
-        _maps_of(operands, pool_kernel, pool_steps),
-        pooled,
-    )
+
+    def describe() -> _forward.Described:
+        options = (align_corners, pool_kernel, pool_steps)
+        return _forward.Described(
+            (form_of((*operands, pooled)), *options),
+            contract.new_output(features, grid, weight),
+            compute_dtype(*operands),
+            at_points(align_corners),
+            _maps_of(operands, pool_kernel, pool_steps),
+        )
+
+    return _forward.read(seen, operands, 0, describe, pooled)
 
 
 def _maps_of(
@@ -65,24 +64,22 @@ def pooled_readout_backward(
     pool_kernel: int,
     pool_steps: int,
     output_mask: list[bool],  # features, grid, weight, bias, shift
+    seen: Seen | None = None,
 ) -> tuple[Tensor, ...]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
-    names = ("features", "mu", "weight", "bias", "shift")
-    given = (features, grid, weight, bias, shift)
-    want = Wanted(**{k: v for k, v, wanted in zip(names, given, output_mask, strict=True) if wanted})
-    operands = operands_at_points(*given)
+    operands = operands_at_points(features, grid, weight, bias, shift)
     grad = grad_output.contiguous()
-    out = gradients(
-        (grad.dtype, form_of((*operands, pooled)), align_corners, pool_kernel, pool_steps, *output_mask),
-        operands,
-        0,
-        grad,
-        want,
-        grad.numel(),
-        lambda: ready_at_points(compute_dtype(*operands), operands, align_corners),
-        _maps_of(operands, pool_kernel, pool_steps),
-        pooled,
-        pool_kernel,
-    )
-    unwanted = {"features": features, "weight": weight}
-    return tuple([out[name] if name in out else unwanted.get(name, grid).new_empty(0) for name in names])
+
+    def describe() -> _backward.Described:
+        return _backward.Described(
+            (grad.dtype, form_of((*operands, pooled)), align_corners, pool_kernel, pool_steps, *output_mask),
+            {"features": features, "mu": grid, "weight": weight, "bias": bias, "shift": shift},
+            output_mask,
+            grad.numel(),
+            compute_dtype(*operands),
+            at_points(align_corners),
+            _maps_of(operands, pool_kernel, pool_steps),
+            pool_kernel,
+        )
+
+    return _backward.gradients(seen, operands, 0, grad, describe, pooled)

@@ -17,6 +17,7 @@ from op_checks import DTYPES, bf16, f16, f32, f64, label, layouts, run
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
+from v1fast.contracts._forms import Seen
 from v1fast.readouts import FullGaussian2d
 from v1fast.reference.gaussian_readout import compute_dtype
 
@@ -524,8 +525,24 @@ def test_compiles_fullgraph(on_gpu):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("on_gpu")
+def test_a_plan_is_remembered_of_a_form_as_long_as_it_is_kept():
+    plans, seen = _launch.Plans(), Seen()
+    assert plans.recall(None) is None
+    assert plans.recall(seen) is None
+    plans.remember(seen, "plan")
+    plans.remember(seen, "exact plan", True)
+    assert (plans.recall(seen), plans.recall(seen, True), plans.recall(seen, False)) == ("plan", "exact plan", None)
+    plans.clear()
+    assert plans.recall(seen) is None
+    plans.remember(seen, "new", True)
+    assert (plans.recall(seen), plans.recall(seen, True)) == (None, "new")
+    with gpu(80):  # another driver
+        assert plans.recall(seen, True) is None
+
+
 @pytest.mark.skipif(not NATIVE, reason="compared with the compiled CPU kernels")
-def test_layer_trains_as_on_the_cpu():
+def test_layer_trains_as_on_the_cpu(monkeypatch):
     features, grad = torch.randn(3, 20, 6, 9), torch.randn(3, 11)
     layer = FullGaussian2d(in_shape=(20, 6, 9), outdims=11, bias=True)
 
@@ -539,7 +556,12 @@ def test_layer_trains_as_on_the_cpu():
         before = emulator.launches()
         got = step()
         assert emulator.launches() > before
+        monkeypatch.setattr(functional, "suits_stored", lambda *tensors: False)
+        in_several_steps = step()
     torch.testing.assert_close(got, want)
+    for one, several in zip(got, in_several_steps, strict=True):
+        assert one.equal(several)
+        assert one.stride() == several.stride()
     launches = emulator.launches()
     step()
     assert emulator.launches() == launches, "the C++ kernels were expected back"

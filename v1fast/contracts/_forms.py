@@ -7,13 +7,27 @@ from typing import Any
 
 from torch import Tensor
 
+Form = tuple[Hashable, ...]
+"""An entry for each argument."""
 
-def form_of(arguments: Sequence[Any]) -> Hashable:
+
+class Seen:
+    """A form of calls that was checked, and what a kernel remembers of it."""
+
+    __slots__ = ("plans",)
+
+    def __init__(self) -> None:
+        self.plans: tuple[object, dict[Hashable, Any]] = None, {}  # what they hold for, and the plans
+
+
+def form_of(arguments: Sequence[Any]) -> Form:
     """Return sizes, steps, dtype and device of each tensor, and all else by its value. No value in a tensor counts."""
     # A list, because a generator takes twice as long.
     return tuple(
         [
-            (a.shape, a.stride(), a.dtype, a.device)
+            a
+            if a is None
+            else (a.shape, a.stride(), a.dtype, a.device)
             if isinstance(a, Tensor)
             else tuple(a)
             if isinstance(a, list)

@@ -15,7 +15,8 @@ grad. It tells autograd that the argument has changed, whichever kernel wrote it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from v1fast._torch import any_requires_grad, is_plain, register_vmap
-from v1fast.contracts._forms import form_of
+from v1fast.contracts._forms import Form, Seen, form_of
 
 
 def _is_differentiated_by_transform(arguments: tuple[Any, ...]) -> bool:
@@ -73,7 +74,7 @@ def _with_autograd(
     default arguments, which these schemas do not have.
     """
 
-    run = _below_autograd(op)
+    run = below_autograd(op)
 
     class Recorded(torch.autograd.Function):
         @staticmethod
@@ -108,14 +109,32 @@ def _with_autograd(
     return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
 
 
-def _below_autograd(op: Any) -> Callable[..., Any]:
+def launchers_of(name: str) -> dict[str, Callable[..., Any]]:
+    """Return the kernels in Python of the op of this name, by type of device: those that there are at any time."""
+    return _launchers.setdefault(name, {})
+
+
+_compiled: set[tuple[str, str]] = set()
+
+
+def has_kernel(name: str, device: str) -> bool:
+    """Whether the op of this name has a kernel for a device that the dispatcher names so, such as "CPU"."""
+    if device.lower() in _launchers[name] or (name, device) in _compiled:
+        return True
+    found = torch._C._dispatch_has_kernel_for_dispatch_key(f"v1fast::{name}", device)  # takes 2 us
+    if found:
+        _compiled.add((name, device))  # it stays
+    return bool(found)
+
+
+def below_autograd(op: Any) -> Callable[..., Any]:
     """Return what runs the op where nothing but autograd can want to know of the call, and autograd is done.
 
     The dispatcher takes several microseconds to call a kernel in Python. So such a kernel is called at once, unless a
     profiler wants to see the op.
     """
     dispatched = getattr(op, "_op", op)  # without a call of Python's
-    launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
+    launchers = launchers_of(op._schema.name.removeprefix("v1fast::"))
 
     def run(*arguments: Any) -> Any:
         if launchers and not _profiler_enabled():
@@ -191,21 +210,24 @@ def behind_check(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Return a kernel of the op of this name, behind the op's check: what is registered of a kernel in Python.
 
     The check takes longer than the rest of a call. It reads no values, so it runs once for each form of a call. But
-    whether a written operand overlaps another depends on addresses.
+    whether a written operand overlaps another depends on addresses. A kernel with an argument ``seen`` gets what there
+    is to remember of the form.
     """
     check = _checks[name]
     if _written(getattr(torch.ops.v1fast, name).default):
         return _behind(check, kernel)
-    legal: set[Hashable] = set()
+    legal: dict[Form, Seen] = {}
+    remembers = "seen" in inspect.signature(kernel).parameters
 
     def checked(*arguments: Any) -> Any:
         form = form_of(arguments)
-        if form not in legal:
+        seen = legal.get(form)
+        if seen is None:
             check(*arguments)
             if len(legal) >= _MOST_FORMS:
                 legal.clear()
-            legal.add(form)
-        return kernel(*arguments)
+            seen = legal[form] = Seen()
+        return kernel(*arguments, seen=seen) if remembers else kernel(*arguments)
 
     return checked
 
@@ -217,7 +239,7 @@ def register_launcher(
 
     Args:
         name: of the op.
-        launcher: takes the op's arguments.
+        launcher: takes the op's arguments and, if it has such an argument, what is ``seen`` of their form.
         device: the dispatcher's name of the device's type, such as "CUDA".
         registry: the ``torch.library.Library`` to register in; None: that of the ops.
         **options: of ``Library.impl``.
@@ -242,7 +264,7 @@ def _public(op: Any, record: Callable[..., Any], check: Callable[..., None]) -> 
     A kernel in Python that the dispatcher calls costs more than its work. So calls with plain arguments do without that
     of autograd: what it would do with them is done here.
     """
-    may_skip, run = not _written(op), _below_autograd(op)
+    may_skip, run = not _written(op), below_autograd(op)
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():  # a compiler would wrap the error of the fake in its own

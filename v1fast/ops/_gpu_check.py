@@ -8,6 +8,7 @@ warning per op. ``V1FAST_GPU_CHECK=0`` turns the check off. A kernel that does n
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import threading
@@ -143,14 +144,15 @@ def guarded(name: str, launcher: Callable[..., Any], self_test: Any) -> Callable
     form_of = self_test.FORMS[name]
     usable: dict[tuple[Any, ...], bool] = {}
 
-    def launch(*arguments: Any) -> Any:
+    @functools.wraps(launcher)  # whoever calls it sees which arguments it takes
+    def launch(*arguments: Any, **given: Any) -> Any:
         form = form_of(*arguments)
         is_usable = usable.get(form)
         if is_usable is None:
             is_usable = first_use(form, arguments)
         if is_usable:
             try:
-                return launcher(*arguments)
+                return launcher(*arguments, **given)
             except Exception as error:
                 if not _is_of_the_compiler(error):
                     raise

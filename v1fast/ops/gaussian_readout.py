@@ -2,6 +2,7 @@
 
 from v1fast.contracts import gaussian_readout as contract
 from v1fast.ops._define import define_with_backward
+from v1fast.ops._stored import OfStored
 from v1fast.reference import gaussian_readout as reference
 
 gaussian_readout, gaussian_readout_backward = define_with_backward(
@@ -16,3 +17,12 @@ gaussian_readout, gaussian_readout_backward = define_with_backward(
     fake=contract.new_output,
     fake_backward=contract.new_gradients,
 )
+
+of_stored = OfStored(
+    "gaussian_readout",
+    check=contract.check,
+    backward_op=gaussian_readout_backward,
+    gradients=6,
+    stored={1: False, 2: False, 3: True},
+)
+"""The op on mu (1, N, 1, 2), sigma (1, N, rows, columns) and weights (1, C, 1, N), which get the gradients."""

@@ -89,6 +89,22 @@ _IN_PLACE: dict[Change, Callable[[Tensor], Tensor]] = {
 }
 
 
+def _bring_in_range(parameter: Tensor, change: Change) -> Tensor:
+    """Change the parameter. Return it without its history."""
+    inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
+    in_place = _IN_PLACE.get(change)
+    return inside.copy_(change(inside)) if in_place is None else in_place(inside)
+
+
+def unrecorded(parameter: Tensor, change: Change | None, write: bool, shape: Sequence[int]) -> Tensor:
+    """``in_range``, or ``copied`` without a change, for who passes the gradient to the parameter."""
+    if change is None:
+        return torch.view_copy(parameter.detach(), shape)
+    if write and _may_be_written(parameter):
+        return torch.view_copy(_bring_in_range(parameter, change), shape)
+    return change(parameter.detach()).view(shape)
+
+
 def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int] | None = None) -> Tensor:
     """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed.
 
@@ -100,12 +116,7 @@ def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int
     """
     written = write and _may_be_written(parameter)
     if written and not torch.compiler.is_compiling():
-        in_place = _IN_PLACE.get(change)
-        inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
-        if in_place is None:
-            inside.copy_(change(inside))
-        else:
-            in_place(inside)
+        _bring_in_range(parameter, change)
         return parameter.clone() if shape is None else torch.view_copy(parameter, shape)
     recorded = torch.is_grad_enabled() or _are_functorch_transforms_active()
     values = change(parameter.detach() if recorded else parameter)

@@ -207,7 +207,7 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
     @property
     def features(self) -> Tensor:  # type: ignore[override]
         """Feature weights of every neuron, (1, C, 1, N)."""
-        return self._features_of(None) if self._shared_features else self._features
+        return self._features_of(None) if self._shared_features else self._parameter("_features")
 
     @property
     def mu(self) -> Tensor:
@@ -237,6 +237,9 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
         if self._shared_grid:
             del axes["_mu"]
         return axes
+
+    def _stored_gaussian(self) -> tuple[str, str] | None:
+        return None if self._predicted_grid or self._shared_grid else ("_mu", "sigma")
 
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         sigma = self.sigma

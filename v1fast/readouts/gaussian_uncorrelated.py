@@ -103,6 +103,9 @@ class Gaussian2d(GaussianPointReadout):
     def _ranges(self) -> Mapping[str, Change]:
         return {"mu": within_map, "sigma": at_least_zero}
 
+    def _stored_gaussian(self) -> tuple[str, str]:
+        return "mu", "sigma"
+
     def _gaussian(self, write: bool = False) -> tuple[Tensor, Tensor]:
         shape = (self.outdims, 2)
         return self._in_range("mu", write, shape), self._in_range("sigma", write, shape)
