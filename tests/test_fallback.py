@@ -12,8 +12,7 @@ import torch
 from assertions import largest
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, matmul, points, rdm, rdm_rows
-from v1fast.fallback.philox_normal import few_normals, philox_normal
+from v1fast.fallback import FALLBACK, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -111,24 +110,29 @@ def test_rows_without_an_embedding_bag():
 # Noise ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
+DRAWS = {"torch": philox_normal.by_torch, "numpy and integers": philox_cpu.normals}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3, 2**63 - 9])
 @pytest.mark.parametrize("images", [0, 1, 2, 5])
-def test_draws_are_those_of_the_reference(offset, images, monkeypatch):
-    monkeypatch.setattr("v1fast.fallback.philox_normal.BLOCKS", 8)
-    index = torch.tensor([2**32 - 1, 0, 3, 7, 2**31])
-    for seed in (0, -1, 2**63 - 1, -(2**63)):
-        call = (torch.tensor([seed]), images, 5, index, offset)
-        got, want = philox_normal(*call), philox.philox_normal(*call)
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+def test_draws_are_those_of_the_reference(draw, offset, images, monkeypatch):
+    monkeypatch.setattr(philox_normal, "BLOCKS", 8)
+    monkeypatch.setattr(philox_cpu, "PART", 3)
+    for index in (None, torch.tensor([2**32 - 1, 0, 3, 7, 2**31])):
+        for seed in (0, -1, 2**63 - 1, -(2**63)):
+            call = (torch.tensor([seed]), images, 5, index, offset)
+            got, want = draw(*call), philox.philox_normal(*call)
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_few_draws_are_the_same(images, offset):
-    for seed in (0, -1, 2**63 - 1, -(2**63)):
-        want = philox.philox_normal(torch.tensor([seed]), images, 7, None, offset)
-        torch.testing.assert_close(few_normals(seed, images, 7, offset, torch.float32), want, rtol=0, atol=2e-6)
+def test_few_draws_and_many_have_the_same_bits(images, offset, monkeypatch):
+    few = philox_cpu.normals(torch.tensor([7]), images, 11, None, offset)
+    monkeypatch.setattr(philox_cpu, "FEW", 0)
+    assert torch.equal(philox_cpu.normals(torch.tensor([7]), images, 11, None, offset), few)
 
 
 def test_no_float64_on_the_way(monkeypatch):
@@ -144,6 +148,7 @@ def test_no_float64_on_the_way(monkeypatch):
 
     x, mu, w = torch.randn(3, 2, 4, 4), torch.rand(5, 2), torch.randn(5, 2)
     call = (x, mu, torch.rand(5, 2, 2), w, None, torch.rand(3, 2), None, torch.tensor([3]), None, 0, False, True)
+    monkeypatch.setattr(philox_cpu, "normals", philox_normal.by_torch)  # as on another device
     with Watch():
         FALLBACK["gaussian_readout"](*call)
         FALLBACK["gaussian_readout_backward"](torch.randn(3, 5), *call, [True] * 4 + [False, True])

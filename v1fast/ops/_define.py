@@ -108,6 +108,11 @@ def _with_autograd(
     return kernel, partial(super(torch.autograd.Function, Recorded).apply, None)
 
 
+def launchers(name: str) -> Mapping[str, Callable[..., Any]]:
+    """Type of device -> the kernel in Python of the op of this name, while there is one: what there will be, too."""
+    return _launchers.setdefault(name, {})
+
+
 def _below_autograd(op: Any) -> Callable[..., Any]:
     """Return what runs the op where nothing but autograd can want to know of the call, and autograd is done.
 
@@ -115,11 +120,11 @@ def _below_autograd(op: Any) -> Callable[..., Any]:
     profiler wants to see the op.
     """
     dispatched = getattr(op, "_op", op)  # without a call of Python's
-    launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
+    found = launchers(op._schema.name.removeprefix("v1fast::"))
 
     def run(*arguments: Any) -> Any:
-        if launchers and not _profiler_enabled():
-            launcher = launchers.get(arguments[0].device.type)
+        if found and not _profiler_enabled():
+            launcher = found.get(arguments[0].device.type)
             if launcher is not None:
                 return launcher(*arguments)
         return dispatched(*arguments)

@@ -13,7 +13,7 @@ from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK, small
 from v1fast.ops import gaussian_readout
-from v1fast.ops._define import register_defaults, register_launcher
+from v1fast.ops._define import launchers, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
@@ -94,7 +94,9 @@ def _load_fallback() -> str:
     register_defaults(FALLBACK)
     if not _has_kernel("CPU"):
         gaussian_readout.gaussian_readout = small.first(
-            gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
+            gaussian_readout.gaussian_readout,
+            gaussian_readout.gaussian_readout_backward,
+            launchers("gaussian_readout"),
         )
     return "loaded"
 
