@@ -61,16 +61,16 @@ def _words(neuron: Words, block: Words, seed: int) -> tuple[Words, Words]:  # [N
     return low, other
 
 
-def _normals(first: Words, second: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Box-Muller in float64: rounded to float32, a draw has the same bits by whichever way. torch's cosine is faster."""
-    radius: NDArray[np.float64] = (first >> 8) + 1.0
+def _normals(first: Words, second: Words) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Box-Muller in float64: rounded to float32, a draw has the same bits whichever way. torch's cosine is faster."""
+    radius: NDArray[Any] = (first >> 8) + 1.0
     radius *= 2.0**-24
     np.log(radius, radius)
     radius *= -2
     np.sqrt(radius, radius)
-    y: NDArray[np.float64] = (second.view(np.int32) >> 8) * (pi * 2.0**-23)
+    y: NDArray[Any] = (second.view(np.int32) >> 8) * (pi * 2.0**-23)
     angle = torch.from_numpy(y)
-    x: NDArray[np.float64] = angle.cos().numpy()
+    x: NDArray[Any] = angle.cos().numpy()
     angle.sin_()
     x *= radius
     y *= radius
