@@ -3,6 +3,9 @@
 An op that Python computes passes through the dispatcher, and its backward too. For a model of ten neurons that takes
 longer than all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on,
 and what is read is kept for the backward pass. Second derivatives are those of the op.
+
+A layer hands over its parameters as they are: autograd would record each view and each copy that makes operands of
+them.
 """
 
 from __future__ import annotations
@@ -90,10 +93,20 @@ def _read(
     weight: Tensor,
     bias: Tensor | None,
     shift: Tensor | None,
-    eps: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    neuron_index: Tensor | None,
+    image_offset: int,
+    share_noise: bool,
     align_corners: bool,
 ) -> tuple[Tensor, _Read] | None:  # [B, N]
     """Return the output and what was read; None where torch would read at a position that is not finite."""
+    eps = noise
+    if seed is not None:
+        images, first = (1, 0) if share_noise else (features.shape[0], image_offset)
+        eps = philox_cpu.normals(seed, images, mu.shape[0], neuron_index, first)
+        if mu.dtype is torch.float64:
+            eps = eps.double()
     z = displaced(mu, sigma, eps)
     clamped = z.clamp(-1, 1)
     p = clamped if shift is None else clamped + shift.unsqueeze(1)
@@ -145,7 +158,34 @@ def _gradients(
     return d_features, d_mu, d_sigma, d_weight, grad.sum(0) if want_bias else None, d_shift
 
 
-def first(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Op:
+class _Copies(NamedTuple):
+    """Parameters of a layer, and their values in a pass, so that they may be changed before its backward pass."""
+
+    parameters: tuple[Tensor, Tensor]  # mu (1, N, 1, 2) and sigma (1, N, ...)
+    values: tuple[Tensor, Tensor]  # [N, 2] and [N, ...]
+
+    def recorded(self) -> tuple[Tensor, ...]:
+        """Return the values, with the gradient of the parameters."""
+        pairs = zip(self.values, self.parameters, strict=True)
+        return tuple(v + (p - p.detach()).view(v.shape) for v, p in pairs)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Weights [N, C] of the parameter (1, C, 1, N)."""
+    _, channels, _, neurons = features.shape
+    return features.view(channels, neurons).t()
+
+
+class Readout(NamedTuple):
+    """What computes small calls."""
+
+    of_operands: Op
+    """The op, or what is faster."""
+    of_parameters: Op
+    """The same for the parameters of a layer, after the function that brings mu into range. None: it is not faster."""
+
+
+def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
     """Return the op of the Gaussian readout, or what is faster for a small call.
 
     Args:
@@ -159,25 +199,35 @@ def first(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Op:
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:
             output: Tensor
-            *operands, (output, ctx.read, options) = arguments
+            features, mu, sigma, weight, bias, shift, (output, ctx.read, ctx.copies, options) = arguments
             noise, seed, neuron_index, *ctx.options = options
-            ctx.save_for_backward(*operands, noise, seed, neuron_index)
+            if ctx.copies is not None:
+                mu = sigma = None
+            ctx.save_for_backward(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
             return output
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            saved = ctx.saved_tensors
-            wanted = ctx.needs_input_grad[:6]
+            features, mu, sigma, weight, *rest = ctx.saved_tensors
+            wanted, copies = ctx.needs_input_grad[:6], ctx.copies
+            rows = weight if copies is None else _rows(weight)
             if not torch.is_grad_enabled() and is_plain((grad,)):
+                sigma = sigma if copies is None else copies.values[1]
                 with _AutoDispatchBelowAutograd():
-                    found = _gradients(grad, saved[0], saved[2], saved[3], ctx.read, ctx.options[-1], wanted)
+                    found = _gradients(grad, features, sigma, rows, ctx.read, ctx.options[-1], wanted)
             else:
-                found = backward_op(grad, *saved, *ctx.options, list(wanted))
+                mu, sigma = (mu, sigma) if copies is None else copies.recorded()
+                found = backward_op(grad, features, mu, sigma, rows, *rest, *ctx.options, list(wanted))
                 found = tuple(d if w else None for d, w in zip(found, wanted, strict=True))
+            if copies is not None:
+                found = _of_parameters(found, copies, weight)
             return (*found, None)
 
     # What Function.apply calls if no transform is active; it would look at each argument first.
     record = partial(super(torch.autograd.Function, Small).apply)
+
+    def is_usual(arguments: tuple[Any, ...]) -> bool:
+        return is_plain(arguments) and not torch.is_autocast_enabled("cpu") and launchers.get("cpu") is None
 
     def suits(arguments: tuple[Any, ...]) -> bool:
         form = _form_of(*arguments)
@@ -188,28 +238,48 @@ def first(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Op:
             known = forms[form] = _suits(*arguments)
         return known and 0 <= arguments[9] < IMAGES
 
-    def call(*arguments: Any) -> Any:
-        if (
-            torch.compiler.is_compiling()
-            or not is_plain(arguments)
-            or torch.is_autocast_enabled("cpu")
-            or launchers.get("cpu") is not None
-            or not suits(arguments)
-        ):
+    def of_operands(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not is_usual(arguments) or not suits(arguments):
             return op(*arguments)
-        features, mu, sigma, weight, bias, shift, eps, seed, neuron_index, first, share_noise, align = arguments
         with _AutoDispatchBelowAutograd():
-            if seed is not None:
-                images, first = (1, 0) if share_noise else (features.shape[0], first)
-                eps = philox_cpu.normals(seed, images, mu.shape[0], neuron_index, first)
-                if mu.dtype is torch.float64:
-                    eps = eps.double()
-            found = _read(features, mu, sigma, weight, bias, shift, eps, align)
+            found = _read(*arguments)
         if found is None:
             return op(*arguments)
         output, read = found
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            return record(features, mu, sigma, weight, bias, shift, (output, read, arguments[6:]))
+            return record(*arguments[:6], (output, read, None, arguments[6:]))
         return output
 
-    return call
+    def of_parameters(place: Callable[[Tensor], Tensor], *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not is_usual(arguments):
+            return None
+        features, mu, sigma, weight, *rest = arguments
+        placed = place(mu)
+        _, neurons, *shape = sigma.shape
+        with _AutoDispatchBelowAutograd():
+            values = placed.view(neurons, 2), sigma.view(neurons, *(shape if shape[0] == 2 else shape[1:]))
+            operands = (features, *values, _rows(weight), *rest)
+            if not suits(operands):
+                return None
+            found = _read(*operands)
+            if found is None:
+                return None
+            output, read = found
+            if not (torch.is_grad_enabled() and any_requires_grad(*arguments)):
+                return output
+            copies = _Copies((mu, sigma), (values[0].clone(), values[1].clone()))
+        return record(*arguments[:6], (output, read, copies, arguments[6:]))
+
+    return Readout(of_operands, of_parameters)
+
+
+def _of_parameters(found: tuple[Tensor | None, ...], copies: _Copies, weight: Tensor) -> tuple[Tensor | None, ...]:
+    d_features, d_mu, d_sigma, d_weight, *rest = found
+    mu, sigma = copies.parameters
+    return (
+        d_features,
+        None if d_mu is None else d_mu.view(mu.shape),
+        None if d_sigma is None else d_sigma.view(sigma.shape),
+        None if d_weight is None else d_weight.t().reshape(weight.shape),
+        *rest,
+    )

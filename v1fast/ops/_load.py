@@ -93,11 +93,9 @@ def _loaded_with_triton(version: str) -> str:
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
     if not _has_kernel("CPU"):
-        gaussian_readout.gaussian_readout = small.first(
-            gaussian_readout.gaussian_readout,
-            gaussian_readout.gaussian_readout_backward,
-            launchers("gaussian_readout"),
-        )
+        op = gaussian_readout
+        found = small.readout(op.gaussian_readout, op.gaussian_readout_backward, launchers("gaussian_readout"))
+        op.gaussian_readout, op.of_parameters = found
     return "loaded"
 
 

@@ -1,5 +1,8 @@
 """The op ``v1fast::gaussian_readout`` and its backward."""
 
+from collections.abc import Callable
+from typing import Any
+
 from v1fast.contracts import gaussian_readout as contract
 from v1fast.ops._define import define_with_backward
 from v1fast.reference import gaussian_readout as reference
@@ -16,3 +19,6 @@ gaussian_readout, gaussian_readout_backward = define_with_backward(
     fake=contract.new_output,
     fake_backward=contract.new_gradients,
 )
+
+of_parameters: Callable[..., Any] | None = None
+"""Where the fallback runs on the CPU: what reads by the parameters of a layer (``v1fast.fallback.small.Readout``)."""

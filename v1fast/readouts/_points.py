@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from v1fast import _choices, functional
+from v1fast.ops import gaussian_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._ranges import Change, within_map
+from v1fast.readouts._ranges import Change, placed, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
@@ -48,7 +49,7 @@ def rows_of(features: Tensor) -> Tensor:
 def rows_of_one(features: Tensor) -> Tensor:
     """Weights (1, C, 1, N) as the kernels take them, [N, C]: a view, in as few steps as possible."""
     _, channels, _, neurons = features.shape
-    return features.reshape(channels, neurons).t()
+    return features.view(channels, neurons).t()
 
 
 def stacked(weight: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ class GaussianPointReadout(PointReadout, ABC):
 
     def _draw_noise(self, images: int, like: Tensor) -> Tensor:
         """Standard normals [images, N, 2], drawn from torch's generator in the order of neuralpredictors."""
-        return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
+        return like.new_empty(images, self.outdims, 2).normal_()
 
     def _counters(self, index: Tensor | None, device: torch.device) -> Tensor | None:
         """What the draws of the neurons ``index``, or of all, are counted by; None: 0, 1, ..., N - 1."""
@@ -293,13 +294,53 @@ class GaussianPointReadout(PointReadout, ABC):
                 or an ``image_offset`` without a seed.
         """
         self._check_features(x)
+        noise: Noise | None = None
+        if op.of_parameters is not None and out_idx is None and x.dim() == 4:
+            own = self._own_parameters()
+            if own is not None:
+                noise = self._noise(x, own[1], sample, seed, image_offset)
+                found: Tensor | None = self._read_own(op.of_parameters, x, own, shift, noise)
+                if found is not None:
+                    return found
         mu, sigma = self._gaussian(write=True)
-        noise = self._noise(x, mu, sample, seed, image_offset)
+        if noise is None:
+            noise = self._noise(x, mu, sample, seed, image_offset)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if x.dim() != 5:
             return self._read(x, mu, sigma, shift, index, noise)
         images, shift = fold_frames(x, shift)
         return unfold_frames(self._read(images, mu, sigma, shift, index, noise), x, self._result_axis)
+
+    def _own_parameters(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """mu, sigma and features, if a pass computes with these parameters as they are, but for the range of mu."""
+        return None
+
+    def _placed(self, mu: Tensor) -> Tensor:
+        return placed(mu, within_map, self.training)
+
+    def _read_own(
+        self,
+        of_parameters: Callable[..., Tensor | None],
+        images: Tensor,
+        own: tuple[Tensor, Tensor, Tensor],
+        shift: Tensor | None,
+        noise: Noise,
+    ) -> Tensor | None:
+        """What ``_read`` computes, in fewer steps; None where these are not for this call."""
+        seed = noise.get("seed")
+        return of_parameters(
+            self._placed,
+            images,
+            *own,
+            self.bias,
+            shift,
+            noise.get("noise"),
+            None if seed is None else functional.seed_tensor(seed, images.device),
+            self._counters(None, images.device),
+            noise.get("image_offset", 0),
+            noise.get("share_noise", False),
+            self.align_corners,
+        )
 
     @property
     def _result_axis(self) -> int:

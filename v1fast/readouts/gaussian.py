@@ -247,6 +247,16 @@ class FullGaussian2d(SharedFeatures, PredictedPositions, GaussianPointReadout):
         # A copy, so that the parameter may be changed before the backward pass.
         return mu, copied(sigma, shape) if torch.is_grad_enabled() else sigma.view(shape)
 
+    def _own_parameters(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        if self._predicted_grid or self._shared_grid or self._shared_features:
+            return None
+        cls, own = type(self), self._parameters
+        usual = cls._gaussian is FullGaussian2d._gaussian and cls._read is GaussianPointReadout._read
+        mu, sigma, features = own.get("_mu"), own.get("sigma"), own.get("_features")
+        if not usual or mu is None or sigma is None or features is None or self.features is not features:
+            return None
+        return mu, sigma, features
+
     def _check_features(self, x: Tensor) -> None:
         shape, in_shape = x.shape, self.in_shape
         if shape[1] != in_shape[0] or shape[-1] != in_shape[-1] or shape[-2] != in_shape[-2]:
