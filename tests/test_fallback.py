@@ -12,7 +12,7 @@ import torch
 from assertions import largest
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows
+from v1fast.fallback import FALLBACK, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows, small
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -176,6 +176,67 @@ def test_parts_of_a_huge_range_take_no_memory():
     assert parts[2**40 - 1].stop == 2**60
     assert [(part.start, part.stop) for part in points.Slices(10, 4)] == [(0, 4), (4, 8), (8, 10)]
     assert list(points.Slices(0, 4)) == []
+
+
+def refuse(*arguments):
+    raise AssertionError("the op was called")
+
+
+SMALL_FORMS = {
+    "means": {"sigma": None},
+    "means, with sigma": {},
+    "noise": {"noise": (3, 5, 2)},
+    "no bias, shift": {"noise": (3, 5, 2), "bias": None, "shift": (3, 2)},
+    "shared noise": {"noise": (1, 5, 2), "share_noise": True, "sigma": (5, 2)},
+    "uncorrelated": {"seed": torch.tensor([3]), "sigma": (5, 2), "image_offset": 3},
+    "isotropic, one draw": {"seed": torch.tensor([3]), "sigma": (5, 1), "share_noise": True},
+    "many neurons' indices": {"seed": torch.tensor([-3]), "neuron_index": torch.tensor([4, 1, 7, 2**32 - 1, 0])},
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("form", SMALL_FORMS.values(), ids=SMALL_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_calls_of_every_form(dtype, form, align_corners, channels_last):
+    torch.manual_seed(0)
+    shapes = {"mu": (5, 2), "sigma": (5, 2, 2), "weight": (5, 4), "bias": (5,), "shift": None, "noise": None}
+    given = {n: None if s is None else torch.randn(s, dtype=dtype) for n, s in (shapes | form).items() if n in shapes}
+    features = torch.randn(3, 4, 6, 7, dtype=dtype)
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    rest = [form.get(n) for n in ("seed", "neuron_index")]
+    rest += [form.get("image_offset", 0), form.get("share_noise", False), align_corners]
+    leaves = [t.requires_grad_() for name, t in given.items() if t is not None and name != "noise"]
+    leaves.append(features.requires_grad_())
+    found = []
+    for read in (small.readout(refuse, refuse, {}).of_operands, _define.references["gaussian_readout"]):
+        out = read(features, *given.values(), *rest)
+        found.append((out, torch.autograd.grad(out.sin().sum(), leaves, allow_unused=True, materialize_grads=True)))
+    torch.testing.assert_close(found[0], found[1])
+    for gradient, leaf in zip(found[0][1], leaves, strict=True):
+        assert gradient.stride() == torch.empty_like(leaf).stride()
+
+
+def test_small_calls_leave_all_else_to_the_op():
+    """Calls that are large, illegal, of several dtypes, or that something besides autograd looks at."""
+    called = []
+    read = small.readout(lambda *a: called.append(1), refuse, {}).of_operands
+    x, mu, w = torch.zeros(1, 2, 3, 3), torch.zeros(4, 2), torch.zeros(4, 2)
+    rest = [*[None] * 6, 0, False, True]
+    for operands in (
+        (x.expand(2**13, 2, 3, 3), mu, None, w),
+        (x, mu, None, torch.zeros(4, 3)),
+        (x, mu.double(), None, w),
+        (x.bfloat16(), mu.bfloat16(), None, w.bfloat16()),
+        (x[:0], mu, None, w),
+        (x.to_mkldnn() if torch.backends.mkldnn.is_available() else x[:0], mu, None, w),
+    ):
+        read(*operands, *rest[1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        read(x, mu, None, w, *rest[1:])
+    read(x, mu, torch.zeros(4, 2), w, None, None, None, torch.tensor([1]), None, 2**63 - 1, False, True)
+    assert len(called) == 8
 
 
 # Matrices ---------------------------------------------------------------------------------------------------------
