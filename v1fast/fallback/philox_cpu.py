@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import cos, log, pi, sin, sqrt, tau
 from typing import Any, NamedTuple
@@ -37,6 +37,11 @@ def _keys(seed: int) -> NDArray[np.uint32]:  # [10, 2, 1]
     return _ROUND_KEYS + np.array([[seed & MASK], [seed >> 32 & MASK]], np.uint32)
 
 
+@lru_cache(maxsize=8)
+def _factors(count: int) -> NDArray[np.uint64]:  # [2 M]
+    return np.repeat(np.array(MULTIPLIERS, np.uint64), count)
+
+
 def _words(neuron: Words, block: Words, seed: int) -> tuple[Words, Words]:  # [N], [P, 1] -> [2 P N] each
     """Ten rounds in three operations each."""
     blocks, neurons = len(block), len(neuron)
@@ -45,7 +50,7 @@ def _words(neuron: Words, block: Words, seed: int) -> tuple[Words, Words]:  # [N
     words[:count].reshape(blocks, neurons)[:] = neuron
     other = np.zeros(2 * count, np.uint32)
     other[:count].reshape(blocks, neurons)[:] = block
-    factors = np.repeat(np.array(MULTIPLIERS, np.uint64), count)
+    factors = _factors(count)
     keys = np.empty((10, 2, count), np.uint32)
     keys[:] = _keys(seed)
     low = words.view(np.uint32)[LOW::2]
@@ -104,16 +109,23 @@ def _draw(seed: int, neuron: Words, images: int, image_offset: int) -> NDArray[n
     return out.reshape(-1, len(neuron), 2)[odd if served == 2 else 0 :][:images]
 
 
+ONE = 0x3FF << 52  # the bits of 1.0 in float64: with 24 bits below them, a number from 1 to 2
+
+
 class _Lanes(NamedTuple):
     """Numbers of 64 bits side by side in one integer: of all neurons for one block of Philox after another."""
 
-    size: int  # of lanes
+    size: int  # bytes
     ones: int
+    mask: int
+    weyl: tuple[int, int]
     neurons: tuple[int, int]  # words 0 times their factor: above 32 bits, and all
     blocks: int  # words 1
+    upper: int  # 24 of 32 bits
+    one: int
 
 
-def _side_by_side(values: Any) -> int:
+def _side_by_side(values: Iterable[int]) -> int:
     return sum(value << 64 * i for i, value in enumerate(values))
 
 
@@ -121,8 +133,11 @@ def _side_by_side(values: Any) -> int:
 def _lanes(first: int, last: int, neurons: int) -> _Lanes:
     pairs = [(n * MULTIPLIERS[0], block & MASK) for block in range(first, last) for n in range(neurons)]
     products, blocks = zip(*pairs, strict=True)
-    high = _side_by_side(p >> 32 for p in products)
-    return _Lanes(len(pairs), _side_by_side([1] * len(pairs)), (high, _side_by_side(products)), _side_by_side(blocks))
+    ones = _side_by_side([1] * len(pairs))
+    weyl = ones * WEYL[0], ones * WEYL[1]
+    factors = _side_by_side(p >> 32 for p in products), _side_by_side(products)
+    upper = ones * (MASK ^ 0xFF)
+    return _Lanes(8 * len(pairs), ones, ones * MASK, weyl, factors, _side_by_side(blocks), upper, ones * ONE)
 
 
 def _few_words(seed: int, lanes: _Lanes) -> tuple[int, int, int, int]:
@@ -131,12 +146,10 @@ def _few_words(seed: int, lanes: _Lanes) -> tuple[int, int, int, int]:
     A product of two words stays within the 64 bits of its lane, and so does the sum of all keys. So each step is one
     operation of integers. In the first round, words 2 and 3 are zero.
     """
-    ones, mask = lanes.ones, lanes.ones * MASK
-    k0, k1 = ones * (seed & MASK), ones * (seed >> 32 & MASK)
-    w0, w1 = ones * WEYL[0], ones * WEYL[1]
-    m0, m1 = MULTIPLIERS
-    even, odd = (lanes.blocks ^ k0) & mask, (lanes.neurons[0] ^ k1) & mask
-    first, third = 0, lanes.neurons[1]
+    mask, (w0, w1), (m0, m1) = lanes.mask, lanes.weyl, MULTIPLIERS
+    k0, k1 = lanes.ones * (seed & MASK), lanes.ones * (seed >> 32 & MASK)
+    high, third = lanes.neurons
+    even, odd, first = (lanes.blocks ^ k0) & mask, (high ^ k1) & mask, 0
     for _ in range(9):
         k0, k1 = k0 + w0, k1 + w1
         p, q = even * m0, odd * m1
@@ -145,18 +158,13 @@ def _few_words(seed: int, lanes: _Lanes) -> tuple[int, int, int, int]:
     return even, odd, first, third
 
 
-_ONE = 0x3FF << 52
-"""The bits of 1.0 in float64. With 24 bits below it, a number from 1 to 2."""
-
-
 def _draw_few(seed: int, images: int, neurons: int, image_offset: int) -> Tensor:  # [B, N, 2]
     """Return the draws of few neurons for few images, one after another."""
     first, last, odd = image_offset >> 1, (image_offset + images + 1) >> 1, image_offset & 1
     lanes = _lanes(first, last, neurons)
-    all_words = _few_words(seed, lanes)
-    words = all_words[odd::2] if images == 1 else all_words
-    upper, one = lanes.ones * (MASK ^ 0xFF), lanes.ones * _ONE
-    bits = b"".join([((word & upper) << 20 | one).to_bytes(8 * lanes.size, "little") for word in words])
+    size, upper, one, words = lanes.size, lanes.upper, lanes.one, _few_words(seed, lanes)
+    served = words[odd::2] if images == 1 else words
+    bits = b"".join([((word & upper) << 20 | one).to_bytes(size, "little") for word in served])
     numbers = struct.unpack(f"<{len(bits) // 8}d", bits)
     half, found = len(numbers) // 2, []
     for u, v in zip(numbers[:half], numbers[half:], strict=True):
