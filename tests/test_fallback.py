@@ -129,10 +129,14 @@ def test_draws_are_those_of_the_reference(draw, offset, images, monkeypatch):
 
 @pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_few_draws_and_many_have_the_same_bits(images, offset, monkeypatch):
-    few = philox_cpu.normals(torch.tensor([7]), images, 11, None, offset)
+def test_few_draws_some_and_many_have_the_same_bits(images, offset, monkeypatch):
+    call = (torch.tensor([7]), images, 11, None, offset)
+    few = philox_cpu.normals(*call)
     monkeypatch.setattr(philox_cpu, "FEW", 0)
-    assert torch.equal(philox_cpu.normals(torch.tensor([7]), images, 11, None, offset), few)
+    some = philox_cpu.normals(*call)
+    monkeypatch.setattr(philox_cpu, "SOME", 0)
+    assert torch.equal(some, few)
+    assert torch.equal(philox_cpu.normals(*call), few)
 
 
 def test_no_float64_on_the_way(monkeypatch):
