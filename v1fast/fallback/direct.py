@@ -159,6 +159,7 @@ class Points:
                         found.add_weight(images, neurons, number, values.sum(0))
             if keep is not None:
                 keep(images, d_levels)
+                del d_level, level, operands  # each as large as the maps of the next images
         return found.position, None if found.weight is None else found.weight.t()
 
 
