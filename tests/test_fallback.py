@@ -12,8 +12,7 @@ import torch
 from assertions import largest
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, matmul, points, rdm, rdm_rows
-from v1fast.fallback.philox_normal import few_normals, philox_normal
+from v1fast.fallback import FALLBACK, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows, small
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -111,24 +110,33 @@ def test_rows_without_an_embedding_bag():
 # Noise ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
+DRAWS = {"torch": philox_normal.by_torch, "numpy and integers": philox_cpu.normals}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("offset", [0, 1, 2**40 + 3, 2**63 - 9])
 @pytest.mark.parametrize("images", [0, 1, 2, 5])
-def test_draws_are_those_of_the_reference(offset, images, monkeypatch):
-    monkeypatch.setattr("v1fast.fallback.philox_normal.BLOCKS", 8)
-    index = torch.tensor([2**32 - 1, 0, 3, 7, 2**31])
-    for seed in (0, -1, 2**63 - 1, -(2**63)):
-        call = (torch.tensor([seed]), images, 5, index, offset)
-        got, want = philox_normal(*call), philox.philox_normal(*call)
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+def test_draws_are_those_of_the_reference(draw, offset, images, monkeypatch):
+    monkeypatch.setattr(philox_normal, "BLOCKS", 8)
+    monkeypatch.setattr(philox_cpu, "PART", 3)
+    for index in (None, torch.tensor([2**32 - 1, 0, 3, 7, 2**31])):
+        for seed in (0, -1, 2**63 - 1, -(2**63)):
+            call = (torch.tensor([seed]), images, 5, index, offset)
+            got, want = draw(*call), philox.philox_normal(*call)
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_few_draws_are_the_same(images, offset):
-    for seed in (0, -1, 2**63 - 1, -(2**63)):
-        want = philox.philox_normal(torch.tensor([seed]), images, 7, None, offset)
-        torch.testing.assert_close(few_normals(seed, images, 7, offset, torch.float32), want, rtol=0, atol=2e-6)
+def test_few_draws_some_and_many_have_the_same_bits(images, offset, monkeypatch):
+    call = (torch.tensor([7]), images, 11, None, offset)
+    few = philox_cpu.normals(*call)
+    monkeypatch.setattr(philox_cpu, "FEW", 0)
+    some = philox_cpu.normals(*call)
+    monkeypatch.setattr(philox_cpu, "SOME", 0)
+    assert torch.equal(some, few)
+    assert torch.equal(philox_cpu.normals(*call), few)
 
 
 def test_no_float64_on_the_way(monkeypatch):
@@ -144,6 +152,7 @@ def test_no_float64_on_the_way(monkeypatch):
 
     x, mu, w = torch.randn(3, 2, 4, 4), torch.rand(5, 2), torch.randn(5, 2)
     call = (x, mu, torch.rand(5, 2, 2), w, None, torch.rand(3, 2), None, torch.tensor([3]), None, 0, False, True)
+    monkeypatch.setattr(philox_cpu, "normals", philox_normal.by_torch)  # as on another device
     with Watch():
         FALLBACK["gaussian_readout"](*call)
         FALLBACK["gaussian_readout_backward"](torch.randn(3, 5), *call, [True] * 4 + [False, True])
@@ -171,6 +180,67 @@ def test_parts_of_a_huge_range_take_no_memory():
     assert parts[2**40 - 1].stop == 2**60
     assert [(part.start, part.stop) for part in points.Slices(10, 4)] == [(0, 4), (4, 8), (8, 10)]
     assert list(points.Slices(0, 4)) == []
+
+
+def refuse(*arguments):
+    raise AssertionError("the op was called")
+
+
+SMALL_FORMS = {
+    "means": {"sigma": None},
+    "means, with sigma": {},
+    "noise": {"noise": (3, 5, 2)},
+    "no bias, shift": {"noise": (3, 5, 2), "bias": None, "shift": (3, 2)},
+    "shared noise": {"noise": (1, 5, 2), "share_noise": True, "sigma": (5, 2)},
+    "uncorrelated": {"seed": torch.tensor([3]), "sigma": (5, 2), "image_offset": 3},
+    "isotropic, one draw": {"seed": torch.tensor([3]), "sigma": (5, 1), "share_noise": True},
+    "many neurons' indices": {"seed": torch.tensor([-3]), "neuron_index": torch.tensor([4, 1, 7, 2**32 - 1, 0])},
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("form", SMALL_FORMS.values(), ids=SMALL_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_calls_of_every_form(dtype, form, align_corners, channels_last):
+    torch.manual_seed(0)
+    shapes = {"mu": (5, 2), "sigma": (5, 2, 2), "weight": (5, 4), "bias": (5,), "shift": None, "noise": None}
+    given = {n: None if s is None else torch.randn(s, dtype=dtype) for n, s in (shapes | form).items() if n in shapes}
+    features = torch.randn(3, 4, 6, 7, dtype=dtype)
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    rest = [form.get(n) for n in ("seed", "neuron_index")]
+    rest += [form.get("image_offset", 0), form.get("share_noise", False), align_corners]
+    leaves = [t.requires_grad_() for name, t in given.items() if t is not None and name != "noise"]
+    leaves.append(features.requires_grad_())
+    found = []
+    for read in (small.readout(refuse, refuse, {}).of_operands, _define.references["gaussian_readout"]):
+        out = read(features, *given.values(), *rest)
+        found.append((out, torch.autograd.grad(out.sin().sum(), leaves, allow_unused=True, materialize_grads=True)))
+    torch.testing.assert_close(found[0], found[1])
+    for gradient, leaf in zip(found[0][1], leaves, strict=True):
+        assert gradient.stride() == torch.empty_like(leaf).stride()
+
+
+def test_small_calls_leave_all_else_to_the_op():
+    """Calls that are large, illegal, of several dtypes, or that something besides autograd looks at."""
+    called = []
+    read = small.readout(lambda *a: called.append(1), refuse, {}).of_operands
+    x, mu, w = torch.zeros(1, 2, 3, 3), torch.zeros(4, 2), torch.zeros(4, 2)
+    rest = [*[None] * 6, 0, False, True]
+    for operands in (
+        (x.expand(2**13, 2, 3, 3), mu, None, w),
+        (x, mu, None, torch.zeros(4, 3)),
+        (x, mu.double(), None, w),
+        (x.bfloat16(), mu.bfloat16(), None, w.bfloat16()),
+        (x[:0], mu, None, w),
+        (x.to_mkldnn() if torch.backends.mkldnn.is_available() else x[:0], mu, None, w),
+    ):
+        read(*operands, *rest[1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        read(x, mu, None, w, *rest[1:])
+    read(x, mu, torch.zeros(4, 2), w, None, None, None, torch.tensor([1]), None, 2**63 - 1, False, True)
+    assert len(called) == 8
 
 
 # Matrices ---------------------------------------------------------------------------------------------------------

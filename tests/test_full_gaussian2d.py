@@ -13,6 +13,7 @@ from op_checks import assert_same
 from torch import nn
 
 from v1fast import _eager as eager
+from v1fast import functional
 from v1fast.readouts import ConfigurationError, FullGaussian2d, PointGaussianReadout
 from v1fast.readouts._frames import fold_frames
 from v1fast.readouts.gaussian import source_frame
@@ -275,6 +276,51 @@ def test_out_idx_is_a_choice_of_the_whole(sampler):
     layer_checks.assert_chooses_neurons(call, N)
     layer.eval()
     layer_checks.assert_chooses_neurons(call, N)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_derivatives_of_passes_whose_parameters_changed_since(training):
+    """Of both passes, to the second order, at the values that each of them had."""
+    layer = readout(sampler="torch").double().train(training)
+    x = features().double().requires_grad_()
+    with torch.no_grad():
+        layer._mu[0, 0, 0, 0] = 1.5
+        layer._mu[0, 1, 0, 1] = -1.0
+    own, found, want = [x, layer._mu, layer.sigma, layer._features, layer.bias], [], []
+
+    def derivatives(out, of):
+        first = torch.autograd.grad(out.square().sum(), of, create_graph=True)
+        moved = sum(d.square().sum() for d in first[1:3])
+        return [*first, *torch.autograd.grad(moved, of[:3], allow_unused=True, materialize_grads=True)]
+
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(layer(x))
+        torch.manual_seed(seed)
+        noise = torch.randn(len(x), N, 2, dtype=torch.float64) if training else None
+        mu, sigma = (p.detach().clone().requires_grad_() for p in (layer._mu, layer.sigma))
+        placed = mu.detach().clamp(-1, 1) + (mu - mu.detach())
+        operands = placed.view(N, 2), sigma.view(N, 2, 2), layer._features[0, :, 0].t(), layer.bias
+        out = functional.gaussian_readout(x, *operands, noise=noise)
+        want.append(derivatives(out, [x, mu, sigma, layer._features, layer.bias]))
+        with torch.no_grad():  # not the weights, whose values a backward pass needs
+            layer._mu.add_(0.1)
+            layer.sigma.mul_(1.5)
+    for out, expected in zip(found, want, strict=True):
+        for got, right in zip(derivatives(out, own), expected, strict=True):
+            torch.testing.assert_close(got.view(right.shape), right)
+
+
+def test_weights_that_a_subclass_computes():
+    class Positive(FullGaussian2d):
+        @property
+        def features(self):
+            return self._features.exp()
+
+    torch.manual_seed(0)
+    layer, x = Positive(SHAPE, N, bias=True).eval(), features()
+    want = functional.gaussian_readout(x, layer._mu.view(N, 2), None, layer._features.exp()[0, :, 0].t(), layer.bias)
+    torch.testing.assert_close(layer(x), want)
 
 
 def test_bad_out_idx():

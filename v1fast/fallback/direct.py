@@ -22,6 +22,7 @@ from v1fast.fallback.points import WHOLE, Keep, Maps, Slices
 FEW = 2**9  # weights that are read as they lie
 LITTLE = 2**15  # values that are read: by rows, the operations of torch would take longer than the work
 MOST_OF_A_PIXEL = 16  # values that are read in an image, for each of its pixels
+PLANE = 2**13  # pixels of a map whose gradient is faster to add up with the channels of a pixel side by side
 NARROW = 16  # channels: rows are short
 
 Upstream = Callable[[slice, slice, int], Tensor]
@@ -44,9 +45,11 @@ class Points:
         pixels = sum(height * width for height, width in sizes)
         self.images: Sequence[slice] = WHOLE
         self.neurons: Sequence[slice] = WHOLE
-        if batch * neurons * samples > rows.SAMPLES or batch * pixels * channels > rows.MAPS:
-            self.neurons = Slices(neurons, rows.SAMPLES // samples)
-            most = rows.SAMPLES // (samples * self.neurons[0].stop)
+        # What is read of an image may be as large as its maps: for each part, their gradient is written anew.
+        values = max(rows.SAMPLES, pixels * channels)
+        if batch * neurons * samples > values or batch * pixels * channels > rows.MAPS:
+            self.neurons = Slices(neurons, values // samples)
+            most = values // (samples * self.neurons[0].stop)
             self.images = Slices(batch, min(most, rows.MAPS // (pixels * channels)))
         self.is_whole = self.images is WHOLE
 
@@ -136,6 +139,8 @@ class Points:
         for images in self.images:
             d_levels: list[Tensor] = []
             for number, level in enumerate(self._levels(maps, images)):
+                if keep is not None and level.shape[2] * level.shape[3] > PLANE:
+                    level = level.contiguous(memory_format=torch.channels_last)
                 for neurons in self.neurons:
                     grid = self._some(self.grid, images, neurons)
                     if position or keep is not None:
@@ -154,6 +159,7 @@ class Points:
                         found.add_weight(images, neurons, number, values.sum(0))
             if keep is not None:
                 keep(images, d_levels)
+                del d_level, level, operands  # each as large as the maps of the next images
         return found.position, None if found.weight is None else found.weight.t()
 
 

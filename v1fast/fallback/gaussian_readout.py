@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from v1fast.fallback import direct, points
-from v1fast.fallback.philox_normal import normals
+from v1fast.fallback.philox_normal import philox_normal
 from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 
-SMALL = 2**9  # numbers, of which few operations are faster than fast ones
+FEW = 2**7  # numbers, of which few operations are faster than fast ones
 
 
-def _noise(
+def drawn_noise(
     batch: int,
     neurons: int,
     noise: Tensor | None,
@@ -28,16 +28,16 @@ def _noise(
     if seed is None:
         return None
     images, first = (1, 0) if share_noise else (batch, image_offset)
-    return normals(seed, images, neurons, neuron_index, first).movedim(0, -1).to(dtype)
+    return philox_normal(seed, images, neurons, neuron_index, first).to(dtype)
 
 
-def _displaced(mu: Tensor, sigma: Tensor | None, eps: Tensor | None) -> Tensor:
+def displaced(mu: Tensor, sigma: Tensor | None, eps: Tensor | None) -> Tensor:
     """Return the positions before the clamp, [B or 1, N, 2]: mu + A eps. Not by a matrix product, which may round."""
     if eps is None or sigma is None:
         return mu.unsqueeze(0)
     if sigma.dim() < 3:
         return torch.addcmul(mu, sigma, eps)
-    if eps.numel() < SMALL:
+    if eps.numel() < FEW:
         return (sigma * eps.unsqueeze(-2)).sum(-1).add_(mu)
     # torch is slow where the last axis is as short.
     first, second = sigma.unbind(-1)
@@ -48,7 +48,7 @@ def _positions(
     mu: Tensor, sigma: Tensor | None, shift: Tensor | None, eps: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:  # [B or 1, N, 2] each
     """Return the positions before the clamp, after it, and with the shift. mu has the compute dtype."""
-    z = _displaced(mu, None if sigma is None else sigma.to(mu.dtype), eps)
+    z = displaced(mu, None if sigma is None else sigma.to(mu.dtype), eps)
     clamped = z.clamp(-1, 1)
     p = clamped if shift is None else clamped + shift.to(mu.dtype).unsqueeze(1)
     return z, clamped, p.contiguous()
@@ -71,18 +71,19 @@ def gaussian_readout(
     """The op ``v1fast::gaussian_readout``."""
     batch, channels, height, width = features.shape
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
-    eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
+    eps = drawn_noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
     *_, p = _positions(mu.to(dtype), sigma, shift, eps)
     reader = direct.reader([(height, width)], channels, batch, p, align_corners)
     out = reader.read(points.one_level(features), weight, bias)
     return out.to(torch.promote_types(features.dtype, weight.dtype))
 
 
-def _sigma_gradient(sigma: Tensor, d_z: Tensor, eps: Tensor | None) -> Tensor:  # [B, N, 2], [B or 1, N, 2]
+def sigma_gradient(sigma: Tensor, d_z: Tensor, eps: Tensor | None) -> Tensor:  # [B, N, 2], [B or 1, N, 2]
+    """Return the gradient of sigma from that of the positions before the clamp."""
     if eps is None:
         return torch.zeros_like(sigma, memory_format=torch.contiguous_format)
     if sigma.dim() == 3:
-        if eps.numel() < SMALL:
+        if eps.numel() < FEW:
             return (d_z.unsqueeze(-1) * eps.unsqueeze(-2)).sum(0)
         # With the neurons last, for the same reason.
         products = d_z.new_empty((2, 2, *d_z.shape[:2]))
@@ -112,7 +113,7 @@ def gaussian_readout_backward(
     batch, channels, height, width = features.shape
     dtype = compute_dtype(features, mu, sigma, weight, bias, shift, noise)
     want_features, want_mu, want_sigma, want_weight, want_bias, want_shift = output_mask
-    eps = _noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
+    eps = drawn_noise(batch, mu.shape[0], noise, seed, neuron_index, image_offset, share_noise, dtype)
     z, clamped, p = _positions(mu.to(dtype), sigma, shift, eps)
     reader = direct.reader([(height, width)], channels, batch, p, align_corners, True)
     grad = grad_output.to(dtype)
@@ -124,7 +125,7 @@ def gaussian_readout_backward(
         d_shift = d_position.sum(1) if want_shift else None
         d_z = d_position.masked_fill(z != clamped, 0)
         d_mu = d_z.sum(0) if want_mu else None
-        d_sigma = _sigma_gradient(sigma, d_z, eps) if want_sigma and sigma is not None else None
+        d_sigma = sigma_gradient(sigma, d_z, eps) if want_sigma and sigma is not None else None
     return (
         features.new_empty(0) if keep is None else keep.gradient,
         cast_or_empty(d_mu, mu, mu),

@@ -1,39 +1,36 @@
 """Gaussian readouts of so little work that what a call costs is Python: as few operations of torch as there can be.
 
 An op that Python computes passes through the dispatcher, and its backward too. For a model of ten neurons that takes
-longer than all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on.
-Second derivatives are those of the op.
+longer than all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on,
+and what is read is kept for the backward pass. Second derivatives are those of the op.
+
+A layer hands over its parameters as they are: autograd would record each view and each copy that makes operands of
+them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _AutoDispatchBelowAutograd
 
 from v1fast._torch import any_requires_grad, is_plain
-from v1fast.fallback import direct
-from v1fast.fallback.philox_normal import few_normals
-from v1fast.reference._common import laid_out_like
+from v1fast.contracts import gaussian_readout as contract
+from v1fast.fallback import direct, philox_cpu
+from v1fast.fallback.gaussian_readout import displaced, sigma_gradient
+from v1fast.fallback.points import MAPS
 
-MOST = 2**13  # features, and values that are read
-FEW = 2**9  # numbers, of which few operations are faster than fast ones
+IMAGES = 2**62  # beyond this, the op says how many images can be counted
+MOST_FORMS = 1000  # of calls that are remembered
 Op = Callable[..., Any]
 
 
-def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:
-    """Whether the op would run here, as it is, and autograd alone can want to know of it."""
-    return (
-        is_plain(arguments)
-        and not torch._C._dispatch_has_kernel_for_dispatch_key("v1fast::gaussian_readout", "CPU")
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _suits(
+def _form_of(
     features: Tensor,
     mu: Tensor,
     sigma: Tensor | None,
@@ -46,139 +43,243 @@ def _suits(
     image_offset: int,
     share_noise: bool,
     align_corners: bool,
-) -> bool:
-    """Whether the call is legal, small, on the CPU and of one dtype, and has full covariances and noise of its own.
-
-    All else is for the op, and so are errors.
-    """
-    if sigma is None or bias is None or shift is not None or neuron_index is not None or share_noise:
-        return False
-    if (noise is None) == (seed is None) or features.dim() != 4 or not 0 < features.numel() <= MOST:
-        return False
-    batch, channels = features.shape[:2]
-    neurons = weight.shape[0]
-    if not 0 < batch * neurons * channels <= MOST or not 0 <= image_offset < 2**63 - batch:
-        return False
-    dtype = features.dtype
-    if dtype not in (torch.float32, torch.float64):
-        return False
-    given = (batch, neurons, 2)
+) -> Hashable:
+    """Return what ``_suits`` looks at. Most is written out: a loop would take as long as an operation of torch."""
     return (
-        weight.shape == (neurons, channels)
-        and mu.shape == (neurons, 2)
-        and sigma.shape == (neurons, 2, 2)
-        and bias.shape == (neurons,)
-        and mu.dtype == sigma.dtype == weight.dtype == bias.dtype == dtype
-        and (
-            (noise.shape == given and noise.dtype == dtype and noise.is_cpu)
-            if noise is not None
-            else seed is not None and seed.shape == (1,) and seed.dtype == torch.int64 and seed.is_cpu
-        )
-        and features.is_cpu
-        and mu.is_cpu
-        and sigma.is_cpu
-        and weight.is_cpu
-        and bias.is_cpu
-        and features.layout == torch.strided
+        *(features.shape, features.dtype, features.is_cpu, features.layout),
+        *(mu.shape, mu.dtype, mu.is_cpu, weight.shape, weight.dtype, weight.is_cpu),
+        None if sigma is None else (sigma.shape, sigma.dtype, sigma.is_cpu),
+        None if bias is None else (bias.shape, bias.dtype, bias.is_cpu),
+        None if shift is None else (shift.shape, shift.dtype, shift.is_cpu),
+        None if noise is None else (noise.shape, noise.dtype, noise.is_cpu, noise.requires_grad),
+        None if seed is None else (seed.shape, seed.dtype, seed.is_cpu),
+        None if neuron_index is None else (neuron_index.shape, neuron_index.dtype, neuron_index.is_cpu),
+        share_noise,
     )
 
 
-def _noise(features: Tensor, mu: Tensor, noise: Tensor | None, seed: Tensor | None, image_offset: int) -> Tensor:
-    if noise is not None:
-        return noise
-    assert seed is not None
-    return few_normals(seed.item(), features.shape[0], mu.shape[0], image_offset, features.dtype)
+def _suits(features: Tensor, mu: Tensor, *rest: Any) -> bool:
+    """Whether the call is legal, small, on the CPU and of one dtype. All else is for the op, and so are errors."""
+    try:
+        contract.check(features, mu, *rest)
+    except ValueError:
+        return False
+    floats = (features, mu, *rest[:5])
+    given = [t for t in floats if t is not None]
+    noise, values = floats[-1], features.shape[0] * floats[3].numel()
+    return (
+        all(t.is_cpu and t.dtype == features.dtype and t.layout == torch.strided for t in given)
+        and features.dtype in (torch.float32, torch.float64)
+        and 0 < features.numel() <= MAPS
+        and 0 < values <= direct.LITTLE
+        and not (noise is not None and noise.requires_grad)
+    )
 
 
 class _Read(NamedTuple):
-    """A forward pass: what its backward needs, and the output."""
+    """What the backward pass needs of a forward pass."""
 
-    eps: Tensor  # [B, N, 2]
-    z: Tensor  # [B, N, 2], the positions before the clamp
-    p: Tensor  # [B, N, 2], and after it
+    eps: Tensor | None  # [B or 1, N, 2]
+    z: Tensor  # [B or 1, N, 2], the positions before the clamp
+    clamped: Tensor  # [B or 1, N, 2], and after it
+    grid: Tensor  # [B, N, 1, 2], and with the shift
     values: Tensor  # [B, C, N], what is read there
-    output: Tensor  # [B, N]
 
 
 def _read(
     features: Tensor,
     mu: Tensor,
-    sigma: Tensor,
+    sigma: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
-    eps: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    neuron_index: Tensor | None,
+    image_offset: int,
+    share_noise: bool,
     align_corners: bool,
-) -> _Read:
-    z = (sigma * eps.unsqueeze(-2)).sum(-1).add_(mu)
-    p = z.clamp(-1, 1)
-    values = torch.grid_sampler_2d(features, p.unsqueeze(2), 0, 0, align_corners).squeeze(3)
-    return _Read(eps, z, p, values, values.mul(weight.t()).sum(1).add_(bias))
+) -> tuple[Tensor, _Read] | None:  # [B, N]
+    """Return the output and what was read; None where torch would read at a position that is not finite."""
+    eps = noise
+    if seed is not None:
+        images, first = (1, 0) if share_noise else (features.shape[0], image_offset)
+        eps = philox_cpu.normals(seed, images, mu.shape[0], neuron_index, first)
+        if mu.dtype is torch.float64:
+            eps = eps.double()
+    z = displaced(mu, sigma, eps)
+    clamped = z.clamp(-1, 1)
+    p = clamped if shift is None else clamped + shift.unsqueeze(1)
+    if not direct.reads_none_at_nan() and not math.isfinite(p.sum().item()):
+        return None
+    grid = p.unsqueeze(2)
+    if grid.shape[0] != features.shape[0]:
+        grid = grid.expand(features.shape[0], -1, -1, -1)
+    values = torch.grid_sampler_2d(features, grid, 0, 0, align_corners).squeeze(3)
+    output = values.mul(weight.t()).sum(1)
+    return output if bias is None else output.add_(bias), _Read(eps, z, clamped, grid, values)
+
+
+def _laid_out_like(gradient: Tensor, operand: Tensor) -> Tensor:
+    return gradient if gradient.stride() == operand.stride() else torch.empty_like(operand).copy_(gradient)
 
 
 def _gradients(
-    grad: Tensor, features: Tensor, weight: Tensor, read: Sequence[Tensor], align_corners: bool, wanted: Sequence[bool]
+    grad: Tensor,
+    features: Tensor,
+    sigma: Tensor | None,
+    weight: Tensor,
+    read: _Read,
+    align_corners: bool,
+    wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of features, mu, sigma, weight and bias, None where not wanted."""
-    eps, z, p, values = read
+    """Return the gradients of features, mu, sigma, weight, bias and shift, None where not wanted."""
+    want_features, want_mu, want_sigma, want_weight, want_bias, want_shift = wanted
+    eps, z, clamped, grid, values = read
     g = grad.unsqueeze(1)
-    d_features = d_mu = d_sigma = d_weight = None
-    if wanted[0] or wanted[1] or wanted[2]:
+    d_features = d_mu = d_sigma = d_weight = d_shift = None
+    want_position = want_mu or want_sigma or want_shift
+    if want_features or want_position:
         upstream = (g * weight.t()).unsqueeze(3)
-        operands = (upstream, features, p.unsqueeze(2), 0, 0, align_corners, [wanted[0], True])
-        d_features, d_p = torch.ops.aten.grid_sampler_2d_backward.default(*operands)
-        if not wanted[0]:
-            d_features = None
-        elif d_features.stride() != features.stride():
-            d_features = laid_out_like(d_features, features)
-        if wanted[1] or wanted[2]:
-            d_z = d_p.squeeze(2).masked_fill_(z != p, 0)
-            d_mu = d_z.sum(0)
-            if wanted[2]:
-                d_sigma = (d_z.unsqueeze(-1) * eps.unsqueeze(-2)).sum(0)
-    if wanted[3]:
-        d_weight = (values * g).sum(0).t()
-        if d_weight.stride() != weight.stride():
-            d_weight = d_weight.contiguous() if weight.is_contiguous() else laid_out_like(d_weight, weight)
-    return d_features, d_mu, d_sigma, d_weight, grad.sum(0) if wanted[4] else None
+        operands = (upstream, features, grid, 0, 0, align_corners, [want_features, True])
+        d_features, d_grid = torch.ops.aten.grid_sampler_2d_backward.default(*operands)
+        d_features = _laid_out_like(d_features, features) if want_features else None
+        if want_position:
+            d_position = d_grid.squeeze(2)
+            if want_shift:
+                d_shift = d_position.sum(1)
+            d_z = d_position.masked_fill_(z != clamped, 0)
+            if want_mu:
+                d_mu = d_z.sum(0)
+            if want_sigma and sigma is not None:
+                d_sigma = sigma_gradient(sigma, d_z, eps).contiguous()
+    if want_weight:
+        d_weight = _laid_out_like((values * g).sum(0).t(), weight)
+    return d_features, d_mu, d_sigma, d_weight, grad.sum(0) if want_bias else None, d_shift
 
 
-def _are_finite(*operands: Tensor) -> bool:
-    return math.isfinite(sum(t.sum().item() for t in operands))
+class _Copies(NamedTuple):
+    """Parameters of a layer, and their values in a pass, so that they may be changed before its backward pass."""
+
+    parameters: tuple[Tensor, Tensor]  # mu (1, N, 1, 2) and sigma (1, N, ...)
+    values: tuple[Tensor, Tensor]  # [N, 2] and [N, ...]
+
+    def recorded(self) -> tuple[Tensor, ...]:
+        """Return the values, with the gradient of the parameters."""
+        pairs = zip(self.values, self.parameters, strict=True)
+        return tuple(v + (p - p.detach()).view(v.shape) for v, p in pairs)
 
 
-def first(op: Op, backward_op: Op) -> Op:
-    """Return ``op`` of the Gaussian readout, or what is faster for a small call; ``backward_op`` is its derivative."""
+def _rows(features: Tensor) -> Tensor:
+    """Weights [N, C] of the parameter (1, C, 1, N)."""
+    _, channels, _, neurons = features.shape
+    return features.view(channels, neurons).t()
+
+
+class Readout(NamedTuple):
+    """What computes small calls."""
+
+    of_operands: Op
+    """The op, or what is faster."""
+    of_parameters: Op
+    """The same for the parameters of a layer, after the function that brings mu into range. None: it is not faster."""
+
+
+def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
+    """Return the op of the Gaussian readout, or what is faster for a small call.
+
+    Args:
+        op: the op.
+        backward_op: its derivative.
+        launchers: kernels in Python by type of device: one for the CPU is called in any case.
+    """
+    forms: dict[Hashable, bool] = {}
 
     class Small(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, eps: Tensor, *arguments: Any) -> Tensor:
-            features, mu, sigma, weight, bias, _, noise, seed, _, image_offset, _, align_corners = arguments
-            *read, output = _read(features, mu, sigma, weight, bias, eps, align_corners)
-            ctx.save_for_backward(features, mu, sigma, weight, bias, noise, seed, *read)
-            ctx.options = image_offset, align_corners
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            output: Tensor
+            features, mu, sigma, weight, bias, shift, (output, ctx.read, ctx.copies, options) = arguments
+            noise, seed, neuron_index, *ctx.options = options
+            if ctx.copies is not None:
+                mu = sigma = None
+            ctx.save_for_backward(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
             return output
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            features, mu, sigma, weight, bias, noise, seed, *read = ctx.saved_tensors
-            image_offset, align_corners = ctx.options
-            wanted = ctx.needs_input_grad[1:7]
-            if not torch.is_grad_enabled() and _nobody_looks_on((grad,)):
-                return (None, *_gradients(grad, features, weight, read, align_corners, wanted), *(None,) * 7)
-            operands = (features, mu, sigma, weight, bias, None, noise, seed, None, image_offset, False, align_corners)
-            found = backward_op(grad, *operands, list(wanted))
-            return (None, *(d if w else None for d, w in zip(found, wanted, strict=True)), *(None,) * 6)
+            features, mu, sigma, weight, *rest = ctx.saved_tensors
+            wanted, copies = ctx.needs_input_grad[:6], ctx.copies
+            rows = weight if copies is None else _rows(weight)
+            if not torch.is_grad_enabled() and is_plain((grad,)):
+                sigma = sigma if copies is None else copies.values[1]
+                with _AutoDispatchBelowAutograd():
+                    found = _gradients(grad, features, sigma, rows, ctx.read, ctx.options[-1], wanted)
+            else:
+                mu, sigma = (mu, sigma) if copies is None else copies.recorded()
+                found = backward_op(grad, features, mu, sigma, rows, *rest, *ctx.options, list(wanted))
+                found = tuple(d if w else None for d, w in zip(found, wanted, strict=True))
+            if copies is not None:
+                found = _of_parameters(found, copies, weight)
+            return (*found, None)
 
-    def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or not (_nobody_looks_on(arguments) and _suits(*arguments)):
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    record = partial(super(torch.autograd.Function, Small).apply)
+
+    def is_usual(arguments: tuple[Any, ...]) -> bool:
+        return is_plain(arguments) and not torch.is_autocast_enabled("cpu") and launchers.get("cpu") is None
+
+    def suits(arguments: tuple[Any, ...]) -> bool:
+        form = _form_of(*arguments)
+        known = forms.get(form)
+        if known is None:
+            if len(forms) >= MOST_FORMS:
+                forms.clear()
+            known = forms[form] = _suits(*arguments)
+        return known and 0 <= arguments[9] < IMAGES
+
+    def of_operands(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not is_usual(arguments) or not suits(arguments):
             return op(*arguments)
-        features, mu, sigma, weight, bias, _, noise, seed, _, image_offset, _, align_corners = arguments
-        eps = _noise(features, mu, noise, seed, image_offset)
-        if not direct.reads_none_at_nan() and not _are_finite(mu, sigma, eps):
+        with _AutoDispatchBelowAutograd():
+            found = _read(*arguments)
+        if found is None:
             return op(*arguments)
+        output, read = found
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            return Small.apply(eps, *arguments)
-        with torch.no_grad():
-            return _read(features, mu, sigma, weight, bias, eps, align_corners).output
+            return record(*arguments[:6], (output, read, None, arguments[6:]))
+        return output
 
-    return call
+    def of_parameters(place: Callable[[Tensor], Tensor], *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not is_usual(arguments):
+            return None
+        features, mu, sigma, weight, *rest = arguments
+        placed = place(mu)
+        _, neurons, *shape = sigma.shape
+        with _AutoDispatchBelowAutograd():
+            values = placed.view(neurons, 2), sigma.view(neurons, *(shape if shape[0] == 2 else shape[1:]))
+            operands = (features, *values, _rows(weight), *rest)
+            if not suits(operands):
+                return None
+            found = _read(*operands)
+            if found is None:
+                return None
+            output, read = found
+            if not (torch.is_grad_enabled() and any_requires_grad(*arguments)):
+                return output
+            copies = _Copies((mu, sigma), (values[0].clone(), values[1].clone()))
+        return record(*arguments[:6], (output, read, copies, arguments[6:]))
+
+    return Readout(of_operands, of_parameters)
+
+
+def _of_parameters(found: tuple[Tensor | None, ...], copies: _Copies, weight: Tensor) -> tuple[Tensor | None, ...]:
+    d_features, d_mu, d_sigma, d_weight, *rest = found
+    mu, sigma = copies.parameters
+    return (
+        d_features,
+        None if d_mu is None else d_mu.view(mu.shape),
+        None if d_sigma is None else d_sigma.view(sigma.shape),
+        None if d_weight is None else d_weight.t().reshape(weight.shape),
+        *rest,
+    )

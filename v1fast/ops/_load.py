@@ -14,7 +14,7 @@ from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK, small
 from v1fast.ops import gaussian_readout
-from v1fast.ops._define import register_defaults, register_launcher
+from v1fast.ops._define import launchers_of, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
@@ -80,9 +80,9 @@ def _loaded_with_triton(version: str) -> str:
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
     if not _has_kernel("CPU"):
-        gaussian_readout.gaussian_readout = small.first(
-            gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
-        )
+        op = gaussian_readout
+        found = small.readout(op.gaussian_readout, op.gaussian_readout_backward, launchers_of("gaussian_readout"))
+        op.gaussian_readout, op.of_parameters = found
     return "loaded"
 
 

@@ -1,5 +1,8 @@
 """The op ``v1fast::gaussian_readout`` and its backward."""
 
+from collections.abc import Callable
+from typing import Any
+
 from v1fast.contracts import gaussian_readout as contract
 from v1fast.ops._define import define_with_backward
 from v1fast.ops._stored import OfStored
@@ -26,3 +29,6 @@ of_stored = OfStored(
     stored={1: False, 2: False, 3: True},
 )
 """The op on mu (1, N, 1, 2), sigma (1, N, rows, columns) and weights (1, C, 1, N), which get the gradients."""
+
+of_parameters: Callable[..., Any] | None = None
+"""Where the fallback runs on the CPU: what reads by the parameters of a layer (``v1fast.fallback.small.Readout``)."""

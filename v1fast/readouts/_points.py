@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from v1fast import _choices, functional
+from v1fast.ops import gaussian_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._ranges import Change, unrecorded, within_map
+from v1fast.readouts._ranges import Change, placed, unrecorded, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
@@ -48,7 +50,7 @@ def rows_of(features: Tensor) -> Tensor:
 def rows_of_one(features: Tensor) -> Tensor:
     """Weights (1, C, 1, N) as the kernels take them, [N, C]: a view, in as few steps as possible."""
     _, channels, _, neurons = features.shape
-    return features.reshape(channels, neurons).t()
+    return features.view(channels, neurons).t()
 
 
 def stacked(weight: Tensor) -> Tensor:
@@ -204,7 +206,7 @@ class GaussianPointReadout(PointReadout, ABC):
 
     def _draw_noise(self, images: int, like: Tensor) -> Tensor:
         """Standard normals [images, N, 2], drawn from torch's generator in the order of neuralpredictors."""
-        return like.new_empty(images, *self.grid_shape[1:]).normal_().squeeze(2)
+        return like.new_empty(images, self.outdims, 2).normal_()
 
     def _counters(self, index: Tensor | None, device: torch.device) -> Tensor | None:
         """What the draws of the neurons ``index``, or of all, are counted by; None: 0, 1, ..., N - 1."""
@@ -310,43 +312,82 @@ class GaussianPointReadout(PointReadout, ABC):
                 or an ``image_offset`` without a seed.
         """
         self._check_features(x)
-        if out_idx is None and torch.is_grad_enabled() and x.dim() == 4:
-            out = self._read_stored(x, sample, shift, seed, image_offset)
-            if out is not None:
-                return out
+        noise: Noise | None = None
+        stored = self._stored() if out_idx is None and x.dim() == 4 else None
+        if stored is not None:
+            small = op.of_parameters if x.is_cpu else None
+            if small is not None or functional.suits_stored(x, *stored, self._parameter("bias"), shift):
+                noise = self._noise(x, stored[1], sample, seed, image_offset)
+                read = self._read_stored if small is None else partial(self._read_small, small)
+                found = read(stored, x, shift, noise)
+                if found is not None:
+                    return found
         mu, sigma = self._gaussian(write=True)
-        noise = self._noise(x, mu, sample, seed, image_offset)
+        if noise is None:
+            noise = self._noise(x, mu, sample, seed, image_offset)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if x.dim() != 5:
             return self._read(x, mu, sigma, shift, index, noise)
         images, shift = fold_frames(x, shift)
         return unfold_frames(self._read(images, mu, sigma, shift, index, noise), x, self._result_axis)
 
-    def _read_stored(
-        self, x: Tensor, sample: bool | None, shift: Tensor | None, seed: int | Tensor | None, image_offset: int
-    ) -> Tensor | None:
-        """Responses [B, N] by one step of autograd's, None where they take several."""
+    def _stored(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The tensors that hold mu, sigma and features, where a pass computes with them as they are, but for ranges."""
         names = self._stored_gaussian()
         if names is None or type(self)._read is not GaussianPointReadout._read or torch.compiler.is_compiling():
             return None
-        stored = self._parameter(names[0]), self._parameter(names[1]), self.features
-        bias = self._parameter("bias")
-        if not functional.suits_stored(x, *stored, bias, shift):
-            return None
-        ranges, shape = self._ranges(), matrix_shape(stored[1])
-        mu = unrecorded(stored[0], ranges.get(names[0]), self.training, (shape[0], 2))
-        sigma = unrecorded(stored[1], ranges.get(names[1]), self.training, shape)
+        return self._parameter(names[0]), self._parameter(names[1]), self.features
+
+    def _ranges_of_stored(self) -> tuple[Change | None, Change | None]:
+        names, ranges = self._stored_gaussian(), self._ranges()
+        return (None, None) if names is None else (ranges.get(names[0]), ranges.get(names[1]))
+
+    def _read_stored(
+        self, stored: tuple[Tensor, Tensor, Tensor], x: Tensor, shift: Tensor | None, noise: Noise
+    ) -> Tensor | None:
+        """Responses [B, N] by one step of autograd's."""
+        range_of_mu, range_of_sigma = self._ranges_of_stored()
+        shape = matrix_shape(stored[1])
         return functional.gaussian_readout_of_stored(
             stored,
             x,
-            mu,
-            sigma,
+            unrecorded(stored[0], range_of_mu, self.training, (shape[0], 2)),
+            unrecorded(stored[1], range_of_sigma, self.training, shape),
             rows_of_one(stored[2].detach()),
-            bias,
+            self._parameter("bias"),
             shift,
             neuron_index=self._counters(None, x.device),
             align_corners=self.align_corners,
-            **self._noise(x, mu, sample, seed, image_offset),
+            **noise,
+        )
+
+    def _placed(self, mu: Tensor) -> Tensor:
+        return placed(mu, within_map, self.training)
+
+    def _read_small(
+        self,
+        small: Callable[..., Tensor | None],
+        stored: tuple[Tensor, Tensor, Tensor],
+        x: Tensor,
+        shift: Tensor | None,
+        noise: Noise,
+    ) -> Tensor | None:
+        """The same in the fewest operations of torch; None where the call is not small."""
+        if self._ranges_of_stored() != (within_map, None):
+            return None
+        seed = noise.get("seed")
+        return small(
+            self._placed,
+            x,
+            *stored,
+            self._parameter("bias"),
+            shift,
+            noise.get("noise"),
+            None if seed is None else functional.seed_tensor(seed, x.device),
+            self._counters(None, x.device),
+            noise.get("image_offset", 0),
+            noise.get("share_noise", False),
+            self.align_corners,
         )
 
     @property
