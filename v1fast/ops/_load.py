@@ -11,8 +11,8 @@ import torch
 
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK, small
-from v1fast.ops import gaussian_readout
+from v1fast.fallback import FALLBACK, small, small_pooled
+from v1fast.ops import gaussian_readout, pooled_readout
 from v1fast.ops._define import register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
@@ -96,6 +96,10 @@ def _load_fallback() -> str:
         gaussian_readout.gaussian_readout = small.first(
             gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
         )
+        pooled_readout.pooled_readout = small_pooled.first(
+            pooled_readout.pooled_readout, pooled_readout.pooled_readout_backward
+        )
+        pooled_readout.STORING.discard("cpu")
     return "loaded"
 
 
