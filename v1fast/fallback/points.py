@@ -18,6 +18,7 @@ from torch import Tensor
 
 SAMPLES = 2**18  # values that are read at a time: with what is computed from them they fit the second-level cache
 MAPS = 2**20  # values of maps at a time
+MANY = 4  # images for which points are sorted by the pixels that they read
 
 ALL = slice(None)
 WHOLE = (ALL,)
@@ -40,8 +41,11 @@ class Corners:
         down: tuple[Tensor, Tensor],  # of y0 and y1
         slopes: tuple[Pair, Pair],  # the derivatives of across and of down by the pixel coordinates
         outside: Tensor | None,  # [L, b or 1, n], which points have no corner in the map; None: all have one
+        by_pixel: bool,  # whether all images share the points, and are many enough to sort these
     ) -> None:
         self.rows, self.across, self.down, self.slopes_of, self.outside = rows, across, down, slopes, outside
+        self.by_pixel = by_pixel
+        self._pixels: dict[int, tuple[Tensor, ...]] = {}
 
     def _products(self, down: Pair, across: Pair) -> Tensor:  # [L, b, n, 4]
         """Return the products of weights of rows and columns of pixels. One of the pairs may be numbers."""
@@ -64,20 +68,63 @@ class Corners:
         across, down = self.slopes_of
         return self._products(self.down, across), self._products(down, self.across)
 
+    @cached_property
+    def firsts(self) -> Tensor:
+        """Where the corners of each point begin, [b n]."""
+        return torch.arange(0, self.rows[0].numel(), 4, dtype=self.rows.dtype, device=self.rows.device)
+
     def gather(self, level: int, table: Tensor, weight: Tensor) -> Tensor:  # [R, C] -> [b, n, C]
         """Return the sums of the corners' rows, weighted by ``value`` or one of ``slopes``."""
-        found = gather(table, self.rows[level].view(-1, 4), weight[level].view(-1, 4)).view(*self.rows.shape[1:3], -1)
-        if self.outside is None:
-            return found
-        zeros = weight[level].sum(-1, keepdim=True) * 0  # or NaN, where the position is
-        return torch.where(self.outside[level].unsqueeze(-1), zeros, found)
+        rows, w = self.rows[level], weight[level]
+        if has_bags(table):
+            found = bags(table, rows.view(-1), self.firsts, w.view(-1))
+        else:
+            found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
+            found = found.mul_(w.view(-1, 4, 1)).sum(1)
+        if self.outside is not None:
+            at = self._outside_in(level)
+            found[at] = w.view(-1, 4)[at].sum(-1, keepdim=True) * 0  # NaN where the position is
+        return found.view(*rows.shape[:2], -1)
 
     def scatter(self, level: int, table: Tensor, values: Tensor) -> None:  # [R, C], [b, n, C]
-        """Add the weighted values to the corners' rows."""
-        weight = self.value[level]
-        if self.outside is not None:
-            weight, values = (t.masked_fill(self.outside[level].unsqueeze(-1), 0) for t in (weight, values))
-        scatter(table, self.rows[level].view(-1, 4), weight.view(-1, 4), values.reshape(-1, values.shape[-1]))
+        """Add the weighted values to the corners' rows: the adjoint of ``gather``."""
+        values = self._without_outside(level, values.reshape(-1, values.shape[-1]))
+        if self.by_pixel and has_bags(table):
+            pixels, points, firsts, weight = self._by_pixel(level)
+            table.index_add_(0, pixels, bags(values, points, firsts, weight))
+            return
+        part = torch.empty_like(values)
+        weight = self._without_outside(level, self.value[level].view(-1, 4))
+        for row, factor in zip(self.rows[level].view(-1, 4).long().unbind(-1), weight.unbind(-1), strict=True):
+            table.index_add_(0, row.contiguous(), torch.mul(values, factor.unsqueeze(-1), out=part))
+
+    def _outside_in(self, level: int) -> Tensor:
+        """Return which of the b n points have no corner in the map of a level, as indices."""
+        assert self.outside is not None
+        return self.outside[level].expand(self.rows.shape[1:3]).flatten().nonzero().squeeze(1)
+
+    def _without_outside(self, level: int, values: Tensor) -> Tensor:  # [b n, ...]
+        return values if self.outside is None else values.index_fill(0, self._outside_in(level), 0)
+
+    def _by_pixel(self, level: int) -> tuple[Tensor, ...]:
+        """Return the pixels that points read, U of them in all images, and the points at each, in one list.
+
+        That are: the pixels' rows [U], the points and their weights [b n 4], and where those of each pixel begin [U].
+        """
+        if level not in self._pixels:
+            rows, order = self.rows[level, 0].view(-1).sort(stable=True)
+            pixels, counts = rows.unique_consecutive(return_counts=True)
+            weight = self._without_outside(level, self.value[level].view(-1, 4)).view(-1)[order]
+            images = torch.arange(len(self.rows[level]), device=rows.device).unsqueeze(1)
+            points, firsts = order.div_(4, rounding_mode="floor"), counts.cumsum(0) - counts
+            found = (
+                pixels.long() + self.rows[level, :, 0, :1] - self.rows[level, 0, 0, 0],
+                points + images * self.rows.shape[2],
+                firsts + images * len(order),
+                weight.expand(len(images), -1),
+            )
+            self._pixels[level] = tuple(each.reshape(-1) for each in found)
+        return self._pixels[level]
 
 
 class Pyramid:
@@ -111,8 +158,6 @@ class Pyramid:
             torch.tensor(values, dtype=integers, device=points.device)[..., None, None]
             for values in (edges, edges[0], pixels)
         )
-        # Points in [-1, 1] have a corner in the map. Whether all are is looked at where that does not wait for a GPU.
-        self.all_inside = points.is_cpu and points.numel() > 0 and bool(points.abs().max() <= 1)
         self.shared: dict[tuple[int, int], Corners] = {}
         self.copies = [Copies(points.dtype) for _ in sizes]
 
@@ -146,25 +191,36 @@ class Pyramid:
         # Whatever integer becomes of a NaN or of a huge number, its pixel is in the map.
         first, last = torch.minimum(lower.to(self.edge.dtype).clamp_(min=-2), self.edge), self.edge - 1
         low, high = torch.minimum(first.clamp(min=0), last), torch.minimum((first + 1).clamp_(min=0), last)
+        slopes, outside = self._mend_borders(first, low, high, near, far)
+        by_pixel = self.points.shape[1] == 1 and self.batch >= MANY
         rows = self._rows_of(low, high, count)
-        slopes: tuple[Pair, Pair] = ((-1.0, 1.0), (-1.0, 1.0))
-        outside = None
-        lone = low == high
-        if not points.is_cpu or lone.any():
-            here, there = first == low, first + 1 == high  # which corners are in the map
-            near, far = self._halves(lone, near * here, far * there)
-            before, after = self._halves(lone, -here.to(near.dtype), there.to(near.dtype))
-            slopes = (before[0], after[0]), (before[1], after[1])
-            if not self.all_inside:
-                neither = ~(here | there)
-                outside = neither[0] | neither[1]
-        return Corners(rows, (near[0], far[0]), (near[1], far[1]), slopes, outside)
+        return Corners(rows, (near[0], far[0]), (near[1], far[1]), slopes, outside, by_pixel)
 
     @staticmethod
-    def _halves(lone: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both weights, and where there is a single pixel half of their sum for each."""
-        half = (first + second) / 2
-        return torch.where(lone, half, first), torch.where(lone, half, second)
+    def _mend_borders(
+        first: Tensor, low: Tensor, high: Tensor, near: Tensor, far: Tensor
+    ) -> tuple[tuple[Pair, Pair], Tensor | None]:
+        """Correct the weights where an axis has a single pixel, low = high. Return their slopes, and who is outside.
+
+        All operands are [2, L, b or 1, n]. The slopes are those of x and y by their pixel coordinates.
+        """
+        at = (low == high).flatten().nonzero().squeeze(1)
+        if not len(at):
+            return ((-1.0, 1.0), (-1.0, 1.0)), None
+        wanted, lowest, highest = (each.flatten()[at] for each in (first, low, high))
+        here, there = wanted == lowest, wanted + 1 == highest  # which of the two is in the map
+        half = (near.flatten()[at] * here + far.flatten()[at] * there) / 2
+        slope = (there.to(half.dtype) - here.to(half.dtype)) / 2
+        before, after = torch.full_like(near, -1), torch.full_like(near, 1)
+        for each, value in ((near, half), (far, half), (before, slope), (after, slope)):
+            each.view(-1)[at] = value
+        slopes = (before[0], after[0]), (before[1], after[1])
+        neither = at[~(here | there)]
+        if not len(neither):
+            return slopes, None
+        outside = torch.zeros_like(near, dtype=torch.bool)
+        outside.view(-1)[neither] = True
+        return slopes, outside[0] | outside[1]
 
     def _rows_of(self, low: Tensor, high: Tensor, count: int) -> Tensor:  # [2, L, b or 1, n] -> [L, b, n, 4]
         (x0, y0), (x1, y1) = low, high
@@ -344,20 +400,14 @@ class Slices(Sequence[slice]):
         return slice(first, min(first + self._size, self._total))
 
 
-def gather(table: Tensor, rows: Tensor, weight: Tensor) -> Tensor:  # [R, C], [M, 4], [M, 4] -> [M, C]
-    """Return the weighted sums of four rows each."""
-    if table.dtype == torch.float32 and table.device.type in ("cpu", "cuda"):
-        first = torch.arange(0, rows.numel(), 4, dtype=rows.dtype, device=rows.device)
-        return torch.embedding_bag(table, rows.view(-1), first, False, 0, False, weight.view(-1))[0]
-    found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
-    return found.mul_(weight.unsqueeze(-1)).sum(1)
+def has_bags(table: Tensor) -> bool:
+    """Whether ``bags`` takes these rows: torch has embedding bags of float64 and of other devices that are slow."""
+    return table.dtype == torch.float32 and table.device.type in ("cpu", "cuda")
 
 
-def scatter(table: Tensor, rows: Tensor, weight: Tensor, values: Tensor) -> None:  # [R, C], [M, 4], [M, 4], [M, C]
-    """Add the weighted values to four rows each: the adjoint of ``gather``."""
-    part = torch.empty_like(values)
-    for row, factor in zip(rows.long().unbind(-1), weight.unbind(-1), strict=True):
-        table.index_add_(0, row.contiguous(), torch.mul(values, factor.unsqueeze(-1), out=part))
+def bags(table: Tensor, rows: Tensor, firsts: Tensor, weight: Tensor) -> Tensor:  # [R, C], [E], [M], [E] -> [M, C]
+    """Return weighted sums of rows; ``firsts`` says where those of each sum begin."""
+    return torch._embedding_bag_forward_only(table, rows, firsts.to(rows.dtype), False, 0, False, weight)[0]
 
 
 def shifted(grid: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Tensor:  # [B or 1, N, 2]
