@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast.fallback import direct, points
+from v1fast.fallback import direct, points, small_pooled
 from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 
 
@@ -95,6 +95,9 @@ def pooled_readout(
     pool_steps: int,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
+    call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
+    if small_pooled.takes(*call):
+        return small_pooled.Small(*call).output(features, weight, bias)
     dtype = compute_dtype(features, grid, weight, bias, shift)
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
     out = reader.read(maps, weight, bias)
@@ -132,6 +135,10 @@ def pooled_readout_backward(
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
+    call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
+    if small_pooled.takes(*call) and grad_output.dtype == features.dtype:
+        found = small_pooled.Small(*call).gradients(grad_output, features, weight, output_mask)
+        return tuple(features.new_empty(0) if g is None else g for g in found)
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype, True)

@@ -62,6 +62,11 @@ _launchers: dict[str, dict[str, Callable[..., Any]]] = {}
 _checks: dict[str, Callable[..., None]] = {}
 
 
+def kernels_in_python(name: str) -> dict[str, Callable[..., Any]]:
+    """Return the kernels in Python of the op of this name, by type of device, which may change."""
+    return _launchers.setdefault(name, {})
+
+
 def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -115,7 +120,7 @@ def _below_autograd(op: Any) -> Callable[..., Any]:
     profiler wants to see the op.
     """
     dispatched = getattr(op, "_op", op)  # without a call of Python's
-    launchers = _launchers.setdefault(op._schema.name.removeprefix("v1fast::"), {})
+    launchers = kernels_in_python(op._schema.name.removeprefix("v1fast::"))
 
     def run(*arguments: Any) -> Any:
         if launchers and not _profiler_enabled():

@@ -13,7 +13,7 @@ from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._warnings import warn_caller
 from v1fast.fallback import FALLBACK, small, small_pooled
 from v1fast.ops import gaussian_readout, pooled_readout
-from v1fast.ops._define import register_defaults, register_launcher
+from v1fast.ops._define import kernels_in_python, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
 KERNEL_SETS = ("native", "triton", "fallback")
@@ -97,7 +97,11 @@ def _load_fallback() -> str:
             gaussian_readout.gaussian_readout, gaussian_readout.gaussian_readout_backward
         )
         pooled_readout.pooled_readout = small_pooled.first(
-            pooled_readout.pooled_readout, pooled_readout.pooled_readout_backward
+            pooled_readout.pooled_readout,
+            pooled_readout.pooled_readout_backward,
+            FALLBACK["pooled_readout"],
+            FALLBACK["pooled_readout_backward"],
+            kernels_in_python("pooled_readout"),
         )
         pooled_readout.STORING.discard("cpu")
     return "loaded"
