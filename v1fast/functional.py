@@ -359,8 +359,8 @@ def pooled_readout(
     shift = None if shift is None else shift_of_images(shift, features.shape[0])
     operands = (features, grid, weight, bias, shift)
     options = (align_corners, pool_kernel, pool_steps)
-    pooled = None
-    if pool_steps and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grid, weight, shift)):
+    pooled, stored = None, pool_steps and features.device.type in ops.pooled_readout.STORING
+    if stored and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (grid, weight, shift)):
         # The backward pass reads the poolings again; where there is none, they stay in the cache, a few at a time.
         wide = compute_dtype(*operands) == torch.float64
         pooled = ops.pooled_readout.pooled_levels(features.detach(), pool_kernel, pool_steps, wide)

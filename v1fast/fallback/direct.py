@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from v1fast.fallback import points as rows
-from v1fast.fallback.points import WHOLE, Keep, Maps, Slices
+from v1fast.fallback.points import WHOLE, Kept, Maps, Slices
 
 FEW = 2**9  # weights that are read as they lie
 LITTLE = 2**15  # values that are read: by rows, the operations of torch would take longer than the work
@@ -106,7 +106,7 @@ class Points:
         return out
 
     def gradients_of_weighted(
-        self, maps: Maps, weight: Tensor, grad: Tensor, keep: Keep | None, want_position: bool, want_weight: bool
+        self, maps: Maps, weight: Tensor, grad: Tensor, keep: Kept | None, want_position: bool, want_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of positions [B, N, 2] and weight [N, L C] from that of ``read``, [B, N].
 
@@ -114,7 +114,7 @@ class Points:
         """
         return self._backward(maps, self._weighted(grad, weight), grad, keep, want_position, want_weight)
 
-    def gradients_of_gathered(self, maps: Maps, grad: Tensor, keep: Keep | None, want_position: bool) -> Tensor | None:
+    def gradients_of_gathered(self, maps: Maps, grad: Tensor, keep: Kept | None, want_position: bool) -> Tensor | None:
         """Return the gradient of positions [B, N, 2] from that of what ``gather`` wrote, [B, N, C]."""
         return self._backward(maps, self._given(grad), None, keep, want_position, False)[0]
 
@@ -132,7 +132,7 @@ class Points:
         return lambda images, neurons, level: self._some(grad, images, neurons).to(self.dtype).mT.contiguous()
 
     def _backward(
-        self, maps: Maps, upstream: Upstream, grad: Tensor | None, keep: Keep | None, position: bool, weight: bool
+        self, maps: Maps, upstream: Upstream, grad: Tensor | None, keep: Kept | None, position: bool, weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of positions [B, N, 2] and weight [N, L C], None if not wanted."""
         found = _Gradients(self, position, weight)

@@ -6,16 +6,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from v1fast.fallback import direct, points
+from v1fast.fallback import direct, points, small_pooled
 from v1fast.reference._common import cast_or_empty, compute_dtype, laid_out_or_empty
 
 
-def _poolings(features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Return the features and their poolings, channels-last: so they are pooled fastest, and copied into rows."""
-    maps = [features.to(dtype=dtype, memory_format=torch.channels_last) if steps else features]
-    for _ in range(steps):
-        maps.append(F.avg_pool2d(maps[-1], kernel))
-    return maps
+class _Poolings:
+    """Some images of the features and their poolings, channels-last: so they are pooled and read fastest."""
+
+    def __init__(self, features: Tensor, kernel: int, steps: int, dtype: torch.dtype) -> None:
+        self.features, self.kernel, self.steps = features, kernel, steps
+        self._copies = points.Copies(dtype)
+        self._pooled: list[Tensor] = []
+
+    def __call__(self, images: slice) -> list[Tensor]:
+        """Return the maps, which are valid until the next call."""
+        maps = [self.features[images]]
+        if not self.steps:
+            return maps
+        maps[0] = self._copies(maps[0])
+        for step in range(self.steps):
+            if len(self._pooled) == step:
+                self._pooled.append(F.avg_pool2d(maps[-1], self.kernel))
+                maps.append(self._pooled[-1])
+            else:
+                into = self._pooled[step][: len(maps[0])]
+                maps.append(torch._C._nn.avg_pool2d(maps[-1], self.kernel, out=into))
+        return maps
 
 
 def _sizes(features: Tensor, kernel: int, steps: int) -> list[tuple[int, int]]:
@@ -37,12 +53,11 @@ def pooled_levels(features: Tensor, pool_kernel: int, pool_steps: int, wide: boo
     out = features.new_empty(sum(batch * channels * h * w for h, w in sizes), dtype=dtype)
     into = _stored(out, features, sizes)
     if sizes:
+        poolings = _Poolings(features, pool_kernel, pool_steps, dtype)
         count = max(1, points.MAPS // (channels * height * width))
         for first in range(0, batch, count):
             images = slice(first, first + count)
-            for level, pooled in zip(
-                into, _poolings(features[images], pool_kernel, pool_steps, dtype)[1:], strict=True
-            ):
+            for level, pooled in zip(into, poolings(images)[1:], strict=True):
                 level[images] = pooled
     return out
 
@@ -63,7 +78,7 @@ def _reader(
     p = points.shifted(grid, shift, dtype)
     reader = direct.reader(sizes, features.shape[1], features.shape[0], p, align_corners, gradients)
     if pooled is None:
-        return reader, lambda images: _poolings(features[images], kernel, steps, dtype)
+        return reader, _Poolings(features, kernel, steps, dtype)
     stored = [features, *_stored(pooled, features, sizes[1:])]
     return reader, lambda images: [level[images] for level in stored]
 
@@ -80,6 +95,9 @@ def pooled_readout(
     pool_steps: int,
 ) -> Tensor:  # [B, N]
     """The op ``v1fast::pooled_readout``."""
+    call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
+    if small_pooled.takes(*call):
+        return small_pooled.Small(*call).output(features, weight, bias)
     dtype = compute_dtype(features, grid, weight, bias, shift)
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
     out = reader.read(maps, weight, bias)
@@ -117,6 +135,10 @@ def pooled_readout_backward(
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
+    call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
+    if small_pooled.takes(*call) and grad_output.dtype == features.dtype:
+        found = small_pooled.Small(*call).gradients(grad_output, features, weight, output_mask)
+        return tuple(features.new_empty(0) if g is None else g for g in found)
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype, True)

@@ -23,3 +23,6 @@ pooled_readout, pooled_readout_backward = define_with_backward(
     fake=contract.new_output,
     fake_backward=contract.new_gradients,
 )
+
+STORING = {"cpu", "cuda"}
+"""Types of devices where the backward pass reads stored poolings. Elsewhere it pools anew, a few images at a time."""
