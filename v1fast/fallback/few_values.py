@@ -17,8 +17,9 @@ from v1fast.fallback.rdm_rows import Rows, row_chunks
 from v1fast.reference import whole_numbers
 from v1fast.reference.whole_numbers import CLEARANCE, MOST_ROUNDED, TOLERANCE, Angles, Places
 
-SAMPLED = 320  # values that are looked at first
-EACH = 11  # of these, one in so many is looked at before the others
+SAMPLED = 512  # values that are looked at first, as many as the reference's
+SMALL = 2**12  # values of a matrix, of which the reference's own sample is looked at
+EACH = 17  # of these, one in so many is looked at before the others
 LARGEST = 2**12  # magnitude of a whole number: its product with a number of half the bits of the dtype is exact
 BITS = {torch.float32: 24 - 13, torch.float64: 53 - 13}  # of such a number
 SURE = 1 - 2.0**-6  # of a bound: what is closer is left to float64
@@ -135,8 +136,9 @@ def _are_continuous(values: list[float], dtype: torch.dtype, most: int, places: 
 
 def _sample(x: Tensor, each: int) -> Tensor:
     """Return some values from all over a matrix."""
-    flat = x.view(-1)
-    return flat[:: each * max(1, flat.numel() // SAMPLED - 1 | 1)]
+    count = x.numel()
+    step = each * max(1, count // SAMPLED - 1 | 1)
+    return x.as_strided((-(-count // step),), (step,))
 
 
 def _is_one(x: Tensor) -> bool:
@@ -211,23 +213,32 @@ def _find_multiples(x: Tensor, most: int, dtype: torch.dtype) -> tuple[Multiples
 
     Its places are found from the distances of some values, and then checked.
     """
-    values = _sample(x, 1).double().numpy()
+    places, values = whole_numbers.most_exact(dtype), _sample(x, 1).double().numpy()
     low, high = _ends(x)
     if not math.isfinite(high - low):
         values = values[np.isfinite(values)]
         low, high = _ends(x, values[0].item() if len(values) else 0.0)
-    if not low < high < low + math.inf:
+    found = _Range.of(low, high, x.dtype)
+    if not (0 < found.width < math.inf and found.tolerance > 0):
         return None, False
-    found, values = _Range.of(low, high, x.dtype), np.sort(np.append(values, (low, high)))
-    while (n := _smallest(values, found, most)) is not None:
+    values = np.sort(np.append(values, (low, high)))
+    gaps = np.diff(values)
+    if x.numel() <= SMALL:
+        are_many = whole_numbers.is_continuous([x], False, places)
+    else:
+        are_many = bool(np.count_nonzero(gaps) > MOST_ROUNDED) and not found.are_at_fine_places(values.tolist(), places)
+    if are_many:
+        return None, True
+    n = next(iter(_numbers(gaps, found, most)), None)  # the first is the one, nearly always
+    while n is not None:
         checked = _checked(x, found, n, dtype)
         if not isinstance(checked, float):
             return checked, checked is not None
         values = np.sort(np.append(values, checked))
         if _are_near(values, found, n):
             return None, False
-    places = whole_numbers.most_exact(dtype)
-    gaps = np.diff(values)
+        gaps = np.diff(values)
+        n = next((n for n in _numbers(gaps, found, most) if _are_near(values, found, n)), None)
     too_near = gaps[gaps > 0].min().item() < SURE * found.width / min(most, places)
     return None, too_near or not found.are_at_fine_places(values.tolist(), places)
 
@@ -239,13 +250,12 @@ def _are_near(values: NDArray[np.float64], found: _Range, n: int) -> bool:
     return max(-z.min().item(), z.max().item()) * (found.width / n) <= found.tolerance
 
 
-def _smallest(values: NDArray[np.float64], found: _Range, most: int) -> int | None:
-    """Return the smallest number of steps of rule 1 by which some sorted values are at their places."""
-    gaps = np.diff(values)
+def _numbers(gaps: NDArray[np.float64], found: _Range, most: int) -> range:
+    """Return the numbers of steps of rule 1 that the gaps between some values leave."""
     apart = gaps[gaps > 2 * found.tolerance].min(initial=found.width).item()
     first = max(1, math.ceil(found.width / (apart + 2 * found.tolerance) - 1e-6))
-    last = math.floor(found.width / found.least_step(most) + 1e-6)
-    return next((n for n in range(first, last + 1) if _are_near(values, found, n)), None)
+    last = min(MOST_ROUNDED, most, math.floor(found.width / (CLEARANCE * found.tolerance)))
+    return range(first, last + 1)
 
 
 def _checked(x: Tensor, found: _Range, n: int, dtype: torch.dtype) -> Multiples | float | None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 LITTLE = 2**20  # multiplications: for fewer, a call of oneDNN takes longer than the work
 COLUMNS = 384  # that are summed in one chain, so that rounding errors are those of MKL; oneDNN has one for many more
-FEW_COLUMNS = 1024  # of centred rows: in one chain they err no more than in several
 
 
 @lru_cache(maxsize=1)
@@ -90,11 +89,21 @@ def rows_by_rows(a: Tensor, b: Tensor) -> Tensor:  # [B, s, K], [B, t, K] -> [B,
     return a @ b.mT if op is None else _called(op, a[0], b[0]).unsqueeze(0)
 
 
-def columns_of_chain(columns: int, centred: bool) -> int:
+def columns_of_chain(columns: int) -> int:
     """Return how many of all columns to multiply at once, so that rounding errors are those of MKL."""
-    if centred and columns <= FEW_COLUMNS:
-        return columns
     return -(-columns // -(-columns // COLUMNS))
+
+
+def square(parts: Iterable[Tensor]) -> Tensor:  # [S, k] each -> [S, S]
+    """Return the products of rows with each other, which are given some columns after others, by oneDNN."""
+    op = _inner_product()
+    assert op is not None
+    found: Tensor | None = None
+    for rows in parts:
+        products = op(rows, rows, None, "none", [], "")
+        found = products if found is None else found.add_(products)
+    assert found is not None
+    return found
 
 
 def upper_products(panels: Iterable[Tensor], count: int, size: int) -> list[Tensor]:

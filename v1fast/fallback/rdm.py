@@ -58,7 +58,7 @@ def _block(x: Tensor) -> int:
 def _write(x: Tensor, whole: Whole | None, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
     """Write the dissimilarities of a few matrices, which are whole numbers or have many values, all of them."""
     rows = _ready(x, method, dtype) if whole is None else whole.rows
-    panels = plan(x, x.shape[1], dtype, method != "cosine") if whole is None else plan_exact(x, whole.dtype)
+    panels = plan(x, x.shape[1], dtype) if whole is None else plan_exact(x, whole.dtype)
     blocks = upper_products(panels.of(x, rows.write), x.shape[1], _block(x))
     own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).double()
     if whole is not None:
@@ -224,7 +224,7 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
 
 def _cross_products(x: Tensor, y: Tensor, rows: Rows, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Return the products of all rows with all others, and the squares [B, S, 1] and [B, T, 1] in float64."""
-    parts = plan(x, y.shape[1], rows.scale.dtype, False)._replace(padded=False)
+    parts = plan(x, y.shape[1], rows.scale.dtype)._replace(padded=False)
     gram: Tensor | None = None
     own, other = (torch.zeros_like(t.scale, dtype=torch.float64) for t in (rows, others))
     for a, b in zip(parts.of(x, rows.write), parts.of(y, others.write), strict=True):

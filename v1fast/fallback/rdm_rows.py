@@ -60,7 +60,7 @@ class Panels(NamedTuple):
             yield panel
 
 
-def plan(x: Tensor, rows: int, dtype: torch.dtype, centred: bool = True) -> Panels:
+def plan(x: Tensor, rows: int, dtype: torch.dtype) -> Panels:
     """Return how the rows of responses [B, S, K] are multiplied by so many.
 
     Matrix products treat the rows of a group of 16 alike, and some treat all. So equal rows have equal products, and a
@@ -69,7 +69,7 @@ def plan(x: Tensor, rows: int, dtype: torch.dtype, centred: bool = True) -> Pane
     batch, own, columns = x.shape
     like = x if x.dtype == dtype else x.new_empty((), dtype=dtype).expand(x.shape)
     if treats_rows_alike(like, rows):
-        return Panels(columns_of_chain(columns, centred), False, dtype)
+        return Panels(columns_of_chain(columns), False, dtype)
     return Panels(max(1, PANEL // (batch * max(own, rows))), True, dtype)
 
 

@@ -7,15 +7,15 @@ counts of which float64 does not decide how a pair is rounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from v1fast.fallback import few_values
 from v1fast.fallback.few_values import Multiples
-from v1fast.fallback.matmul import upper_products
-from v1fast.fallback.rdm_rows import ALL, plan, power_of_two
+from v1fast.fallback.matmul import square, upper_products
+from v1fast.fallback.rdm_rows import ALL, Panels, Write, plan, power_of_two
 
 MOST = 2**18  # values of a matrix, and pairs of its rows
 NEAR = 2.0**8  # means squared, in variances: of such a mean, what rounding left changes no digit of a correlation
@@ -102,29 +102,49 @@ def _write_responses(x: Tensor, method: str, condensed: bool, size: int, out: Te
     count, columns = x.shape[1:]
     if method == "euclidean":
         return _write_points(x, condensed, size, out)
-    mean, panels = x.mean(2, keepdim=True), plan(x, count, x.dtype)
-    is_one = panels.width >= columns and not panels.padded
-    sums: list[Tensor] = []
-
-    def ready(_: slice, some: slice, into: Tensor) -> None:
-        sums.append(torch.sub(x[:, :, some], mean, out=into).sum(2))
-
-    rows = x - mean if is_one else None
-    blocks = _products(panels.of(x, ready) if rows is None else [rows], count, size, not panels.padded)
+    panels, mean = plan(x, count, x.dtype), x.mean(2, keepdim=True) if method == "correlation" else None
+    blocks = _products_of_centred(x, mean, panels, size)
     own = _squares(blocks)
     least, most = _ends(own)
-    far = max(map(abs, _ends(mean)))
-    if not (method == "correlation" and far * far * columns <= NEAR * least):
-        # What rounding left of the mean.
-        rest = (torch.stack(sums).sum(0) if rows is None else rows.sum(2))[0].double().div_(columns)
-        _add_products(blocks, rest, -columns)
-        if method == "cosine":
-            _add_products(blocks, rest + mean[0, :, 0], columns)
-        own = _squares(blocks)
-        least, most = _ends(own)
+    if mean is not None:
+        far = max(map(abs, _ends(mean)))
+        if not far * far * columns <= NEAR * least:
+            # What rounding left of the mean.
+            rest = (x - mean).mean(2)[0].double()
+            _add_products(blocks, rest, -columns)
+            own = _squares(blocks)
+            least, most = _ends(own)
     if not LEAST_SQUARE <= least <= most <= 1 / LEAST_SQUARE:
         return False
     return _write_blocks(blocks, _angles(own.rsqrt()), condensed, out)
+
+
+def _products_of_centred(x: Tensor, mean: Tensor | None, panels: Panels, size: int) -> list[Tensor]:
+    """Return ``_products`` of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
+    if panels.padded or x.shape[1] > size:
+        return _products(panels.of(x, _centred(x, mean)), x.shape[1], size, not panels.padded)
+    # In the fewest operations.
+    parts: Iterable[Tensor] = x[0].split(panels.width, 1)
+    if mean is None:
+        parts = map(Tensor.contiguous, parts)
+    elif mean.shape[2] == 1:
+        parts = map(partial(torch.sub, other=mean[0]), parts)
+    else:
+        parts = map(torch.sub, parts, mean[0].split(panels.width, 1))
+    return [square(parts).double()]
+
+
+def _centred(x: Tensor, mean: Tensor | None) -> Write:
+    """Return what writes columns of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
+
+    def write(_: slice, some: slice, out: Tensor) -> None:
+        part = x[:, :, some]
+        if mean is None:
+            out.copy_(part)
+        else:
+            torch.sub(part, mean if mean.shape[2] == 1 else mean[:, :, some], out=out)
+
+    return write
 
 
 def _angles(inverse: Tensor) -> Finish:
@@ -159,12 +179,8 @@ def _one() -> Tensor:
 
 def _write_points(x: Tensor, condensed: bool, size: int, out: Tensor) -> bool:
     count, columns = x.shape[1:]
-    mean, panels = x.mean(1, keepdim=True), plan(x, count, x.dtype)
-
-    def ready(_: slice, some: slice, into: Tensor) -> None:
-        torch.sub(x[:, :, some], mean[:, :, some], out=into)
-
-    blocks = _products(panels.of(x, ready), count, size, not panels.padded)
+    panels, mean = plan(x, count, x.dtype), x.mean(1, keepdim=True)
+    blocks = _products_of_centred(x, mean, panels, size)
     own = _squares(blocks)
     if not LEAST_SQUARE <= own.amax().item() <= 1 / LEAST_SQUARE:
         return False
