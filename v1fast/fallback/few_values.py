@@ -117,21 +117,20 @@ def most_places(columns: int, dtype: torch.dtype) -> int:
     return 2**26 // columns if dtype == torch.float64 else math.isqrt(2**24 // columns)
 
 
-def _are_continuous(values: list[float], dtype: torch.dtype, most: int, places: int) -> bool:
-    """Whether some sorted values of a matrix show that it has not few. All are distinct.
+def _exclude_rule_1(gaps: list[float], found: _Range, most: int) -> bool:
+    """Whether the gaps between some values show that rule 1 does not hold.
 
-    Two values of rule 1 are at the same place, and nearer than two tolerances, or farther than a step but for these.
-    Where the largest value is unknown, a far larger one than those seen would have all these at a single place.
+    Two values are at the same place, and nearer than two tolerances, or farther than a step but for these.
     """
-    gaps = _gaps(values)
-    if most < 1:
-        return True
-    if len(gaps) < 2 or min(gaps) == 0 or values[-1] - values[0] == math.inf:
-        return False
-    found = _Range.of(values[0], values[-1], dtype)
     closest = 2 * found.tolerance
     step = SURE * (found.least_step(most) - closest)
-    return any(closest < gap < step for gap in gaps) and not found.are_at_fine_places(values, places)
+    return any(closest < gap < step for gap in gaps)
+
+
+def _exclude_rule_2(values: list[float], gaps: list[float], found: _Range, most: int, places: int) -> bool:
+    """Whether some values, or the gaps between them, show that rule 2 does not hold."""
+    step = SURE * found.width / min(most, places)
+    return any(0 < gap < step for gap in gaps) or not found.are_at_fine_places(values, places)
 
 
 def _sample(x: Tensor, each: int) -> Tensor:
@@ -152,26 +151,56 @@ def _few(x: Tensor) -> list[float]:
     return few if math.isfinite(sum(few)) else list(filter(math.isfinite, few))
 
 
+def _exclude_both(values: list[float], found: _Range, most: int, places: int) -> bool:
+    gaps = _gaps(values)
+    return _exclude_rule_1(gaps, found, most) and _exclude_rule_2(values, gaps, found, most, places)
+
+
+def _are_continuous(few: list[float], dtype: torch.dtype, most: int, places: int) -> bool:
+    """Whether some sorted values alone show that a matrix has not few. They are distinct.
+
+    Where the largest value is unknown, a far larger one than those seen would have all these at a single place.
+    """
+    if most < 1:
+        return True
+    if len(few) < 3 or min(_gaps(few)) == 0 or few[-1] - few[0] == math.inf:
+        return False
+    return _exclude_both(few, _Range.of(few[0], few[-1], dtype), most, places)
+
+
 def find(x: Tensor, dtype: torch.dtype) -> Multiples | Places | None:  # [B, S, K]
     """Return how the values of a few matrices are whole numbers, for products of this dtype. None if none's are."""
     places = whole_numbers.most_exact(dtype)
     if not _is_one(x):
         return None if whole_numbers.is_continuous([x], False, places) else _find_exactly(x, dtype)
-    most, few = most_places(x.shape[2], dtype), _few(x)
-    are_whole = all(map(float.is_integer, few))
-    if not are_whole and _are_continuous(sorted(few), x.dtype, most, places):
+    most, few = most_places(x.shape[2], dtype), sorted(_few(x))
+    if all(map(float.is_integer, few)):
+        found = _find_whole(x, most, dtype)
+        if found is not None:
+            return found
+    elif _are_continuous(few, x.dtype, most, places):
         return None
-    if are_whole and (found := _find_whole(x, most, dtype)) is not None:
-        return found
-    found, is_clear = _find_multiples(x, most, dtype)
+    ends = _range(x, few)
+    if ends is None:
+        return _find_exactly(x, dtype)
+    if most < 1 or _exclude_both(few, ends, most, places):
+        return None
+    found, is_clear = _find_multiples(x, ends, most, dtype)
     return found if is_clear else _find_exactly(x, dtype)
 
 
 def may_have_places(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
     """Whether two sets of rows, [B, S, K] and [B, T, K], have few values between them."""
     most, places = most_places(x.shape[2], dtype), whole_numbers.most_exact(dtype)
-    if any(_is_one(t) and _are_continuous(sorted(_few(t)), t.dtype, most, places) for t in (x, y)):
+    each = [sorted(_few(t)) if _is_one(t) else [] for t in (x, y)]
+    if any(_are_continuous(few, t.dtype, most, places) for few, t in zip(each, (x, y), strict=True)):
         return False
+    ranges = [_range(t, few) if few else None for few, t in zip(each, (x, y), strict=True)]
+    if ranges[0] is not None and ranges[1] is not None:
+        wider = x.dtype if torch.finfo(x.dtype).eps > torch.finfo(y.dtype).eps else y.dtype
+        ends = _Range.of(min(t.low for t in ranges if t), max(t.high for t in ranges if t), wider)
+        if any(_exclude_both(few, ends, most, places) for few in each):
+            return False
     return whole_numbers.find([x, y], dtype) is not None
 
 
@@ -179,13 +208,19 @@ def _find_exactly(x: Tensor, dtype: torch.dtype) -> Places | None:
     return whole_numbers.find([x[:, rows] for rows in row_chunks(x)], dtype)
 
 
-def _ends(x: Tensor, stand_in: float | None = None) -> tuple[float, float]:
-    """Return the least and the largest value; ``stand_in`` replaces those that are not finite."""
-    if stand_in is None:
-        return x.amin().item(), x.amax().item()
-    parts = (x[:, rows].nan_to_num(stand_in, stand_in, stand_in) for rows in row_chunks(x))
-    ends = [_ends(part) for part in parts]
-    return min(low for low, _ in ends), max(high for _, high in ends)
+def _ends(x: Tensor) -> tuple[float, float]:
+    """Return the least and the largest value."""
+    return x.amin().item(), x.amax().item()
+
+
+def _range(x: Tensor, few: list[float]) -> _Range | None:
+    """Return where all finite values are, of which some are known. None if float64 does not tell them apart."""
+    low, high = _ends(x)
+    if few and not math.isfinite(high - low):
+        ends = [_ends(x[:, rows].nan_to_num(few[0], few[0], few[0])) for rows in row_chunks(x)]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    found = _Range.of(low, high, x.dtype)
+    return found if 0 < found.width < math.inf and found.tolerance > 0 else None
 
 
 def _find_whole(x: Tensor, most: int, dtype: torch.dtype) -> Multiples | None:
@@ -208,20 +243,13 @@ def _find_whole(x: Tensor, most: int, dtype: torch.dtype) -> Multiples | None:
     return Multiples(0.0, None, shift, shift, sums, _dtype_of_products(low - shift, high - shift, x.shape[2], dtype))
 
 
-def _find_multiples(x: Tensor, most: int, dtype: torch.dtype) -> tuple[Multiples | None, bool]:
+def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> tuple[Multiples | None, bool]:
     """Return a matrix of rule 1, None if it is another one, and whether that is clear.
 
     Its places are found from the distances of some values, and then checked.
     """
     places, values = whole_numbers.most_exact(dtype), _sample(x, 1).double().numpy()
-    low, high = _ends(x)
-    if not math.isfinite(high - low):
-        values = values[np.isfinite(values)]
-        low, high = _ends(x, values[0].item() if len(values) else 0.0)
-    found = _Range.of(low, high, x.dtype)
-    if not (0 < found.width < math.inf and found.tolerance > 0):
-        return None, False
-    values = np.sort(np.append(values, (low, high)))
+    values = np.sort(np.append(values[np.isfinite(values)], (found.low, found.high)))
     gaps = np.diff(values)
     if x.numel() <= SMALL:
         are_many = whole_numbers.is_continuous([x], False, places)
@@ -239,8 +267,7 @@ def _find_multiples(x: Tensor, most: int, dtype: torch.dtype) -> tuple[Multiples
             return None, False
         gaps = np.diff(values)
         n = next((n for n in _numbers(gaps, found, most) if _are_near(values, found, n)), None)
-    too_near = gaps[gaps > 0].min().item() < SURE * found.width / min(most, places)
-    return None, too_near or not found.are_at_fine_places(values.tolist(), places)
+    return None, _exclude_rule_2(values.tolist(), gaps.tolist(), found, most, places)
 
 
 def _are_near(values: NDArray[np.float64], found: _Range, n: int) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from v1fast.fallback.matmul import columns_of_chain, treats_rows_alike
 
 ELEMENTS = 2**17  # of rows, or of a matrix, that are worked on at a time
-PANEL = 2**20  # elements of rows that are multiplied at a time, where no chain of columns is to be short
+PANEL = 2**21  # elements of rows that are multiplied at a time, where no chain of columns is to be short
 LARGEST_EXPONENT = {torch.float32: 126, torch.float64: 1000}  # of a scale: 2 to this power and its inverse are normal
 ALL = slice(None)
 
@@ -100,7 +100,12 @@ def angles(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
         valid[:, rows] = has_direction & (low > -torch.inf) & (high < torch.inf)
         scale[:, rows] = power_of_two(torch.maximum(-low, high), dtype)
         if mean is not None and rest is not None:
-            exact = (part * scale[:, rows]).mean(-1, keepdim=True, dtype=torch.float64)
+            # Scaled first only where a sum might leave the range of float64.
+            factor = scale[:, rows]
+            if x.dtype == torch.float64:
+                exact = (part * factor).mean(-1, keepdim=True)
+            else:
+                exact = part.mean(-1, keepdim=True, dtype=torch.float64) * factor
             mean[:, rows] = exact
             rest[:, rows] = exact - mean[:, rows]
 

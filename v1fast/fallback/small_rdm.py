@@ -87,10 +87,13 @@ def _write_blocks(blocks: list[Tensor], finish: Finish, condensed: bool, out: Te
 def _products(panels: Iterable[Tensor], count: int, size: int, symmetric: bool) -> list[Tensor]:
     """Return products of rows with themselves and all later ones, [s, t] float64."""
     blocks = [block[0].double() for block in upper_products(panels, count, size)]
-    if not symmetric:
-        for block in blocks:
-            corner = block[:, : len(block)]
-            corner.copy_(corner.triu() + corner.triu(1).t())
+    if symmetric:
+        return blocks
+    if len(blocks) == 1:
+        return [blocks[0].triu() + blocks[0].triu(1).t()]
+    for block in blocks:
+        corner = block[:, : len(block)]
+        corner.copy_(corner.triu() + corner.triu(1).t())
     return blocks
 
 
@@ -214,6 +217,10 @@ def _write_multiples(x: Tensor, found: Multiples, method: str, condensed: bool, 
         values = torch.addcmul(one, gram, column[some] * inverse[others], value=-1)
         values.fill_diagonal_(1)  # of a row with itself, which is 0 in the end
         below, above = few_values.between(values)
+        if not torch.equal(below, above):
+            # Of equal rows, near whose dissimilarity of 0 all numbers differ.
+            same = (gram == norms[some, None]) & (gram == norms[others])
+            below, above = below.masked_fill_(same, 0), above.masked_fill_(same, 0)
         return below if torch.equal(below, above) else None
 
     return _write_blocks(blocks, finish, condensed, out)
