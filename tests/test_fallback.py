@@ -3,16 +3,19 @@
 That it computes what the reference does is for the tests of the ops: ``make test`` runs them on the fallback, too.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
+import rdm_data as data
 import torch
-from assertions import largest
+from assertions import largest, rms
+from rdm_checks import naive
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows, small
+from v1fast.fallback import FALLBACK, few_values, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows, small
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -261,7 +264,7 @@ def test_blocks_of_any_size(method, condensed, monkeypatch):
 
 @pytest.mark.parametrize("columns", [300, 1000])
 def test_products_of_rows(columns):
-    """By oneDNN, where it is there: as accurate as MKL's, in parts of the columns, and alike for equal rows."""
+    """By oneDNN, where it is there: as accurate as MKL's, and alike for equal rows."""
     torch.manual_seed(0)
     few = torch.randn(3, columns)
     rows = few.repeat(44, 1)[:131]
@@ -269,6 +272,28 @@ def test_products_of_rows(columns):
     assert largest(got.double() - rows.double() @ rows.double().T) <= columns * 5e-7
     if matmul.treats_rows_alike(rows[None], len(rows)):
         assert len(got.unique()) <= 6
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (3, 2), (17, 15), (100, 1000)], ids=str)
+def test_products_of_bytes_are_exact(shape):
+    if not matmul.multiplies_bytes():
+        pytest.skip("torch has no fast product of bytes on this machine")
+    torch.manual_seed(0)
+    for rows in (torch.randint(-128, 128, shape), torch.full(shape, -128), torch.full(shape, 127)):
+        few = rows[None].to(torch.int8)
+        assert matmul.rows_by_rows(few, few[:, :9])[0].equal((rows @ rows[:9].T).int())
+
+
+@pytest.mark.parametrize("method", ["correlation", "cosine"])
+def test_long_sums_err_no_more_than_twice_as_much_as_those_of_torch(method):
+    """Of responses of which the rounding errors of a sum do not cancel: sparse ones, and rows that share much."""
+    torch.manual_seed(0)
+    x = torch.randn(100, 1000)
+    x = x.sub(2).relu() if method == "correlation" else x + torch.randn(1, 1000)
+    exact = data.exact(x, method)
+    got = FALLBACK["rdm"](x[None], None, method, False, "float32")[0]
+    own = 1 - torch.corrcoef(x) if method == "correlation" else naive(x, method)
+    assert rms(got - exact) <= 2 * rms(own - exact)
 
 
 @pytest.mark.parametrize("method", ["correlation", "cosine"])
@@ -279,6 +304,78 @@ def test_small_counts(rows, method):
         x = torch.poisson(torch.rand(1, rows, 300) * 3) + least
         assert_as_the_reference("rdm", x, None, method, False, "float32")
         assert_as_the_reference("rdm", x * 2.0**-70 + 0, None, method, True, "float32")
+
+
+def integers(high, *shape):
+    return torch.randint(0, high, shape).double()
+
+
+def with_halves():
+    """Whole numbers but for two values, whose parts behind the point add up to 0."""
+    x = integers(7, 30, 300) - 3
+    x[3, 4], x[5, 6] = 0.5, -0.5
+    return x
+
+
+FEW_VALUES = {
+    "tenths": lambda: integers(90, 100, 300) / 10,
+    "tenths about zero": lambda: (integers(90, 30, 300) - 40) / 10,
+    "tenths far from zero": lambda: integers(50, 30, 300) / 10 + 1000,
+    "sevenths from elsewhere": lambda: integers(30, 30, 300) / 7 + 0.1,
+    "tiny": lambda: integers(9, 30, 300) * 2.0**-70,
+    "counts far from zero": lambda: integers(9, 30, 300) + 3000,
+    "more than a byte": lambda: integers(200, 30, 100) - 100,
+    "hundreds": lambda: integers(240, 30, 100),
+    "halves among whole numbers": with_halves,
+    "rarely finer": lambda: torch.where(torch.rand(40, 300) < 1e-3, 0.25, integers(3, 40, 300)),
+    "a value off its place": lambda: (integers(9, 40, 300) / 10).index_put(
+        (torch.tensor(7),), torch.tensor(0.3).double() + 1e-5
+    ),
+    "near whole numbers": lambda: (integers(9, 40, 300) / 7).float().double() * 7,
+    "four irregular": lambda: torch.tensor([0, 0.1, 0.25, 1.0]).double()[torch.randint(0, 4, (40, 300))],
+    "five irregular": lambda: torch.rand(5).double()[torch.randint(0, 5, (40, 300))],
+    "rectified": lambda: torch.randn(40, 300).double().relu(),
+    "a row that is not finite": lambda: torch.cat((integers(9, 40, 300) / 10, torch.full((1, 300), NAN).double())),
+    "repeated rows": lambda: (integers(9, 10, 300) / 10).repeat(3, 1),
+}
+
+
+@pytest.mark.parametrize("name", FEW_VALUES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_few_values_are_those_of_the_reference(dtype, name):
+    """Their dissimilarities have its bits; where it finds none, there are none."""
+    torch.manual_seed(0)
+    x = FEW_VALUES[name]()[None].to(dtype)
+    products = torch.float64 if dtype == torch.float64 else torch.float32
+    places = whole_numbers.find([x], products)
+    assert (few_values.find(x, products) is None) == (places is None)
+    for method in ("correlation", "cosine", "euclidean"):
+        call = (x, None, method, True, "float32")
+        got, want = FALLBACK["rdm"](*call), _define.references["rdm"](*call)
+        same = (
+            {"rtol": 0, "atol": 0} if places is not None else {"rtol": 1e-5, "atol": 1e-5 * largest(want.nan_to_num())}
+        )
+        torch.testing.assert_close(got, want, equal_nan=True, **same)
+
+
+@pytest.mark.parametrize("name", ["tenths", "counts far from zero", "rectified", "four irregular", "rarely finer"])
+def test_common_matrices_are_not_searched_in_float64(name, monkeypatch):
+    torch.manual_seed(0)
+    x = FEW_VALUES[name]().float()[None]
+    monkeypatch.setattr(whole_numbers, "find", None)
+    for matrix in (x, torch.randn(1, 30, 300), torch.rand(1, 30, 300).bfloat16()):
+        FALLBACK["rdm"](matrix, None, "correlation", False, "float32")
+
+
+@pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
+def test_memory_of_wide_rows_is_a_small_part_of_them(method):
+    memory = importlib.import_module("v1fast.benchmarks.memory")
+    for x in (torch.randn(1, 128, 2**17), torch.randint(0, 9, (1, 128, 2**17)).float()):
+        FALLBACK["rdm"](x[..., :999], None, method, False, "float32")
+        _, peak = memory.peak_of(lambda x=x: FALLBACK["rdm"](x, None, method, False, "float32"), "cpu")
+        if peak is None:
+            pytest.skip("this system does not let a process reset its high-water mark")
+        assert peak <= x.nbytes / 4
 
 
 def test_looking_at_some_rows_finds_the_places_of_all():

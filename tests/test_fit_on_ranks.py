@@ -208,7 +208,11 @@ def test_any_number_of_ranks_goes_on_where_rank_0_was_killed(tmp_path, undisturb
         ([(1, 6, "SIGTERM")], 1, r"rank 1 of 2 \(process \d+\) was ended by SIGTERM; start it again, with any"),
         ([(1, 6, "exit")], 1, r"rank 1 of 2 \(process \d+\) ended with status 7; start it again, with any"),
         ([(1, 6, "error")], 1, r"RuntimeError: this rank's own[^$]*rank 1 of 2 \(process \d+\) ended with status 1; "),
-        ([(1, 2, "SIGKILL")], 1, r"was ended by SIGKILL, as where memory runs out; start it again$"),  # no epoch is done
+        (
+            [(1, 2, "SIGKILL")],
+            1,
+            r"was ended by SIGKILL, as where memory runs out; start it again$",
+        ),  # no epoch is done
         ([(0, 6, "error")], 1, r"RuntimeError: this rank's own$"),
         ([(0, 6, "SIGTERM")], 128 + signal.SIGTERM, r"^$"),
         ([(0, 6, "wait"), (1, 6, "SIGKILL")], 1, r"^v1fast: rank 1 of 2 \(process \d+\) was ended by SIGKILL"),

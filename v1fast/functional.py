@@ -484,21 +484,26 @@ def rdm(
         return found.numpy(force=True)
     if noise is not None and not isinstance(noise, Tensor):
         noise = _arrays.to_tensor("noise", _arrays.floats("noise", noise)).to(responses.device)
-    folds, stimuli = (
-        labels if labels is None or isinstance(labels, Tensor) else torch.from_numpy(_arrays.distinct(name, labels)[1])
-        for name, labels in (("folds", folds), ("stimuli", stimuli))
-    )
-    for name, labels in (("folds", folds), ("stimuli", stimuli)):
-        if labels is not None and labels.is_meta:
-            raise ValueError(f"{name}: want labels, whose values count, got a tensor without values, on device meta")
-        if labels is not None and labels.device not in (responses.device, torch.device("cpu")):
-            raise ValueError(f"{name}: want device cpu, or {responses.device}, that of responses, got {labels.device}")
+    if folds is not None:
+        folds = _labels("folds", folds, responses.device)
+    if stimuli is not None:
+        stimuli = _labels("stimuli", stimuli, responses.device)
     _choices.one_of("nan", nan, ("propagate", "pairwise"))
     if nan == "pairwise":
         return _pairwise(responses, method, condensed, accuracy)
     x, y, kernel = _rdm_methods.operands(responses, method, noise, folds, stimuli, prior_lambda, prior_weight)
     found = ops.rdm.rdm(x, y, kernel, condensed, accuracy)
     return found.reshape(*responses.shape[:-2], *found.shape[1:])
+
+
+def _labels(name: str, labels: Tensor | ArrayLike, device: torch.device) -> Tensor:
+    """Labels of rows as a tensor, of those on this device."""
+    found = labels if isinstance(labels, Tensor) else torch.from_numpy(_arrays.distinct(name, labels)[1])
+    if found.is_meta:
+        raise ValueError(f"{name}: want labels, whose values count, got a tensor without values, on device meta")
+    if found.device not in (device, torch.device("cpu")):
+        raise ValueError(f"{name}: want device cpu, or {device}, that of responses, got {found.device}")
+    return found
 
 
 def _pairwise(responses: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import sub
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from v1fast.fallback.rdm_rows import Rows, blank, row_chunks
+from v1fast.fallback.matmul import multiplies_bytes
+from v1fast.fallback.rdm_rows import Rows, row_chunks
 from v1fast.reference import whole_numbers
-from v1fast.reference.whole_numbers import Angles, Places
+from v1fast.reference.whole_numbers import CLEARANCE, MOST_ROUNDED, TOLERANCE, Angles, Places
 
-SAMPLED = 320  # values that are looked at first, a few more than may be distinct
-SAMPLED_PLACES = 16  # of these, values that are to be off all places
-LARGEST_COUNT = 2**12
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+SAMPLED = 512  # values that are looked at first, as many as the reference's
+SMALL = 2**12  # values of a matrix, of which the reference's own sample is looked at
+EACH = 17  # of these, one in so many is looked at before the others
+LARGEST = 2**12  # magnitude of a whole number: its product with a number of half the bits of the dtype is exact
+BITS = {torch.float32: 24 - 13, torch.float64: 53 - 13}  # of such a number
+SURE = 1 - 2.0**-6  # of a bound: what is closer is left to float64
+BYTES = 2**16  # columns of bytes whose products int32 holds, twice
 UNCERTAIN = 2.0**-49  # a dissimilarity of directions in float64 is closer to the exact one
 
 
@@ -26,107 +33,313 @@ class Whole(NamedTuple):
     rows: Rows
     sums: Tensor  # [B, S] float64
     places: Places
-    squares: Tensor | None = None  # [B, S] float64; None: they are taken from the products
+    dtype: torch.dtype  # in which they are multiplied
+    squares: Tensor | None = None  # [B, S] float64; None: not yet known
 
 
-class Sample(NamedTuple):
-    """Some values from all over a matrix."""
+class Multiples(NamedTuple):
+    """A matrix [1, S, K] of few values: ``origin + step * (shift + m)``, m the whole numbers that ``of`` returns.
 
-    values: Tensor
-    few: list[float]
-
-
-def sampled(x: Tensor) -> Sample | None:
-    """Return some values of a matrix, if it lies side by side in memory of the CPU."""
-    if x.shape[0] > 1 or x.device.type != "cpu" or not x.is_contiguous():
-        return None
-    flat = x.view(-1)
-    values = flat[:: max(1, flat.numel() // SAMPLED - 1 | 1)]
-    return Sample(values, values[:SAMPLED_PLACES].tolist())
-
-
-def _are_continuous(sample: Sample, places: int) -> bool:
-    """Whether some values of a matrix alone show that it has not few: ``whole_numbers.is_continuous``, without torch.
-
-    They are too many for rule 1, and for rule 2 one is off all places.
+    The places are those of ``whole_numbers.find``, but for a multiple of the step and for a common divisor of the
+    whole numbers, on which no dissimilarity depends.
     """
-    low, high = min(sample.few), max(sample.few)
-    if not math.isfinite(sample.values.sum().item()):
-        return False
-    step = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, math.frexp(high - low)[1] - (places.bit_length() - 1))
-    if not any(((value - low) / step) % 1 for value in sample.few):
-        return False
-    # As integers, because Python takes long to compare floats that have few bits. 0 has two forms.
-    bits = sample.values.view(BITS[sample.values.element_size()]).tolist()
-    return len(set(bits)) > whole_numbers.MOST_ROUNDED + 2
+
+    origin: float
+    step: float | None  # None: 1, and all values are whole numbers
+    shift: float
+    offset: float  # of m = 0 from zero, in steps
+    sums: Tensor  # [1, S], of m
+    dtype: torch.dtype  # in which they are multiplied
+    all: Tensor | None = None  # [1, S, K]: m, if known
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return m for some of the values, in their dtype: x itself if it is."""
+        if self.origin:
+            x = x - self.origin
+        if self.step is not None:
+            x = (x * (1 / self.step)).round_()
+        return x - self.shift if self.shift else x
+
+    def whole(self, x: Tensor, dtype: torch.dtype) -> Whole:
+        """Return them as other matrices of few values."""
+
+        def write(rows: slice, columns: slice, out: Tensor) -> None:
+            for part in row_chunks(out):
+                out[:, part] = self.of(x[:, rows, columns][:, part].to(dtype))
+
+        step, offset = torch.tensor([[self.step or 1.0], [self.offset]], dtype=torch.float64).unbind()
+        valid = torch.ones_like(self.sums, dtype=torch.bool).unsqueeze(-1)
+        rows = Rows(x.shape, write, step[:, None, None], valid)
+        return Whole(rows, self.sums.double(), Places(offset * step, step, offset, step > 0), self.dtype)
 
 
-def places_of(x: Tensor, sample: Sample | None, dtype: torch.dtype) -> Places | None:
-    """Return the places of a few matrices, looking at some of their rows at a time."""
+def _dtype_of_products(low: float, high: float, columns: int, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which whole numbers between these are multiplied fastest."""
+    fit = low >= -128 and high <= 127 and columns <= BYTES
+    return torch.int8 if fit and multiplies_bytes() else dtype
+
+
+# Is it such a matrix? ---------------------------------------------------------------------------------------------
+
+
+class _Range(NamedTuple):
+    """Where all values of a matrix are, or some of them."""
+
+    low: float
+    high: float
+    tolerance: float  # of a value from its place
+
+    @classmethod
+    def of(cls, low: float, high: float, dtype: torch.dtype) -> _Range:
+        return cls(low, high, TOLERANCE * torch.finfo(dtype).eps * max(-low, high))
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    def least_step(self, most: int) -> float:
+        """Return the smallest step of rule 1, of at most so many."""
+        return max(self.width / min(MOST_ROUNDED, most), CLEARANCE * self.tolerance)
+
+    def are_at_fine_places(self, values: list[float], places: int) -> bool:
+        """Whether all values are at the places of rule 2, so many."""
+        exponent = math.frexp(self.width)[1] - (places.bit_length() - 1)
+        step = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, exponent)
+        return not any(((value - self.low) / step) % 1 for value in values)
+
+
+def _gaps(values: list[float]) -> list[float]:
+    return list(map(sub, values[1:], values))
+
+
+def most_places(columns: int, dtype: torch.dtype) -> int:
+    """Return the largest n of which all sums over these columns are exact, by the dtype of the products."""
+    return 2**26 // columns if dtype == torch.float64 else math.isqrt(2**24 // columns)
+
+
+def _exclude_rule_1(gaps: list[float], found: _Range, most: int) -> bool:
+    """Whether the gaps between some values show that rule 1 does not hold.
+
+    Two values are at the same place, and nearer than two tolerances, or farther than a step but for these.
+    """
+    closest = 2 * found.tolerance
+    step = SURE * (found.least_step(most) - closest)
+    return any(closest < gap < step for gap in gaps)
+
+
+def _exclude_rule_2(values: list[float], gaps: list[float], found: _Range, most: int, places: int) -> bool:
+    """Whether some values, or the gaps between them, show that rule 2 does not hold."""
+    step = SURE * found.width / min(most, places)
+    return any(0 < gap < step for gap in gaps) or not found.are_at_fine_places(values, places)
+
+
+def _sample(x: Tensor, each: int) -> Tensor:
+    """Return some values from all over a matrix."""
+    count = x.numel()
+    step = each * max(1, count // SAMPLED - 1 | 1)
+    return x.as_strided((-(-count // step),), (step,))
+
+
+def _is_one(x: Tensor) -> bool:
+    """Whether it is one matrix, side by side in memory of the CPU: the values of others are not looked at first."""
+    return x.shape[0] == 1 and x.device.type == "cpu" and x.is_contiguous()
+
+
+def _few(x: Tensor) -> list[float]:
+    """Return some values that are finite, and the first to be looked at."""
+    few: list[float] = _sample(x, EACH).tolist()
+    return few if math.isfinite(sum(few)) else list(filter(math.isfinite, few))
+
+
+def _exclude_both(values: list[float], found: _Range, most: int, places: int) -> bool:
+    gaps = _gaps(values)
+    return _exclude_rule_1(gaps, found, most) and _exclude_rule_2(values, gaps, found, most, places)
+
+
+def _are_continuous(few: list[float], dtype: torch.dtype, most: int, places: int) -> bool:
+    """Whether some sorted values alone show that a matrix has not few. They are distinct.
+
+    Where the largest value is unknown, a far larger one than those seen would have all these at a single place.
+    """
+    if most < 1:
+        return True
+    if len(few) < 3 or min(_gaps(few)) == 0 or few[-1] - few[0] == math.inf:
+        return False
+    return _exclude_both(few, _Range.of(few[0], few[-1], dtype), most, places)
+
+
+def find(x: Tensor, dtype: torch.dtype) -> Multiples | Places | None:  # [B, S, K]
+    """Return how the values of a few matrices are whole numbers, for products of this dtype. None if none's are."""
     places = whole_numbers.most_exact(dtype)
-    if whole_numbers.is_continuous([x], False, places) if sample is None else _are_continuous(sample, places):
+    if not _is_one(x):
+        return None if whole_numbers.is_continuous([x], False, places) else _find_exactly(x, dtype)
+    most, few = most_places(x.shape[2], dtype), sorted(_few(x))
+    if all(map(float.is_integer, few)):
+        found = _find_whole(x, most, dtype)
+        if found is not None:
+            return found
+    elif _are_continuous(few, x.dtype, most, places):
         return None
+    ends = _range(x, few)
+    if ends is None:
+        return _find_exactly(x, dtype)
+    if most < 1 or _exclude_both(few, ends, most, places):
+        return None
+    found, is_clear = _find_multiples(x, ends, most, dtype)
+    return found if is_clear else _find_exactly(x, dtype)
+
+
+def may_have_places(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two sets of rows, [B, S, K] and [B, T, K], have few values between them."""
+    most, places = most_places(x.shape[2], dtype), whole_numbers.most_exact(dtype)
+    each = [sorted(_few(t)) if _is_one(t) else [] for t in (x, y)]
+    if any(_are_continuous(few, t.dtype, most, places) for few, t in zip(each, (x, y), strict=True)):
+        return False
+    ranges = [_range(t, few) if few else None for few, t in zip(each, (x, y), strict=True)]
+    if ranges[0] is not None and ranges[1] is not None:
+        wider = x.dtype if torch.finfo(x.dtype).eps > torch.finfo(y.dtype).eps else y.dtype
+        ends = _Range.of(min(t.low for t in ranges if t), max(t.high for t in ranges if t), wider)
+        if any(_exclude_both(few, ends, most, places) for few in each):
+            return False
+    return whole_numbers.find([x, y], dtype) is not None
+
+
+def _find_exactly(x: Tensor, dtype: torch.dtype) -> Places | None:
     return whole_numbers.find([x[:, rows] for rows in row_chunks(x)], dtype)
 
 
-class Counts(NamedTuple):
-    """A matrix of whole numbers, the commonest of few values, and its least one."""
-
-    rows: Tensor  # [1, S, K], from the least one on
-    sums: Tensor  # [1, S]
-    least: float
-
-    def whole(self) -> Whole:
-        """Return them as other matrices of few values.
-
-        The places are what ``whole_numbers.find`` returns but for a common divisor, on which no dissimilarity depends.
-        """
-        origin, step = torch.tensor([[self.least], [1.0]], dtype=torch.float64).unbind()
-        valid = torch.ones_like(self.sums, dtype=torch.bool).unsqueeze(-1)
-        rows = Rows(self.rows, step[:, None, None], valid, self.rows)  # not in groups: all products are exact
-        return Whole(rows, self.sums.double(), Places(origin, step, origin, step > 0))
+def _ends(x: Tensor) -> tuple[float, float]:
+    """Return the least and the largest value."""
+    return x.amin().item(), x.amax().item()
 
 
-def counts(x: Tensor, sample: Sample | None, dtype: torch.dtype) -> Counts | None:
-    """Return a matrix of whole numbers, None if it is another one: then ``places_of`` is asked.
+def _range(x: Tensor, few: list[float]) -> _Range | None:
+    """Return where all finite values are, of which some are known. None if float64 does not tell them apart."""
+    low, high = _ends(x)
+    if few and not math.isfinite(high - low):
+        ends = [_ends(x[:, rows].nan_to_num(few[0], few[0], few[0])) for rows in row_chunks(x)]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    found = _Range.of(low, high, x.dtype)
+    return found if 0 < found.width < math.inf and found.tolerance > 0 else None
 
-    Their largest magnitude is small enough for the places of the first rule to be exact.
-    """
-    if sample is None or x.dtype != torch.float32 or dtype != torch.float32 or any(v % 1 for v in sample.few):
+
+def _find_whole(x: Tensor, most: int, dtype: torch.dtype) -> Multiples | None:
+    """Return a matrix of whole numbers, the commonest of few values. None if it is another one."""
+    low, high = _ends(x)
+    largest = max(-low, high)
+    if not (low % 1 == high % 1 == 0 and 0 < high - low <= min(most, whole_numbers.most_exact(torch.float32) - 1)):
         return None
-    low, high = x.amin().item(), x.amax().item()
-    n = high - low
-    if not (low % 1 == high % 1 == 0 and 0 < n <= whole_numbers.MOST_ROUNDED and n * n * x.shape[2] <= 2**24):
+    # Near enough to other places of rule 1 is none: from those of n steps, whole numbers are 1 / n away.
+    if not (largest <= LARGEST and TOLERANCE * torch.finfo(x.dtype).eps * largest * MOST_ROUNDED < 1):
         return None
-    if max(-low, high) > LARGEST_COUNT:
-        return None
-    rows = x - low if low else x
-    sums = x.new_empty(x.shape[:2])
-    for some in row_chunks(x):
-        part = rows[:, some]
-        if part.frac().sum().item():
+    shift = 0.0 if largest <= most else low
+    sums = x.new_empty(x.shape[:2], dtype=dtype)
+    for rows in row_chunks(x):
+        part = x[:, rows].to(dtype)
+        rest = part.frac().view(-1)
+        if rest.dot(rest).item():
             return None
-        sums[:, some] = part.sum(-1)
-    return Counts(rows, sums, low)
+        torch.sum(part - shift if shift else part, -1, out=sums[:, rows])
+    return Multiples(0.0, None, shift, shift, sums, _dtype_of_products(low - shift, high - shift, x.shape[2], dtype))
+
+
+def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> tuple[Multiples | None, bool]:
+    """Return a matrix of rule 1, None if it is another one, and whether that is clear.
+
+    Its places are found from the distances of some values, and then checked.
+    """
+    places, values = whole_numbers.most_exact(dtype), _sample(x, 1).double().numpy()
+    values = np.sort(np.append(values[np.isfinite(values)], (found.low, found.high)))
+    gaps = np.diff(values)
+    if x.numel() <= SMALL:
+        are_many = whole_numbers.is_continuous([x], False, places)
+    else:
+        are_many = bool(np.count_nonzero(gaps) > MOST_ROUNDED) and not found.are_at_fine_places(values.tolist(), places)
+    if are_many:
+        return None, True
+    n = next(iter(_numbers(gaps, found, most)), None)  # the first is the one, nearly always
+    while n is not None:
+        checked = _checked(x, found, n, dtype)
+        if not isinstance(checked, float):
+            return checked, checked is not None
+        values = np.sort(np.append(values, checked))
+        if _are_near(values, found, n):
+            return None, False
+        gaps = np.diff(values)
+        n = next((n for n in _numbers(gaps, found, most) if _are_near(values, found, n)), None)
+    return None, _exclude_rule_2(values.tolist(), gaps.tolist(), found, most, places)
+
+
+def _are_near(values: NDArray[np.float64], found: _Range, n: int) -> bool:
+    """Whether some values are at their places, of n steps."""
+    z = (values - found.low) * (n / found.width)
+    z -= np.rint(z)
+    return max(-z.min().item(), z.max().item()) * (found.width / n) <= found.tolerance
+
+
+def _numbers(gaps: NDArray[np.float64], found: _Range, most: int) -> range:
+    """Return the numbers of steps of rule 1 that the gaps between some values leave."""
+    apart = gaps[gaps > 2 * found.tolerance].min(initial=found.width).item()
+    first = max(1, math.ceil(found.width / (apart + 2 * found.tolerance) - 1e-6))
+    last = min(MOST_ROUNDED, most, math.floor(found.width / (CLEARANCE * found.tolerance)))
+    return range(first, last + 1)
+
+
+def _checked(x: Tensor, found: _Range, n: int, dtype: torch.dtype) -> Multiples | float | None:
+    """Check all values. Return the matrix, or the value of some rows farthest from its place; None if it is not clear.
+
+    The multiple of the step is subtracted in two parts, so that nearly nothing is rounded.
+    """
+    most, step = most_places(x.shape[2], dtype), found.width / n
+    shift = round(found.low / step)
+    is_multiple = abs(found.low / step - shift) * step <= found.tolerance
+    offset = float(shift) if is_multiple else found.low / step
+    origin, bound = 0.0, found.tolerance
+    if not is_multiple or max(-shift, shift + n) > LARGEST:
+        origin, shift, bound = found.low, 0, bound - torch.finfo(dtype).eps / 2 * found.width
+    least = shift
+    rest = found.low - origin - shift * step  # of the places from the multiples of the step
+    if max(-shift, shift + n) <= most:
+        shift, offset = 0, 0.0 if origin == 0 else offset
+    mantissa, exponent = math.frexp(step)
+    high = math.ldexp(round(math.ldexp(mantissa, BITS[dtype])), exponent - BITS[dtype])
+    sums = x.new_empty(x.shape[:2], dtype=dtype)
+    for rows in row_chunks(x):
+        part = x[:, rows].to(dtype)
+        part = part - origin if origin else part
+        m = (part * (1 / step)).round_()
+        off = torch.sub(part, m, alpha=high).sub_(m, alpha=step - high)
+        off = (off.sub_(rest) if rest else off).abs_()
+        away = off.amax().item()
+        if not away <= SURE * bound:
+            value: float = x[:, rows].reshape(-1)[int(off.argmax().item())].item()
+            return value if away > found.tolerance / SURE else None
+        torch.sum(m.sub_(shift) if shift else m, -1, out=sums[:, rows])
+    products = _dtype_of_products(least - shift, least - shift + n, x.shape[2], dtype)
+    return Multiples(origin, step, float(shift), offset, sums, products, m if m.shape == x.shape else None)
+
+
+# What becomes of it -----------------------------------------------------------------------------------------------
 
 
 def whole(x: Tensor, places: Places, dtype: torch.dtype) -> Whole:
     """Return the whole numbers of a few matrices that all have places."""
-    batch, rows_in_all, _ = x.shape
-    memory = blank(x, dtype)
-    values = memory[:, :rows_in_all]
-    squares, sums = (x.new_empty((batch, rows_in_all), dtype=torch.float64) for _ in range(2))
-    valid = x.new_empty((batch, rows_in_all, 1), dtype=torch.bool)
-    for part in row_chunks(x):
-        m = places.of(x[:, part])
-        values[:, part], squares[:, part], sums[:, part] = m, m.square().sum(-1), m.sum(-1)
-        valid[:, part] = x[:, part].isfinite().all(-1, keepdim=True)
-    return Whole(Rows(values, places.step[:, None, None], valid, memory), sums, places, squares)
+    sums = x.new_empty(x.shape[:2], dtype=torch.float64)
+    valid = x.new_empty((*x.shape[:2], 1), dtype=torch.bool)
+    for rows in row_chunks(x):
+        sums[:, rows] = places.of(x[:, rows]).sum(-1)
+        valid[:, rows] = x[:, rows].isfinite().all(-1, keepdim=True)
+
+    def write(rows: slice, columns: slice, out: Tensor) -> None:
+        for part in row_chunks(out):
+            out[:, part] = places.of(x[:, rows, columns][:, part])
+
+    return Whole(Rows(x.shape, write, places.step[:, None, None], valid), sums, places, dtype)
 
 
 def _turned(found: Whole, method: str) -> Angles:
     """Return what turns the products of these whole numbers into those of the responses."""
-    return Angles(method == "correlation", found.rows.values.shape[2], found.places.offset[:, None, None])
+    return Angles(method == "correlation", found.rows.shape[2], found.places.offset[:, None, None])
 
 
 def with_norms(found: Whole, squares: Tensor, method: str) -> Whole:
@@ -155,7 +368,7 @@ def finish(found: Whole, method: str, dtype: torch.dtype) -> Finish:
 
 
 def _finish_distances(found: Whole, squares: Tensor) -> Finish:
-    step, columns = found.rows.scale, found.rows.values.shape[2]
+    step, columns = found.rows.scale, found.rows.shape[2]
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
         # In the order of the reference, for the same bits.
@@ -170,12 +383,6 @@ def _finish_exactly(found: Whole, squares: Tensor, angles: Angles) -> Finish:
         return whole_numbers.dissimilarities(angles, gram.double(), own, other)
 
     return finish
-
-
-def near(angles: Angles, wide: Tensor, sums: tuple[Tensor, Tensor], inverse: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the dissimilarities from products, sums and 1 / norms of rows, in float64: nearer than ``UNCERTAIN``."""
-    products, _ = angles.products(wide, *sums)
-    return products.mul_(inverse[0]).mul_(inverse[1]).neg_().add_(1)
 
 
 def between(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,8 +400,9 @@ def _finish_certain(found: Whole, squares: Tensor, angles: Angles) -> Finish:
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
         wide = gram.double()
-        pairs = sums[:, some, None], sums[:, None, others]
-        below, above = between(near(angles, wide, pairs, (inverse[:, some], inverse[:, others].mT)))
+        products, _ = angles.products(wide, sums[:, some, None], sums[:, None, others])
+        near = products.mul_(inverse[:, some]).mul_(inverse[:, others].mT).neg_().add_(1)
+        below, above = between(near)
         # Of each pair once, and not of a row with itself: what is below stands in no matrix.
         uncertain = (below != above).triu_(1).nonzero(as_tuple=True)
         values = below.double()

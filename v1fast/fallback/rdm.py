@@ -10,10 +10,9 @@ from torch import Tensor
 
 from v1fast.fallback import few_values, rdm_rows, small_rdm
 from v1fast.fallback.few_values import Finish, Whole
-from v1fast.fallback.matmul import rows_by_rows
-from v1fast.fallback.rdm_rows import Rows, angles, chunks, points, row_chunks, units
+from v1fast.fallback.matmul import rows_by_rows, upper_products
+from v1fast.fallback.rdm_rows import Rows, angles, chunks, plan, plan_exact, points, row_chunks, units, whole_rows
 from v1fast.reference import rdm as reference
-from v1fast.reference import whole_numbers
 from v1fast.reference.rdm import compute_dtype, output_dtype
 from v1fast.reference.whole_numbers import Places
 
@@ -22,7 +21,7 @@ FEW = 2**14  # values that are multiplied at once
 
 
 def _finish_points(rows: Rows, own: Tensor) -> Finish:
-    factor = 1 / (rows.scale.square() * rows.values.shape[-1])
+    factor = 1 / (rows.scale.square() * rows.shape[2])
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
         values = gram.double().mul_(-2).add_(own[:, some]).add_(own[:, others].mT)
@@ -32,7 +31,7 @@ def _finish_points(rows: Rows, own: Tensor) -> Finish:
 
 
 def _finish_angles(rows: Rows, own: Tensor) -> Finish:
-    rest = None if rows.rest is None else rows.rest.double() * rows.values.shape[-1] ** 0.5
+    rest = None if rows.rest is None else rows.rest.double() * rows.shape[2] ** 0.5
     # Norms from the same products: the rounding errors of a row's large values cancel.
     inverse = (own if rest is None else own - rest.square()).rsqrt()
 
@@ -45,28 +44,23 @@ def _finish_angles(rows: Rows, own: Tensor) -> Finish:
     return finish
 
 
-def _products(memory: Tensor, count: int, exact: bool) -> list[Tensor]:
-    """Return the products of rows with themselves and all later ones, some rows after another."""
-    # Two halves, of which one product is left out; of few rows it saves less than an operation of torch costs.
-    size = BLOCK if count > BLOCK or memory.numel() <= FEW else -(-count // 32) * 16
-    blocks = []
-    for part in chunks(count, size):
-        block = rows_by_rows(memory[:, part], memory[:, part.start :], exact)
-        blocks.append(block[:, : count - part.start, : count - part.start])
-    return blocks
-
-
 def _ready(x: Tensor, method: str, dtype: torch.dtype) -> Rows:
-    return points(x, dtype) if method == "euclidean" else angles(x, method, dtype)
+    return points(x) if method == "euclidean" else angles(x, method, dtype)
+
+
+def _block(x: Tensor) -> int:
+    """Return how many rows of a matrix to multiply at a time."""
+    # Two halves, of which one product is left out; of few rows it saves less than an operation of torch costs.
+    rows = x.shape[1]
+    return BLOCK if rows > BLOCK or x.shape[0] * rows * x.shape[2] <= FEW else -(-rows // 32) * 16
 
 
 def _write(x: Tensor, whole: Whole | None, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
     """Write the dissimilarities of a few matrices, which are whole numbers or have many values, all of them."""
     rows = _ready(x, method, dtype) if whole is None else whole.rows
-    blocks = _products(rows.memory, x.shape[1], whole is not None)
-    own = None if whole is None else whole.squares
-    if own is None:
-        own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).double()
+    panels = plan(x, x.shape[1], dtype) if whole is None else plan_exact(x, whole.dtype)
+    blocks = upper_products(panels.of(x, rows.write), x.shape[1], _block(x))
+    own = torch.cat([block.diagonal(dim1=-2, dim2=-1) for block in blocks], -1).double()
     if whole is not None:
         whole = few_values.with_norms(whole, own, method)
         rows, finish = whole.rows, few_values.finish(whole, method, out.dtype)
@@ -114,18 +108,20 @@ def _fill(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 
 def _fill_alone(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
     dtype = compute_dtype(x, None, accuracy)
-    for members in chunks(x.shape[0], rdm_rows.ELEMENTS // (x.shape[1] * x.shape[2])):
-        some, into = x[members], out[members]
-        sample = few_values.sampled(some)
-        counts = few_values.counts(some, sample, dtype)
-        places = None if counts is not None else few_values.places_of(some, sample, dtype)
-        is_small = sample is not None and places is None and x.dtype == dtype and small_rdm.takes(some, method)
-        if is_small and small_rdm.write(some[0], counts, method, condensed, into[0]):
-            continue
-        if places is None:
-            _write(some, None if counts is None else counts.whole(), method, condensed, dtype, into)
-        else:
-            _write_mixed(some, places, method, condensed, dtype, into)
+    batch, rows, columns = x.shape
+    if batch == 1:
+        _fill_some(x, method, condensed, dtype, out)
+        return
+    for members in chunks(batch, rdm_rows.ELEMENTS // (rows * columns)):
+        _fill_some(x[members], method, condensed, dtype, out[members])
+
+
+def _fill_some(x: Tensor, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
+    found = few_values.find(x, dtype)
+    if isinstance(found, Places):
+        _write_mixed(x, found, method, condensed, dtype, out)
+    elif not (small_rdm.takes(x, dtype) and small_rdm.write(x, found, method, condensed, BLOCK, out)):
+        _write(x, None if found is None else found.whole(x, dtype), method, condensed, dtype, out)
 
 
 def _write_mixed(x: Tensor, places: Places, method: str, condensed: bool, dtype: torch.dtype, out: Tensor) -> None:
@@ -177,7 +173,8 @@ def rdm_backward(
         return reference.rdm_backward(grad, matrix, x, y, method, condensed, accuracy, output_mask)
     dtype, none = compute_dtype(x, y, accuracy), x.new_empty(0)
     if method == "euclidean":
-        values, scale, valid, *_ = points(x, dtype)
+        rows = points(x)
+        values, scale, valid = whole_rows(rows, x, dtype), rows.scale, rows.valid
         pairs = reference.upper_gradient(grad.to(dtype), valid, condensed)
         pairs = (pairs + pairs.mT) * (2 / x.shape[-1])
         total, factor = pairs.sum(-1, keepdim=True), (1 / scale).to(dtype)
@@ -206,10 +203,34 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
     """The op ``v1fast::cross_rdm``."""
     dtype = compute_dtype(x, y, accuracy)
     empty = x.numel() == 0 or y.numel() == 0
-    if empty or method == "euclidean" or whole_numbers.find([x, y], dtype) is not None:
+    if empty or method == "euclidean" or few_values.may_have_places(x, y, dtype):
         return reference.cross_rdm(x, y, method, accuracy)
-    (u, _, valid), (v, _, other_valid) = (units(rows, method, dtype) for rows in (x, y))
+    rows, others = (angles(t, method, dtype) for t in (x, y))
     with torch.autocast(x.device.type, enabled=False):
-        values = rows_by_rows(u, v)
-    values = values.to(output_dtype(x, y)).neg_().add_(1).clamp_(0, 2)
-    return values.masked_fill_(~(valid & other_valid.mT), torch.nan)
+        gram, own, other = _cross_products(x, y, rows, others)
+    rest, other_rest = (None if t.rest is None else t.rest.double() * t.shape[2] ** 0.5 for t in (rows, others))
+    if rest is not None and other_rest is not None:
+        own, other = own.sub_(rest.square()), other.sub_(other_rest.square())
+    # NaN where a row is invalid, whose square may be 0.
+    inverse, other_inverse = (torch.where(t.valid, s.rsqrt(), torch.nan) for t, s in ((rows, own), (others, other)))
+    out = x.new_empty(gram.shape, dtype=output_dtype(x, y))
+    for some in chunks(gram.shape[1], rdm_rows.ELEMENTS // (gram.shape[0] * gram.shape[2])):
+        values = gram[:, some].double()
+        if rest is not None and other_rest is not None:
+            values -= rest[:, some] * other_rest.mT
+        out[:, some] = values.mul_(inverse[:, some]).mul_(other_inverse.mT).neg_().add_(1).clamp_(0, 2)
+    return out
+
+
+def _cross_products(x: Tensor, y: Tensor, rows: Rows, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the products of all rows with all others, and the squares [B, S, 1] and [B, T, 1] in float64."""
+    parts = plan(x, y.shape[1], rows.scale.dtype)._replace(padded=False)
+    gram: Tensor | None = None
+    own, other = (torch.zeros_like(t.scale, dtype=torch.float64) for t in (rows, others))
+    for a, b in zip(parts.of(x, rows.write), parts.of(y, others.write), strict=True):
+        products = rows_by_rows(a, b)
+        gram = products if gram is None else gram.add_(products)
+        for total, t in ((own, a), (other, b)):
+            total += t.square().sum(-1, keepdim=True)
+    assert gram is not None
+    return gram, own, other

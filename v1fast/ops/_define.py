@@ -63,11 +63,6 @@ _launchers: dict[str, dict[str, Callable[..., Any]]] = {}
 _checks: dict[str, Callable[..., None]] = {}
 
 
-def launchers_of(name: str) -> dict[str, Callable[..., Any]]:
-    """Return the kernels in Python of the op of this name, by type of device, which may change."""
-    return _launchers.setdefault(name, {})
-
-
 def _with_autograd(
     op: Any, reference: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
