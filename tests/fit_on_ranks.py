@@ -6,6 +6,7 @@ Tests start it, for Lightning starts a script again for each rank, and call its 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -67,6 +68,31 @@ def run(model, devices=1, at=(), undefined=None, **options):
     schedule = EarlyStopping(patience=1, lr_decay_steps=9)
     options = {**given, "schedule": schedule, "callbacks": [_At(*event) for event in at], **options}
     return fit(model, training, data(50, a=11, b=1), accelerator="cpu", devices=devices, **options)
+
+
+# processes that tests start
+
+SCRIPT = __file__
+_OF_RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def started(*command, **environment):
+    """A process that is the first of its group, and none of several ranks."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_RANKS}
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env=kept | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    """(status, what it said on stderr)."""
+    said = process.communicate(timeout=300)[1]
+    return process.returncode, said
 
 
 if __name__ == "__main__":

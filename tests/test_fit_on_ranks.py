@@ -9,9 +9,7 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,34 +17,13 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchmetrics")
 
-import fit_on_ranks  # noqa: E402
-from fit_on_ranks import encoder, run  # noqa: E402
+import fit_on_ranks
+from fit_on_ranks import SCRIPT, encoder, ended, run, started
 
-from v1fast._batches import SHARE, ReadBatches  # noqa: E402
-from v1fast.training import NonFiniteLossError, TensorBatches, fit, ranks  # noqa: E402
+from v1fast._batches import SHARE, ReadBatches
+from v1fast.training import NonFiniteLossError, TensorBatches, fit, ranks
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.once]
-
-SCRIPT = str(Path(fit_on_ranks.__file__))
-RANKS_ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def started(*command, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in RANKS_ENVIRONMENT}
-    return subprocess.Popen(
-        [str(part) for part in command],
-        env=kept | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def ended(process):
-    """(status, what it said on stderr)."""
-    said = process.communicate(timeout=300)[1]
-    return process.returncode, said
 
 
 def script(out, **options):
@@ -208,7 +185,11 @@ def test_any_number_of_ranks_goes_on_where_rank_0_was_killed(tmp_path, undisturb
         ([(1, 6, "SIGTERM")], 1, r"rank 1 of 2 \(process \d+\) was ended by SIGTERM; start it again, with any"),
         ([(1, 6, "exit")], 1, r"rank 1 of 2 \(process \d+\) ended with status 7; start it again, with any"),
         ([(1, 6, "error")], 1, r"RuntimeError: this rank's own[^$]*rank 1 of 2 \(process \d+\) ended with status 1; "),
-        ([(1, 2, "SIGKILL")], 1, r"was ended by SIGKILL, as where memory runs out; start it again$"),  # no epoch is done
+        (
+            [(1, 2, "SIGKILL")],
+            1,
+            r"was ended by SIGKILL, as where memory runs out; start it again$",
+        ),  # no epoch is done
         ([(0, 6, "error")], 1, r"RuntimeError: this rank's own$"),
         ([(0, 6, "SIGTERM")], 128 + signal.SIGTERM, r"^$"),
         ([(0, 6, "wait"), (1, 6, "SIGKILL")], 1, r"^v1fast: rank 1 of 2 \(process \d+\) was ended by SIGKILL"),
