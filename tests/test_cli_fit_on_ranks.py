@@ -130,6 +130,33 @@ def test_a_killed_rank_0_is_said_by_another_in_one_line(folder, tmp_path):
     assert_same_run(folder, out)
 
 
+SRUN = """#!/bin/sh
+# Starts a command as often as a job on one machine has tasks.
+while [ "${1#--}" != "$1" ]; do shift; done
+export SLURM_NTASKS=$SLURM_NTASKS_PER_NODE SLURM_NNODES=1 SLURM_NODEID=0
+rank=0
+while [ $rank -lt $SLURM_NTASKS ]; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & tasks="$tasks $!"
+    rank=$((rank + 1))
+done
+for task in $tasks; do wait $task || exit $?; done
+"""
+
+
+def test_the_example_for_slurm(folder, tmp_path):
+    """With an imitation of srun."""
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    job = {"SLURM_JOB_ID": str(10000 + os.getpid() % 10000), "SLURM_JOB_NAME": "fit", "SLURM_NODELIST": "localhost"}
+    job |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2"}
+    job["PATH"] = os.pathsep.join([str(tmp_path), str(SCRIPT[0].parent), os.environ["PATH"]])
+    example = Path(__file__).parents[1] / "examples" / "fit_slurm.sh"
+    process = started(example, folder / "one", folder / "two", "--out", tmp_path / "run", *OPTIONS, **job)
+    status, said = ended(process)
+    assert status == 0, said
+    assert_same_run(folder, tmp_path / "run")
+
+
 def test_mistakes_have_one_line(folder, tmp_path):
     """Also what only the others find out."""
     status, said = ended(fit(folder, tmp_path / "run", MODULE, "--devices", "7"))
