@@ -223,6 +223,14 @@ def test_a_loss_that_is_not_finite_is_found_on_every_rank(tmp_path):
 
 
 @pytest.mark.slow
+def test_any_trainer_with_ddp_will_do(tmp_path, undisturbed):
+    status, said = ended(script(tmp_path, devices=3, by_trainer=True))
+    assert status == 0, said
+    for result in results(tmp_path, 3):
+        assert_same_fit(result["epochs"], result["state"], *undisturbed)
+
+
+@pytest.mark.slow
 def test_ranks_end_with_the_same_batch_norm(tmp_path):
     assert ended(script(tmp_path, devices=2, batch_norm=True, max_epochs=2)) == (0, "")
     one, other = results(tmp_path, 2)
