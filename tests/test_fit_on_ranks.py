@@ -140,6 +140,18 @@ def test_as_many_devices_as_processes_were_started(monkeypatch, devices):
 # when one ends
 
 
+def test_errors_that_say_that_another_is_gone():
+    """As gloo words it; not one of this rank's own that has the word in a path."""
+    gloo = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    wrapped = ValueError("a step failed")
+    wrapped.__cause__ = gloo
+    assert ranks._is_about_others(gloo)
+    assert ranks._is_about_others(wrapped)
+    assert ranks._is_about_others(torch.distributed.DistBackendError("NCCL error"))
+    assert not ranks._is_about_others(FileNotFoundError(2, "No such file", "/home/gloo/transport/one"))
+    assert not ranks._is_about_others(RuntimeError("shapes do not fit"))
+
+
 def test_a_killed_rank_is_named_and_one_process_goes_on(tmp_path, undisturbed):
     """Its epochs are those of a fit by one process; so are they after the kill."""
     status, said = ended(script(tmp_path, devices=2, at=[(1, 10, "SIGKILL")]))
@@ -261,6 +273,9 @@ def test_ranks_that_torchrun_or_slurm_has_started(tmp_path, undisturbed):
     both = [started(sys.executable, SCRIPT, options, MASTER_PORT=port, **of_slurm(rank, 2)) for rank in range(2)]
     (status, said), (killed, _) = map(ended, both)
     assert (status, killed) == (1, -signal.SIGKILL)
-    assert "RankEndedError: another of the 2 ranks has ended; start it again, with any number" in said.splitlines()[-1]
+    assert (
+        "RankEndedError: another of the 2 ranks has ended or cannot be reached; start it again, with any number"
+        in said.splitlines()[-1]
+    )
     resumed = encoder(seed=9)
     assert_same_fit(run(resumed, out=tmp_path / "slurm").epochs, resumed.state_dict(), *undisturbed)
