@@ -6,15 +6,17 @@ Tests start it, for Lightning starts a script again for each rank, and call its 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from v1fast.models import FiringRateEncoder, Stacked2dCore
 from v1fast.readouts import FullGaussian2d, MultiReadoutBase
-from v1fast.training import EarlyStopping, fit
+from v1fast.training import EarlyStopping, EncodingModule, History, SessionCycle, SessionSequence, TensorBatches, fit
 
 NEURONS, SHAPE = {"a": 5, "b": 3}, (3, 8, 10)
 TRIALS = {"a": 27, "b": 9}
@@ -69,11 +71,51 @@ def run(model, devices=1, at=(), undefined=None, **options):
     return fit(model, training, data(50, a=11, b=1), accelerator="cpu", devices=devices, **options)
 
 
+def run_by_trainer(model, devices, **_):
+    """The same fit by a Trainer and strategy of Lightning."""
+    torch.manual_seed(3)
+    module = EncodingModule(model, learning_rate=0.03, schedule=EarlyStopping(patience=1, lr_decay_steps=9))
+    training, validation = (
+        {name: TensorBatches(fields, 8, shuffle, seed=3) for name, fields in sessions.items()}
+        for sessions, shuffle in ((data(), True), (data(50, a=11, b=1), False))
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    strategy = DDPStrategy(find_unused_parameters=True)
+    trainer = lightning.Trainer(accelerator="cpu", devices=devices, strategy=strategy, max_epochs=4, **quiet)
+    trainer.fit(module, SessionCycle(training), SessionSequence(validation))
+    return History(module.epochs, False, None)
+
+
+# processes that tests start
+
+SCRIPT = __file__
+_OF_RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def started(*command, **environment):
+    """A process that is the first of its group, and none of several ranks."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_RANKS}
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env=kept | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    """(status, what it said on stderr)."""
+    said = process.communicate(timeout=300)[1]
+    return process.returncode, said
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = json.loads(sys.argv[1])
     rank = int(os.environ.get("LOCAL_RANK", 0))
     model = encoder(seed=rank, batch_norm=given.pop("batch_norm", False))  # rank 0's values count
-    history = run(model, **given)
+    history = (run_by_trainer if given.pop("by_trainer", False) else run)(model, **given)
     result = {"epochs": history.epochs, "interrupted": history.interrupted, "state": model.state_dict()}
     torch.save(result, f"{given['out']}/rank{rank}.pth")

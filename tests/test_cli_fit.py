@@ -229,6 +229,12 @@ MISTAKES = [
     ),
     ((FIT, "one", "--set", "core.layers"), "core.layers: want key=value"),
     ((FIT, "one", "--epochs", "0"), "training.epochs: want at least 1, got 0"),
+    ((FIT, "one", "--devices", "0"), "machine.devices: want at least 1, got 0"),
+    ((FIT, "one", "--num-nodes", "0"), "machine.num_nodes: want at least 1, got 0"),
+    (
+        (FIT, "one", "--devices", "4", "--num-nodes", "2", "--batch-size", "6"),
+        "training.batch_size: want at least 8, a trial for each of the 4 x 2 ranks, got 6",
+    ),
     ((FIT, "one", "--device", "tpu"), "machine.device: want one of auto, cpu, cuda, mps, got 'tpu'"),
     ((FIT, "one", "--device", "cuda"), "device: cuda is not available to this torch"),
     ((EVALUATE, "run", "--device", "tpu"), "device: want one of auto, cpu, cuda, mps, got 'tpu'"),

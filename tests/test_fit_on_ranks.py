@@ -9,9 +9,7 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,34 +17,13 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("torchmetrics")
 
-import fit_on_ranks  # noqa: E402
-from fit_on_ranks import encoder, run  # noqa: E402
+import fit_on_ranks
+from fit_on_ranks import SCRIPT, encoder, ended, run, started
 
-from v1fast._batches import SHARE, ReadBatches  # noqa: E402
-from v1fast.training import NonFiniteLossError, TensorBatches, fit, ranks  # noqa: E402
+from v1fast._batches import SHARE, ReadBatches
+from v1fast.training import NonFiniteLossError, TensorBatches, fit, ranks
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.once]
-
-SCRIPT = str(Path(fit_on_ranks.__file__))
-RANKS_ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def started(*command, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in RANKS_ENVIRONMENT}
-    return subprocess.Popen(
-        [str(part) for part in command],
-        env=kept | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def ended(process):
-    """(status, what it said on stderr)."""
-    said = process.communicate(timeout=300)[1]
-    return process.returncode, said
 
 
 def script(out, **options):
@@ -163,6 +140,18 @@ def test_as_many_devices_as_processes_were_started(monkeypatch, devices):
 # when one ends
 
 
+def test_errors_that_say_that_another_is_gone():
+    """As gloo words it; not one of this rank's own that has the word in a path."""
+    gloo = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    wrapped = ValueError("a step failed")
+    wrapped.__cause__ = gloo
+    assert ranks._is_about_others(gloo)
+    assert ranks._is_about_others(wrapped)
+    assert ranks._is_about_others(torch.distributed.DistBackendError("NCCL error"))
+    assert not ranks._is_about_others(FileNotFoundError(2, "No such file", "/home/gloo/transport/one"))
+    assert not ranks._is_about_others(RuntimeError("shapes do not fit"))
+
+
 def test_a_killed_rank_is_named_and_one_process_goes_on(tmp_path, undisturbed):
     """Its epochs are those of a fit by one process; so are they after the kill."""
     status, said = ended(script(tmp_path, devices=2, at=[(1, 10, "SIGKILL")]))
@@ -246,6 +235,14 @@ def test_a_loss_that_is_not_finite_is_found_on_every_rank(tmp_path):
 
 
 @pytest.mark.slow
+def test_any_trainer_with_ddp_will_do(tmp_path, undisturbed):
+    status, said = ended(script(tmp_path, devices=3, by_trainer=True))
+    assert status == 0, said
+    for result in results(tmp_path, 3):
+        assert_same_fit(result["epochs"], result["state"], *undisturbed)
+
+
+@pytest.mark.slow
 def test_ranks_end_with_the_same_batch_norm(tmp_path):
     assert ended(script(tmp_path, devices=2, batch_norm=True, max_epochs=2)) == (0, "")
     one, other = results(tmp_path, 2)
@@ -276,6 +273,9 @@ def test_ranks_that_torchrun_or_slurm_has_started(tmp_path, undisturbed):
     both = [started(sys.executable, SCRIPT, options, MASTER_PORT=port, **of_slurm(rank, 2)) for rank in range(2)]
     (status, said), (killed, _) = map(ended, both)
     assert (status, killed) == (1, -signal.SIGKILL)
-    assert "RankEndedError: another of the 2 ranks has ended; start it again, with any number" in said.splitlines()[-1]
+    assert (
+        "RankEndedError: another of the 2 ranks has ended or cannot be reached; start it again, with any number"
+        in said.splitlines()[-1]
+    )
     resumed = encoder(seed=9)
     assert_same_fit(run(resumed, out=tmp_path / "slurm").epochs, resumed.state_dict(), *undisturbed)

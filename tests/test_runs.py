@@ -139,6 +139,13 @@ def test_what_is_wrong_is_said_line_by_line(tmp_path):
         ("data.scale=2", "want a number in (0, 1], got 2"),
         ("seed=-1", "want at least 0, got -1"),
         ("machine.workers=-1", "want at least 0, got -1"),
+        ("machine.devices=0", "want at least 1, got 0"),
+        ("machine.devices=auto", "want a whole number, got 'auto'"),
+        ("machine.num_nodes=0", "want at least 1, got 0"),
+        (
+            "machine.devices=129",
+            "training.batch_size: want at least 129, a trial for each of the 129 x 1 ranks, got 128",
+        ),
         ("preset=small2", "there is no preset 'small2'; the nearest is small"),
         ("nonsense", "nonsense: want key=value, such as core.layers=3"),
         ("=3", "want key=value"),
@@ -170,7 +177,7 @@ def test_files_that_are_no_configuration(tmp_path, text, said):
 def test_the_first_difference_is_named():
     assert difference(tiny(), tiny("training.epochs=4")) == ("training.epochs", 3, 4)
     assert difference(tiny(), tiny("readout=PointPooled2d"))[0] == "readout.name"
-    assert difference(tiny(), tiny("machine.workers=0")) is None
+    assert difference(tiny(), tiny("machine.workers=0", "machine.devices=2", "machine.num_nodes=3")) is None
 
 
 # building
@@ -277,6 +284,15 @@ def test_what_is_asked_for_by_name_has_to_be_there(setting, field):
 def test_arguments_out_of_range(tmp_path, settings, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         run(tmp_path / "out", tiny(*settings))
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    several = building.trainer_options(tiny("machine.device=cuda", "machine.devices=2", "machine.num_nodes=3"))
+    assert several == {"accelerator": "cuda", "devices": 2, "num_nodes": 3}
+    with pytest.raises(ValueError, match=r"^machine\.devices: want at most 2 of cuda, as there are, got 4$"):
+        building.trainer_options(tiny("machine.device=cuda", "machine.devices=4"))
 
 
 # a run

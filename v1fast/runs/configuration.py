@@ -588,7 +588,7 @@ class _Reading:
                 self._problem(name, f"want {want}, got {value}")
         ranks = machine.devices * machine.num_nodes
         if training.batch_size < ranks:
-            want = f"want at least {ranks}, a trial for each of the ranks, {machine.devices} x {machine.num_nodes}"
+            want = f"want at least {ranks}, a trial for each of the {machine.devices} x {machine.num_nodes} ranks"
             self._problem("training.batch_size", f"{want}, got {training.batch_size}")
 
 

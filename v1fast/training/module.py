@@ -86,18 +86,17 @@ class EncodingModule(lightning.LightningModule):
         self._validation: dict[str, SingleTrialCorrelation] = {}
         self._validation_loss: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
+        self._rank, self._ranks = 0, 1
         self._readouts: list[Any] = []
         self._begin_watching()
 
     # ranks
 
-    @property
-    def _ranks(self) -> int:
-        return int(self.trainer.world_size)
-
     def _share(self, loader: Any) -> None:
         """Give this rank its part of the batches of a loader of all sessions."""
-        share_batches(sessions_in(loader), self.trainer.global_rank, self._ranks)
+        place = self.trainer.distributed_sampler_kwargs  # of the ranks that have images of their own
+        self._rank, self._ranks = (0, 1) if place is None else (place["rank"], place["num_replicas"])
+        share_batches(sessions_in(loader), self._rank, self._ranks)
 
     def count_images_from(self, first: int) -> None:
         """Let the readouts draw samples as for images of a larger batch that begin with number ``first``."""
@@ -195,7 +194,7 @@ class EncodingModule(lightning.LightningModule):
 
     def _taken(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Any], Share]:
         inputs, responses, fields = as_fields(batch)
-        return inputs, responses, fields, take_share(fields, len(responses), self.trainer.global_rank, self._ranks)
+        return inputs, responses, fields, take_share(fields, len(responses), self._rank, self._ranks)
 
     def _trials_in(self, data_key: str) -> int:
         trials = self._trials.get(data_key)

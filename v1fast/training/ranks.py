@@ -6,6 +6,7 @@ that the others end then, too.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import signal
@@ -105,6 +106,7 @@ def this_rank(options: Mapping[str, Any]) -> Rank:
         return Rank()
     if hasattr(sys, "ps1") and "strategy" not in kept:
         raise ValueError("devices: want 1 in a notebook or an interactive session: several need a script")
+    kept = copy.deepcopy(kept)  # a strategy serves one trainer
     try:
         with quiet():
             trainer = lightning.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, **kept)
@@ -147,11 +149,10 @@ class _Launcher(_SubprocessScriptLauncher):
     def launch(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if not self.cluster_environment.creates_processes_externally:
             os.environ[STARTER] = str(os.getpid())
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                self._call_children_scripts()
+                with _on_interrupt(signal.SIG_IGN):
+                    self._call_children_scripts()
             finally:
-                signal.signal(signal.SIGINT, handler)
                 del os.environ[STARTER]
             first = self.cluster_environment.global_rank()
             _started.update({first + number: process for number, process in enumerate(self.procs, 1)})
@@ -219,7 +220,8 @@ def _ended(rank: Rank) -> str | None:
     if bad:
         code, number = bad[0]
         return f"rank {number} of {rank.of} (process {_started[number].pid}) {_how(code)}"
-    if STARTER in os.environ and os.getppid() != int(os.environ[STARTER]):
+    # On Windows the parent may be one that the environment of packages puts between.
+    if STARTER in os.environ and os.name == "posix" and os.getppid() != int(os.environ[STARTER]):
         return f"rank {rank.number - _place()} of {rank.of} (process {os.environ[STARTER]}) ended"
     return None
 
@@ -238,8 +240,8 @@ def _place() -> int:
 
 def _is_about_others(error: BaseException | None) -> bool:
     """Whether an error says that the connection to another rank is lost."""
-    while error is not None:
-        if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
+    while error is not None:  # gloo has no type of errors of its own
+        if isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/transport" in str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -264,12 +266,11 @@ def together(rank: Rank, how_to_go_on: Callable[[], str]) -> Iterator[None]:
     done, interrupted = threading.Event(), threading.Event()
     watch = threading.Thread(target=_watch, args=(rank, done, how_to_go_on), daemon=True, name="v1fast-ranks")
     watch.start()
-    handler = signal.getsignal(signal.SIGINT)
-    if rank.number and _in_main_thread():
-        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    handler = (lambda *_: interrupted.set()) if rank.number else signal.getsignal(signal.SIGINT)
     finished = False
     try:
-        yield
+        with _on_interrupt(handler):
+            yield
         finished = True
     except Exception as error:
         if interrupted.is_set():
@@ -280,10 +281,21 @@ def together(rank: Rank, how_to_go_on: Callable[[], str]) -> Iterator[None]:
         raise RankEndedError(f"{ended}; {how_to_go_on()}") from None
     finally:
         done.set()
-        if rank.number and _in_main_thread():
-            signal.signal(signal.SIGINT, handler)
         if not finished:
             end_started()
+
+
+@contextmanager
+def _on_interrupt(handler: Any) -> Iterator[None]:
+    """Within it, Ctrl-C has another handler."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _in_main_thread() -> bool:
@@ -300,7 +312,7 @@ def _cause(error: Exception, rank: Rank) -> str | None:
     while (ended := _ended(rank)) is None and time.monotonic() < end:
         time.sleep(POLL)
     if ended is None and about_others:
-        return f"another of the {rank.of} ranks has ended"
+        return f"another of the {rank.of} ranks has ended or cannot be reached"
     if ended is not None and _place() > 1:
         raise SystemExit(1) from error  # its neighbour says it
     return ended
