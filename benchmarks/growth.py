@@ -37,13 +37,16 @@ NEURONS = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 4_000_000)
 STIMULI = (100, 300, 1000, 3000, 10_000, 30_000, 50_000, 100_000)
 RECORDED = 256  # neurons of the responses that are compared
 
-TRAINING, IN_MEMORY, TO_FILE, COMPARED = "training", "in memory", "to a file", "two systems, neither stored"
-SERIES = (TRAINING, IN_MEMORY, TO_FILE, COMPARED)
+TRAINING, HALF = "training", "training with bfloat16 weights"
+WAYS = IN_MEMORY, TO_FILE, COMPARED = "in memory", "to a file", "two systems, neither stored"
+SERIES = (TRAINING, HALF, *WAYS)
 MOST = {IN_MEMORY: 30_000, TO_FILE: 50_000}  # stimuli: matrices of 1.7 and 4.7 GiB
-FITTED_FROM = {TRAINING: 10_000, IN_MEMORY: 1000, TO_FILE: 1000, COMPARED: 1000}  # below, a call's own cost counts
+FITTED_FROM = {TRAINING: 10_000, HALF: 10_000, IN_MEMORY: 1000, TO_FILE: 3000, COMPARED: 1000}
+"""Sizes below which what a call costs by itself counts."""
 
 FEWEST, MOST_STEPS = 4, 100  # steps that are timed, the first of which is not counted
-SHORT, LONG = 1.0, 20.0  # seconds: as many steps as take so long; a step that takes so long is not repeated
+SHORT = 1.0  # seconds: as many steps as take so long
+LONG = 60.0  # seconds by the clock: a step that takes so long is not repeated
 
 
 class Training:
@@ -123,20 +126,22 @@ class Point:
     fixed: int
 
 
-def tasks_of_neurons(sizes: Sequence[int]) -> list[tuple[str, int]]:
-    """What :func:`measure` takes, for populations of these sizes."""
-    return [(TRAINING, size) for size in sizes]
+def tasks_of_neurons(sizes: Sequence[int], half: bool = False) -> list[tuple[str, int]]:
+    """What :func:`measure` takes, for populations of these sizes; ``half``: with weights in bfloat16."""
+    return [(HALF if half else TRAINING, size) for size in sizes]
 
 
 def tasks_of_stimuli(sizes: Sequence[int]) -> list[tuple[str, int]]:
     """Likewise for sets of stimuli, in each way that has room for them."""
-    return [(way, size) for way in (IN_MEMORY, TO_FILE, COMPARED) for size in sizes if size <= MOST.get(way, size)]
+    return [(way, size) for way in WAYS for size in sizes if size <= MOST.get(way, size)]
 
 
 def work_of(series: str, size: int, folder: Path) -> Work:
     """Prepare work of one kind and size; files are written to ``folder``, and removed."""
-    if series == TRAINING:
+    if series in (TRAINING, HALF):
         training = Training(size)
+        if series == HALF:
+            training.readout.weight_dtype = torch.bfloat16
         fixed = 2 * training.features.nbytes
         return Work(training.step, training.bytes_needed(), training.responses.nbytes, fixed)
     generator = torch.Generator().manual_seed(0)
@@ -182,10 +187,10 @@ def _timed(series: str, size: int, folder: Path) -> tuple[Work, float, int]:
         work = work_of(series, size, folder)
         taken: list[float] = []
         while len(taken) < FEWEST or (sum(taken) < SHORT and len(taken) < MOST_STEPS):
-            start = time.process_time()
+            start, began = time.process_time(), time.perf_counter()
             work.step()
             taken.append(time.process_time() - start)
-            if taken[-1] > LONG:
+            if time.perf_counter() - began > LONG:
                 break
         # Without the first, which meets memory that the machine has not used and makes Adam's averages.
         return replace(work, step=_nothing), taken[1:] or taken
@@ -214,7 +219,7 @@ def _in_use(tasks: Sequence[tuple[str, int]], folder: Path) -> list[int]:
 def _done(series: str, size: int, folder: Path) -> int:
     """Do the work; the bytes of its data."""
     work = work_of(series, size, folder)
-    for _ in range(2 if series == TRAINING else 1):  # the second has Adam's averages from the beginning
+    for _ in range(2 if series in (TRAINING, HALF) else 1):  # the second has Adam's averages from the beginning
         work.step()
     return work.data
 
@@ -263,7 +268,7 @@ def neurons_table(points: Sequence[Point]) -> list[str]:
         [
             [
                 f"{point.size:,}",
-                f"{point.seconds:.3g}",
+                _figures(point.seconds, 3),
                 f"{1e9 * point.seconds / (point.size * IMAGES):.0f}",
                 _mebibytes(point.peak),
                 f"{point.peak / point.needed:.2f}",
@@ -276,16 +281,21 @@ def neurons_table(points: Sequence[Point]) -> list[str]:
 
 def stimuli_table(points: Sequence[Point]) -> list[str]:
     """The lines of the table of sets of stimuli: a row for each size, and columns for each way."""
-    ways = [way for way in (IN_MEMORY, TO_FILE, COMPARED) if any(point.series == way for point in points)]
+    ways = [way for way in WAYS if any(point.series == way for point in points)]
     found = {(point.series, point.size): point for point in points}
     rows = []
     for size in sorted({point.size for point in points}):
         row = [f"{size:,}"]
         for way in ways:
             point = found.get((way, size))
-            row += ["", ""] if point is None else [f"{point.seconds:.2g}", _mebibytes(point.peak)]
+            row += ["", ""] if point is None else [_figures(point.seconds, 2), _mebibytes(point.peak)]
         rows.append(row)
     return _lines(["stimuli", *(f"{way}: {what}" for way in ways for what in ("s", "MiB"))], rows)
+
+
+def _figures(value: float, count: int) -> str:
+    """At least so many significant figures of a positive number, without an exponent."""
+    return f"{value:,.{max(0, count - 1 - math.floor(math.log10(value)))}f}"
 
 
 def _mebibytes(count: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from v1fast import _files
 from v1fast._plot_style import BLUE, GREEN, VERMILLION, new_figure, styled
 
-from .growth import COMPARED, FITTED_FROM, IN_MEMORY, TO_FILE, TRAINING, Point, fit_of
+from .growth import COMPARED, FITTED_FROM, IN_MEMORY, RECORDED, TO_FILE, TRAINING, Point, fit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def draw(population: Sequence[Point], stimuli: Sequence[Point]) -> Figure:
     figure, panels = new_figure(2, 2, (11, 8))
     columns = (
         (population, "neurons", "Training: a step of 16 images", "forward, backward and Adam, one thread"),
-        (stimuli, "stimuli", "Dissimilarity matrices of 256 neurons", "one thread"),
+        (stimuli, "stimuli", f"Dissimilarity matrices of {RECORDED} neurons", "by correlation, one thread"),
     )
     for column, (points, size, title, what) in enumerate(columns):
         series = {name: [point for point in points if point.series == name] for name in LOOKS}
@@ -54,12 +54,14 @@ def draw(population: Sequence[Point], stimuli: Sequence[Point]) -> Figure:
                 axis.set_minor_formatter("")
             axes.legend(fontsize=9, loc="upper left")
         panels[0, column].set_title(f"{title}\n{what}")
+    note = "Lines: fitted by least squares in logarithms; dotted: below the sizes that were fitted."
+    figure.supxlabel(note, fontsize=9, color="#444444")
     return figure
 
 
 def _plain(value: float, _: object) -> str:
-    """1,000,000 rather than 10^6; 0.001."""
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    """1,000,000 rather than 10^6; 0.00001."""
+    return f"{value:,.0f}" if value >= 1 else np.format_float_positional(value)
 
 
 def _draw(axes: Axes, series: Mapping[str, Sequence[Point]], quantity: str) -> None:
@@ -70,12 +72,13 @@ def _draw(axes: Axes, series: Mapping[str, Sequence[Point]], quantity: str) -> N
         values = np.array([getattr(point, quantity) for point in points]) / unit
         found = fit_of(points, quantity)
         if found is not None:
-            label = f"{label}: exponent {found[0]:.2f}"
+            beside = " beside the features" if quantity == "peak" and points[0].fixed else ""
+            label = f"{label}: exponent {found[0]:.2f}{beside}"
             _draw_fit(axes, points, found, unit, quantity, colour)
         axes.plot(sizes, values, marker, color=colour, label=label)
         if quantity == "peak" and points[0].needed:
             needed = np.array([point.needed for point in points]) / unit
-            label = "what cannot be done without" if name == TRAINING else "the matrix"
+            label = "what is needed" if name == TRAINING else "the matrix itself"
             axes.plot(sizes, needed, "_", color="black", ms=16, label=label)
 
 

@@ -45,8 +45,8 @@ def grow(tasks: Sequence[tuple[str, int]], path: Path) -> None:
 def lines_of(points: Sequence[Point]) -> list[str]:
     """The table of populations or of sets of stimuli, and the exponents."""
     series = {name: [point for point in points if point.series == name] for name in growth.SERIES}
-    of_neurons = bool(series[growth.TRAINING])
-    table = growth.neurons_table(points) if of_neurons else growth.stimuli_table(points)
+    of_stimuli = any(series[way] for way in growth.WAYS)
+    table = growth.stimuli_table(points) if of_stimuli else growth.neurons_table(points)
     return [*table, "", *(f"- {growth.exponents(part)}" for part in series.values() if part)]
 
 
@@ -152,11 +152,15 @@ def main() -> None:
     parser.add_argument("part", choices=("population", "stimuli", "plot", "ranks", "predict"))
     parser.add_argument("--neurons", type=int, nargs="+", help="sizes of the populations; of ranks, the last one")
     parser.add_argument("--stimuli", type=int, nargs="+", help="numbers of stimuli")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="populations with weights in bfloat16, see v1fast.training"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/scale"), help="the folder of the rows")
     parser.add_argument("--page", type=Path, help="whose tables plot fills")
     given = parser.parse_args()
     if given.part == "population":
-        grow(growth.tasks_of_neurons(given.neurons or growth.NEURONS), given.out / "population.csv")
+        tasks = growth.tasks_of_neurons(given.neurons or growth.NEURONS, given.bfloat16)
+        grow(tasks, given.out / f"population{'-bfloat16' if given.bfloat16 else ''}.csv")
     elif given.part == "stimuli":
         grow(growth.tasks_of_stimuli(given.stimuli or growth.STIMULI), given.out / "stimuli.csv")
     elif given.part == "plot":

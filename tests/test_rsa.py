@@ -1,7 +1,9 @@
 """Representational similarity analysis: comparison, inference, searchlights, maps, activations."""
 
+import os
 import re
 
+import new_processes
 import numpy as np
 import pytest
 import scipy.stats
@@ -213,6 +215,28 @@ def test_rdm_correlation_keeps_no_matrix():
         pytest.skip("this system does not let a process reset its high-water mark")
     # Each matrix has 549 MiB; a tile of each, which are there at the same time, 46, and what products take beside.
     assert peak < 200 * 2**20
+
+
+OTHER_THREADS = """
+import time
+import torch
+from v1fast import rsa
+torch.set_num_threads(1)
+x = torch.randn(1500, 20)
+rsa.rdm_correlation(x, x)
+everywhere, here = time.process_time(), time.thread_time()
+for _ in range(5):
+    rsa.rdm_correlation(x, x)
+everywhere, here = time.process_time() - everywhere, time.thread_time() - here
+print((everywhere - here) / here)
+"""
+
+
+@pytest.mark.once
+def test_rdm_correlation_works_on_no_other_threads_than_torchs():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "4"}
+    (elsewhere,) = new_processes.run([OTHER_THREADS], environment)
+    assert float(elsewhere) < 0.1
 
 
 # Inference -------------------------------------------------------------------------------------------------------
