@@ -298,7 +298,7 @@ class GaussianPointReadout(PointReadout, ABC):
         if op.of_parameters is not None and out_idx is None and x.dim() == 4:
             own = self._own_parameters()
             if own is not None:
-                noise = self._noise(x, own[1], sample, seed, image_offset)
+                noise = self._noise(x, own[0], sample, seed, image_offset)
                 found: Tensor | None = self._read_own(op.of_parameters, x, own, shift, noise)
                 if found is not None:
                     return found
