@@ -12,7 +12,7 @@ from torch import Tensor
 from v1fast import _choices, functional
 from v1fast.ops import gaussian_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._ranges import Change, placed, within_map
+from v1fast.readouts._ranges import Change, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
@@ -315,9 +315,6 @@ class GaussianPointReadout(PointReadout, ABC):
         """mu, sigma and features, if a pass computes with these parameters as they are, but for the range of mu."""
         return None
 
-    def _placed(self, mu: Tensor) -> Tensor:
-        return placed(mu, within_map, self.training)
-
     def _read_own(
         self,
         of_parameters: Callable[..., Tensor | None],
@@ -329,14 +326,14 @@ class GaussianPointReadout(PointReadout, ABC):
         """What ``_read`` computes, in fewer steps; None where these are not for this call."""
         seed = noise.get("seed")
         return of_parameters(
-            self._placed,
+            self.training,
             images,
             *own,
             self.bias,
             shift,
             noise.get("noise"),
             None if seed is None else functional.seed_tensor(seed, images.device),
-            self._counters(None, images.device),
+            self._counters(None, images.device) if self.first_neuron else None,
             noise.get("image_offset", 0),
             noise.get("share_noise", False),
             self.align_corners,

@@ -89,15 +89,6 @@ _IN_PLACE: dict[Change, Callable[[Tensor], Tensor]] = {
 }
 
 
-def placed(parameter: Tensor, change: Change, write: bool) -> Tensor:
-    """Return the parameter's values in range, without a record; with ``write``, the parameter itself where allowed."""
-    inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
-    if not (write and _may_be_written(parameter)):
-        return change(inside)
-    in_place = _IN_PLACE.get(change)
-    return inside.copy_(change(inside)) if in_place is None else in_place(inside)
-
-
 def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int] | None = None) -> Tensor:
     """Return the parameter's values in range, for one pass. With ``write``, change the parameter too where allowed.
 
@@ -109,7 +100,12 @@ def in_range(parameter: Tensor, change: Change, write: bool, shape: Sequence[int
     """
     written = write and _may_be_written(parameter)
     if written and not torch.compiler.is_compiling():
-        placed(parameter, change, True)
+        in_place = _IN_PLACE.get(change)
+        inside = parameter.detach()  # of the same memory and version; cheaper than no_grad
+        if in_place is None:
+            inside.copy_(change(inside))
+        else:
+            in_place(inside)
         return parameter.clone() if shape is None else torch.view_copy(parameter, shape)
     recorded = torch.is_grad_enabled() or _are_functorch_transforms_active()
     values = change(parameter.detach() if recorded else parameter)
