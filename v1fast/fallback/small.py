@@ -28,6 +28,8 @@ from v1fast.fallback.points import MAPS
 IMAGES = 2**62  # beyond this, the op says how many images can be counted
 MOST_FORMS = 1000  # of calls that are remembered
 Op = Callable[..., Any]
+_GRID_SAMPLER_BACKWARD = torch.ops.aten.grid_sampler_2d_backward.default
+_GRID_SAMPLER_BACKWARD = getattr(_GRID_SAMPLER_BACKWARD, "_op", _GRID_SAMPLER_BACKWARD)  # without a call of Python's
 
 
 def _form_of(
@@ -142,7 +144,7 @@ def _gradients(
     if want_features or want_position:
         upstream = (g * weight.t()).unsqueeze(3)
         operands = (upstream, features, grid, 0, 0, align_corners, [want_features, True])
-        d_features, d_grid = torch.ops.aten.grid_sampler_2d_backward.default(*operands)
+        d_features, d_grid = _GRID_SAMPLER_BACKWARD(*operands)
         d_features = _laid_out_like(d_features, features) if want_features else None
         if want_position:
             d_position = d_grid.squeeze(2)
@@ -152,7 +154,9 @@ def _gradients(
             if want_mu:
                 d_mu = d_z.sum(0)
             if want_sigma and sigma is not None:
-                d_sigma = sigma_gradient(sigma, d_z, eps).contiguous()
+                d_sigma = sigma_gradient(sigma, d_z, eps)
+                if not d_sigma.is_contiguous():
+                    d_sigma = d_sigma.contiguous()
     if want_weight:
         d_weight = _laid_out_like((values * g).sum(0).t(), weight)
     return d_features, d_mu, d_sigma, d_weight, grad.sum(0) if want_bias else None, d_shift
@@ -182,7 +186,7 @@ class Readout(NamedTuple):
     of_operands: Op
     """The op, or what is faster."""
     of_parameters: Op
-    """The same for the parameters of a layer, after the function that brings mu into range. None: it is not faster."""
+    """The same for the parameters of a layer, after whether the range of mu is written. None: it is not faster."""
 
 
 def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
@@ -210,17 +214,19 @@ def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
         def backward(ctx: Any, grad: Tensor) -> Any:
             features, mu, sigma, weight, *rest = ctx.saved_tensors
             wanted, copies = ctx.needs_input_grad[:6], ctx.copies
-            rows = weight if copies is None else _rows(weight)
             if not torch.is_grad_enabled() and is_plain((grad,)):
-                sigma = sigma if copies is None else copies.values[1]
                 with _AutoDispatchBelowAutograd():
+                    rows, sigma = (weight, sigma) if copies is None else (_rows(weight), copies.values[1])
                     found = _gradients(grad, features, sigma, rows, ctx.read, ctx.options[-1], wanted)
+                    if copies is not None:
+                        found = _of_parameters(found, copies, weight)
             else:
+                rows = weight if copies is None else _rows(weight)
                 mu, sigma = (mu, sigma) if copies is None else copies.recorded()
                 found = backward_op(grad, features, mu, sigma, rows, *rest, *ctx.options, list(wanted))
                 found = tuple(d if w else None for d, w in zip(found, wanted, strict=True))
-            if copies is not None:
-                found = _of_parameters(found, copies, weight)
+                if copies is not None:
+                    found = _of_parameters(found, copies, weight)
             return (*found, None)
 
     # What Function.apply calls if no transform is active; it would look at each argument first.
@@ -250,11 +256,13 @@ def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
             return record(*arguments[:6], (output, read, None, arguments[6:]))
         return output
 
-    def of_parameters(place: Callable[[Tensor], Tensor], *arguments: Any) -> Any:
+    def of_parameters(write: bool, *arguments: Any) -> Any:
         if torch.compiler.is_compiling() or not is_usual(arguments):
             return None
         features, mu, sigma, weight, *rest = arguments
-        placed = place(mu)
+        inside = mu.detach()  # of the same memory and version
+        write = write and torch.is_grad_enabled() and isinstance(mu, torch.nn.Parameter)
+        placed = inside.clamp_(-1, 1) if write else inside.clamp(-1, 1)
         _, neurons, *shape = sigma.shape
         with _AutoDispatchBelowAutograd():
             values = placed.view(neurons, 2), sigma.view(neurons, *(shape if shape[0] == 2 else shape[1:]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from v1fast import _choices, functional
 from v1fast.ops import gaussian_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._ranges import Change, placed, unrecorded, within_map
+from v1fast.readouts._ranges import Change, unrecorded, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
@@ -317,7 +317,7 @@ class GaussianPointReadout(PointReadout, ABC):
         if stored is not None:
             small = op.of_parameters if x.is_cpu else None
             if small is not None or functional.suits_stored(x, *stored, self._parameter("bias"), shift):
-                noise = self._noise(x, stored[1], sample, seed, image_offset)
+                noise = self._noise(x, stored[0], sample, seed, image_offset)
                 read = self._read_stored if small is None else partial(self._read_small, small)
                 found = read(stored, x, shift, noise)
                 if found is not None:
@@ -361,9 +361,6 @@ class GaussianPointReadout(PointReadout, ABC):
             **noise,
         )
 
-    def _placed(self, mu: Tensor) -> Tensor:
-        return placed(mu, within_map, self.training)
-
     def _read_small(
         self,
         small: Callable[..., Tensor | None],
@@ -377,14 +374,14 @@ class GaussianPointReadout(PointReadout, ABC):
             return None
         seed = noise.get("seed")
         return small(
-            self._placed,
+            self.training,
             x,
             *stored,
             self._parameter("bias"),
             shift,
             noise.get("noise"),
             None if seed is None else functional.seed_tensor(seed, x.device),
-            self._counters(None, x.device),
+            self._counters(None, x.device) if self.first_neuron else None,
             noise.get("image_offset", 0),
             noise.get("share_noise", False),
             self.align_corners,

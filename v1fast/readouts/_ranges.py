@@ -96,11 +96,6 @@ def _bring_in_range(parameter: Tensor, change: Change) -> Tensor:
     return inside.copy_(change(inside)) if in_place is None else in_place(inside)
 
 
-def placed(parameter: Tensor, change: Change, write: bool) -> Tensor:
-    """Return the parameter's values in range, without a record; with ``write``, the parameter itself where allowed."""
-    return _bring_in_range(parameter, change) if write and _may_be_written(parameter) else change(parameter.detach())
-
-
 def unrecorded(parameter: Tensor, change: Change | None, write: bool, shape: Sequence[int]) -> Tensor:
     """``in_range``, or ``copied`` without a change, for who passes the gradient to the parameter."""
     if change is None:
