@@ -15,7 +15,19 @@ from assertions import largest, rms
 from rdm_checks import naive
 
 from v1fast import ops
-from v1fast.fallback import FALLBACK, few_values, matmul, philox_cpu, philox_normal, points, rdm, rdm_rows, small
+from v1fast.fallback import (
+    FALLBACK,
+    direct,
+    few_values,
+    matmul,
+    philox_cpu,
+    philox_normal,
+    points,
+    rdm,
+    rdm_rows,
+    small,
+    small_pooled,
+)
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
 
@@ -70,26 +82,74 @@ def test_it_refuses_what_the_check_of_the_op_refuses():
 # Points -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["small", "direct", "rows"])
+def way(request, monkeypatch):
+    """How points are read: all images at once, by torch's grid_sample, or by rows."""
+    if request.param != "small":
+        monkeypatch.setattr(small_pooled, "MOST", 0)
+        monkeypatch.setattr(direct, "_is_faster", lambda *a: request.param == "direct")
+
+
+@pytest.mark.parametrize("images", [2, points.MANY])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_a_pixel_that_is_not_read_spoils_nothing(value, align_corners):
+def test_a_pixel_that_is_not_read_spoils_nothing(value, align_corners, images, way):
     """A corner outside the map is zero, whatever the map holds, and so is its product."""
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 4, 5)
+    x = torch.randn(images, 3, 4, 5)
     x[:, :, 0] = x[:, :, -1, -1] = value
     edges = torch.tensor([-1.5, -1.0, -0.3, 0.0, 0.4, 1.0, 1.2, 1e30, NAN, INF])
     grid = torch.cartesian_prod(edges, edges)
-    grad = torch.randn(2, len(grid))
+    grad = torch.randn(images, len(grid))
     pooled = (x, grid, torch.randn(len(grid), 6), None, None, None, align_corners, 2, 1)
     assert_as_the_reference("pooled_readout", *pooled)
     assert_as_the_reference("pooled_readout_backward", grad, *pooled, [True] * 5)
     assert_as_the_reference("point_gather", x, grid, None, align_corners)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("height", "width"), [(4, 5), (1, 7), (16, 33)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_way_is_the_reference(height, width, layout, shared, way):
+    """Positions at the borders and beyond them among others; gradients laid out as their operands."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 17, height, width).contiguous(memory_format=layout)
+    grid = torch.cat([2.6 * torch.rand(40, 2) - 1.3, torch.cartesian_prod(*[torch.tensor([-1.0, 0, 1])] * 2)])
+    shift = None if shared else 0.1 * torch.randn(5, 2)
+    steps = 2 if height > 3 else 0
+    columns = 17 * (steps + 1)
+    for weight in (torch.randn(49, columns) / columns, torch.randn(columns, 49).t() / columns):
+        call = (x, grid, weight, torch.randn(49), shift, None, True, 2, steps)
+        assert_as_the_reference("pooled_readout", *call)
+        mask = [True] * 4 + [not shared]
+        assert_as_the_reference("pooled_readout_backward", torch.randn(5, 49) / 5, *call, mask)
+
+
+def test_a_small_readout_is_the_op(monkeypatch):
+    """Without the dispatcher: the same values, and derivatives of any order."""
+    torch.manual_seed(0)
+    shapes = ((2, 3, 6, 5), (4, 2), (4, 6), (4,), (2, 2))
+    operands = [torch.rand(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    called = []
+    forward, backward = (torch.ops.v1fast.pooled_readout, torch.ops.v1fast.pooled_readout_backward)
+    readout = small_pooled.first(forward, backward, lambda *a: called.append(a), None, {})
+
+    def function(read):
+        return lambda *leaves: read(*leaves, None, True, 2, 1)
+
+    assert torch.autograd.gradcheck(function(readout), operands, eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradgradcheck(function(readout), operands, eps=1e-7, atol=1e-5)
+    torch.testing.assert_close(function(readout)(*operands), function(forward)(*operands))
+    with torch.no_grad():
+        torch.testing.assert_close(function(readout)(*operands), function(forward)(*operands))
+    assert not called  # what computes a call that is not small
+
+
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("samples", [1, 30, 200, 2**18])
 def test_parts_of_any_size(samples, shared, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(small_pooled, "MOST", 0)
     x = torch.randn(5, 4, 6, 7).contiguous(memory_format=torch.channels_last)
     grid = torch.rand(11, 2) if shared else torch.rand(5, 11, 2)
     call = (x, grid, torch.randn(11, 12), torch.randn(11), None, None, True, 2, 2)

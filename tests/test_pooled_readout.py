@@ -175,8 +175,10 @@ def test_only_what_is_asked_for_gets_a_gradient():
 
 
 def test_no_tensor_of_images_neurons_and_channels_is_kept():
-    """What autograd keeps is the operands, and the poolings."""
-    case = cases.Case("kept", H=12, W=12, N=500, C=8)
+    """What autograd keeps is the operands, and the poolings where they are stored. (The fallback keeps more of what is
+    small: less than 2^19 values are read.)
+    """
+    case = cases.Case("kept", H=12, W=12, N=8000, C=8)
     operands, options = make(case, 2, f32, f32, f32)
     leaves = {k: v.requires_grad_() for k, v in operands.items()}
     sizes = []
@@ -187,8 +189,8 @@ def test_no_tensor_of_images_neurons_and_channels_is_kept():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         functional.pooled_readout(**leaves, **options, **POOLING)
-    poolings = operands["features"].numel() * (1 / 4 + 1 / 16)
-    assert sorted(sizes) == sorted([poolings, *(v.numel() for v in operands.values())])
+    poolings = [operands["features"].numel() * (1 / 4 + 1 / 16)] if "cpu" in ops.pooled_readout.STORING else []
+    assert sorted(sizes) == sorted([*poolings, *(v.numel() for v in operands.values())])
 
 
 @pytest.mark.parametrize("case", [cases.Case("pooled small", B=2, C=2, H=4, W=6, N=3)], ids=str)

@@ -22,8 +22,9 @@ from v1fast.fallback.points import WHOLE, Kept, Maps, Slices
 FEW = 2**9  # weights that are read as they lie
 LITTLE = 2**15  # values that are read: by rows, the operations of torch would take longer than the work
 MOST_OF_A_PIXEL = 16  # values that are read in an image, for each of its pixels
+MOST_IF_SHARED = 6  # where all images share the points
 PLANE = 2**13  # pixels of a map whose gradient is faster to add up with the channels of a pixel side by side
-NARROW = 16  # channels: rows are short
+NARROW, WIDE = 16, 64  # channels: rows are short or long
 
 Upstream = Callable[[slice, slice, int], Tensor]
 """The gradient of what some neurons read in some images in a level, [b, C, n]."""
@@ -203,10 +204,15 @@ def _is_faster(sizes: Sequence[tuple[int, int]], channels: int, batch: int, poin
         return False
     values = points.shape[1] * channels * len(sizes)  # of an image
     if batch * values > LITTLE:
-        few = values <= MOST_OF_A_PIXEL * sum(height * width for height, width in sizes)
-        shared = len(points) < batch  # rows compute the corners of such points once
+        of_a_pixel = values / sum(height * width for height, width in sizes)
         narrow = channels <= NARROW
-        if not ((narrow if gradients else few) if shared else (narrow or few)):
+        if len(points) < batch:  # rows compute the corners of such points once
+            chosen = narrow if gradients else of_a_pixel <= MOST_IF_SHARED
+        elif gradients and channels >= WIDE:
+            chosen = of_a_pixel <= 2
+        else:
+            chosen = narrow or of_a_pixel <= MOST_OF_A_PIXEL
+        if not chosen:
             return False
     return reads_none_at_nan() or math.isfinite(points.sum().item())
 

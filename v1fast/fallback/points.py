@@ -3,8 +3,8 @@
 A row is the channels of a pixel, side by side, in the dtype to compute in: channels-last maps are read as they lie, and
 others are copied. The bilinear sum of four rows is an embedding bag, and its adjoint an indexed sum of rows.
 
-A corner outside the map is never read. Along an axis where one of two is outside, the other one is read twice, with half
-of its weight each time. A point that has no corner in the map at all reads any pixel, and zero takes its place.
+A corner outside the map is never read. Along an axis where one of two is outside, the other one is read twice, with
+half of its weight each time. A point that has no corner in the map reads any pixel, and zero takes its place.
 """
 
 from __future__ import annotations
@@ -68,19 +68,10 @@ class Corners:
         across, down = self.slopes_of
         return self._products(self.down, across), self._products(down, self.across)
 
-    @cached_property
-    def firsts(self) -> Tensor:
-        """Where the corners of each point begin, [b n]."""
-        return torch.arange(0, self.rows[0].numel(), 4, dtype=self.rows.dtype, device=self.rows.device)
-
     def gather(self, level: int, table: Tensor, weight: Tensor) -> Tensor:  # [R, C] -> [b, n, C]
         """Return the sums of the corners' rows, weighted by ``value`` or one of ``slopes``."""
         rows, w = self.rows[level], weight[level]
-        if has_bags(table):
-            found = bags(table, rows.view(-1), self.firsts, w.view(-1))
-        else:
-            found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
-            found = found.mul_(w.view(-1, 4, 1)).sum(1)
+        found = gather(table, rows.view(-1, 4), w.view(-1, 4))
         if self.outside is not None:
             at = self._outside_in(level)
             found[at] = w.view(-1, 4)[at].sum(-1, keepdim=True) * 0  # NaN where the position is
@@ -400,6 +391,15 @@ class Slices(Sequence[slice]):
         return slice(first, min(first + self._size, self._total))
 
 
+def gather(table: Tensor, rows: Tensor, weight: Tensor) -> Tensor:  # [R, C], [M, 4], [M, 4] -> [M, C]
+    """Return the weighted sums of four rows each."""
+    if has_bags(table):
+        firsts = torch.arange(0, rows.numel(), 4, dtype=rows.dtype, device=rows.device)
+        return bags(table, rows.view(-1), firsts, weight.view(-1))
+    found = table.index_select(0, rows.view(-1)).view(-1, 4, table.shape[1])
+    return found.mul_(weight.unsqueeze(-1)).sum(1)
+
+
 def has_bags(table: Tensor) -> bool:
     """Whether ``bags`` takes these rows: torch has embedding bags of float64 and of other devices that are slow."""
     return table.dtype == torch.float32 and table.device.type in ("cpu", "cuda")
@@ -407,7 +407,7 @@ def has_bags(table: Tensor) -> bool:
 
 def bags(table: Tensor, rows: Tensor, firsts: Tensor, weight: Tensor) -> Tensor:  # [R, C], [E], [M], [E] -> [M, C]
     """Return weighted sums of rows; ``firsts`` says where those of each sum begin."""
-    return torch._embedding_bag_forward_only(table, rows, firsts.to(rows.dtype), False, 0, False, weight)[0]
+    return torch._embedding_bag_forward_only(table, rows, firsts, False, 0, False, weight)[0]
 
 
 def shifted(grid: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Tensor:  # [B or 1, N, 2]

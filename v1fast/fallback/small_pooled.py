@@ -22,7 +22,7 @@ from v1fast._torch import any_requires_grad, is_plain
 from v1fast.fallback import direct
 from v1fast.reference._common import laid_out_like
 
-MOST = 2**18  # features of a small call, and values that it reads
+MOST = 2**19  # features of a small call, and values that it reads
 LITTLE = 2**13  # features, of which fewer operations are faster than faster ones
 MOST_POOLINGS = 16
 MOST_IN_ALL = 2**31 - 1
@@ -42,20 +42,20 @@ def _is_legal(
     kernel: int,
     steps: int,
 ) -> bool:
-    """Whether a call is legal, on the CPU and of one dtype, and images share the points, but for a shift.
+    """Whether a call is legal, on the CPU and of one dtype.
 
     All else is for the op, and so are errors.
     """
-    if pooled is not None or features.dim() != 4 or grid.dim() != 2 or kernel < 1 or not 0 <= steps <= MOST_POOLINGS:
+    if pooled is not None or features.dim() != 4 or weight.dim() != 2 or kernel < 1 or not 0 <= steps <= MOST_POOLINGS:
         return False
     batch, channels, height, width = features.shape
-    neurons, dtype = grid.shape[0], features.dtype
+    neurons, dtype = weight.shape[0], features.dtype
     return (
         0 < features.numel() <= MOST_IN_ALL
         and 0 < neurons <= MOST_IN_ALL
         and min(height, width) >= kernel**steps
         and (dtype == torch.float32 or dtype == torch.float64)
-        and grid.shape == (neurons, 2)
+        and (grid.shape == (neurons, 2) or grid.shape == (batch, neurons, 2))
         and weight.shape == (neurons, (steps + 1) * channels)
         and grid.dtype == weight.dtype == dtype
         and (bias is None or (bias.shape == (neurons,) and bias.dtype == dtype and bias.is_cpu))
@@ -67,20 +67,24 @@ def _is_legal(
     )
 
 
-def _is_small(features: Tensor, weight: Tensor) -> bool:
-    return features.numel() <= MOST and len(features) * weight.numel() <= MOST
-
-
-def takes(*arguments: Any) -> bool:
-    """Whether a call of the op is small and legal."""
-    features, grid, weight, bias, shift, *_ = arguments
-    if not (_is_small(features, weight) and _is_legal(*arguments)):
+def _is_small(
+    features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None, *_: Any
+) -> bool:
+    """Whether a legal call is small, and right if grid_sample reads nothing at NaN."""
+    if features.numel() > MOST or len(features) * weight.numel() > MOST:
         return False
     return direct.reads_none_at_nan() or math.isfinite(grid.sum().item() + (0 if shift is None else shift.sum().item()))
 
 
+def takes(*arguments: Any) -> bool:
+    """Whether a call of the op is small and legal."""
+    return _is_legal(*arguments) and _is_small(*arguments)
+
+
 class Small:
-    """A small call of the op, whose arguments these are."""
+    """A small call of the op, whose arguments these are: what is read at the points, and what the backward needs."""
+
+    __slots__ = ("align_corners", "kernel", "last", "maps", "per_image", "points", "values")
 
     def __init__(
         self,
@@ -95,31 +99,25 @@ class Small:
         steps: int,
     ) -> None:
         self.align_corners, self.kernel = align_corners, kernel
-        if shift is not None:
-            self.points = (grid + shift.unsqueeze(1)).unsqueeze(2)
-        else:
-            points = grid.unsqueeze(1).unsqueeze(0)
-            self.points = points if len(features) == 1 else points.expand(len(features), -1, -1, -1)  # [B, N, 1, 2]
-        self.pooled = []
+        p = grid if shift is None else grid + shift.unsqueeze(1)
+        points = p.contiguous().unsqueeze(-2)
+        if p.dim() == 2:
+            points = points.unsqueeze(0) if len(features) == 1 else points.expand(len(features), -1, -1, -1)
+        self.per_image = grid.dim() == 3
+        self.points = points  # [B, N, 1, 2]
         self.last = steps > 0 and features.numel() > LITTLE  # whether poolings are channels-last
+        self.maps = maps = [features]
+        read = [torch.grid_sampler_2d(features, points, 0, 0, align_corners)]
         level = features.contiguous(memory_format=torch.channels_last) if self.last else features
         for _ in range(steps):
             level = torch._C._nn.avg_pool2d(level, kernel)
-            self.pooled.append(level)
-        self.values: Tensor | None = None
+            maps.append(level)
+            read.append(torch.grid_sampler_2d(level, points, 0, 0, align_corners))
+        self.values = (torch.cat(read, 1) if steps else read[0]).squeeze(3)  # [B, (steps + 1) C, N]
 
-    def _read(self, level: Tensor) -> Tensor:  # [B, C, N, 1]
-        return torch.grid_sampler_2d(level, self.points, 0, 0, self.align_corners)
-
-    def _values(self, features: Tensor) -> Tensor:  # [B, (steps + 1) C, N]
-        if self.values is None:
-            read = [self._read(level) for level in (features, *self.pooled)]
-            self.values = (torch.cat(read, 1) if self.pooled else read[0]).squeeze(3)
-        return self.values
-
-    def output(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [B, N]
+    def output(self, weight: Tensor, bias: Tensor | None) -> Tensor:  # [B, N]
         """Return the output of the op."""
-        output = (self._values(features) * weight.t()).sum(1)
+        output = (self.values * weight.t()).sum(1)
         return output if bias is None else output.add_(bias)
 
     def gradients(
@@ -134,9 +132,10 @@ class Small:
         d_features = d_grid = d_shift = None
         if want_features or want_grid or want_shift:
             d_features, d_points = self._through_points((g * weight.t()).unsqueeze(3), features, want_features)
-            d_grid = d_points.sum((0, 2)) if want_grid else None
+            if want_grid:
+                d_grid = d_points.squeeze(2) if self.per_image else d_points.sum((0, 2))
             d_shift = d_points.sum((1, 2)) if want_shift else None
-        d_weight = self._weight_gradient(g, features, weight) if want_weight else None
+        d_weight = self._weight_gradient(g, weight) if want_weight else None
         return d_features, d_grid, d_weight, grad.sum(0) if want_bias else None, d_shift
 
     def _through_points(
@@ -144,9 +143,8 @@ class Small:
     ) -> tuple[Tensor | None, Tensor]:  # [B, (steps + 1) C, N, 1]
         """Return the gradients of features and of points, [B, N, 1, 2], from that of what is read."""
         found = d_points = None
-        maps = (features, *self.pooled)
-        parts = upstream.split(features.shape[1], 1) if self.pooled else (upstream,)
-        for level, part in zip(reversed(maps), reversed(parts), strict=True):
+        parts = upstream.split(features.shape[1], 1) if len(self.maps) > 1 else (upstream,)
+        for level, part in zip(reversed(self.maps), reversed(parts), strict=True):
             d_level, d_here = _d_read(part, level, self.points, 0, 0, self.align_corners, [want_features, True])
             d_points = d_here if d_points is None else d_points.add_(d_here)
             if want_features:
@@ -163,11 +161,9 @@ class Small:
             return None, d_points
         return found if found.stride() == features.stride() else laid_out_like(found, features), d_points
 
-    def _weight_gradient(self, g: Tensor, features: Tensor, weight: Tensor) -> Tensor:  # [B, 1, N]
-        found = (self._values(features) * g).sum(0).t()
-        if found.stride() == weight.stride():
-            return found
-        return found.contiguous() if weight.is_contiguous() else laid_out_like(found, weight)
+    def _weight_gradient(self, g: Tensor, weight: Tensor) -> Tensor:  # [B, 1, N]
+        found = (self.values * g).sum(0).t()
+        return found if found.stride() == weight.stride() else torch.empty_like(weight).copy_(found)
 
 
 def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:
@@ -192,14 +188,14 @@ def first(op: Op, backward_op: Op, forward: Op, backward: Op, kernels: Mapping[s
             features, grid, weight, bias, shift, _, *options = arguments
             ctx.save_for_backward(features, grid, weight, bias, shift)
             ctx.options, ctx.small = options, None
-            if not takes(*arguments):
+            if not _is_small(*arguments):
                 return forward(*arguments)
             ctx.small = Small(*arguments)
-            return ctx.small.output(features, weight, bias)
+            return ctx.small.output(weight, bias)
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            features, grid, weight, bias, shift = operands = ctx.saved_tensors
+            features, _, weight, *_ = operands = ctx.saved_tensors
             align_corners, kernel, steps = ctx.options
             wanted = ctx.needs_input_grad[:5]
             if torch.is_grad_enabled() or "cpu" in kernels or not _nobody_looks_on((grad,)):
@@ -221,6 +217,8 @@ def first(op: Op, backward_op: Op, forward: Op, backward: Op, kernels: Mapping[s
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
             return record(*arguments)
         with torch.no_grad():
+            if _is_small(*arguments):
+                return Small(*arguments).output(arguments[2], arguments[3])
             return forward(*arguments)
 
     return call

@@ -336,7 +336,7 @@ class GaussianPointReadout(PointReadout, ABC):
         names = self._stored_gaussian()
         if names is None or type(self)._read is not GaussianPointReadout._read or torch.compiler.is_compiling():
             return None
-        return self._parameter(names[0]), self._parameter(names[1]), self.features
+        return self._parameter(names[0]), self._parameter(names[1]), self._as_read(self.features)
 
     def _ranges_of_stored(self) -> tuple[Change | None, Change | None]:
         names, ranges = self._stored_gaussian(), self._ranges()
