@@ -435,7 +435,7 @@ def test_memory_of_wide_rows_is_a_small_part_of_them(method):
         _, peak = memory.peak_of(lambda x=x: FALLBACK["rdm"](x, None, method, False, "float32"), "cpu")
         if peak is None:
             pytest.skip("this system does not let a process reset its high-water mark")
-        assert peak <= x.nbytes / 4
+        assert peak <= x.nbytes / 2
 
 
 def test_looking_at_some_rows_finds_the_places_of_all():

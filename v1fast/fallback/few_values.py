@@ -67,7 +67,8 @@ class Multiples(NamedTuple):
             for part in row_chunks(out):
                 out[:, part] = self.of(x[:, rows, columns][:, part].to(dtype))
 
-        step, offset = torch.tensor([[self.step or 1.0], [self.offset]], dtype=torch.float64).unbind()
+        ends = [[self.step or 1.0], [self.offset]]
+        step, offset = torch.tensor(ends, dtype=torch.float64, device=x.device).unbind()
         valid = torch.ones_like(self.sums, dtype=torch.bool).unsqueeze(-1)
         rows = Rows(x.shape, write, step[:, None, None], valid)
         return Whole(rows, self.sums.double(), Places(offset * step, step, offset, step > 0), self.dtype)

@@ -40,14 +40,19 @@ def _inner_product() -> Callable[..., Tensor] | None:
     return op
 
 
-@lru_cache(maxsize=1)
 def multiplies_bytes() -> bool:
-    """Whether there is an exact product of whole numbers from -128 to 127, which belongs to no public API."""
+    """Whether there is a fast and exact product of whole numbers from -128 to 127."""
+    return torch._C._get_mkldnn_enabled() and _has_product_of_bytes()
+
+
+@lru_cache(maxsize=1)
+def _has_product_of_bytes() -> bool:
+    """Whether oneDNN has it here, and it is exact. It belongs to no public API."""
     try:
         if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
             return False  # without these instructions sums of two products saturate, or there is no fast product
         for count, columns in ((3, 7), (37, 1000), (16, 1)):
-            rows = (torch.arange(count * columns) * 37 % 256 - 128).view(count, columns)
+            rows = (torch.arange(count * columns, device="cpu") * 37 % 256 - 128).view(count, columns)
             for some in (rows, rows.clamp(max=-128), rows.clamp(min=127)):
                 if not torch.equal(_product_of_bytes(some.to(torch.int8), some.to(torch.int8)).long(), some @ some.t()):
                     return False

@@ -11,7 +11,7 @@ from torch import Tensor
 from v1fast.fallback.matmul import columns_of_chain, treats_rows_alike
 
 ELEMENTS = 2**17  # of rows, or of a matrix, that are worked on at a time
-PANEL = 2**21  # elements of rows that are multiplied at a time, where no chain of columns is to be short
+PANEL = 2**22  # elements of rows that are multiplied at a time, where no chain of columns is to be short
 LARGEST_EXPONENT = {torch.float32: 126, torch.float64: 1000}  # of a scale: 2 to this power and its inverse are normal
 ALL = slice(None)
 
