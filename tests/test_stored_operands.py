@@ -181,3 +181,17 @@ def test_what_is_saved_passes_through_hooks():
 def test_a_wrong_operand_is_named():
     with pytest.raises(ValueError, match=r"shift: want \[B, 2\] = \(4, 2\), got \(3, 2\)"):
         made("full")(torch.randn(4, *SHAPE), shift=torch.zeros(3, 2))
+
+
+def test_an_attribute_in_place_of_a_parameter_is_read(several_steps):
+    def result():
+        layer = made("full")
+        for name in ("_mu", "sigma", "_features", "bias"):
+            layer.__dict__[name] = 0.5 * getattr(layer, name)  # as a rank puts its part of a parameter there
+        return run(layer, torch.ones(4, *SHAPE).cumsum(-1).sin())
+
+    got = result()
+    several_steps()
+    want = result()
+    assert_same(got, want)
+    assert not want[0].equal(run(made("full"), torch.ones(4, *SHAPE).cumsum(-1).sin())[0])
