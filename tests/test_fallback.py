@@ -292,7 +292,7 @@ def test_small_calls_leave_all_else_to_the_op():
     x, mu, w = torch.zeros(1, 2, 3, 3), torch.zeros(4, 2), torch.zeros(4, 2)
     rest = [*[None] * 6, 0, False, True]
     for operands in (
-        (x.expand(2**13, 2, 3, 3), mu, None, w),
+        (x.expand(2**17, 2, 3, 3), mu, None, w),
         (x, mu, None, torch.zeros(4, 3)),
         (x, mu.double(), None, w),
         (x.bfloat16(), mu.bfloat16(), None, w.bfloat16()),

@@ -23,8 +23,9 @@ from v1fast._torch import any_requires_grad, is_plain
 from v1fast.contracts import gaussian_readout as contract
 from v1fast.fallback import direct, philox_cpu
 from v1fast.fallback.gaussian_readout import displaced, sigma_gradient
-from v1fast.fallback.points import MAPS
 
+FEATURES = 2**21
+VALUES = 2**19  # that are read: more would leave the cache before the next operation
 IMAGES = 2**62  # beyond this, the op says how many images can be counted
 MOST_FORMS = 1000  # of calls that are remembered
 Op = Callable[..., Any]
@@ -72,8 +73,8 @@ def _suits(features: Tensor, mu: Tensor, *rest: Any) -> bool:
     return (
         all(t.is_cpu and t.dtype == features.dtype and t.layout == torch.strided for t in given)
         and features.dtype in (torch.float32, torch.float64)
-        and 0 < features.numel() <= MAPS
-        and 0 < values <= direct.LITTLE
+        and 0 < features.numel() <= FEATURES
+        and 0 < values <= VALUES
         and not (noise is not None and noise.requires_grad)
     )
 
