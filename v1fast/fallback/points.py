@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAMPLES = 2**18  # values that are read at a time: with what is computed from them they fit the second-level cache
+SAMPLES = 2**18  # values that are read at a time, in a level: with what is computed from them they fit the cache
 MAPS = 2**20  # values of maps at a time
 MANY = 4  # images for which points are sorted by the pixels that they read
 
@@ -136,9 +136,8 @@ class Pyramid:
         self.sizes, self.channels, self.batch, self.points = sizes, channels, batch, points
         self.align_corners = align_corners
         pixels = [height * width for height, width in sizes]
-        samples = len(sizes) * channels
-        self.neurons = Slices(points.shape[-1], SAMPLES // samples)
-        most = SAMPLES // (samples * max(1, self.neurons[0].stop if self.neurons else 1))
+        self.neurons = Slices(points.shape[-1], SAMPLES // channels)
+        most = SAMPLES // (channels * max(1, self.neurons[0].stop if self.neurons else 1))
         self.images = Slices(batch, min(most, MAPS // (sum(pixels) * channels)))
         edges = [[width for _, width in sizes], [height for height, _ in sizes]]
         scales = [[(edge - 1) / 2 if align_corners else edge / 2 for edge in axis] for axis in edges]
