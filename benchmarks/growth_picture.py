@@ -25,6 +25,7 @@ LOOKS = {
     COMPARED: (VERMILLION, "D", "two compared, neither stored"),
 }
 MIB = 2**20
+ROOM = 20  # times the largest value: for the legend
 
 
 def save(population: Sequence[Point], stimuli: Sequence[Point], path: Path) -> None:
@@ -53,6 +54,7 @@ def draw(population: Sequence[Point], stimuli: Sequence[Point]) -> Figure:
                 axis.set_major_formatter(_plain)
                 axis.set_minor_formatter("")
             axes.legend(fontsize=9, loc="upper left")
+            axes.set_ylim(top=axes.get_ylim()[1] * ROOM)
         panels[0, column].set_title(f"{title}\n{what}")
     note = "Lines: fitted by least squares in logarithms; dotted: below the sizes that were fitted."
     figure.supxlabel(note, fontsize=9, color="#444444")
@@ -61,7 +63,7 @@ def draw(population: Sequence[Point], stimuli: Sequence[Point]) -> Figure:
 
 def _plain(value: float, _: object) -> str:
     """1,000,000 rather than 10^6; 0.00001."""
-    return f"{value:,.0f}" if value >= 1 else np.format_float_positional(value)
+    return f"{value:,.0f}" if value >= 1 else np.format_float_positional(value, precision=1, fractional=False)
 
 
 def _draw(axes: Axes, series: Mapping[str, Sequence[Point]], quantity: str) -> None:
