@@ -22,7 +22,6 @@ from v1fast.fallback.points import WHOLE, Kept, Maps, Slices
 FEW = 2**9  # weights that are read as they lie
 LITTLE = 2**15  # values that are read: by rows, the operations of torch would take longer than the work
 MOST_OF_A_PIXEL = 16  # values that are read in an image, for each of its pixels
-MOST_IF_SHARED = 6  # where all images share the points
 PLANE = 2**13  # pixels of a map whose gradient is faster to add up with the channels of a pixel side by side
 NARROW, WIDE = 16, 64  # channels: rows are short or long
 
@@ -207,7 +206,7 @@ def _is_faster(sizes: Sequence[tuple[int, int]], channels: int, batch: int, poin
         of_a_pixel = values / sum(height * width for height, width in sizes)
         narrow = channels <= NARROW
         if len(points) < batch:  # rows compute the corners of such points once
-            chosen = narrow if gradients else of_a_pixel <= MOST_IF_SHARED
+            chosen = narrow if gradients else of_a_pixel <= MOST_OF_A_PIXEL
         elif gradients and channels >= WIDE:
             chosen = of_a_pixel <= 2
         else:

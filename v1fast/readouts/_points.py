@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -315,14 +314,15 @@ class GaussianPointReadout(PointReadout, ABC):
         self._check_features(x)
         noise: Noise | None = None
         stored = self._stored() if out_idx is None and x.dim() == 4 else None
-        if stored is not None:
-            small = op.of_parameters if x.is_cpu else None
-            if small is not None or functional.suits_stored(x, *stored, self._parameter("bias"), shift):
+        if stored is not None and x.is_cpu and op.of_parameters is not None:
+            noise = self._noise(x, stored[0], sample, seed, image_offset)
+            small = self._read_small(op.of_parameters, stored, x, shift, noise)
+            if small is not None:
+                return small
+        if stored is not None and functional.suits_stored(x, *stored, self._parameter("bias"), shift):
+            if noise is None:
                 noise = self._noise(x, stored[0], sample, seed, image_offset)
-                read = self._read_stored if small is None else partial(self._read_small, small)
-                found = read(stored, x, shift, noise)
-                if found is not None:
-                    return found
+            return self._read_stored(stored, x, shift, noise)
         mu, sigma = self._gaussian(write=True)
         if noise is None:
             noise = self._noise(x, mu, sample, seed, image_offset)
@@ -345,7 +345,7 @@ class GaussianPointReadout(PointReadout, ABC):
 
     def _read_stored(
         self, stored: tuple[Tensor, Tensor, Tensor], x: Tensor, shift: Tensor | None, noise: Noise
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Responses [B, N] by one step of autograd's."""
         range_of_mu, range_of_sigma = self._ranges_of_stored()
         shape = matrix_shape(stored[1])
