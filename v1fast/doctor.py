@@ -94,7 +94,9 @@ def examine(quick: bool = False, gpu: bool = False, say: Callable[[str], None] =
     """
     probe, machine, ceilings = _measure(quick)
     versions = {package: _installed(package) for package in _PACKAGES}
-    versions["torch"] = torch.__version__  # with the build, as in 2.9.1+cu128, where the name of its package may lack it
+    versions["torch"] = (
+        torch.__version__
+    )  # with the build, as in 2.9.1+cu128, where the name of its package may lack it
     gpu_check, gpu_kernels = _check_gpu(say) if gpu else ("not asked for", [])
     return Report(
         versions={"v1fast": __version__, "python": platform.python_version(), **versions},
