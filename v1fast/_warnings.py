@@ -24,6 +24,9 @@ def run_while_tracing(function: F) -> F:
     What ``torch.compiler.assume_constant_result`` does, without the import of the compiler, which takes a second.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    # torch 2.5 keeps the result as a global by the name in the code: of the function itself, which then was the result.
+    code = function.__code__
+    function.__code__ = code.replace(co_name=f"_result_of_{code.co_name}")
     return function
 
 
