@@ -102,6 +102,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
 """Whether a tensor among the arguments requires grad; torch has it from 2.8 on."""
 
+
 @run_while_tracing
 def _says_that_it_exports() -> bool:
     return torch.compiler.is_exporting()
