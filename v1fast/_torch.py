@@ -102,5 +102,12 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
 """Whether a tensor among the arguments requires grad; torch has it from 2.8 on."""
 
-is_exporting = getattr(torch.compiler, "is_exporting", _is_exporting)
-"""Whether ``torch.export`` traces the call; torch has it from 2.7 on."""
+
+@run_while_tracing
+def _says_that_it_exports() -> bool:
+    return torch.compiler.is_exporting()
+
+
+# torch.compile takes torch's own for true while it traces, at least up to torch 2.10: it is called there, not traced.
+is_exporting = _says_that_it_exports if hasattr(torch.compiler, "is_exporting") else _is_exporting
+"""Whether ``torch.export`` traces the call; torch says it from 2.7 on."""
