@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 from abc import ABC
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -723,6 +724,32 @@ def test_compiled_models_compile_anew(of_the_module):
     assert call().equal(want)
     v1fast.accelerate(compiled)
     assert_close(call(), want)
+    assert len(graphs) == 2, "what was compiled before is used again"
+
+
+@pytest.mark.skipif(not hasattr(torch._dynamo.config, "use_recursive_dict_tags_for_guards"), reason="not in this torch")
+def test_compiled_models_compile_anew_where_only_dictionaries_are_watched():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    model, x = nn.Sequential(OrderedDict(core=nn.Conv2d(3, 5, 3))), torch.rand(2, 3, 8, 8)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+
+    def in_channels_last():
+        return compiled(x).is_contiguous(memory_format=torch.channels_last)
+
+    with torch._dynamo.config.patch(use_recursive_dict_tags_for_guards=True):
+        assert not in_channels_last()
+        v1fast.accelerate(compiled, channels_last=True)
+        assert in_channels_last()
+        v1fast.restore(compiled)
+        assert not in_channels_last()
+        v1fast.accelerate(compiled, channels_last=True)
+        assert in_channels_last()
     assert len(graphs) == 2, "what was compiled before is used again"
 
 

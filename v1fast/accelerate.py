@@ -287,7 +287,7 @@ def accelerate(
         (left if why else replaced).append(Outcome(names, _kind(base), why))
         if not why:
             assert ours is not None
-            module.__class__ = _rebuilt(type(module), inner, _accelerated(base, sampler, ours))  # type: ignore[arg-type]
+            _give_class(module, _rebuilt(type(module), inner, _accelerated(base, sampler, ours)))  # type: ignore[arg-type]
     changed = [Outcome(names, _kind(_inner(type(core)))) for core, names in cores if not _is_accelerated(core)]
     for core, _ in cores:
         _compute_in_channels_last(core)
@@ -310,7 +310,7 @@ def restore(model: nn.Module) -> tuple[str, ...]:
     for module, names in _modules(model):
         inner = _inner(type(module))
         if issubclass(inner, _Accelerated):
-            module.__class__ = _rebuilt(type(module), inner, inner._v1fast_base)
+            _give_class(module, _rebuilt(type(module), inner, inner._v1fast_base))
             restored += names
     return tuple(restored)
 
@@ -389,6 +389,17 @@ def _inner(cls: type) -> type:
     return accelerated[0] if accelerated else next(c for c in cls.__mro__ if c not in by_torch)
 
 
+def _give_class(module: nn.Module, cls: type) -> None:
+    """Change the class of ``module`` so that torch.compile notices at the next call.
+
+    With ``torch._dynamo.config.use_recursive_dict_tags_for_guards``, which is on in torch 2.9 and 2.10 unless it is
+    turned off, compiled code looks at a module's class again only after the module's dictionary has changed.
+    """
+    module.__class__ = cls
+    vars(module)["_v1fast_changed"] = True
+    del vars(module)["_v1fast_changed"]
+
+
 def _rebuilt(cls: type, inner: type, new: type) -> type:
     """``cls`` with its base ``inner`` replaced by ``new``."""
     if cls is inner:
@@ -420,7 +431,7 @@ def _is_core(module: nn.Module, names: Iterable[str]) -> bool:
 def _compute_in_channels_last(core: nn.Module) -> None:
     if not _is_accelerated(core):
         inner: Any = _inner(type(core))
-        core.__class__ = _rebuilt(type(core), inner, _channels_last(inner))
+        _give_class(core, _rebuilt(type(core), inner, _channels_last(inner)))
 
 
 @functools.cache
