@@ -145,18 +145,22 @@ def test_a_small_readout_is_the_op(monkeypatch):
     assert not called  # what computes a call that is not small
 
 
+@pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("samples", [1, 30, 200, 2**18])
-def test_parts_of_any_size(samples, shared, monkeypatch):
+@pytest.mark.parametrize(("samples", "corners"), [(1, 2**16), (30, 22), (80, 1), (80, 40), (200, 70), (2**18, 2**16)])
+def test_parts_of_any_size(samples, corners, shared, by_rows, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(small_pooled, "MOST", 0)
+    if by_rows:
+        monkeypatch.setattr(direct, "_is_faster", lambda *_: False)
     x = torch.randn(5, 4, 6, 7).contiguous(memory_format=torch.channels_last)
-    grid = torch.rand(11, 2) if shared else torch.rand(5, 11, 2)
+    grid = 3 * torch.rand(11, 2) - 1.5 if shared else 3 * torch.rand(5, 11, 2) - 1.5  # some outside the map
     call = (x, grid, torch.randn(11, 12), torch.randn(11), None, None, True, 2, 2)
     want = FALLBACK["pooled_readout"](*call)
     grad = torch.randn(5, 11)
     gradients = FALLBACK["pooled_readout_backward"](grad, *call, [True] * 5)
     monkeypatch.setattr(points, "SAMPLES", samples)
+    monkeypatch.setattr(points, "POINTS", corners)
     torch.testing.assert_close(FALLBACK["pooled_readout"](*call), want)
     torch.testing.assert_close(FALLBACK["pooled_readout_backward"](grad, *call, [True] * 5), gradients)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 SAMPLES = 2**18  # values that are read at a time, in a level: with what is computed from them they fit the cache
 MAPS = 2**20  # values of maps at a time
 MANY = 4  # images for which points are sorted by the pixels that they read
+POINTS = 2**16  # whose corners are computed at a time: less often, and these still fit the cache
 
 ALL = slice(None)
 WHOLE = (ALL,)
@@ -46,6 +47,14 @@ class Corners:
         self.rows, self.across, self.down, self.slopes_of, self.outside = rows, across, down, slopes, outside
         self.by_pixel = by_pixel
         self._pixels: dict[int, tuple[Tensor, ...]] = {}
+        self._part_of: tuple[Corners, slice] | None = None
+
+    def part(self, images: slice) -> Corners:
+        """Return the corners of the points of some images, whose weights are parts of these."""
+        outside = None if self.outside is None else self.outside[:, images]
+        found = Corners(self.rows[:, images], self.across, self.down, self.slopes_of, outside, self.by_pixel)
+        found._part_of = self, images
+        return found
 
     def _products(self, down: Pair, across: Pair) -> Tensor:  # [L, b, n, 4]
         """Return the products of weights of rows and columns of pixels. One of the pairs may be numbers."""
@@ -60,11 +69,18 @@ class Corners:
     @cached_property
     def value(self) -> Tensor:
         """The weights of bilinear interpolation."""
+        if self._part_of is not None:
+            whole, images = self._part_of
+            return whole.value[:, images]
         return self._products(self.down, self.across)
 
     @cached_property
     def slopes(self) -> tuple[Tensor, Tensor]:
         """The weights of its derivative by the pixel coordinates x and y."""
+        if self._part_of is not None:
+            whole, images = self._part_of
+            by_x, by_y = whole.slopes
+            return by_x[:, images], by_y[:, images]
         across, down = self.slopes_of
         return self._products(self.down, across), self._products(down, self.across)
 
@@ -149,6 +165,7 @@ class Pyramid:
             for values in (edges, edges[0], pixels)
         )
         self.shared: dict[tuple[int, int], Corners] = {}
+        self._computed: dict[int, tuple[int, Corners]] = {}
         self.copies = [Copies(points.dtype) for _ in sizes]
 
     @property
@@ -165,11 +182,25 @@ class Pyramid:
         """Return the four pixels around each point of these images and neurons."""
         count = images.stop - images.start
         if self.points.shape[1] > 1:
-            return self._corners(self.points[:, images, neurons], count)
+            return self._corners_of_some(images, neurons)
         key = (count, neurons.start)
         if key not in self.shared:
             self.shared[key] = self._corners(self.points[:, :, neurons], count)
         return self.shared[key]
+
+    def _corners_of_some(self, images: slice, neurons: slice) -> Corners:
+        """Return those of points that images do not share, computed for several parts of the images at once."""
+        each = self.images[0].stop
+        most = POINTS // (each * self.points.shape[2]) * each  # images at once
+        if most <= each:
+            return self._corners(self.points[:, images, neurons], images.stop - images.start)
+        first = images.start // most * most
+        known, corners = self._computed.get(neurons.start, (None, None))
+        if known != first or corners is None:
+            points = self.points[:, first : first + most, neurons]
+            corners = self._corners(points, points.shape[1])
+            self._computed[neurons.start] = first, corners
+        return corners.part(slice(images.start - first, images.stop - first))
 
     def _corners(self, points: Tensor, count: int) -> Corners:  # [2, b or 1, n]
         pixel = (points.unsqueeze(1) + 1) * self.scale
@@ -214,7 +245,7 @@ class Pyramid:
 
     def _rows_of(self, low: Tensor, high: Tensor, count: int) -> Tensor:  # [2, L, b or 1, n] -> [L, b, n, 4]
         (x0, y0), (x1, y1) = low, high
-        image = torch.arange(count, dtype=low.dtype, device=low.device).view(-1, 1) * self.step
+        image = torch.arange(count, dtype=low.dtype, device=low.device).view(-1, 1) % self.images[0].stop * self.step
         rows = low.new_empty((len(self.sizes), count, low.shape[-1], 4))
         for k, column in enumerate(rows.unbind(-1)):
             if k % 2 == 0:
