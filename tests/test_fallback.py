@@ -281,7 +281,7 @@ def test_small_calls_of_every_form(dtype, form, align_corners, channels_last):
     leaves = [t.requires_grad_() for name, t in given.items() if t is not None and name != "noise"]
     leaves.append(features.requires_grad_())
     found = []
-    for read in (small.readout(refuse, refuse, {}).of_operands, _define.references["gaussian_readout"]):
+    for read in (small.readout(refuse, refuse, {}), _define.references["gaussian_readout"]):
         out = read(features, *given.values(), *rest)
         found.append((out, torch.autograd.grad(out.sin().sum(), leaves, allow_unused=True, materialize_grads=True)))
     torch.testing.assert_close(found[0], found[1])
@@ -292,7 +292,7 @@ def test_small_calls_of_every_form(dtype, form, align_corners, channels_last):
 def test_small_calls_leave_all_else_to_the_op():
     """Calls that are large, illegal, of several dtypes, or that something besides autograd looks at."""
     called = []
-    read = small.readout(lambda *a: called.append(1), refuse, {}).of_operands
+    read = small.readout(lambda *a: called.append(1), refuse, {})
     x, mu, w = torch.zeros(1, 2, 3, 3), torch.zeros(4, 2), torch.zeros(4, 2)
     rest = [*[None] * 6, 0, False, True]
     for operands in (

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from v1fast.fallback import points as rows
+from v1fast.fallback.bilinear import reads_none_at_nan
 from v1fast.fallback.points import WHOLE, Kept, Maps, Slices
 
 FEW = 2**9  # weights that are read as they lie
@@ -187,14 +187,6 @@ class _Gradients:
             self.weight = found
         else:
             self.points._of_level(self.weight, level, neurons).add_(found)
-
-
-@lru_cache(maxsize=1)
-def reads_none_at_nan() -> bool:
-    """Whether torch reads no pixel at a position that is NaN: on x86. On ARM it reads the first."""
-    one, grid = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 2), math.nan)
-    d_maps, _ = torch.ops.aten.grid_sampler_2d_backward.default(one, one, grid, 0, 0, True, [True, True])
-    return d_maps.item() == 0
 
 
 def _is_faster(sizes: Sequence[tuple[int, int]], channels: int, batch: int, points: Tensor, gradients: bool) -> bool:

@@ -3,9 +3,6 @@
 An op that Python computes passes through the dispatcher, and its backward too. For a model of ten neurons that takes
 longer than all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on,
 and what is read is kept for the backward pass. Second derivatives are those of the op.
-
-A layer hands over its parameters as they are: autograd would record each view and each copy that makes operands of
-them.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from torch._C import _AutoDispatchBelowAutograd
 
 from v1fast._torch import any_requires_grad, is_plain
 from v1fast.contracts import gaussian_readout as contract
-from v1fast.fallback import direct, philox_cpu
+from v1fast.fallback import bilinear, philox_cpu
 from v1fast.fallback.gaussian_readout import displaced, sigma_gradient
 
 FEATURES = 2**21
@@ -113,7 +110,7 @@ def _read(
     z = displaced(mu, sigma, eps)
     clamped = z.clamp(-1, 1)
     p = clamped if shift is None else clamped + shift.unsqueeze(1)
-    if not direct.reads_none_at_nan() and not math.isfinite(p.sum().item()):
+    if not bilinear.reads_none_at_nan() and not math.isfinite(p.sum().item()):
         return None
     grid = p.unsqueeze(2)
     if grid.shape[0] != features.shape[0]:
@@ -163,34 +160,7 @@ def _gradients(
     return d_features, d_mu, d_sigma, d_weight, grad.sum(0) if want_bias else None, d_shift
 
 
-class _Copies(NamedTuple):
-    """Parameters of a layer, and their values in a pass, so that they may be changed before its backward pass."""
-
-    parameters: tuple[Tensor, Tensor]  # mu (1, N, 1, 2) and sigma (1, N, ...)
-    values: tuple[Tensor, Tensor]  # [N, 2] and [N, ...]
-
-    def recorded(self) -> tuple[Tensor, ...]:
-        """Return the values, with the gradient of the parameters."""
-        pairs = zip(self.values, self.parameters, strict=True)
-        return tuple(v + (p - p.detach()).view(v.shape) for v, p in pairs)
-
-
-def _rows(features: Tensor) -> Tensor:
-    """Weights [N, C] of the parameter (1, C, 1, N)."""
-    _, channels, _, neurons = features.shape
-    return features.view(channels, neurons).t()
-
-
-class Readout(NamedTuple):
-    """What computes small calls."""
-
-    of_operands: Op
-    """The op, or what is faster."""
-    of_parameters: Op
-    """The same for the parameters of a layer, after whether the range of mu is written. None: it is not faster."""
-
-
-def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
+def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Op:
     """Return the op of the Gaussian readout, or what is faster for a small call.
 
     Args:
@@ -204,30 +174,21 @@ def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:
             output: Tensor
-            features, mu, sigma, weight, bias, shift, (output, ctx.read, ctx.copies, options) = arguments
+            *tensors, (output, ctx.read, options) = arguments
             noise, seed, neuron_index, *ctx.options = options
-            if ctx.copies is not None:
-                mu = sigma = None
-            ctx.save_for_backward(features, mu, sigma, weight, bias, shift, noise, seed, neuron_index)
+            ctx.save_for_backward(*tensors, noise, seed, neuron_index)
             return output
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            features, mu, sigma, weight, *rest = ctx.saved_tensors
-            wanted, copies = ctx.needs_input_grad[:6], ctx.copies
+            operands, wanted = ctx.saved_tensors, ctx.needs_input_grad[:6]
             if not torch.is_grad_enabled() and is_plain((grad,)):
+                features, _, sigma, weight, *_ = operands
                 with _AutoDispatchBelowAutograd():
-                    rows, sigma = (weight, sigma) if copies is None else (_rows(weight), copies.values[1])
-                    found = _gradients(grad, features, sigma, rows, ctx.read, ctx.options[-1], wanted)
-                    if copies is not None:
-                        found = _of_parameters(found, copies, weight)
+                    found = _gradients(grad, features, sigma, weight, ctx.read, ctx.options[-1], wanted)
             else:
-                rows = weight if copies is None else _rows(weight)
-                mu, sigma = (mu, sigma) if copies is None else copies.recorded()
-                found = backward_op(grad, features, mu, sigma, rows, *rest, *ctx.options, list(wanted))
+                found = backward_op(grad, *operands, *ctx.options, list(wanted))
                 found = tuple(d if w else None for d, w in zip(found, wanted, strict=True))
-                if copies is not None:
-                    found = _of_parameters(found, copies, weight)
             return (*found, None)
 
     # What Function.apply calls if no transform is active; it would look at each argument first.
@@ -254,41 +215,7 @@ def readout(op: Op, backward_op: Op, launchers: Mapping[str, Any]) -> Readout:
             return op(*arguments)
         output, read = found
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            return record(*arguments[:6], (output, read, None, arguments[6:]))
+            return record(*arguments[:6], (output, read, arguments[6:]))
         return output
 
-    def of_parameters(write: bool, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or not is_usual(arguments):
-            return None
-        features, mu, sigma, weight, *rest = arguments
-        inside = mu.detach()  # of the same memory and version
-        write = write and torch.is_grad_enabled() and isinstance(mu, torch.nn.Parameter)
-        placed = inside.clamp_(-1, 1) if write else inside.clamp(-1, 1)
-        _, neurons, *shape = sigma.shape
-        with _AutoDispatchBelowAutograd():
-            values = placed.view(neurons, 2), sigma.view(neurons, *(shape if shape[0] == 2 else shape[1:]))
-            operands = (features, *values, _rows(weight), *rest)
-            if not suits(operands):
-                return None
-            found = _read(*operands)
-            if found is None:
-                return None
-            output, read = found
-            if not (torch.is_grad_enabled() and any_requires_grad(*arguments)):
-                return output
-            copies = _Copies((mu, sigma), (values[0].clone(), values[1].clone()))
-        return record(*arguments[:6], (output, read, copies, arguments[6:]))
-
-    return Readout(of_operands, of_parameters)
-
-
-def _of_parameters(found: tuple[Tensor | None, ...], copies: _Copies, weight: Tensor) -> tuple[Tensor | None, ...]:
-    d_features, d_mu, d_sigma, d_weight, *rest = found
-    mu, sigma = copies.parameters
-    return (
-        d_features,
-        None if d_mu is None else d_mu.view(mu.shape),
-        None if d_sigma is None else d_sigma.view(sigma.shape),
-        None if d_weight is None else d_weight.t().reshape(weight.shape),
-        *rest,
-    )
+    return of_operands

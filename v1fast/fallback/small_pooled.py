@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 
 from v1fast._torch import any_requires_grad, is_plain
-from v1fast.fallback import direct
+from v1fast.fallback import bilinear
 from v1fast.reference._common import laid_out_like
 
 MOST = 2**19  # features of a small call, and values that it reads
@@ -73,7 +73,9 @@ def _is_small(
     """Whether a legal call is small, and right if grid_sample reads nothing at NaN."""
     if features.numel() > MOST or len(features) * weight.numel() > MOST:
         return False
-    return direct.reads_none_at_nan() or math.isfinite(grid.sum().item() + (0 if shift is None else shift.sum().item()))
+    return bilinear.reads_none_at_nan() or math.isfinite(
+        grid.sum().item() + (0 if shift is None else shift.sum().item())
+    )
 
 
 def takes(*arguments: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK, small, small_pooled
+from v1fast.fallback import FALLBACK, small, small_layers, small_pooled
 from v1fast.ops import gaussian_readout, pooled_readout
 from v1fast.ops._define import launchers_of, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
@@ -81,8 +81,9 @@ def _load_fallback() -> str:
     register_defaults(FALLBACK)
     if not _has_kernel("CPU"):
         op = gaussian_readout
-        found = small.readout(op.gaussian_readout, op.gaussian_readout_backward, launchers_of("gaussian_readout"))
-        op.gaussian_readout, op.of_parameters = found
+        launchers = launchers_of("gaussian_readout")
+        op.gaussian_readout = small.readout(op.gaussian_readout, op.gaussian_readout_backward, launchers)
+        op.of_parameters = small_layers.of_parameters
         pooled_readout.pooled_readout = small_pooled.first(
             pooled_readout.pooled_readout,
             pooled_readout.pooled_readout_backward,

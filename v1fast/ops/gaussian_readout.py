@@ -31,4 +31,4 @@ of_stored = OfStored(
 """The op on mu (1, N, 1, 2), sigma (1, N, rows, columns) and weights (1, C, 1, N), which get the gradients."""
 
 of_parameters: Callable[..., Any] | None = None
-"""Where the fallback runs on the CPU: what reads by the parameters of a layer (``v1fast.fallback.small.Readout``)."""
+"""Where the fallback runs on the CPU: what reads by the parameters of a layer, see ``fallback.small_layers``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from v1fast import _choices, functional
 from v1fast.ops import gaussian_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
-from v1fast.readouts._ranges import Change, unrecorded, within_map
+from v1fast.readouts._ranges import Change, at_least_zero, unrecorded, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
@@ -312,20 +313,17 @@ class GaussianPointReadout(PointReadout, ABC):
                 or an ``image_offset`` without a seed.
         """
         self._check_features(x)
-        noise: Noise | None = None
         stored = self._stored() if out_idx is None and x.dim() == 4 else None
-        if stored is not None and x.is_cpu and op.of_parameters is not None:
-            noise = self._noise(x, stored[0], sample, seed, image_offset)
-            small = self._read_small(op.of_parameters, stored, x, shift, noise)
+        if stored is not None and x.is_cpu and op.of_parameters is not None and seed is None and not image_offset:
+            draw = partial(self._draws_of, x, stored[0], sample)
+            small = self._read_small(op.of_parameters, stored, x, shift, draw)
             if small is not None:
                 return small
         if stored is not None and functional.suits_stored(x, *stored, self._parameter("bias"), shift):
-            if noise is None:
-                noise = self._noise(x, stored[0], sample, seed, image_offset)
+            noise = self._noise(x, stored[0], sample, seed, image_offset)
             return self._read_stored(stored, x, shift, noise)
         mu, sigma = self._gaussian(write=True)
-        if noise is None:
-            noise = self._noise(x, mu, sample, seed, image_offset)
+        noise = self._noise(x, mu, sample, seed, image_offset)
         index = None if out_idx is None else select_neurons(out_idx, self.outdims, x.device)
         if x.dim() != 5:
             return self._read(x, mu, sigma, shift, index, noise)
@@ -368,25 +366,22 @@ class GaussianPointReadout(PointReadout, ABC):
         stored: tuple[Tensor, Tensor, Tensor],
         x: Tensor,
         shift: Tensor | None,
-        noise: Noise,
+        draw: Callable[[], tuple[Any, ...]],
     ) -> Tensor | None:
         """The same in the fewest operations of torch; None where the call is not small."""
-        if self._ranges_of_stored() != (within_map, None):
+        range_of_mu, range_of_sigma = self._ranges_of_stored()
+        if range_of_mu is not within_map or range_of_sigma not in (None, at_least_zero):
             return None
-        seed = noise.get("seed")
-        return small(
-            self.training,
-            x,
-            *stored,
-            self._parameter("bias"),
-            shift,
-            noise.get("noise"),
-            None if seed is None else functional.seed_tensor(seed, x.device),
-            self._counters(None, x.device) if self.first_neuron else None,
-            noise.get("image_offset", 0),
-            noise.get("share_noise", False),
-            self.align_corners,
-        )
+        bias, positive = self._parameter("bias"), range_of_sigma is not None
+        return small(x, *stored, bias, shift, draw, self.align_corners, self.training, positive)
+
+    def _draws_of(self, x: Tensor, like: Tensor, sample: bool | None) -> tuple[Any, ...]:
+        """What a call draws, as the op takes it: noise, seed, neuron_index, image_offset and share_noise."""
+        noise = self._noise(x, like, sample, None, 0)
+        if "seed" not in noise:
+            return noise.get("noise"), None, None, 0, False
+        counters = self._counters(None, x.device) if self.first_neuron else None
+        return None, noise["seed"], counters, noise["image_offset"], noise["share_noise"]
 
     @property
     def _result_axis(self) -> int:

@@ -1,0 +1,65 @@
+"""Maps read at points by torch's own ``grid_sampler_2d``, with derivatives of any order.
+
+Torch records it in C++, faster than any step of autograd's written in Python, but its derivative has none. What stands
+in for that here runs only where somebody asks for the graph of a gradient (``create_graph``).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from v1fast.ops import point_gather as op
+
+
+def read(maps: Tensor, points: Tensor, align_corners: bool) -> Tensor:  # [B, C, H, W], [B, N, 1, 2] -> [B, C, N, 1]
+    """Return the values of maps at points, zero outside, NaN at points that are not finite."""
+    if not (reads_none_at_nan() or math.isfinite(points.sum().item())):
+        return op.point_gather(maps, points.squeeze(2), None, align_corners).mT.unsqueeze(3)
+    values = torch.grid_sampler_2d(maps, points, 0, 0, align_corners)
+    step = values.grad_fn
+    if step is not None:
+        step.register_hook(partial(_with_graph, maps, points, align_corners))
+    return values
+
+
+def _with_graph(
+    maps: Tensor, points: Tensor, align_corners: bool, found: tuple[Tensor | None, ...], grads: tuple[Tensor | None]
+) -> tuple[Tensor | None, ...] | None:
+    """Return the gradients of maps and points with a graph of their own, None where nobody asks for one.
+
+    Args:
+        maps: as for ``read``.
+        points: as for ``read``.
+        align_corners: as for ``read``.
+        found: the gradients that torch computed. None stands for what is not wanted.
+        grads: the gradient of the values, [B, C, N, 1].
+    """
+    (grad,) = grads
+    if grad is None or not torch.is_grad_enabled():
+        return None
+    wanted = [gradient is not None for gradient in found]
+    operands = (grad.squeeze(3).mT, maps, points.squeeze(2), None, align_corners)
+    gradients = op.point_gather_backward(*operands, [*wanted, False])
+    d_points = gradients[1].unsqueeze(2) if wanted[1] else None
+    return gradients[0] if wanted[0] else None, d_points
+
+
+@lru_cache(maxsize=1)
+def reads_none_at_nan() -> bool:
+    """Whether torch reads no pixel at a position that is NaN: on x86. On ARM it reads the first."""
+    one, grid = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 2), math.nan)
+    d_maps, _ = torch.ops.aten.grid_sampler_2d_backward.default(one, one, grid, 0, 0, True, [True, True])
+    return d_maps.item() == 0
+
+
+@lru_cache(maxsize=1)
+def clamp_passes_at_bounds() -> bool:
+    """Whether the gradient passes ``torch.clamp`` at exactly its bounds: up to torch 2.14."""
+    with torch.enable_grad(), torch.inference_mode(False):
+        edge = torch.ones((), device="cpu", requires_grad=True)
+        (passed,) = torch.autograd.grad(edge.clamp(-1, 1), edge)
+    return passed.item() == 1
