@@ -97,7 +97,7 @@ def pooled_readout(
     """The op ``v1fast::pooled_readout``."""
     call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
     if small_pooled.takes(*call):
-        return small_pooled.Small(*call).output(weight, bias)
+        return small_pooled.small(*call)
     dtype = compute_dtype(features, grid, weight, bias, shift)
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype)
     out = reader.read(maps, weight, bias)
@@ -135,13 +135,6 @@ def pooled_readout_backward(
     output_mask: list[bool],  # features, grid, weight, bias, shift
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op ``v1fast::pooled_readout_backward``. A gradient that is not requested is ``empty(0)``."""
-    call = (features, grid, weight, bias, shift, None, align_corners, pool_kernel, pool_steps)
-    if small_pooled.takes(*call) and grad_output.dtype == features.dtype:
-        there = (True, True, True, bias is not None, shift is not None)
-        wanted = [asked and is_there for asked, is_there in zip(output_mask, there, strict=True)]
-        found = small_pooled.Small(*call).gradients(grad_output, features, weight, wanted)
-        first, second, third, fourth, fifth = (features.new_empty(0) if d is None else d for d in found)
-        return first, second, third, fourth, fifth
     dtype = compute_dtype(features, grid, weight, bias, shift)
     want_features, want_grid, want_weight, want_bias, want_shift = output_mask
     reader, maps = _reader(features, grid, shift, pooled, align_corners, pool_kernel, pool_steps, dtype, True)

@@ -20,23 +20,29 @@ from v1fast.fallback.small import FEATURES, VALUES
 from v1fast.ops._define import launchers_of
 
 FEW = 2**8  # numbers, of which few operations are faster than fast ones
-_launchers = launchers_of("gaussian_readout")  # one for the CPU is called in any case
 
 
-def _is_usual(arguments: tuple[Any, ...], dtype: torch.dtype) -> bool:
-    """Whether autograd alone looks on at a call with these arguments, and its dtype is computed in."""
+_launchers = {name: launchers_of(name) for name in ("gaussian_readout", "pooled_readout")}
+
+
+def is_usual(arguments: tuple[Any, ...], dtype: torch.dtype, name: str) -> bool:
+    """Whether autograd alone looks on at a call with these arguments, and its dtype is computed in.
+
+    A kernel in Python for the op of this name is called in any case.
+    """
     return (
         (dtype is torch.float32 or dtype is torch.float64)
         and is_plain(arguments)
-        and not _launchers.get("cpu")
+        and "cpu" not in _launchers[name]
         and not torch.is_autocast_enabled("cpu")
         # The op's gradient passes at the edges of the map.
         and (bilinear.clamp_passes_at_bounds() or not torch.is_grad_enabled())
     )
 
 
-def _has(x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    return x is None or (x.shape == shape and x.dtype is dtype and x.is_cpu)
+def has(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether a tensor is of this form, and on the CPU."""
+    return x.shape == shape and x.dtype is dtype and x.is_cpu
 
 
 def _drawn(
@@ -55,7 +61,7 @@ def _drawn(
     return eps.double() if features.dtype is torch.float64 else eps
 
 
-def _in_range(parameter: Tensor, least: float, most: float, write: bool) -> Tensor:
+def in_range(parameter: Tensor, least: float, most: float, write: bool) -> Tensor:
     """Return a layer's parameter in range. The gradient passes to it, wherever its values lie.
 
     With ``write``, the parameter itself is brought in range.
@@ -127,15 +133,15 @@ def of_parameters(
         and 0 < features.numel() <= FEATURES
         and features.layout is torch.strided
         and (bias is None or (bias.dtype is dtype and 2 * bias.numel() == numbers))
-        and (shift is None or _has(shift, (batch, 2), dtype) or _has(shift, (1, 2), dtype))
-        and _is_usual((features, mu, sigma, weight, bias, shift), dtype)
+        and (shift is None or has(shift, (batch, 2), dtype) or has(shift, (1, 2), dtype))
+        and is_usual((features, mu, sigma, weight, bias, shift), dtype, "gaussian_readout")
     ):
         return None
     eps = _drawn(features, numbers // 2, *draw())
     write = write and torch.is_grad_enabled()
     if positive:
-        sigma = _in_range(sigma, 0, math.inf, write)
-    mu = _in_range(mu, -1, 1, write)
+        sigma = in_range(sigma, 0, math.inf, write)
+    mu = in_range(mu, -1, 1, write)
     p = _means(mu, sigma) if eps is None else _displaced(mu, sigma, eps).clamp(-1, 1)
     if shift is not None:
         p = p + shift.view(-1, 1, 1, 2)

@@ -1,17 +1,15 @@
 """Pooled readouts without the dispatcher, and small ones in as few operations of torch as there can be.
 
 An op that Python computes passes through the dispatcher, and its backward too. For few neurons that takes longer than
-all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on. Second
-derivatives are those of the op.
+all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on. Derivatives
+of any order are those of the op.
 
-A small call pools and reads all images at once, and keeps what it reads for the backward pass, as eager torch does.
-Maps are pooled channels-last, which torch does several times as fast.
+A small call pools and reads all images at once, and autograd records torch's own operations, as in an eager model.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,16 +17,13 @@ from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 
 from v1fast._torch import any_requires_grad, is_plain
-from v1fast.fallback import bilinear
-from v1fast.reference._common import laid_out_like
+from v1fast.fallback import bilinear, small_layers
 
 MOST = 2**19  # features of a small call, and values that it reads
 LITTLE = 2**13  # features, of which fewer operations are faster than faster ones
 MOST_POOLINGS = 16
 MOST_IN_ALL = 2**31 - 1
 Op = Callable[..., Any]
-_d_read = torch.ops.aten.grid_sampler_2d_backward.default._op  # without a call of Python's
-_d_pooled = torch.ops.aten.avg_pool2d_backward.default._op
 
 
 def _is_legal(
@@ -67,15 +62,8 @@ def _is_legal(
     )
 
 
-def _is_small(
-    features: Tensor, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None, *_: Any
-) -> bool:
-    """Whether a legal call is small, and right if grid_sample reads nothing at NaN."""
-    if features.numel() > MOST or len(features) * weight.numel() > MOST:
-        return False
-    return bilinear.reads_none_at_nan() or math.isfinite(
-        grid.sum().item() + (0 if shift is None else shift.sum().item())
-    )
+def _is_small(features: Tensor, grid: Tensor, weight: Tensor, *_: Any) -> bool:
+    return features.numel() <= MOST and len(features) * weight.numel() <= MOST
 
 
 def takes(*arguments: Any) -> bool:
@@ -83,89 +71,91 @@ def takes(*arguments: Any) -> bool:
     return _is_legal(*arguments) and _is_small(*arguments)
 
 
-class Small:
-    """A small call of the op, whose arguments these are: what is read at the points, and what the backward needs."""
+def _read(
+    features: Tensor, points: Tensor, shift: Tensor | None, align_corners: bool, kernel: int, steps: int
+) -> Tensor:
+    """Return what is read of all levels at points [B or 1, N, 1, 2]: [B, (steps + 1) C, N, 1].
 
-    __slots__ = ("align_corners", "kernel", "last", "maps", "per_image", "points", "values")
+    torch pools several times as fast in channels-last. Gradients are so too as long as each level is read before the
+    next one is made: autograd adds them up in the opposite order, in the layout of the first.
+    """
+    if shift is not None:
+        points = points + shift.view(-1, 1, 1, 2)
+    if points.shape[0] != features.shape[0]:
+        points = points.expand(features.shape[0], -1, -1, -1)
+    read = [bilinear.read(features, points, align_corners)]
+    if not steps:
+        return read[0]
+    level = features.contiguous(memory_format=torch.channels_last) if features.numel() > LITTLE else features
+    for _ in range(steps):
+        level = torch._C._nn.avg_pool2d(level, kernel)
+        read.append(bilinear.read(level, points, align_corners))
+    return torch.cat(read, 1)
 
-    def __init__(
-        self,
-        features: Tensor,
-        grid: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        shift: Tensor | None,
-        pooled: None,
-        align_corners: bool,
-        kernel: int,
-        steps: int,
-    ) -> None:
-        self.align_corners, self.kernel = align_corners, kernel
-        p = grid if shift is None else grid + shift.unsqueeze(1)
-        points = p.contiguous().unsqueeze(-2)
-        if p.dim() == 2:
-            points = points.unsqueeze(0) if len(features) == 1 else points.expand(len(features), -1, -1, -1)
-        self.per_image = grid.dim() == 3
-        self.points = points  # [B, N, 1, 2]
-        self.last = steps > 0 and features.numel() > LITTLE  # whether poolings are channels-last
-        self.maps = maps = [features]
-        read = [torch.grid_sampler_2d(features, points, 0, 0, align_corners)]
-        level = features.contiguous(memory_format=torch.channels_last) if self.last else features
-        for _ in range(steps):
-            level = torch._C._nn.avg_pool2d(level, kernel)
-            maps.append(level)
-            read.append(torch.grid_sampler_2d(level, points, 0, 0, align_corners))
-        self.values = (torch.cat(read, 1) if steps else read[0]).squeeze(3)  # [B, (steps + 1) C, N]
 
-    def output(self, weight: Tensor, bias: Tensor | None) -> Tensor:  # [B, N]
-        """Return the output of the op."""
-        output = (self.values * weight.t()).sum(1)
-        return output if bias is None else output.add_(bias)
+def small(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2]
+    weight: Tensor,  # [N, (steps + 1) C]
+    bias: Tensor | None,  # [N]
+    shift: Tensor | None,  # [B, 2]
+    pooled: None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+) -> Tensor:  # [B, N]
+    """Return what the op returns of a small call."""
+    points = grid.contiguous().unsqueeze(-2)  # read fastest so
+    points = points.unsqueeze(0) if grid.dim() == 2 else points
+    output = _read(features, points, shift, align_corners, kernel, steps).squeeze(3).mul(weight.t()).sum(1)
+    return output if bias is None else output.add_(bias)
 
-    def gradients(
-        self, grad: Tensor, features: Tensor, weight: Tensor, wanted: Sequence[bool]
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of features, grid, weight, bias and shift from that of the output, [B, N].
 
-        None stands for what is not wanted.
-        """
-        want_features, want_grid, want_weight, want_bias, want_shift = wanted
-        g = grad.unsqueeze(1)
-        d_features = d_grid = d_shift = None
-        if want_features or want_grid or want_shift:
-            d_features, d_points = self._through_points((g * weight.t()).unsqueeze(3), features, want_features)
-            if want_grid:
-                d_grid = d_points.squeeze(2) if self.per_image else d_points.sum((0, 2))
-            d_shift = d_points.sum((1, 2)) if want_shift else None
-        d_weight = self._weight_gradient(g, weight) if want_weight else None
-        return d_features, d_grid, d_weight, grad.sum(0) if want_bias else None, d_shift
+def of_parameters(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+    write: bool,
+) -> Tensor | None:  # [B, N]
+    """Return the readout by the parameters of a layer, None where it is not faster, or not to be computed here.
 
-    def _through_points(
-        self, upstream: Tensor, features: Tensor, want_features: bool
-    ) -> tuple[Tensor | None, Tensor]:  # [B, (steps + 1) C, N, 1]
-        """Return the gradients of features and of points, [B, N, 1, 2], from that of what is read."""
-        found = d_points = None
-        parts = upstream.split(features.shape[1], 1) if len(self.maps) > 1 else (upstream,)
-        for level, part in zip(reversed(self.maps), reversed(parts), strict=True):
-            d_level, d_here = _d_read(part, level, self.points, 0, 0, self.align_corners, [want_features, True])
-            d_points = d_here if d_points is None else d_points.add_(d_here)
-            if want_features:
-                like = level
-                if self.last and not level.is_contiguous():
-                    d_level = d_level.contiguous(memory_format=torch.channels_last)  # torch returns NCHW
-                elif self.last:
-                    like = torch.empty_like(level, memory_format=torch.channels_last)
-                if found is not None:  # of the map that was pooled, torch asks for the layout alone
-                    d_level += _d_pooled(found, like, self.kernel, [], 0, False, True, None)
-                found = d_level
-        assert d_points is not None
-        if found is None:
-            return None, d_points
-        return found if found.stride() == features.stride() else laid_out_like(found, features), d_points
-
-    def _weight_gradient(self, g: Tensor, weight: Tensor) -> Tensor:  # [B, 1, N]
-        found = (self.values * g).sum(0).t()
-        return found if found.stride() == weight.stride() else torch.empty_like(weight).copy_(found)
+    Args:
+        features: [B, C, H, W] on the CPU, of sizes that the layer takes.
+        grid: (1, N, 1, 2). A pass reads it in range.
+        weight: (1, (steps + 1) C, 1, N).
+        bias: (N).
+        shift: [B, 2] or [1, 2].
+        align_corners: as for the op.
+        kernel: as for the op.
+        steps: as for the op.
+        write: whether positions out of range are written, as in training.
+    """
+    (batch, channels, height, width), dtype, numbers = features.shape, features.dtype, grid.numel()
+    given = (features, grid, weight, bias, shift)
+    if not (
+        grid.dtype is dtype
+        and weight.dtype is dtype
+        and 2 * weight.numel() == (steps + 1) * channels * numbers
+        and 0 < batch * weight.numel() <= MOST
+        and 0 < features.numel() <= MOST
+        and min(height, width) >= kernel**steps
+        and features.layout is torch.strided
+        and (bias is None or (bias.dtype is dtype and 2 * bias.numel() == numbers))
+        and (shift is None or small_layers.has(shift, (batch, 2), dtype) or small_layers.has(shift, (1, 2), dtype))
+        and small_layers.is_usual(given, dtype, "pooled_readout")
+    ):
+        return None
+    points = small_layers.in_range(grid, -1, 1, write and torch.is_grad_enabled())
+    if torch.is_grad_enabled() and grid.requires_grad:
+        points = points.clone()  # autograd keeps it, and the parameter may be changed before the backward pass
+    read = _read(features, points, shift, align_corners, kernel, steps)
+    output = read.mul(weight.transpose(2, 3)).sum((1, 3))
+    return output if bias is None else output.add_(bias)
 
 
 def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:
@@ -186,26 +176,17 @@ def first(op: Op, backward_op: Op, forward: Op, backward: Op, kernels: Mapping[s
 
     class Pooled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Tensor:
-            features, grid, weight, bias, shift, _, *options = arguments
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            features, grid, weight, bias, shift, _, *ctx.options = arguments
             ctx.save_for_backward(features, grid, weight, bias, shift)
-            ctx.options, ctx.small = options, None
-            if not _is_small(*arguments):
-                return forward(*arguments)
-            ctx.small = Small(*arguments)
-            return ctx.small.output(weight, bias)
+            return forward(*arguments)
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            features, _, weight, *_ = operands = ctx.saved_tensors
-            align_corners, kernel, steps = ctx.options
             wanted = ctx.needs_input_grad[:5]
-            if torch.is_grad_enabled() or "cpu" in kernels or not _nobody_looks_on((grad,)):
-                found = backward_op(grad, *operands, None, align_corners, kernel, steps, list(wanted))
-            elif ctx.small is not None:
-                return (*ctx.small.gradients(grad, features, weight, wanted), None, None, None, None)
-            else:
-                found = backward(grad, *operands, None, align_corners, kernel, steps, list(wanted))
+            looks_on = torch.is_grad_enabled() or "cpu" in kernels or not _nobody_looks_on((grad,))
+            compute = backward_op if looks_on else backward
+            found = compute(grad, *ctx.saved_tensors, None, *ctx.options, list(wanted))
             return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None, None)
 
     # What Function.apply calls if no transform is active; it would look at each argument first.
@@ -216,11 +197,11 @@ def first(op: Op, backward_op: Op, forward: Op, backward: Op, kernels: Mapping[s
             return op(*arguments)
         if not (_nobody_looks_on(arguments) and _is_legal(*arguments)):
             return op(*arguments)
+        if _is_small(*arguments):
+            return small(*arguments)
         if torch.is_grad_enabled() and any_requires_grad(*arguments):
             return record(*arguments)
         with torch.no_grad():
-            if _is_small(*arguments):
-                return Small(*arguments).output(arguments[2], arguments[3])
             return forward(*arguments)
 
     return call

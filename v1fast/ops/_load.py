@@ -91,6 +91,7 @@ def _load_fallback() -> str:
             FALLBACK["pooled_readout_backward"],
             launchers_of("pooled_readout"),
         )
+        pooled_readout.of_parameters = small_pooled.of_parameters
         pooled_readout.STORING.discard("cpu")
     return "loaded"
 

@@ -1,5 +1,8 @@
 """The op ``v1fast::pooled_readout`` and its backward."""
 
+from collections.abc import Callable
+from typing import Any
+
 from v1fast.contracts import pooled_readout as contract
 from v1fast.ops._define import define, define_with_backward
 from v1fast.reference import pooled_readout as reference
@@ -26,3 +29,6 @@ pooled_readout, pooled_readout_backward = define_with_backward(
 
 STORING = {"cpu", "cuda"}
 """Types of devices where the backward pass reads stored poolings. Elsewhere it pools anew, a few images at a time."""
+
+of_parameters: Callable[..., Any] | None = None
+"""Where the fallback runs on the CPU: what reads by the parameters of a layer, see ``fallback.small_pooled``."""

@@ -83,6 +83,12 @@ class PointReadout(FeatureReadout):
     stored_features: ClassVar[str] = "features"
     weight_dtype: torch.dtype | None = None  # a class attribute because accelerated layers do not set it
 
+    def _parameter(self, name: str) -> Any:
+        """The attribute of this name, in a third of the time that ``torch.nn.Module`` takes for a parameter."""
+        own = self.__dict__  # what is there comes before a parameter: a rank's part of it, for one
+        found = None if name in own else own["_parameters"].get(name)
+        return getattr(self, name) if found is None else found
+
     def _as_read(self, features: Tensor) -> Tensor:
         """Weights in ``weight_dtype``. Their gradient reaches the parameter in the parameter's dtype."""
         return features if self.weight_dtype is None else features.to(self.weight_dtype)
@@ -199,12 +205,6 @@ class GaussianPointReadout(PointReadout, ABC):
         """Names of the parameters that hold mu and sigma; None where mu is computed from others."""
         return None
 
-    def _parameter(self, name: str) -> Any:
-        """The attribute of this name, in a third of the time that ``torch.nn.Module`` takes for a parameter."""
-        own = self.__dict__  # what is there comes before a parameter: a rank's part of it, for one
-        found = None if name in own else own["_parameters"].get(name)
-        return getattr(self, name) if found is None else found
-
     def _draw_noise(self, images: int, like: Tensor) -> Tensor:
         """Standard normals [images, N, 2], drawn from torch's generator in the order of neuralpredictors."""
         return like.new_empty(images, self.outdims, 2).normal_()
@@ -315,8 +315,7 @@ class GaussianPointReadout(PointReadout, ABC):
         self._check_features(x)
         stored = self._stored() if out_idx is None and x.dim() == 4 else None
         if stored is not None and x.is_cpu and op.of_parameters is not None and seed is None and not image_offset:
-            draw = partial(self._draws_of, x, stored[0], sample)
-            small = self._read_small(op.of_parameters, stored, x, shift, draw)
+            small = self._read_small(op.of_parameters, stored, x, shift, sample)
             if small is not None:
                 return small
         if stored is not None and functional.suits_stored(x, *stored, self._parameter("bias"), shift):
@@ -335,7 +334,7 @@ class GaussianPointReadout(PointReadout, ABC):
         names = self._stored_gaussian()
         if names is None or type(self)._read is not GaussianPointReadout._read or torch.compiler.is_compiling():
             return None
-        return self._parameter(names[0]), self._parameter(names[1]), self._as_read(self.features)
+        return self._parameter(names[0]), self._parameter(names[1]), self._as_read(self._parameter("features"))
 
     def _ranges_of_stored(self) -> tuple[Change | None, Change | None]:
         names, ranges = self._stored_gaussian(), self._ranges()
@@ -366,20 +365,23 @@ class GaussianPointReadout(PointReadout, ABC):
         stored: tuple[Tensor, Tensor, Tensor],
         x: Tensor,
         shift: Tensor | None,
-        draw: Callable[[], tuple[Any, ...]],
+        sample: bool | None,
     ) -> Tensor | None:
         """The same in the fewest operations of torch; None where the call is not small."""
         range_of_mu, range_of_sigma = self._ranges_of_stored()
         if range_of_mu is not within_map or range_of_sigma not in (None, at_least_zero):
             return None
-        bias, positive = self._parameter("bias"), range_of_sigma is not None
-        return small(x, *stored, bias, shift, draw, self.align_corners, self.training, positive)
+        draw = partial(self._draws, x, sample)
+        positive = range_of_sigma is not None
+        return small(x, *stored, self._parameter("bias"), shift, draw, self.align_corners, self.training, positive)
 
-    def _draws_of(self, x: Tensor, like: Tensor, sample: bool | None) -> tuple[Any, ...]:
+    def _draws(self, x: Tensor, sample: bool | None) -> tuple[Any, ...]:
         """What a call draws, as the op takes it: noise, seed, neuron_index, image_offset and share_noise."""
-        noise = self._noise(x, like, sample, None, 0)
-        if "seed" not in noise:
-            return noise.get("noise"), None, None, 0, False
+        if self.sampler == "torch" and (self.training if sample is None else sample):
+            return self._draw_noise(x.shape[0] if self.batch_sample else 1, x), None, None, 0, False
+        noise = self._noise(x, x, sample, None, 0)
+        if not noise:
+            return None, None, None, 0, False
         counters = self._counters(None, x.device) if self.first_neuron else None
         return None, noise["seed"], counters, noise["image_offset"], noise["share_noise"]
 

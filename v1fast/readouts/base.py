@@ -242,7 +242,9 @@ class FeatureReadout(Readout):
         return self.in_shape[0], self.in_shape[-2], self.in_shape[-1]
 
     def _require_in_shape(self, x: Tensor) -> None:
-        check_map(x, *self._map_shape)
+        shape, in_shape = x.shape, self.in_shape
+        if len(shape) != 4 or shape[1] != in_shape[0] or shape[2] != in_shape[-2] or shape[3] != in_shape[-1]:
+            check_map(x, *self._map_shape)
 
     @property
     def _bias_shape(self) -> tuple[int, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from v1fast import functional
+from v1fast.ops import pooled_readout as op
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout, SeveralOutputs, stacked
-from v1fast.readouts._ranges import Change, at_least_zero
+from v1fast.readouts._ranges import Change, at_least_zero, within_map
 from v1fast.readouts.base import NeuronSelection, Reduction, select_neurons
 
 
@@ -160,6 +161,10 @@ class PointPooled2d(PooledReadout):
             ValueError: an operand does not fit; the message names it.
         """
         self._require_in_shape(x)
+        if op.of_parameters is not None and out_idx is None and x.is_cpu and x.dim() == 4:
+            small = self._read_small(op.of_parameters, x, shift)
+            if small is not None:
+                return small
         images, shift = fold_frames(x, shift)
         grid, weight, bias = self._neurons(self.features, out_idx, x.device)
         if self.return_weighted_features:
@@ -186,6 +191,23 @@ class PointPooled2d(PooledReadout):
         if outputs:
             out = _without_one(out.unflatten(1, (outputs, -1)).transpose(0, 1))
         return unfold_frames(out, x)
+
+    def _read_small(self, small: Callable[..., Tensor | None], x: Tensor, shift: Tensor | None) -> Tensor | None:
+        """Responses [B, N] by the parameters as they are; None where the call is not small, or more is computed."""
+        cls: Any = type(self)
+        if (
+            cls._neurons is not GridReadout._neurons
+            or cls._points is not GridReadout._points
+            or self.return_weighted_features
+            or self._ranges().get("grid") is not within_map
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        features = self._as_read(self._parameter("features"))
+        if features.dim() != 4:  # in the class for several outputs
+            return None
+        bias, options = self._parameter("bias"), (self.align_corners, self.pool_kern, self._pool_steps)
+        return small(x, self._parameter("grid"), features, bias, shift, *options, self.training)
 
     def _details(self) -> list[str]:
         return [f"{self.pool_steps} poolings of {self.pool_kern} x {self.pool_kern}"]
