@@ -16,14 +16,41 @@ from v1fast.ops import point_gather as op
 
 
 def read(maps: Tensor, points: Tensor, align_corners: bool) -> Tensor:  # [B, C, H, W], [B, N, 1, 2] -> [B, C, N, 1]
-    """Return the values of maps at points, zero outside, NaN at points that are not finite."""
-    if not (reads_none_at_nan() or math.isfinite(points.sum().item())):
-        return op.point_gather(maps, points.squeeze(2), None, align_corners).mT.unsqueeze(3)
-    values = torch.grid_sampler_2d(maps, points, 0, 0, align_corners)
-    step = values.grad_fn
+    """Return the values of maps at points, zero outside, NaN at points that are not finite.
+
+    Derivatives of its gradients need ``with_derivatives``.
+    """
+    if reads_none_at_nan() or math.isfinite(points.sum().item()):
+        return torch.grid_sampler_2d(maps, points, 0, 0, align_corners)
+    return op.point_gather(maps, points.squeeze(2), None, align_corners).mT.unsqueeze(3)
+
+
+def with_derivatives(result: Tensor, points: Tensor, align_corners: bool, *parts: tuple[Tensor, Tensor]) -> Tensor:
+    """Return ``result``, whose gradients will have derivatives too.
+
+    Only ``result``, which nobody else has, gets a hook, in the cheapest way: each hook of a step costs as much as an
+    operation of torch. A pass that makes a graph comes by it first.
+
+    Args:
+        result: computed from all that was read, and from nothing that was read by others.
+        points: where ``read`` read.
+        align_corners: as it read.
+        *parts: maps, and what it returned for them.
+    """
+    step = result.grad_fn
     if step is not None:
-        step.register_hook(partial(_with_graph, maps, points, align_corners))
-    return values
+        result._backward_hooks = {-1: partial(_prepare, points, align_corners, [*parts])}
+        step._register_hook_dict(result)
+    return result
+
+
+def _prepare(points: Tensor, align_corners: bool, parts: list[tuple[Tensor, Tensor]], _: Tensor) -> None:
+    """Let the steps that read return gradients with a graph, in a pass that makes one."""
+    while parts and torch.is_grad_enabled():
+        maps, values = parts.pop()
+        step = values.grad_fn
+        if step is not None and step.name().startswith("GridSampler"):
+            step.register_hook(partial(_with_graph, maps, points, align_corners))
 
 
 def _with_graph(

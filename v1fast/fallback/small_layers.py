@@ -48,16 +48,13 @@ def has(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 def _drawn(
     features: Tensor,
     neurons: int,
-    noise: Tensor | None,
-    seed: Tensor | None,
+    seed: Tensor,
     neuron_index: Tensor | None,
     image_offset: int,
     share_noise: bool,
-) -> Tensor | None:  # [B or 1, N, 2]
-    if seed is None:
-        return noise
+) -> Tensor:  # [B or 1, N, 1, 2]
     images, first = (1, 0) if share_noise else (features.shape[0], image_offset)
-    eps = philox_cpu.normals(seed, images, neurons, neuron_index, first)
+    eps = philox_cpu.normals(seed, images, neurons, neuron_index, first).unsqueeze(2)
     return eps.double() if features.dtype is torch.float64 else eps
 
 
@@ -87,12 +84,11 @@ def _means(mu: Tensor, sigma: Tensor) -> Tensor:
 def _displaced(mu: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
     """Return mu + A eps, [B or 1, N, 1, 2]. Not by a matrix product, which may round."""
     if sigma.shape[2] == 1:
-        return torch.addcmul(mu, sigma, eps.unsqueeze(2))
+        return torch.addcmul(mu, sigma, eps)
     if eps.numel() < FEW:
-        return (sigma.transpose(2, 3) * eps.unsqueeze(3)).sum(2, True).add_(mu)
-    first, second = sigma.unbind(3)  # torch is slow where the last axis is as short
-    z = torch.addcmul(mu.squeeze(2), first, eps[..., :1]).addcmul_(second, eps[..., 1:])
-    return z.unsqueeze(2)
+        return (sigma.transpose(2, 3) * eps.mT).sum(2, True).add_(mu)
+    first, second = sigma.unsqueeze(2).unbind(4)  # torch is slow where the last axis is as short
+    return torch.addcmul(mu, first, eps[..., :1]).addcmul_(second, eps[..., 1:])
 
 
 def of_parameters(
@@ -102,7 +98,7 @@ def of_parameters(
     weight: Tensor,
     bias: Tensor | None,
     shift: Tensor | None,
-    draw: Callable[[], tuple[Any, ...]],
+    draw: Callable[[], Tensor | tuple[Any, ...] | None],
     align_corners: bool,
     write: bool,
     positive: bool,
@@ -116,8 +112,8 @@ def of_parameters(
         weight: (1, C, 1, N).
         bias: (N).
         shift: [B, 2] or [1, 2].
-        draw: returns noise, seed, neuron_index, image_offset and share_noise as the op takes them. Called only if the
-            call is computed here.
+        draw: returns the noise [B or 1, N, 1, 2] of this pass, or what it is drawn from as the op takes it: seed,
+            neuron_index, image_offset and share_noise; None for the means. Called only if the call is computed here.
         align_corners: as for the op.
         write: whether parameters that are out of range are written, as in training.
         positive: whether sigma has a range too: at least 0.
@@ -137,7 +133,8 @@ def of_parameters(
         and is_usual((features, mu, sigma, weight, bias, shift), dtype, "gaussian_readout")
     ):
         return None
-    eps = _drawn(features, numbers // 2, *draw())
+    drawn = draw()
+    eps = _drawn(features, numbers // 2, *drawn) if isinstance(drawn, tuple) else drawn
     write = write and torch.is_grad_enabled()
     if positive:
         sigma = in_range(sigma, 0, math.inf, write)
@@ -147,5 +144,6 @@ def of_parameters(
         p = p + shift.view(-1, 1, 1, 2)
     if p.shape[0] != batch:
         p = p.expand(batch, -1, -1, -1)
-    output = bilinear.read(features, p, align_corners).mul(weight.transpose(2, 3)).sum((1, 3))
+    read = bilinear.read(features, p, align_corners)
+    output = bilinear.with_derivatives(read.mul(weight.transpose(2, 3)), p, align_corners, (features, read)).sum((1, 3))
     return output if bias is None else output.add_(bias)

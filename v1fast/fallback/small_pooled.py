@@ -71,26 +71,43 @@ def takes(*arguments: Any) -> bool:
     return _is_legal(*arguments) and _is_small(*arguments)
 
 
-def _read(
-    features: Tensor, points: Tensor, shift: Tensor | None, align_corners: bool, kernel: int, steps: int
+def _weighted(
+    features: Tensor,
+    points: Tensor,
+    weight: Tensor,
+    shift: Tensor | None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
 ) -> Tensor:
-    """Return what is read of all levels at points [B or 1, N, 1, 2]: [B, (steps + 1) C, N, 1].
+    """Return the sum over channels of what is read of all levels, weighted: [B, N].
 
     torch pools several times as fast in channels-last. Gradients are so too as long as each level is read before the
     next one is made: autograd adds them up in the opposite order, in the layout of the first.
+
+    Args:
+        features: [B, C, H, W].
+        points: [B or 1, N, 1, 2].
+        weight: (1, (steps + 1) C, N, 1), or without the first axis.
+        shift: [B, 2] or [1, 2].
+        align_corners: as for the op.
+        kernel: as for the op.
+        steps: as for the op.
     """
     if shift is not None:
         points = points + shift.view(-1, 1, 1, 2)
     if points.shape[0] != features.shape[0]:
         points = points.expand(features.shape[0], -1, -1, -1)
-    read = [bilinear.read(features, points, align_corners)]
-    if not steps:
-        return read[0]
-    level = features.contiguous(memory_format=torch.channels_last) if features.numel() > LITTLE else features
-    for _ in range(steps):
-        level = torch._C._nn.avg_pool2d(level, kernel)
-        read.append(bilinear.read(level, points, align_corners))
-    return torch.cat(read, 1)
+    values = bilinear.read(features, points, align_corners)
+    parts, level = [(features, values)], features
+    if steps:
+        if features.numel() > LITTLE:
+            level = features.contiguous(memory_format=torch.channels_last)
+        for _ in range(steps):
+            level = torch._C._nn.avg_pool2d(level, kernel)
+            parts.append((level, bilinear.read(level, points, align_corners)))
+        values = torch.cat([values for _, values in parts], 1)
+    return bilinear.with_derivatives(values.mul(weight), points, align_corners, *parts).sum((1, 3))
 
 
 def small(
@@ -107,7 +124,7 @@ def small(
     """Return what the op returns of a small call."""
     points = grid.contiguous().unsqueeze(-2)  # read fastest so
     points = points.unsqueeze(0) if grid.dim() == 2 else points
-    output = _read(features, points, shift, align_corners, kernel, steps).squeeze(3).mul(weight.t()).sum(1)
+    output = _weighted(features, points, weight.t().unsqueeze(2), shift, align_corners, kernel, steps)
     return output if bias is None else output.add_(bias)
 
 
@@ -151,10 +168,10 @@ def of_parameters(
     ):
         return None
     points = small_layers.in_range(grid, -1, 1, write and torch.is_grad_enabled())
-    if torch.is_grad_enabled() and grid.requires_grad:
-        points = points.clone()  # autograd keeps it, and the parameter may be changed before the backward pass
-    read = _read(features, points, shift, align_corners, kernel, steps)
-    output = read.mul(weight.transpose(2, 3)).sum((1, 3))
+    if shift is None and torch.is_grad_enabled():
+        # A copy: autograd keeps it, and the parameter may be changed before the backward pass.
+        points = torch.expand_copy(points, (batch, -1, -1, -1))
+    output = _weighted(features, points, weight.transpose(2, 3), shift, align_corners, kernel, steps)
     return output if bias is None else output.add_(bias)
 
 

@@ -375,15 +375,15 @@ class GaussianPointReadout(PointReadout, ABC):
         positive = range_of_sigma is not None
         return small(x, *stored, self._parameter("bias"), shift, draw, self.align_corners, self.training, positive)
 
-    def _draws(self, x: Tensor, sample: bool | None) -> tuple[Any, ...]:
-        """What a call draws, as the op takes it: noise, seed, neuron_index, image_offset and share_noise."""
+    def _draws(self, x: Tensor, sample: bool | None) -> Tensor | tuple[Any, ...] | None:
+        """The noise of a call, [B or 1, N, 1, 2], or seed, neuron_index, image_offset and share_noise of the op."""
         if self.sampler == "torch" and (self.training if sample is None else sample):
-            return self._draw_noise(x.shape[0] if self.batch_sample else 1, x), None, None, 0, False
+            return self._draw_noise(x.shape[0] if self.batch_sample else 1, x).unsqueeze(2)
         noise = self._noise(x, x, sample, None, 0)
         if not noise:
-            return None, None, None, 0, False
+            return None
         counters = self._counters(None, x.device) if self.first_neuron else None
-        return None, noise["seed"], counters, noise["image_offset"], noise["share_noise"]
+        return noise["seed"], counters, noise["image_offset"], noise["share_noise"]
 
     @property
     def _result_axis(self) -> int:
