@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import struct
 import sys
-from array import array
+from cmath import rect
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from math import cos, log, pi, sin, sqrt, tau
+from math import log, pi, sqrt, tau
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,14 +188,13 @@ def _draw_few(seed: int, images: int, neurons: int, image_offset: int) -> Tensor
     served = words[odd::2] if images == 1 else words
     bits = b"".join([((word & upper) << 20 | one).to_bytes(size, "little") for word in served])
     numbers = struct.unpack(f"<{len(bits) // 8}d", bits)
-    half, found = len(numbers) // 2, []
-    for u, v in zip(numbers[:half], numbers[half:], strict=True):
-        radius, angle = sqrt(-2 * log(u - (1 - 2.0**-24))), tau * v
-        found.append(radius * cos(angle))
-        found.append(radius * sin(angle))
+    half = len(numbers) // 2
+    pairs = zip(numbers[:half], numbers[half:], strict=True)
+    found = [rect(sqrt(-2 * log(u - (1 - 2.0**-24))), tau * v) for u, v in pairs]
+    draws = np.array(found, np.complex64).view(np.float32)
     if images == 1:
-        return torch.frombuffer(array("f", found), dtype=torch.float32).view(1, neurons, 2)
-    by_block = np.array(found, np.float32).reshape(2, last - first, neurons, 2).swapaxes(0, 1)
+        return torch.from_numpy(draws.reshape(1, neurons, 2))
+    by_block = draws.reshape(2, last - first, neurons, 2).swapaxes(0, 1)
     return torch.from_numpy(by_block.reshape(-1, neurons, 2)[odd : odd + images])
 
 
