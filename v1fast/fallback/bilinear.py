@@ -1,7 +1,8 @@
 """Maps read at points by torch's own ``grid_sampler_2d``, with derivatives of any order.
 
-Torch records it in C++, faster than any step of autograd's written in Python, but its derivative has none. What stands
-in for that here runs only where somebody asks for the graph of a gradient (``create_graph``).
+Torch records it in C++, faster than any step of autograd's written in Python, but in older releases its derivative has
+none: 2.8 lacks it, 2.13 has it. What stands in for that here runs only where somebody asks for the graph of a gradient
+(``create_graph``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def read(maps: Tensor, points: Tensor, align_corners: bool) -> Tensor:  # [B, C,
 
 
 def with_derivatives(result: Tensor, points: Tensor, align_corners: bool, *parts: tuple[Tensor, Tensor]) -> Tensor:
-    """Return ``result``, whose gradients will have derivatives too.
+    """Return ``result``, whose gradients will have derivatives too, if torch's have none.
 
     Only ``result``, which nobody else has, gets a hook, in the cheapest way: each hook of a step costs as much as an
     operation of torch. A pass that makes a graph comes by it first.
@@ -38,7 +39,7 @@ def with_derivatives(result: Tensor, points: Tensor, align_corners: bool, *parts
         *parts: maps, and what it returned for them.
     """
     step = result.grad_fn
-    if step is not None:
+    if step is not None and not gradients_have_derivatives():
         result._backward_hooks = {-1: partial(_prepare, points, align_corners, [*parts])}
         step._register_hook_dict(result)
     return result
@@ -90,3 +91,17 @@ def clamp_passes_at_bounds() -> bool:
         edge = torch.ones((), device="cpu", requires_grad=True)
         (passed,) = torch.autograd.grad(edge.clamp(-1, 1), edge)
     return passed.item() == 1
+
+
+@lru_cache(maxsize=1)
+def gradients_have_derivatives() -> bool:
+    """Whether torch differentiates the gradients of ``grid_sampler_2d``."""
+    with torch.enable_grad(), torch.inference_mode(False):
+        maps, points = torch.ones((1, 1, 2, 2), requires_grad=True), torch.zeros((1, 1, 1, 2), requires_grad=True)
+        read = torch.grid_sampler_2d(maps, points, 0, 0, True)
+        (gradient,) = torch.autograd.grad(read.sum(), points, create_graph=True)
+        try:
+            torch.autograd.grad(gradient.sum(), maps)
+        except RuntimeError:
+            return False
+    return True
