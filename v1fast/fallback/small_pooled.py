@@ -1,149 +1,224 @@
-"""Gaussian readouts of so little work that what a call costs is Python, by the parameters of a layer as they are.
+"""Pooled readouts without the dispatcher, and small ones in as few operations of torch as there can be.
 
-Of each view and each copy that makes operands of parameters, autograd would record a step; and a step of its own that
-is written in Python takes as long as ten operations of torch. So autograd records torch's own operations here, as in an
-eager model, but fewer of them. Derivatives of any order are those of the op.
+An op that Python computes passes through the dispatcher, and its backward too. For few neurons that takes longer than
+all of eager torch. Here, ``torch.autograd.Function`` is called at once where nothing but autograd looks on. Derivatives
+of any order are those of the op.
+
+A small call pools and reads all images at once, and autograd records torch's own operations, as in an eager model.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 
-from v1fast._torch import is_plain
-from v1fast.fallback import bilinear, philox_cpu
-from v1fast.fallback.small import FEATURES, VALUES
-from v1fast.ops._define import launchers_of
+from v1fast._torch import any_requires_grad, is_plain
+from v1fast.fallback import bilinear, small_layers
 
-FEW = 2**8  # numbers, of which few operations are faster than fast ones
+MOST = 2**19  # features of a small call, and values that it reads
+LITTLE = 2**13  # features, of which fewer operations are faster than faster ones
+MOST_POOLINGS = 16
+MOST_IN_ALL = 2**31 - 1
+Op = Callable[..., Any]
 
 
-_launchers = {name: launchers_of(name) for name in ("gaussian_readout", "pooled_readout")}
+def _is_legal(
+    features: Tensor,
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    pooled: Tensor | None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+) -> bool:
+    """Whether a call is legal, on the CPU and of one dtype.
 
-
-def is_usual(arguments: tuple[Any, ...], dtype: torch.dtype, name: str) -> bool:
-    """Whether autograd alone looks on at a call with these arguments, and its dtype is computed in.
-
-    A kernel in Python for the op of this name is called in any case.
+    All else is for the op, and so are errors.
     """
+    if pooled is not None or features.dim() != 4 or weight.dim() != 2 or kernel < 1 or not 0 <= steps <= MOST_POOLINGS:
+        return False
+    batch, channels, height, width = features.shape
+    neurons, dtype = weight.shape[0], features.dtype
     return (
-        (dtype is torch.float32 or dtype is torch.float64)
-        and is_plain(arguments)
-        and "cpu" not in _launchers[name]
-        and not torch.is_autocast_enabled("cpu")
-        # The op's gradient passes at the edges of the map.
-        and (bilinear.clamp_passes_at_bounds() or not torch.is_grad_enabled())
+        0 < features.numel() <= MOST_IN_ALL
+        and 0 < neurons <= MOST_IN_ALL
+        and min(height, width) >= kernel**steps
+        and (dtype == torch.float32 or dtype == torch.float64)
+        and (grid.shape == (neurons, 2) or grid.shape == (batch, neurons, 2))
+        and weight.shape == (neurons, (steps + 1) * channels)
+        and grid.dtype == weight.dtype == dtype
+        and (bias is None or (bias.shape == (neurons,) and bias.dtype == dtype and bias.is_cpu))
+        and (shift is None or (shift.shape == (batch, 2) and shift.dtype == dtype and shift.is_cpu))
+        and features.is_cpu
+        and grid.is_cpu
+        and weight.is_cpu
+        and features.layout == torch.strided
     )
 
 
-def has(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether a tensor is of this form, and on the CPU."""
-    return x.shape == shape and x.dtype is dtype and x.is_cpu
+def _is_small(features: Tensor, grid: Tensor, weight: Tensor, *_: Any) -> bool:
+    return features.numel() <= MOST and len(features) * weight.numel() <= MOST
 
 
-def _drawn(
+def takes(*arguments: Any) -> bool:
+    """Whether a call of the op is small and legal."""
+    return _is_legal(*arguments) and _is_small(*arguments)
+
+
+def _weighted(
     features: Tensor,
-    neurons: int,
-    seed: Tensor,
-    neuron_index: Tensor | None,
-    image_offset: int,
-    share_noise: bool,
-) -> Tensor:  # [B or 1, N, 1, 2]
-    images, first = (1, 0) if share_noise else (features.shape[0], image_offset)
-    eps = philox_cpu.normals(seed, images, neurons, neuron_index, first).unsqueeze(2)
-    return eps.double() if features.dtype is torch.float64 else eps
+    points: Tensor,
+    weight: Tensor,
+    shift: Tensor | None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+) -> Tensor:
+    """Return the sum over channels of what is read of all levels, weighted: [B, N].
 
+    torch pools several times as fast in channels-last. Gradients are so too as long as each level is read before the
+    next one is made: autograd adds them up in the opposite order, in the layout of the first.
 
-def in_range(parameter: Tensor, least: float, most: float, write: bool) -> Tensor:
-    """Return a layer's parameter in range. The gradient passes to it, wherever its values lie.
-
-    With ``write``, the parameter itself is brought in range.
+    Args:
+        features: [B, C, H, W].
+        points: [B or 1, N, 1, 2].
+        weight: (1, (steps + 1) C, N, 1), or without the first axis.
+        shift: [B, 2] or [1, 2].
+        align_corners: as for the op.
+        kernel: as for the op.
+        steps: as for the op.
     """
-    inside = parameter.detach()  # of the same memory and version
-    if write and type(parameter) is torch.nn.Parameter:  # isinstance takes ten times as long
-        inside.clamp_(least, most)
-        return parameter
-    inside = inside.clamp(least, most)
-    if torch.is_grad_enabled() and parameter.requires_grad:
-        return inside + (parameter - parameter.detach())
-    return inside
+    if shift is not None:
+        points = points + shift.view(-1, 1, 1, 2)
+    if points.shape[0] != features.shape[0]:
+        points = points.expand(features.shape[0], -1, -1, -1)
+    values = bilinear.read(features, points, align_corners)
+    parts, level = [(features, values)], features
+    if steps:
+        if features.numel() > LITTLE:
+            level = features.contiguous(memory_format=torch.channels_last)
+        for _ in range(steps):
+            level = torch._C._nn.avg_pool2d(level, kernel)
+            parts.append((level, bilinear.read(level, points, align_corners)))
+        values = torch.cat([values for _, values in parts], 1)
+    return bilinear.with_derivatives(values.mul(weight), points, align_corners, *parts).sum((1, 3))
 
 
-def _means(mu: Tensor, sigma: Tensor) -> Tensor:
-    """Return the means as positions to read.
-
-    Where autograd keeps them, they are a copy: a parameter may be changed before the backward pass. sigma gets zeros.
-    """
-    return mu + sigma[:, :0].sum() if torch.is_grad_enabled() else mu
-
-
-def _displaced(mu: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
-    """Return mu + A eps, [B or 1, N, 1, 2]. Not by a matrix product, which may round."""
-    if sigma.shape[2] == 1:
-        return torch.addcmul(mu, sigma, eps)
-    if eps.numel() < FEW:
-        return (sigma.transpose(2, 3) * eps.mT).sum(2, True).add_(mu)
-    first, second = sigma.unsqueeze(2).unbind(4)  # torch is slow where the last axis is as short
-    return torch.addcmul(mu, first, eps[..., :1]).addcmul_(second, eps[..., 1:])
+def small(
+    features: Tensor,  # [B, C, H, W]
+    grid: Tensor,  # [N, 2] or [B, N, 2]
+    weight: Tensor,  # [N, (steps + 1) C]
+    bias: Tensor | None,  # [N]
+    shift: Tensor | None,  # [B, 2]
+    pooled: None,
+    align_corners: bool,
+    kernel: int,
+    steps: int,
+) -> Tensor:  # [B, N]
+    """Return what the op returns of a small call."""
+    points = grid.contiguous().unsqueeze(-2)  # read fastest so
+    points = points.unsqueeze(0) if grid.dim() == 2 else points
+    output = _weighted(features, points, weight.t().unsqueeze(2), shift, align_corners, kernel, steps)
+    return output if bias is None else output.add_(bias)
 
 
 def of_parameters(
     features: Tensor,
-    mu: Tensor,
-    sigma: Tensor,
+    grid: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     shift: Tensor | None,
-    draw: Callable[[], Tensor | tuple[Any, ...] | None],
     align_corners: bool,
+    kernel: int,
+    steps: int,
     write: bool,
-    positive: bool,
 ) -> Tensor | None:  # [B, N]
     """Return the readout by the parameters of a layer, None where it is not faster, or not to be computed here.
 
     Args:
-        features: [B, C, H, W] on the CPU.
-        mu: (1, N, 1, 2). A pass reads it in range.
-        sigma: (1, N, rows, columns): (2, 2) for a full covariance, (1, 2) uncorrelated, (1, 1) isotropic.
-        weight: (1, C, 1, N).
+        features: [B, C, H, W] on the CPU, of sizes that the layer takes.
+        grid: (1, N, 1, 2). A pass reads it in range.
+        weight: (1, (steps + 1) C, 1, N).
         bias: (N).
         shift: [B, 2] or [1, 2].
-        draw: returns the noise [B or 1, N, 1, 2] of this pass, or what it is drawn from as the op takes it: seed,
-            neuron_index, image_offset and share_noise; None for the means. Called only if the call is computed here.
         align_corners: as for the op.
-        write: whether parameters that are out of range are written, as in training.
-        positive: whether sigma has a range too: at least 0.
+        kernel: as for the op.
+        steps: as for the op.
+        write: whether positions out of range are written, as in training.
     """
-    # Written out: each function called in Python takes as long as half an operation of torch.
-    (batch, channels, _, _), dtype, numbers = features.shape, features.dtype, mu.numel()
+    (batch, channels, height, width), dtype, numbers = features.shape, features.dtype, grid.numel()
+    given = (features, grid, weight, bias, shift)
     if not (
-        mu.dtype is dtype
-        and sigma.dtype is dtype
+        grid.dtype is dtype
         and weight.dtype is dtype
-        and 2 * weight.numel() == channels * numbers
-        and 0 < batch * weight.numel() <= VALUES
-        and 0 < features.numel() <= FEATURES
+        and 2 * weight.numel() == (steps + 1) * channels * numbers
+        and 0 < batch * weight.numel() <= MOST
+        and 0 < features.numel() <= MOST
+        and min(height, width) >= kernel**steps
         and features.layout is torch.strided
         and (bias is None or (bias.dtype is dtype and 2 * bias.numel() == numbers))
-        and (shift is None or has(shift, (batch, 2), dtype) or has(shift, (1, 2), dtype))
-        and is_usual((features, mu, sigma, weight, bias, shift), dtype, "gaussian_readout")
+        and (shift is None or small_layers.has(shift, (batch, 2), dtype) or small_layers.has(shift, (1, 2), dtype))
+        and small_layers.is_usual(given, dtype, "pooled_readout")
     ):
         return None
-    drawn = draw()
-    eps = _drawn(features, numbers // 2, *drawn) if isinstance(drawn, tuple) else drawn
-    write = write and torch.is_grad_enabled()
-    if positive:
-        sigma = in_range(sigma, 0, math.inf, write)
-    mu = in_range(mu, -1, 1, write)
-    p = _means(mu, sigma) if eps is None else _displaced(mu, sigma, eps).clamp(-1, 1)
-    if shift is not None:
-        p = p + shift.view(-1, 1, 1, 2)
-    if p.shape[0] != batch:
-        p = p.expand(batch, -1, -1, -1)
-    read = bilinear.read(features, p, align_corners)
-    output = bilinear.with_derivatives(read.mul(weight.transpose(2, 3)), p, align_corners, (features, read)).sum((1, 3))
+    points = small_layers.in_range(grid, -1, 1, write and torch.is_grad_enabled())
+    if shift is None and torch.is_grad_enabled():
+        # A copy: autograd keeps it, and the parameter may be changed before the backward pass.
+        points = torch.expand_copy(points, (batch, -1, -1, -1))
+    output = _weighted(features, points, weight.transpose(2, 3), shift, align_corners, kernel, steps)
     return output if bias is None else output.add_(bias)
+
+
+def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:
+    """Whether autograd alone can want to know of a call."""
+    return is_plain(arguments) and not torch.is_autocast_enabled("cpu") and not _profiler_enabled()
+
+
+def first(op: Op, backward_op: Op, forward: Op, backward: Op, kernels: Mapping[str, Any]) -> Op:
+    """Return what is faster than ``op`` where it can be called.
+
+    Args:
+        op: the pooled readout.
+        backward_op: its derivative, which has derivatives itself.
+        forward: computes the op, without autograd.
+        backward: computes its derivative.
+        kernels: by type of device, those in Python that the op has; one for the CPU goes before.
+    """
+
+    class Pooled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            features, grid, weight, bias, shift, _, *ctx.options = arguments
+            ctx.save_for_backward(features, grid, weight, bias, shift)
+            return forward(*arguments)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            wanted = ctx.needs_input_grad[:5]
+            looks_on = torch.is_grad_enabled() or "cpu" in kernels or not _nobody_looks_on((grad,))
+            compute = backward_op if looks_on else backward
+            found = compute(grad, *ctx.saved_tensors, None, *ctx.options, list(wanted))
+            return (*(d if w else None for d, w in zip(found, wanted, strict=True)), None, None, None, None)
+
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    record = super(torch.autograd.Function, Pooled).apply
+
+    def call(*arguments: Any) -> Any:
+        if "cpu" in kernels or torch.compiler.is_compiling():
+            return op(*arguments)
+        if not (_nobody_looks_on(arguments) and _is_legal(*arguments)):
+            return op(*arguments)
+        if _is_small(*arguments):
+            return small(*arguments)
+        if torch.is_grad_enabled() and any_requires_grad(*arguments):
+            return record(*arguments)
+        with torch.no_grad():
+            return forward(*arguments)
+
+    return call
