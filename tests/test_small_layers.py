@@ -119,6 +119,28 @@ def test_pooled(steps, shifts, channels_last, second_order, monkeypatch):
     assert grid.abs().max() <= 1
 
 
+@pytest.mark.parametrize("shifts", [None, B])
+def test_levels(shifts, second_order):
+    """Of any sizes and numbers of channels, made by others."""
+    features, grid, weight, bias = leaves_of(1)
+    coarse = torch.randn(B, C, 3, 2, dtype=features.dtype, requires_grad=True)
+    leaves = features, coarse, grid, weight, bias
+    shift = None if shifts is None else 0.1 * torch.randn(shifts, 2, dtype=features.dtype)
+    inside = (grid + (grid.clamp(-1, 1) - grid).detach()).view(N, 2)
+    reference, parts = _define.references["pooled_readout"], weight[0, :, 0].t().split(C, 1)
+    want = reference(features, inside, parts[0], bias, shift, None, True, 1, 0)
+    want = want + reference(coarse, inside, parts[1], None, shift, None, True, 1, 0)
+    want = want.detach(), derivatives(want, leaves)
+    out = small_pooled.of_levels([features, coarse], grid, weight, bias, shift, True, True)
+    torch.testing.assert_close((out.detach(), derivatives(out, leaves)), want)
+
+
+def test_levels_that_differ_are_refused():
+    features, grid, weight, bias = leaves_of(1)
+    for other in (features[:1], features.float(), features.to("meta")):
+        assert small_pooled.of_levels([features, other], grid, weight, bias, None, True, True) is None
+
+
 def gaussian(*leaves, **changes):
     features, mu, sigma, weight, bias = leaves
     options = {"shift": None, "noise": None} | changes
@@ -145,6 +167,8 @@ def test_all_else_is_refused(read, form):
     assert read(features, layer[0].double(), *layer[1:]) is None
     assert read(features, *layer[:-1], bias.double()) is None
     assert read(features, *layer[:-1], bias[:1]) is None
+    for place, parameter in enumerate(layer):
+        assert read(features, *layer[:place], parameter.to("meta"), *layer[place + 1 :]) is None
     assert read(features, *layer[:-2], weight[:, :1], bias) is None
     assert read(features.expand(2**15, -1, -1, -1, -1).flatten(0, 1), *layer) is None  # not small
     assert read(features[:0], *layer) is None

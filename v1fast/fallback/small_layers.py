@@ -122,13 +122,16 @@ def of_parameters(
     (batch, channels, _, _), dtype, numbers = features.shape, features.dtype, mu.numel()
     if not (
         mu.dtype is dtype
+        and mu.is_cpu
         and sigma.dtype is dtype
+        and sigma.is_cpu
         and weight.dtype is dtype
+        and weight.is_cpu
         and 2 * weight.numel() == channels * numbers
         and 0 < batch * weight.numel() <= VALUES
         and 0 < features.numel() <= FEATURES
         and features.layout is torch.strided
-        and (bias is None or (bias.dtype is dtype and 2 * bias.numel() == numbers))
+        and (bias is None or (bias.dtype is dtype and bias.is_cpu and 2 * bias.numel() == numbers))
         and (shift is None or has(shift, (batch, 2), dtype) or has(shift, (1, 2), dtype))
         and is_usual((features, mu, sigma, weight, bias, shift), dtype, "gaussian_readout")
     ):

@@ -9,7 +9,8 @@ A small call pools and reads all images at once, and autograd records torch's ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,42 +72,43 @@ def takes(*arguments: Any) -> bool:
     return _is_legal(*arguments) and _is_small(*arguments)
 
 
+def _poolings(features: Tensor, kernel: int, steps: int) -> Iterator[Tensor]:
+    """Yield the maps and their poolings, which torch computes several times as fast in channels-last."""
+    yield features
+    level = features
+    if steps and features.numel() > LITTLE:
+        level = features.contiguous(memory_format=torch.channels_last)
+    for _ in range(steps):
+        level = torch._C._nn.avg_pool2d(level, kernel)
+        yield level
+
+
+def _of_images(points: Tensor, shift: Tensor | None, batch: int) -> Tensor:
+    """Return points [B or 1, N, 1, 2] with the shift, [B, N, 1, 2]."""
+    if shift is not None:
+        points = points + shift.view(-1, 1, 1, 2)
+    return points if points.shape[0] == batch else points.expand(batch, -1, -1, -1)
+
+
 def _weighted(
-    features: Tensor,
-    points: Tensor,
-    weight: Tensor,
-    shift: Tensor | None,
-    align_corners: bool,
-    kernel: int,
-    steps: int,
+    levels: Iterable[Tensor], batch: int, points: Tensor, weight: Tensor, shift: Tensor | None, align_corners: bool
 ) -> Tensor:
     """Return the sum over channels of what is read of all levels, weighted: [B, N].
 
-    torch pools several times as fast in channels-last. Gradients are so too as long as each level is read before the
-    next one is made: autograd adds them up in the opposite order, in the layout of the first.
+    Each level is read before the next one is made: autograd adds gradients up in the opposite order, in the layout of
+    the first. So those of poolings are channels-last, as the poolings are.
 
     Args:
-        features: [B, C, H, W].
+        levels: [B, C, H, W], with any C, H and W.
+        batch: B.
         points: [B or 1, N, 1, 2].
-        weight: (1, (steps + 1) C, N, 1), or without the first axis.
+        weight: (1, K, N, 1) for K channels in all, or without the first axis.
         shift: [B, 2] or [1, 2].
         align_corners: as for the op.
-        kernel: as for the op.
-        steps: as for the op.
     """
-    if shift is not None:
-        points = points + shift.view(-1, 1, 1, 2)
-    if points.shape[0] != features.shape[0]:
-        points = points.expand(features.shape[0], -1, -1, -1)
-    values = bilinear.read(features, points, align_corners)
-    parts, level = [(features, values)], features
-    if steps:
-        if features.numel() > LITTLE:
-            level = features.contiguous(memory_format=torch.channels_last)
-        for _ in range(steps):
-            level = torch._C._nn.avg_pool2d(level, kernel)
-            parts.append((level, bilinear.read(level, points, align_corners)))
-        values = torch.cat([values for _, values in parts], 1)
+    points = _of_images(points, shift, batch)
+    parts = [(level, bilinear.read(level, points, align_corners)) for level in levels]
+    values = parts[0][1] if len(parts) == 1 else torch.cat([read for _, read in parts], 1)
     return bilinear.with_derivatives(values.mul(weight), points, align_corners, *parts).sum((1, 3))
 
 
@@ -124,7 +126,8 @@ def small(
     """Return what the op returns of a small call."""
     points = grid.contiguous().unsqueeze(-2)  # read fastest so
     points = points.unsqueeze(0) if grid.dim() == 2 else points
-    output = _weighted(features, points, weight.t().unsqueeze(2), shift, align_corners, kernel, steps)
+    levels = _poolings(features, kernel, steps)
+    output = _weighted(levels, len(features), points, weight.t().unsqueeze(2), shift, align_corners)
     return output if bias is None else output.add_(bias)
 
 
@@ -152,27 +155,71 @@ def of_parameters(
         steps: as for the op.
         write: whether positions out of range are written, as in training.
     """
-    (batch, channels, height, width), dtype, numbers = features.shape, features.dtype, grid.numel()
-    given = (features, grid, weight, bias, shift)
-    if not (
+    batch, channels, height, width = features.shape
+    if min(height, width) < kernel**steps or not _fits(features, (steps + 1) * channels, grid, weight, bias, shift):
+        return None
+    points = _points(grid, shift, batch, write)
+    levels = _poolings(features, kernel, steps)
+    output = _weighted(levels, batch, points, weight.transpose(2, 3), shift, align_corners)
+    return output if bias is None else output.add_(bias)
+
+
+def of_levels(
+    levels: Sequence[Tensor],
+    grid: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    align_corners: bool,
+    write: bool,
+) -> Tensor | None:  # [B, N]
+    """Return the same for levels [B, C, H, W] that were made by others, the largest first. Each may have its C.
+
+    Their parts are added in the order of ``functional.levels_readout``.
+    """
+    first, channels = levels[0], [level.shape[1] for level in levels]
+    if any(x.dtype is not first.dtype or x.shape[0] != first.shape[0] or not x.is_cpu for x in levels):
+        return None
+    if not (is_plain(tuple(levels)) and _fits(first, sum(channels), grid, weight, bias, shift)):
+        return None
+    points = _of_images(_points(grid, shift, len(first), write), shift, len(first))
+    outputs = []
+    for level, part in zip(levels, weight.transpose(2, 3).split(channels, 1), strict=True):
+        read = bilinear.read(level, points, align_corners)
+        weighted = bilinear.with_derivatives(read.mul(part), points, align_corners, (level, read))
+        outputs.append(weighted.sum((1, 3)))
+    if bias is not None:
+        outputs[0] = outputs[0].add_(bias)
+    return functools.reduce(torch.add, outputs)
+
+
+def _fits(
+    features: Tensor, channels: int, grid: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> bool:
+    """Whether maps and parameters are of one form and few, with so many channels, and autograd alone looks on."""
+    batch, dtype, numbers = features.shape[0], features.dtype, grid.numel()
+    return (
         grid.dtype is dtype
+        and grid.is_cpu
         and weight.dtype is dtype
-        and 2 * weight.numel() == (steps + 1) * channels * numbers
+        and weight.is_cpu
+        and 2 * weight.numel() == channels * numbers
         and 0 < batch * weight.numel() <= MOST
         and 0 < features.numel() <= MOST
-        and min(height, width) >= kernel**steps
         and features.layout is torch.strided
-        and (bias is None or (bias.dtype is dtype and 2 * bias.numel() == numbers))
+        and (bias is None or (bias.dtype is dtype and bias.is_cpu and 2 * bias.numel() == numbers))
         and (shift is None or small_layers.has(shift, (batch, 2), dtype) or small_layers.has(shift, (1, 2), dtype))
-        and small_layers.is_usual(given, dtype, "pooled_readout")
-    ):
-        return None
+        and small_layers.is_usual((features, grid, weight, bias, shift), dtype, "pooled_readout")
+    )
+
+
+def _points(grid: Tensor, shift: Tensor | None, batch: int, write: bool) -> Tensor:
+    """Return positions in range, [B or 1, N, 1, 2]."""
     points = small_layers.in_range(grid, -1, 1, write and torch.is_grad_enabled())
     if shift is None and torch.is_grad_enabled():
         # A copy: autograd keeps it, and the parameter may be changed before the backward pass.
-        points = torch.expand_copy(points, (batch, -1, -1, -1))
-    output = _weighted(features, points, weight.transpose(2, 3), shift, align_corners, kernel, steps)
-    return output if bias is None else output.add_(bias)
+        return torch.expand_copy(points, (batch, -1, -1, -1))
+    return points
 
 
 def _nobody_looks_on(arguments: tuple[Any, ...]) -> bool:

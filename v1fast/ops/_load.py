@@ -92,6 +92,7 @@ def _load_fallback() -> str:
             launchers_of("pooled_readout"),
         )
         pooled_readout.of_parameters = small_pooled.of_parameters
+        pooled_readout.of_levels = small_pooled.of_levels
         pooled_readout.STORING.discard("cpu")
     return "loaded"
 

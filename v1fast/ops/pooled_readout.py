@@ -32,3 +32,6 @@ STORING = {"cpu", "cuda"}
 
 of_parameters: Callable[..., Any] | None = None
 """Where the fallback runs on the CPU: what reads by the parameters of a layer, see ``fallback.small_pooled``."""
+
+of_levels: Callable[..., Any] | None = None
+"""The same for levels that are made by others."""

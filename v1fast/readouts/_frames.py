@@ -13,7 +13,7 @@ def check_map(x: Tensor, channels: int, height: int, width: int) -> None:
         raise ValueError(f"features: want {axes} with (C, H, W) = {want}, got {tuple(x.shape)}")
 
 
-def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def fold_frames(x: Tensor, shift: Tensor | None = None, as_stored: bool = False) -> tuple[Tensor, Tensor | None]:
     """Make the frames of videos [B, C, T, H, W] images [B T, C, H, W], each with a shift. Images stay as they are.
 
     Of ``channels_last_3d`` features this is a view. Others are copied once, into the kernels' fastest layout.
@@ -21,6 +21,7 @@ def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor 
     Args:
         x: features.
         shift: [B, 2], for videos also [B, T, 2]; B and T may be 1.
+        as_stored: copy contiguous features into contiguous images, which takes less time for a few.
 
     Raises:
         ValueError: the shift of a video has another shape. (The op checks that of images.)
@@ -28,7 +29,10 @@ def fold_frames(x: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor 
     if x.dim() != 5:
         return x, shift
     batch, frames = x.shape[0], x.shape[2]
-    images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+    if as_stored and x.is_contiguous():
+        images = x.transpose(1, 2).flatten(0, 1)
+    else:
+        images = x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
     if shift is None:
         return images, None
     each = shift.unsqueeze(1) if shift.dim() == 2 else shift

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from v1fast import _choices, functional
 from v1fast.ops import gaussian_readout as op
+from v1fast.ops import pooled_readout as pooled_op
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._ranges import Change, at_least_zero, unrecorded, within_map
 from v1fast.readouts.base import FeatureReadout, NeuronSelection, select_neurons
 from v1fast.reference._common import clamped_to_map
 
+FEW = 2**19  # features of videos that are not copied into the layout in which many are read fastest
 Sampler = Literal["philox", "torch"]
 Noise = Mapping[str, Any]
 """How a call samples: arguments of ``gaussian_readout`` (noise or seed, share_noise); empty to read the means."""
@@ -155,6 +157,30 @@ class GridReadout(PointReadout):
             grid, features, bias = grid[index], features[..., index], self._bias_of(index)
         features = self._as_read(features)
         return grid, rows_of_one(features) if features.dim() == 4 else rows_of(features), bias
+
+    def _reads_as_stored(self, x: Tensor) -> bool:
+        """Whether the fallback reads these features as they lie, because they are few."""
+        return pooled_op.of_levels is not None and x.is_cpu and x.numel() <= FEW and not torch.compiler.is_compiling()
+
+    def _read_levels(
+        self,
+        levels: Sequence[Tensor],
+        features: Tensor,
+        out_idx: NeuronSelection | None,
+        shift: Tensor | None,
+        align_corners: bool,
+    ) -> Tensor:
+        """Responses [B, N] to levels [B, C, H, W], with weights (1, K, 1, N) for their K channels."""
+        small = pooled_op.of_levels
+        if small is not None and out_idx is None and levels[0].is_cpu and not torch.compiler.is_compiling():
+            bias, grid = self._parameter("bias"), self._parameter("grid")
+            found: Tensor | None = small(
+                levels, grid, self._as_read(features), bias, shift, align_corners, self.training
+            )
+            if found is not None:
+                return found
+        grid, weight, bias = self._neurons(features, out_idx, levels[0].device)
+        return functional.levels_readout(levels, grid, weight, bias, shift, align_corners=align_corners)
 
 
 class GaussianPointReadout(PointReadout, ABC):

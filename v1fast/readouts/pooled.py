@@ -408,11 +408,10 @@ class SpatialTransformerPooled3d(PooledReadout):
         """
         if x.dim() != 5 or x.shape[1] != self.in_shape[0]:
             raise ValueError(f"features: want [B, C, T, H, W] with C = {self.in_shape[0]}, got {tuple(x.shape)}")
-        images, shift = fold_frames(x.detach() if self.stop_grad else x, shift)
-        grid, weight, bias = self._neurons(self._in_range("features", write=True), subs_idx, x.device)
+        images, shift = fold_frames(x.detach() if self.stop_grad else x, shift, as_stored=self._reads_as_stored(x))
+        features = self._in_range("features", write=True)
         levels = functional.pool_levels(images, kernel=self.kernel_size, stride=self.stride, steps=self.pool_steps)
-        out = functional.levels_readout(levels, grid, weight, bias, shift, align_corners=self.align_corners)
-        return unfold_frames(out, x)
+        return unfold_frames(self._read_levels(levels, features, subs_idx, shift, self.align_corners), x)
 
     def _details(self) -> list[str]:
         words = [f"{self.pool_steps} poolings of {self.kernel_size} x {self.kernel_size}"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from v1fast import _choices, functional
+from v1fast import _choices
 from v1fast.readouts._frames import fold_frames, unfold_frames
 from v1fast.readouts._points import GridReadout
 from v1fast.readouts._ranges import Change, at_least_zero
@@ -197,9 +197,8 @@ class PointPyramid2d(GridReadout):
             axes = "[B, C, H, W] or [B, C, T, H, W]"
             raise ValueError(f"features: want {axes} with C = {self.in_shape[0]}, got {tuple(x.shape)}")
         images, shift = fold_frames(x, shift)
-        grid, weight, bias = self._neurons(self._in_range("features", write=True), out_idx, x.device)
-        levels = self.gauss_pyramid(images)
-        out = functional.levels_readout(levels, grid, weight, bias, shift, align_corners=self.align_corners)
+        features = self._in_range("features", write=True)
+        out = self._read_levels(self.gauss_pyramid(images), features, out_idx, shift, self.align_corners)
         return unfold_frames(out, x)
 
 
