@@ -86,15 +86,19 @@ class OneLevel(point_ops.PointOp):
         operands, options = self.make(case, *dtypes)
         assert_takes_weights_of_any_layout(self.op, operands, options, self.grad_output(operands))
 
-    @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
-    def test_opcheck(self, dtypes):
+    def check_op(self, dtypes):
+        """Return the arguments of the backward pass but for its mask."""
         operands, _ = self.make(cases.PLAIN, *dtypes)
         options = (self.poolings(*operands.values()), True, *self.pooling.values())
         torch.library.opcheck(self.overload, (*(v.requires_grad_() for v in operands.values()), *options))
         arguments = (self.grad_output(operands).detach(), *(v.detach() for v in operands.values()), *options)
         for mask in ([True] * 5, [False, True, False, True, False]):
             torch.library.opcheck(self.backward_overload, (*arguments, mask))
-        grad_output, features, grid, weight, *rest = arguments
+        return arguments
+
+    @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
+    def test_opcheck(self, dtypes):
+        grad_output, features, grid, weight, *rest = self.check_op(dtypes)
         for _, other in weight_layouts(weight) if dtypes[0] == f32 else ():
             torch.library.opcheck(self.backward_overload, (grad_output, features, grid, other, *rest, [True] * 5))
 
