@@ -37,8 +37,8 @@ ALL = ("features", "mu", "sigma", "weight", "bias")
 
 
 def sizes_of(quick: bool) -> dict[str, tuple[int, int, int, int, int]]:
-    """Return the sizes of the cases, or as small ones."""
-    return {"sensorium": (2, 8, 5, 6, 21), "lurz": (3, 8, 4, 6, 9)} if quick else dict(SIZES)
+    """Return the sizes of the cases, or of a small one."""
+    return {"sensorium": (2, 8, 5, 6, 21)} if quick else dict(SIZES)
 
 
 def case_of(name: str, sizes: Sequence[int], dtype: str, gradients: Sequence[str] = ALL) -> ReadoutCase:
