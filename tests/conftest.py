@@ -6,6 +6,7 @@ import io
 import os
 from pathlib import Path
 
+import new_processes
 import pytest
 import torch
 
@@ -29,6 +30,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    new_processes.stop()
+
+
 def pytest_unconfigure():
     gc.unfreeze()
 
@@ -43,7 +48,7 @@ _spent = {}  # test -> CPU seconds of its set-up, call and clean-up
 
 def _cpu_seconds():
     """CPU seconds of this process and its children so far."""
-    return sum(os.times()[:4])
+    return sum(os.times()[:4]) + new_processes.cpu_seconds()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -89,7 +89,11 @@ JOINED = (  # regimes of several forms in one: compiling a form takes seconds
     (80, "scatter", cases.Case("one pixel of two channels", C=2, H=1, W=1, align_corners=False)),
     (80, "gather", REGIME["many neurons and images"]),
     (90, "scatter", REGIME["many neurons and given noise"]),
-    (90, "scatter", cases.Case("many channels and shared noise", C=131, N=3, noise="tensor", share_noise=True, bias=False)),
+    (
+        90,
+        "scatter",
+        cases.Case("many channels and shared noise", C=131, N=3, noise="tensor", share_noise=True, bias=False),
+    ),
     (90, "scatter", NOTHING_OPTIONAL),
     (90, "gather", REGIME["many neurons at their means"]),
     (90, "gather", cases.Case("isotropic and clamped", C=16, sigma="isotropic", shift=False, spread=1.5)),
