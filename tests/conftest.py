@@ -1,9 +1,11 @@
 """Fixtures of the whole suite, and what it costs."""
 
 import collections
+import contextlib
 import gc
 import io
 import os
+import sys
 from pathlib import Path
 
 import new_processes
@@ -24,8 +26,15 @@ def pytest_report_header():
     return [f"v1fast {v1fast.__version__} from {Path(v1fast.__file__).parent}", f"kernels: {sets}"]
 
 
-def pytest_collection_finish():
-    """Nothing that exists by now is ever freed: gc.collect() in a test need not search torch's modules, for 0.4 s."""
+def pytest_collection_finish(session):
+    """Build the emulator of GPUs, which is no part of the test that needs it first.
+
+    And nothing that exists by now is ever freed: gc.collect() in a test need not search torch's modules, for 0.4 s.
+    """
+    emulator = sys.modules.get("ptx_emulator")
+    if emulator and not session.config.option.collectonly and any("test_gpu" in item.nodeid for item in session.items):
+        with contextlib.suppress(emulator.EmulatorError):  # each test says it
+            emulator.opcodes()
     gc.collect()
     gc.freeze()
 

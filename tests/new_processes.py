@@ -25,10 +25,10 @@ for line in sys.stdin:
             os._exit(1)
         os._exit(0)
     os.close(writer)
-    with open(reader) as file:
+    with open(reader, errors="replace") as file:
         said = file.read()
     _, status, used = os.wait4(child, 0)
-    print(json.dumps([status != 0, said, used.ru_utime + used.ru_stime]), flush=True)
+    print(json.dumps([os.waitstatus_to_exitcode(status), said, used.ru_utime + used.ru_stime]), flush=True)
 """
 
 _parents = []  # the process that forks, from its first use until the tests end
@@ -54,17 +54,24 @@ def stop():
     _seconds.clear()
 
 
-def run(codes, environment=None):
-    """What each of the codes prints, on stderr too, in a process in which nothing but torch has been imported.
+def ended(code, environment=None):
+    """How ``code`` ends, and what it prints, on stderr too, in a process in which nothing but torch has been imported.
 
     What ``environment`` says of torch itself, as of its threads, comes too late.
     """
-    parent, said = _parent(), []
+    parent = _parent()
+    parent.stdin.write(json.dumps([code, dict(os.environ if environment is None else environment)]) + "\n")
+    parent.stdin.flush()
+    status, said, seconds = json.loads(parent.stdout.readline())
+    _seconds.append(seconds)
+    return status, said
+
+
+def run(codes, environment=None):
+    """What each of the codes prints: see ``ended``."""
+    found = []
     for code in codes:
-        parent.stdin.write(json.dumps([code, dict(os.environ if environment is None else environment)]) + "\n")
-        parent.stdin.flush()
-        failed, text, seconds = json.loads(parent.stdout.readline())
-        _seconds.append(seconds)
-        assert not failed, f"{code}\n{text}"
-        said.append(text.strip())
-    return said
+        status, said = ended(code, environment)
+        assert status == 0, f"{code}\n{said}"
+        found.append(said.strip())
+    return found
