@@ -264,7 +264,10 @@ MISTAKES = [
     ((ACCELERATE, "released.pth", "--core", "pad_input"), "pad_input: want key=value"),
     ((ACCELERATE, "released.pth", "--core", "hidden_channels=5"), "released.pth: does not fit"),
     ((ACCELERATE, "released.pth", "--image-shape", "4", "4"), "image_shape: want images that the core can read"),
-    ((FIT, "one", *TINY, "--set", "readout.residual_reg_weight=1"), "residual_reg_weight: want it beside grid_mean"),
+    (
+        (FIT, "one", *TINY, *("--set", "readout.grid_mean_predictor=null", "--set", "readout.residual_reg_weight=1")),
+        "residual_reg_weight: want it beside grid_mean_predictor",
+    ),
     ((ACCELERATE, "released.pth", "--readout", "residual_reg_weight=1"), "residual_reg_weight: want it beside grid"),
 ]
 
