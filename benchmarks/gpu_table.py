@@ -24,11 +24,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from v1fast.kernels._launch import has_warpgroups  # type: ignore[import-not-found]
-from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
+
+from . import no_kernels
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from v1fast.kernels._launch import has_warpgroups  # type: ignore[import-not-found]
+    from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
+except ImportError as missing:
+    no_kernels.end(__name__, missing)
+    raise
 
 
 @dataclass(frozen=True)

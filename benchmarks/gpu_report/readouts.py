@@ -18,8 +18,7 @@ from .. import bench_gaussian_readout as bench
 from .. import bench_pooled_readout as pooled
 from ..contract import Check, Step, relative_error
 from ..exact_gaussian_readout import ReadoutCase, operands
-from ..gpu_costs import GAUSSIAN, H100, POINTS, Cost, costs, gathered, pooled_costs
-from ..gpu_costs_rdm import FLOAT32_FLOPS
+from ..gpu_costs import FLOAT32_FLOPS, GAUSSIAN, H100, POINTS, Cost, costs, gathered, pooled_costs
 from .ceilings import Rates
 from .record import Part
 from .steps import line
