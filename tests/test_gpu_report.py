@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,6 +203,26 @@ def test_the_tests_for_a_gpu_run_on_a_device_that_is_none():
 def test_some_of_the_tests_for_a_gpu_run_on_the_emulator():
     selection = "(autotuning and scatter) or rdm_out or autocast or stream or (16_bits and correlation)"
     run_on_fake_device(selection, FAKE_CUDA="emulated")
+
+
+def test_the_fake_device_is_built_for_each_torch(monkeypatch, tmp_path):
+    """For each version, and in each place: the library is linked with those of one environment."""
+    fake_cuda = importlib.import_module("fake_cuda")
+    monkeypatch.setenv("V1FAST_EMULATOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fake_cuda.subprocess, "run", lambda command, check: Path(command[-3]).write_text(""))
+
+    def built(environment, version):
+        folder = tmp_path / environment
+        folder.mkdir(exist_ok=True)
+        (folder / "version.py").write_text(version)
+        found = SimpleNamespace(origin=str(folder / "__init__.py"))
+        monkeypatch.setattr(fake_cuda.importlib.util, "find_spec", lambda name: found)
+        return fake_cuda._library()
+
+    one = built("one", "2.13.0")
+    assert built("one", "2.13.0") == one
+    assert len({one, built("other", "2.13.0"), built("one", "2.12.0")}) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 # Processes ---------------------------------------------------------------------------------------------------------
