@@ -293,7 +293,7 @@ def test_nothing_is_launched_for_no_gradient_and_no_sample(on_gpu, op):
 def test_sizes_and_levels_ask_for_no_other_kernel():
     """Two forms of the forward pass, for the first level and all others, one of the backward, two of the sums."""
     seen = {}
-    for case in (cases.PLAIN, LARGE, cases.Case("other sizes", B=7, H=12, W=31, N=50)):
+    for case in (cases.PLAIN, LARGE, cases.Case("other sizes", B=16, H=12, W=32, N=48)):
         operands, _ = checks.make(dataclasses.replace(case, H=4 * case.H, W=4 * case.W), 2, *SINGLE)
         operands["features"] = operands["features"].contiguous(memory_format=torch.channels_last)
         arguments = (*operands.values(), None, True, 2, 2)
