@@ -178,8 +178,10 @@ class Together(nn.Module):
         return [every_layer.inputs(layer, batch) for layer in self.layers]
 
     def forward(self, inputs):
-        parts = zip(self.names, self.layers, inputs, self.options, strict=True)
-        return {name: layer(x, **options) for name, layer, x, options in parts}
+        found = {}
+        for i, layer in enumerate(self.layers):
+            found[self.names[i]] = layer(inputs[i], **self.options[i])
+        return found
 
 
 class Checkpointed(nn.Module):
@@ -276,8 +278,8 @@ EXPORTS = [
     pytest.param(LAYERS, False, False, id="all-in-evaluation"),  # layers, in training, strictly
     pytest.param(CLASSES, True, True, id="classes-in-training-strictly"),
     *(
-        pytest.param([name], *how, marks=pytest.mark.slow)
-        for name, *how in itertools.product(LAYERS, (False, True), (False, True))
+        pytest.param([name], training, strict, marks=pytest.mark.slow, id=f"{name}-{training}-{strict}")
+        for name, training, strict in itertools.product(LAYERS, (False, True), (False, True))
     ),
 ]
 
