@@ -133,27 +133,6 @@ def benched(tmp_path_factory):
 
 
 @pytest.mark.once
-def test_rehearsal_of_the_whole_report(tmp_path):
-    out = on_fake_device(REPORT, tmp_path) / "report"
-    found = json.loads((out / "report.json").read_text())
-    for name, part in found["parts"].items():
-        assert part["status"] == "done", (name, part)
-        assert not part["missing"], (name, part["missing"])
-        assert part["rows"] or name.startswith("compile "), name
-    assert found["parts"]["tests"]["rows"][0]["counts"].keys() == {"passed"}
-    timed = [row for name in ("readouts", "rdms", "tuned", "large") for row in found["parts"][name]["rows"]]
-    for row in timed:
-        clocks = ("events_us", "host_us") if row.get("provider") == "corrcoef" else ("graph_us", "events_us", "host_us")
-        assert all(row[clock] > 0 for clock in clocks), row  # the host reads a value in corrcoef
-        assert row["error"] < 1, row
-    text = (out / "report.md").read_text()
-    for title in ("Parts", "Tests", "Ceilings", "Kernels", "More than 2^31 elements", "With autotuning", "Counters"):
-        assert f"## {title}\n" in text
-    assert "| forward_kernel | 160 |" in text
-    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.once
 def test_crashes_end_no_more_than_their_test(benched):
     """Neither one that ends the process nor an error after which the device refuses everything."""
     found = json.loads((benched / "crashes" / "parts" / "tests.json").read_text())
@@ -174,6 +153,27 @@ def test_bench_replays_graphs(benched):
         assert clock == "cuda graph"
         assert timed == (name != "corrcoef")
         assert status == "measured" or (name == "corrcoef" and "called a synchronizing CUDA operation" in status)
+
+
+@pytest.mark.once
+def test_rehearsal_of_the_whole_report(tmp_path):
+    out = on_fake_device(REPORT, tmp_path) / "report"
+    found = json.loads((out / "report.json").read_text())
+    for name, part in found["parts"].items():
+        assert part["status"] == "done", (name, part)
+        assert not part["missing"], (name, part["missing"])
+        assert part["rows"] or name.startswith("compile "), name
+    assert found["parts"]["tests"]["rows"][0]["counts"].keys() == {"passed"}
+    timed = [row for name in ("readouts", "rdms", "tuned", "large") for row in found["parts"][name]["rows"]]
+    for row in timed:
+        clocks = ("events_us", "host_us") if row.get("provider") == "corrcoef" else ("graph_us", "events_us", "host_us")
+        assert all(row[clock] > 0 for clock in clocks), row  # the host reads a value in corrcoef
+        assert row["error"] < 1, row
+    text = (out / "report.md").read_text()
+    for title in ("Parts", "Tests", "Ceilings", "Kernels", "More than 2^31 elements", "With autotuning", "Counters"):
+        assert f"## {title}\n" in text
+    assert "| forward_kernel | 160 |" in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def run_on_fake_device(selection, **environment):
