@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -25,11 +24,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from v1fast.kernels._launch import has_warpgroups  # type: ignore[import-not-found]
-from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
+
+from . import no_kernels
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from v1fast.kernels._launch import has_warpgroups  # type: ignore[import-not-found]
+    from v1fast.kernels._specialisations import Specialisation, specialisations  # type: ignore[import-not-found]
+except ImportError as missing:
+    no_kernels.end(__name__, missing)
+    raise
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,9 @@ def _use_cache(folder: str) -> None:
     triton.knobs.cache.dir = folder
 
 
-def compile_table(calls: Iterable[tuple[str, str]] | None = None) -> Table:
-    """Compile forms on all cores: 0.3 to 3 s each.
-
-    Args:
-        calls: names of a form and of an architecture. ``None`` means all.
-    """
-    calls = list(product([form.name for form in specialisations()], ARCHITECTURES) if calls is None else calls)
+def compile_table() -> Table:
+    """Compile all forms for all architectures, on all cores: 0.3 to 3 s each."""
+    calls = list(product([form.name for form in specialisations()], ARCHITECTURES))
     cores = len(os.sched_getaffinity(0))
     with (
         tempfile.TemporaryDirectory() as cache,

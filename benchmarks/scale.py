@@ -25,8 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from . import growth, growth_picture, pages
 from .exact_gaussian_readout import ReadoutCase
-from .gpu_costs import GAUSSIAN, H100, costs
-from .gpu_costs_rdm import FLOAT32_FLOPS
+from .gpu_costs import FLOAT32_FLOPS, GAUSSIAN, H100, costs
 from .growth import IMAGES, MAP, Point, Training
 
 STEPS = 3

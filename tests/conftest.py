@@ -1,11 +1,14 @@
 """Fixtures of the whole suite, and what it costs."""
 
 import collections
+import contextlib
 import gc
 import io
 import os
+import sys
 from pathlib import Path
 
+import new_processes
 import pytest
 import torch
 
@@ -23,10 +26,21 @@ def pytest_report_header():
     return [f"v1fast {v1fast.__version__} from {Path(v1fast.__file__).parent}", f"kernels: {sets}"]
 
 
-def pytest_collection_finish():
-    """Nothing that exists by now is ever freed: gc.collect() in a test need not search torch's modules, for 0.4 s."""
+def pytest_collection_finish(session):
+    """Build the emulator of GPUs, which is no part of the test that needs it first.
+
+    And nothing that exists by now is ever freed: gc.collect() in a test need not search torch's modules, for 0.4 s.
+    """
+    emulator = sys.modules.get("ptx_emulator")
+    if emulator and not session.config.option.collectonly and any("test_gpu" in item.nodeid for item in session.items):
+        with contextlib.suppress(emulator.EmulatorError):  # each test says it
+            emulator.opcodes()
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish():
+    new_processes.stop()
 
 
 def pytest_unconfigure():
@@ -43,7 +57,7 @@ _spent = {}  # test -> CPU seconds of its set-up, call and clean-up
 
 def _cpu_seconds():
     """CPU seconds of this process and its children so far."""
-    return sum(os.times()[:4])
+    return sum(os.times()[:4]) + new_processes.cpu_seconds()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,6 +7,7 @@ import point_ops
 import pytest
 import torch
 from op_checks import (
+    AS_LAYERS_KEEP_WEIGHTS,
     WEIGHT_CASES,
     WEIGHT_DTYPES,
     assert_takes_weights_of_any_layout,
@@ -15,6 +16,7 @@ from op_checks import (
     f32,
     f64,
     label,
+    opcheck,
     weight_layouts,
 )
 
@@ -86,17 +88,22 @@ class OneLevel(point_ops.PointOp):
         operands, options = self.make(case, *dtypes)
         assert_takes_weights_of_any_layout(self.op, operands, options, self.grad_output(operands))
 
-    @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
-    def test_opcheck(self, dtypes):
+    def check_op(self, dtypes):
+        """Return the arguments of the backward pass but for its mask."""
         operands, _ = self.make(cases.PLAIN, *dtypes)
         options = (self.poolings(*operands.values()), True, *self.pooling.values())
-        torch.library.opcheck(self.overload, (*(v.requires_grad_() for v in operands.values()), *options))
+        opcheck(self.overload, (*(v.requires_grad_() for v in operands.values()), *options))
         arguments = (self.grad_output(operands).detach(), *(v.detach() for v in operands.values()), *options)
         for mask in ([True] * 5, [False, True, False, True, False]):
-            torch.library.opcheck(self.backward_overload, (*arguments, mask))
-        grad_output, features, grid, weight, *rest = arguments
-        for _, other in weight_layouts(weight) if dtypes[0] == f32 else ():
-            torch.library.opcheck(self.backward_overload, (grad_output, features, grid, other, *rest, [True] * 5))
+            opcheck(self.backward_overload, (*arguments, mask), traced=all(mask))
+        return arguments
+
+    @pytest.mark.parametrize("dtypes", [(f32, f32, f32), (bf16, f32, f32)], ids=label)
+    def test_opcheck(self, dtypes):
+        grad_output, features, grid, weight, *rest = self.check_op(dtypes)
+        for name, other in weight_layouts(weight) if dtypes[0] == f32 else ():
+            given = (grad_output, features, grid, other, *rest, [True] * 5)
+            opcheck(self.backward_overload, given, traced=name == AS_LAYERS_KEEP_WEIGHTS)
 
     def test_more_channels_than_a_block_of_weights_holds(self):
         """One running sum of so many is less exact than torch's, but right."""

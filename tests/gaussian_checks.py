@@ -9,6 +9,7 @@ import cases
 import pytest
 import torch
 from op_checks import (
+    AS_LAYERS_KEEP_WEIGHTS,
     DTYPES,
     assert_as_accurate_as_eager,
     assert_same,
@@ -18,6 +19,7 @@ from op_checks import (
     f32,
     f64,
     layouts,
+    opcheck,
     run,
     weight_layouts,
 )
@@ -71,14 +73,15 @@ def check_opcheck(case, dtypes):
     operands, options = cases.make(case, *dtypes)
     rest = [options.get("noise"), options.get("seed"), None, 0, case.share_noise, True]
     leaves = [v.requires_grad_() for v in operands.values()]
-    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *rest))
+    opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *rest))
     grad_output = torch.randn(case.B, case.N, dtype=torch.promote_types(*dtypes[:2]))
+    backward = torch.ops.v1fast.gaussian_readout_backward
+    detached = [v.detach() for v in leaves]
     for mask in ([True] * 6, [False, True, False, True, False, False]):
-        detached = [v.detach() for v in leaves]
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad_output, *detached, *rest, mask))
-    for _, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
+        opcheck(backward, (grad_output, *detached, *rest, mask), traced=all(mask))
+    for name, weight in weight_layouts(detached[3]) if dtypes[0] == f32 and case is cases.PLAIN else ():
         given = (grad_output, *detached[:3], weight, *detached[4:], *rest, [True] * 6)
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, given)
+        opcheck(backward, given, traced=name == AS_LAYERS_KEEP_WEIGHTS)
 
 
 def check_autocast_casts_nothing():

@@ -24,6 +24,14 @@ DTYPES = (  # features, weight, all others
 )
 
 
+def opcheck(op, arguments, *, traced=True):
+    """``torch.library.opcheck``. Unless ``traced``, without a run through AOTAutograd with symbolic sizes, which takes
+    nearly all of the time: schema, registration, and dtypes, sizes and strides of the fake are compared all the same.
+    """
+    names = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(op, arguments, test_utils=(*names, *["test_aot_dispatch_dynamic"][: int(traced)]))
+
+
 def label(value):
     return "-".join(str(d).removeprefix("torch.") for d in value) if isinstance(value, tuple) else str(value)
 
@@ -67,11 +75,14 @@ def layouts(features):
     yield "a slice of the batch", features.repeat_interleave(2, 0)[::2].contiguous(memory_format=torch.channels_last)
 
 
+AS_LAYERS_KEEP_WEIGHTS = "channel after channel, as layers keep them"
+
+
 def weight_layouts(weight):
     """Layouts of [N, C]."""
     columns = weight.t().contiguous()
     yield "neuron after neuron", weight.contiguous()
-    yield "channel after channel, as layers keep them", columns.t()
+    yield AS_LAYERS_KEEP_WEIGHTS, columns.t()
     yield "every third channel", weight.repeat_interleave(3, 1)[:, ::3]
     yield "every third neuron", weight.repeat_interleave(3, 0)[::3]
     yield "channel after channel, every third", columns.repeat_interleave(3, 0)[::3].t()

@@ -5,6 +5,7 @@ import pytest
 import rdm_data as data
 import torch
 from assertions import assert_as_accurate, largest
+from op_checks import opcheck
 
 from v1fast import functional, ops
 from v1fast.reference import rdm as reference
@@ -303,16 +304,16 @@ def check_opcheck(condensed):
     x, y = torch.rand(2, 2, 6, 9)
     x.requires_grad_(), y.requires_grad_()
     for operands, method in (((x, None), "correlation"), ((x, None), "euclidean"), ((x, y), "euclidean")):
-        options = (method, condensed, "float32")
-        torch.library.opcheck(torch.ops.v1fast.rdm, (*operands, *options))
+        options, new = (method, condensed, "float32"), method == "correlation" or operands[1] is not None
+        opcheck(torch.ops.v1fast.rdm, (*operands, *options), traced=new)
         shape = (2, 15) if condensed else (2, 6, 6)
         detached = [t if t is None else t.detach() for t in operands]
         given = (torch.randn(shape), ops.rdm.rdm(*detached, *options), *detached, *options, [True, True])
-        torch.library.opcheck(torch.ops.v1fast.rdm_backward, given)
-        torch.library.opcheck(torch.ops.v1fast.rdm_out, (*detached, *options, torch.zeros(shape)))
-    torch.library.opcheck(torch.ops.v1fast.cross_rdm, (x, y[:, :4], "cosine", "float32"))
+        opcheck(torch.ops.v1fast.rdm_backward, given, traced=new)
+        opcheck(torch.ops.v1fast.rdm_out, (*detached, *options, torch.zeros(shape)), traced=new)
+    opcheck(torch.ops.v1fast.cross_rdm, (x, y[:, :4], "cosine", "float32"))
     given = (torch.randn(2, 6, 4), None, x.detach(), y.detach()[:, :4], "euclidean", "float32", [True, False])
-    torch.library.opcheck(torch.ops.v1fast.cross_rdm_backward, given)
+    opcheck(torch.ops.v1fast.cross_rdm_backward, given)
 
 
 def check_compiles_fullgraph(method, dynamic, backend="aot_eager"):

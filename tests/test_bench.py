@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import astuple, fields, replace
 
+import new_processes
 import pytest
 import torch
 
@@ -505,3 +507,27 @@ def test_layers_of_the_bench(case):
         assert gradients["features"].abs().sum() > 0
         if not small.peer:
             assert max(step.check().errors(output, gradients).values()) < 1e-5
+
+
+WITHOUT_TRITON = """
+import runpy, sys
+sys.modules["triton"] = None
+sys.argv = ["a program", *{arguments}]
+try:
+    runpy.run_module("v1fast.benchmarks.{name}", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end)
+"""
+
+
+@pytest.mark.once
+def test_programs_without_triton():
+    """What needs no kernel of a GPU runs; what is about them says so in one line."""
+    environment = os.environ | {"V1FAST_KERNELS": "", "PYTHONWARNINGS": "ignore"}
+    programs = {"scale": ["predict"], "gpu_table": ["page.md"], "gpu_costs_rdm": [], "gpu_report": ["out"]}
+    codes = [WITHOUT_TRITON.format(name=name, arguments=arguments) for name, arguments in programs.items()]
+    table, *others = new_processes.run(codes, environment)
+    assert table.startswith("| neurons | GPUs |")
+    for line in others:
+        assert line.startswith("v1fast: this needs the GPU kernels, and they need Triton: "), line
+        assert "\n" not in line

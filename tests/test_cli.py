@@ -1,10 +1,12 @@
 """The command line: what each command prints, passes on, and says when its extra is absent."""
 
+import ast
 import dataclasses
 import errno
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -239,6 +241,30 @@ def test_errors_end_in_one_line(run, monkeypatch, command, error, code, said):
     module, name = COMMANDS[command]
     monkeypatch.setattr(importlib.import_module(module), name, fail)
     ends_in_one_line(run(command, *(["a.npy"] if command == "rsa" else [])), said, code=code)
+
+
+def own_errors():
+    """The classes of exceptions that v1fast defines."""
+    import v1fast
+
+    folder = Path(v1fast.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            if isinstance(node, ast.ClassDef) and any(re.search(r"(Error|Exception|Unfit)s?$", base) for base in bases):
+                yield ".".join(("v1fast", *path.relative_to(folder).with_suffix("").parts)), node.name
+
+
+@pytest.mark.parametrize(("module", "name"), list(own_errors()))
+def test_errors_of_its_own_end_in_one_line(run, monkeypatch, module, name):
+    """Whichever command meets one: their messages say what a user can do."""
+    error = getattr(pytest.importorskip(module), name)
+
+    def fail(*_, **__):
+        raise error.__new__(error, "what happened: what to do")  # whatever its constructor takes
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    ends_in_one_line(run("doctor"), "what happened: what to do", code=1 if issubclass(error, OSError) else 2)
 
 
 def test_an_error_of_the_program_is_not_hidden(run, monkeypatch):

@@ -264,6 +264,11 @@ MISTAKES = [
     ((ACCELERATE, "released.pth", "--core", "pad_input"), "pad_input: want key=value"),
     ((ACCELERATE, "released.pth", "--core", "hidden_channels=5"), "released.pth: does not fit"),
     ((ACCELERATE, "released.pth", "--image-shape", "4", "4"), "image_shape: want images that the core can read"),
+    (
+        (FIT, "one", *TINY, *("--set", "readout.grid_mean_predictor=null", "--set", "readout.residual_reg_weight=1")),
+        "residual_reg_weight: want it beside grid_mean_predictor",
+    ),
+    ((ACCELERATE, "released.pth", "--readout", "residual_reg_weight=1"), "residual_reg_weight: want it beside grid"),
 ]
 
 
@@ -284,6 +289,14 @@ def test_a_mistake_ends_in_one_line(folder, monkeypatch, arguments, said):
     assert result.stdout == ""
     assert (folder / "run" / "run.json").read_bytes() == before
     assert not (folder / "out" / "fit").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line(folder, tmp_path):
+    result = v1fast("fit", folder / "one", "--out", tmp_path, *TINY, "-q", "--learning-rate", "1e30")
+    assert result.exit_code == 2, result.exception
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("v1fast: the loss of session one is not finite at step ")
+    assert line.endswith(": the learning rate may be too high: begin anew with a lower one")
 
 
 def test_mistakes_of_a_file_have_a_line_each(folder, tmp_path):

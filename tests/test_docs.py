@@ -121,8 +121,19 @@ def test_docstrings_become_markdown():
     assert module.to_markdown(DOCSTRING).split() == PAGE.split()
 
 
+EXAMPLES = pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+
+
+@EXAMPLES
+def test_examples_are_written_in_cells(script):
+    """Text and code by turns, of which `make notebooks` makes a notebook."""
+    kinds = re.findall(r"^# %%(.*)$", script.read_text(), re.MULTILINE)
+    assert set(kinds) == {"", " [markdown]"}
+    assert script.read_text().startswith("# %% [markdown]\n# # ")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+@EXAMPLES
 def test_examples_run(script, tmp_path):
     import subprocess
 

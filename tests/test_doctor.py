@@ -98,9 +98,8 @@ def test_what_runs_is_said_with_the_reason(kernels, cpu):
     if kernels == "native" and ops.loaded["native"] != "loaded":
         pytest.skip("the compiled kernels are not loaded")
     code = "import v1fast; print(*v1fast.ops.paths.values(), sep='\\n')"
-    environment = os.environ | {"V1FAST_KERNELS": kernels}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    first, second, third = done.stdout.strip().split("\n")
+    (said,) = new_processes.run([code], os.environ | {"V1FAST_KERNELS": kernels})
+    first, second, third = said.split("\n")
     assert first.startswith(cpu)
     default = "the fallback, on torch's own kernels" if kernels == "fallback" else "the reference"
     assert second.startswith(f"{default}; triton: ")
@@ -139,13 +138,15 @@ def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for():
             assert "built for the CPU alone" in state
 
 
-# Where the argument is "tree", only the source tree finds v1fast: nothing is installed.
+FROM_A_TREE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path.insert(0, {tree!r})
+"""  # v1fast is that of the folder: nothing is installed
+
 WITHOUT_TRITON = """
 import importlib, sys
 sys.modules["triton"] = None
-sys.path.insert(0, sys.argv[2])
-if sys.argv[1] == "tree":
-    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 
 def half_imported():
     return [name for name in sys.modules if name.startswith("v1fast.kernels")]
@@ -175,17 +176,12 @@ def source_tree(tmp_path):
 @new_enough_for_triton
 @pytest.mark.parametrize("where", ["installed", "tree"])
 def test_an_absent_triton_leaves_nothing_half_imported(where, source_tree):
-    environment = os.environ | {"V1FAST_KERNELS": "native,triton"}
-    path = str(source_tree) if where == "tree" else ""
-    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_TRITON, where, path]
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd=source_tree.parent)
-    assert done.returncode == 0, done.stderr
+    tree = FROM_A_TREE.format(tree=str(source_tree)) if where == "tree" else ""
+    new_processes.run([tree + WITHOUT_TRITON], os.environ | {"V1FAST_KERNELS": "native,triton"})
 
 
 def test_a_source_tree_has_kernels_and_benchmarks(source_tree):
     code = """
-import sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 import v1fast.benchmarks
 print(v1fast.benchmarks.__file__)
 try:
@@ -194,10 +190,9 @@ try:
 except ImportError as error:  # none, or too old
     print(error.name)
 """
-    environment = os.environ | {"PYTHONPATH": str(source_tree), "V1FAST_KERNELS": ""}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=source_tree.parent)
-    benchmarks, kernels = done.stdout.splitlines()
+    tree = FROM_A_TREE.format(tree=str(source_tree))
+    (said,) = new_processes.run([tree + code], os.environ | {"V1FAST_KERNELS": ""})
+    benchmarks, kernels = said.splitlines()
     assert Path(benchmarks).parts[-2:] == ("benchmarks", "__init__.py")
     assert kernels == "triton" or Path(kernels).parts[-2:] == ("kernels", "__init__.py")
 
@@ -370,15 +365,15 @@ def test_a_probe_for_another_python_is_named(environment):
     assert why.startswith("does not fit: _probe.cpython-310-x86_64-linux-gnu.so is for another Python than")
 
 
-def in_a_copy(folder, code, **environment):
-    """Runs Python with a copy of the package that has no binaries, and returns its output."""
+def in_a_copy(folder, code):
+    """Runs code with a copy of the package that has no binaries, and returns what it says."""
     source = Path(__file__).parents[1]
     for name in ("v1fast", "kernels"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "_left_out.json")
         shutil.copytree(source / name, folder / name, ignore=ignored, dirs_exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(folder), "V1FAST_KERNELS": "native"} | environment
-    command = [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{code}"]
-    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    tree = FROM_A_TREE.format(tree=str(folder))
+    (said,) = new_processes.run([tree + code], os.environ | {"V1FAST_KERNELS": "native"})
+    return said
 
 
 WORKS = (
@@ -401,18 +396,18 @@ def test_a_broken_binary_does_not_keep_v1fast_from_running(tmp_path, contents):
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", binary, tmp_path / "empty.c"], check=True)
     else:
         binary.write_bytes(contents)
-    done = in_a_copy(tmp_path, WORKS)
-    state, count = done.stdout.splitlines()
+    said = in_a_copy(tmp_path, WORKS)
+    state, count = said.splitlines()[-2:]
     assert state.startswith("does not load: ")
     assert ("torch_of_2030" in state) == (contents is None)
     assert count == "tensor(0)"
-    assert done.stderr.count("RuntimeWarning: v1fast runs without its kernels for the CPU, slower: does not load") == 1
+    assert said.count("RuntimeWarning: v1fast runs without its kernels for the CPU, slower: does not load") == 1
 
 
 def test_a_source_tree_warns_of_nothing(tmp_path):
-    done = in_a_copy(tmp_path, WORKS)
-    assert done.stdout.startswith("not built: ")
-    assert "Warning" not in done.stderr
+    said = in_a_copy(tmp_path, WORKS)
+    assert said.startswith("not built: ")
+    assert "Warning" not in said
 
 
 @pytest.mark.parametrize(

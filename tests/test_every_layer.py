@@ -165,6 +165,25 @@ def test_passes_between_forward_and_backward_change_no_gradient(name):
     assert_same_gradients(gradients(other), gradients(layer))
 
 
+class Together(nn.Module):
+    """Layers of these names as one: they are traced in less time than one after the other."""
+
+    def __init__(self, names, training):
+        super().__init__()
+        self.names = list(names)
+        self.layers = nn.ModuleList(LAYERS[name]().train(training) for name in names)
+        self.options = [seeded(name) if training else {} for name in names]
+
+    def inputs(self, batch=2):
+        return [every_layer.inputs(layer, batch) for layer in self.layers]
+
+    def forward(self, inputs):
+        found = {}
+        for i, layer in enumerate(self.layers):
+            found[self.names[i]] = layer(inputs[i], **self.options[i])
+        return found
+
+
 class Checkpointed(nn.Module):
     """A small core and a layer whose activations are made again in the backward pass."""
 
@@ -229,79 +248,81 @@ def test_trains_with_reentrant_checkpoints(name):
     torch.testing.assert_close(list(again.parameters()), list(plain.parameters()), rtol=1e-3, atol=1e-3)
 
 
+def groups(*quick):
+    """All layers of ``names``, one by one in ``make test-slow``; before that those named ``quick``, together."""
+    alone = [pytest.param([name], marks=pytest.mark.slow, id=name) for name in LAYERS]
+    return pytest.mark.parametrize("names", [pytest.param(quick, id="together"), *alone])
+
+
 @pytest.mark.once
-@in_range
-def test_compiled_training_writes_too(name):
-    layer, x = with_input(name)
-    other = copy.deepcopy(layer)
+@groups(*[name for name in IN_RANGE if name in QUICK])
+def test_compiled_training_writes_too(names):
+    layers = Together(names, training=True)
+    inputs, others = layers.inputs(), copy.deepcopy(layers)
     torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager_decomp_partition")
-    (got, want) = (call(x, **seeded(name)).square().sum() for call in (compiled, other))
+    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager_decomp_partition")
+    got, want = compiled(inputs), others(inputs)
     torch.testing.assert_close(got, want)
-    torch.testing.assert_close(ranged(layer), ranged(other))
-    got.backward()
-    want.backward()
-    for ours, theirs in zip(gradients(layer), gradients(other), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    layer.eval()
-    before = stamps(layer)
-    compiled(x)
-    assert_unchanged(layer, before)
+    torch.testing.assert_close(list(map(ranged, layers.layers)), list(map(ranged, others.layers)))
+    for outputs in (got, want):
+        sum(out.square().sum() for out in outputs.values()).backward()
+    torch.testing.assert_close(gradients(layers), gradients(others), rtol=1e-4, atol=1e-4)
+    layers.eval()
+    before = stamps(layers)
+    with torch.no_grad():
+        compiled(inputs)
+    assert_unchanged(layers, before)
 
 
-def mostly_slow(*quick):
-    """All layers, but those named ``quick`` in ``make test-slow`` alone."""
-    return pytest.mark.parametrize(
-        "name", [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
-    )
-
-
-EXPORTS = [(name, False, False) for name in LAYERS]  # layer, in training, strictly
-EXPORTS += [(name, True, True) for name in CLASSES]
-EXPORTS += [
-    pytest.param(*export, marks=pytest.mark.slow)
-    for export in itertools.product(LAYERS, (False, True), (False, True))
-    if export not in EXPORTS
+EXPORTS = [
+    pytest.param(LAYERS, False, False, id="all-in-evaluation"),  # layers, in training, strictly
+    pytest.param(CLASSES, True, True, id="classes-in-training-strictly"),
+    *(
+        pytest.param([name], training, strict, marks=pytest.mark.slow, id=f"{name}-{training}-{strict}")
+        for name, training, strict in itertools.product(LAYERS, (False, True), (False, True))
+    ),
 ]
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("name", "training", "strict"), EXPORTS)
-def test_exports(name, training, strict):
-    """The exported program gives the layer's numbers, decomposed too, and export writes nothing."""
-    layer, x = with_input(name)
-    options = seeded(name) if training else {}
-    layer.train(training)
-    want = copy.deepcopy(layer)(x, **options)
-    before = stamps(layer)
+@pytest.mark.parametrize(("names", "training", "strict"), EXPORTS)
+def test_exports(names, training, strict):
+    """The exported program gives the layers' numbers, decomposed too, and export writes nothing."""
+    layers = Together(names, training)
+    inputs = layers.inputs()
+    want = copy.deepcopy(layers)(inputs)
+    before = stamps(layers)
     torch.compiler.reset()  # a strict export counts among the compilations of one function, of which there is a limit
-    exported = torch.export.export(layer, (x,), options, strict=strict)
+    exported = torch.export.export(layers, (inputs,), strict=strict)
     decomposed = exported.run_decompositions()
-    assert_unchanged(layer, before)
+    assert_unchanged(layers, before)
     for program in (exported, decomposed):
-        torch.testing.assert_close(program.module()(x, **options), want)
+        torch.testing.assert_close(program.module()(inputs), want)
 
 
 @pytest.mark.once
-@mostly_slow("FullGaussian2d", "PointPooled2d", "Gaussian3d", "FactorizedReadout, norm")
-def test_exports_to_onnx(name, tmp_path):
+@groups("FullGaussian2d", "PointPooled2d", "Gaussian3d", "FactorizedReadout, norm")
+def test_exports_to_onnx(names, tmp_path):
     """In evaluation, by a plain call of torch's exporter, for any number of images."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # which packages are not installed
-    layer, x = with_input(name)
-    layer.eval()
-    before = stamps(layer)
-    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    layers = Together(names, training=False)
+    inputs = layers.inputs()
+    before = stamps(layers)
+    options = {"dynamo": True, "opset_version": 20, "verbose": False}
+    shapes = ([{0: torch.export.Dim.DYNAMIC} for _ in inputs],)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(layer, (x,), dynamo=True, opset_version=20, verbose=False, dynamic_shapes=shapes)
-    assert_unchanged(layer, before)
-    program.save(tmp_path / "layer.onnx")
-    session = runtime.InferenceSession(tmp_path / "layer.onnx")
-    for images in (x, every_layer.inputs(layer, batch=5)):
-        (got,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        torch.testing.assert_close(torch.from_numpy(got), layer(images).detach(), rtol=1e-4, atol=1e-5)
+        program = torch.onnx.export(layers, (inputs,), **options, dynamic_shapes=shapes)
+    assert_unchanged(layers, before)
+    program.save(tmp_path / "layers.onnx")
+    session = runtime.InferenceSession(tmp_path / "layers.onnx")
+    for given in (inputs, layers.inputs(batch=5)):
+        named = zip(session.get_inputs(), given, strict=True)
+        got = session.run(None, {one.name: x.numpy() for one, x in named})
+        want = [out.detach() for out in layers(given).values()]
+        torch.testing.assert_close(list(map(torch.from_numpy, got)), want, rtol=1e-4, atol=1e-5)
 
 
 @every

@@ -5,9 +5,8 @@ That it computes what the reference does is for the tests of the ops: ``make tes
 
 import importlib
 import os
-import subprocess
-import sys
 
+import new_processes
 import pytest
 import rdm_data as data
 import torch
@@ -66,9 +65,7 @@ x, mu, w = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2), torch.ones(1, 1)
 _define.defaults["gaussian_readout"](x, mu, None, w, None, None, None, None, None, 0, False, True)
 print(bool(called))
 """
-    environment = os.environ | {"V1FAST_KERNELS": kernels}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == str(cuda)
+    assert new_processes.run([code], os.environ | {"V1FAST_KERNELS": kernels}) == [str(cuda)]
 
 
 def test_it_refuses_what_the_check_of_the_op_refuses():

@@ -5,6 +5,7 @@ functions, autograd, opcheck and torch.compile reach them as they would on a GPU
 they are. Every compiled form costs seconds: the architectures share the cases between them.
 """
 
+import dataclasses
 import itertools
 import weakref
 
@@ -13,7 +14,7 @@ import gaussian_checks as checks
 import ptx_emulator as emulator
 import pytest
 import torch
-from op_checks import DTYPES, bf16, f16, f32, f64, label, layouts, run
+from op_checks import DTYPES, bf16, f16, f32, f64, label, layouts, opcheck, run
 
 from v1fast import _eager as eager
 from v1fast import functional, ops
@@ -81,7 +82,24 @@ def test_normals_have_the_bits_of_the_cpu_kernel(arch):
 WAYS = ("scatter", "gather")
 PAIRS = list(itertools.product((80, 90), WAYS))  # of an architecture and a way
 SINGLE = (f32, f32, f32)
-MANY_CHANNELS = next(case for case in cases.REGIMES if case.why == "many channels")
+REGIME = {case.why: case for case in cases.REGIMES}
+NOTHING_OPTIONAL, GIVEN_NOISE = REGIME["nothing optional"], REGIME["explicit noise"]
+JOINED = (  # regimes of several forms in one: compiling a form takes seconds
+    (80, "scatter", cases.Case("many images at pixel edges", B=40, C=2, N=2, align_corners=False)),
+    (80, "scatter", cases.Case("one pixel of two channels", C=2, H=1, W=1, align_corners=False)),
+    (80, "gather", REGIME["many neurons and images"]),
+    (90, "scatter", REGIME["many neurons and given noise"]),
+    (
+        90,
+        "scatter",
+        cases.Case("many channels and shared noise", C=131, N=3, noise="tensor", share_noise=True, bias=False),
+    ),
+    (90, "scatter", NOTHING_OPTIONAL),
+    (90, "gather", REGIME["many neurons at their means"]),
+    (90, "gather", cases.Case("isotropic and clamped", C=16, sigma="isotropic", shift=False, spread=1.5)),
+    (90, "gather", cases.Case("shared seed at edges", C=1, share_noise=True, image_offset=5, align_corners=False)),
+)
+DRAWN = ((f64, f64, f64), (bf16, bf16, f32))  # to the others noise is given, and half as much is compiled
 LATER = [(f16, f32, f32), (bf16, f16, f32), (f32, f32, f64)]  # each operand has these dtypes in other combinations too
 
 
@@ -91,43 +109,59 @@ def form_of(case):
     return noise, case.bias, case.shift, case.align_corners, case.C
 
 
-FORMS = list(dict.fromkeys(form_of(case) for case in cases.REGIMES))
-COVERED = {  # by a regime with the same property and others
-    "uncorrelated": "many neurons and given noise",
-    "explicit noise": "shared explicit noise",
-    "neurons counted by index": "many neurons and images",
-    "neurons beyond every block": "many neurons and images",
-    "fewer channels than lanes": "many neurons and given noise",
-}
+PLAIN_FORM = [case for case in cases.REGIMES if form_of(case) == form_of(cases.PLAIN)]
 
 
-def results():
-    """Compiling takes seconds: most forms and dtypes once, the plain form four times; `make test-slow` has all."""
-    for case, (i, pair) in itertools.product(cases.REGIMES, enumerate(PAIRS)):
-        own = FORMS.index(form_of(case))
-        quick = own == 0 or (own % 4 == i and case.why not in COVERED)
-        marks = () if quick else pytest.mark.slow
-        yield pytest.param(*pair, case, SINGLE, marks=marks)
-    yield 100, "scatter", cases.PLAIN, SINGLE
-    yield pytest.param(100, "scatter", MANY_CHANNELS, SINGLE, marks=pytest.mark.slow)
+def quick_results():
+    """The plain form, and its sizes; every other property of a form once; dtypes. On all architectures."""
+    for pair, case in itertools.product(((90, "scatter"), (90, "gather")), PLAIN_FORM):
+        yield *pair, case, SINGLE
+    yield from ((*joined, SINGLE) for joined in JOINED)
+    yield 100, "scatter", GIVEN_NOISE, SINGLE
     for i, dtypes in enumerate(DTYPES):
-        pair = (80 + i % 2 * 10, WAYS[i // 2 % 2])
-        if dtypes != SINGLE:
-            yield pytest.param(*pair, cases.PLAIN, dtypes, marks=pytest.mark.slow if dtypes in LATER else ())
+        if dtypes != SINGLE and dtypes not in LATER:
+            case = cases.PLAIN if dtypes in DRAWN else GIVEN_NOISE
+            yield 80 + i % 2 * 10, WAYS[i // 2 % 2], case, dtypes
 
 
-def test_the_plain_form_is_the_first():
-    assert form_of(cases.PLAIN) == FORMS[0]
+def all_results():
+    for case, pair in itertools.product(cases.REGIMES, PAIRS):
+        yield *pair, case, SINGLE
+    for case in (cases.PLAIN, REGIME["many channels"]):
+        yield 100, "scatter", case, SINGLE
+    for i, dtypes in enumerate(DTYPES):
+        yield 80 + i % 2 * 10, WAYS[i // 2 % 2], cases.PLAIN, dtypes
 
 
-@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), list(results()), ids=label, indirect=["on_gpu"])
+QUICK = list(quick_results())
+RESULTS = [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in all_results() if one not in QUICK)]
+
+
+def properties_of(cases):
+    """Of the forms: (which, value), those of the noise apart."""
+    forms = [form_of(case) for case in cases]
+    return {
+        (i, value)
+        for noise, *others in forms
+        for i, value in (*enumerate(others), *enumerate(noise or (None,), len(others)))
+    }
+
+
+def test_each_property_of_a_form_is_compiled():
+    """And each way meets noise that is drawn, given and absent."""
+    assert properties_of(cases.REGIMES) <= properties_of(case for *_, case, dtypes in QUICK if dtypes == SINGLE)
+    for way in WAYS:
+        assert {case.noise for _, one, case, _ in QUICK if one == way} == {None, "seed", "tensor"}
+
+
+@pytest.mark.parametrize(("on_gpu", "way", "case", "dtypes"), RESULTS, ids=label, indirect=["on_gpu"])
 def test_matches_eager(on_gpu, how_features, way, case, dtypes):
     how_features(way)
     checks.assert_matches_eager(case, *cases.make(case, *dtypes))
 
 
-IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4)
-NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16)
+IMAGES = cases.Case("very many images", B=1000, N=60, C=4, H=3, W=4, noise="tensor")
+NEURONS = cases.Case("very many neurons", B=8, N=3000, C=4, H=12, W=16, noise="tensor")
 LONG = [
     ("scatter", IMAGES, SINGLE),
     ("scatter", NEURONS, SINGLE),
@@ -172,7 +206,7 @@ def test_the_order_of_blocks_does_not_matter(how_features, way):
     grad, arguments = plain_call(case=cases.Case("many neurons and images", B=5, N=300, image_offset=1))
     results = []
     for order in ("forward", "reverse", 7):
-        with gpu(80, order=order):
+        with gpu(90, order=order):
             results.append(kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6))
             out = kernels.CUDA["gaussian_readout"](*arguments)
             assert not out.isnan().any()
@@ -259,8 +293,10 @@ REUSED = [
 
 
 @pytest.mark.parametrize("test", REUSED, ids=lambda test: test.__name__.removeprefix("check_"))
-def test_as_the_op(on_gpu, test):
-    with assert_launches():
+def test_as_the_op(test):
+    # the architecture whose kernels for 16 bits are compiled anyway
+    arch = 80 if test is checks.check_low_precision_positions_are_read_as_they_are else 90
+    with gpu(arch), assert_launches():
         test()
 
 
@@ -310,8 +346,9 @@ def test_storage_at_any_address(on_gpu, offset):
 
 
 def test_offsets_of_64_bits_give_the_same(on_gpu, how_features, monkeypatch):
+    """Of the features, whatever else a form has."""
     how_features("scatter")
-    grad, arguments = plain_call()
+    grad, arguments = plain_call(case=NOTHING_OPTIONAL)
     want = kernels.CUDA["gaussian_readout_backward"](grad, *arguments, [True] * 6)
     out = kernels.CUDA["gaussian_readout"](*arguments)
     monkeypatch.setattr(_launch.Rows, "wide", True)
@@ -332,7 +369,7 @@ def test_images_of_2_to_the_31_elements_need_offsets_of_64_bits():
 @pytest.mark.parametrize("wanted", checks.NAMES)
 def test_a_gradient_that_is_not_asked_for_costs_nothing(how_features, wanted):
     how_features("scatter")
-    grad, arguments = plain_call()
+    grad, arguments = plain_call(case=dataclasses.replace(REGIME["many neurons and given noise"], B=3, N=11))
     backward_of = kernels.CUDA["gaussian_readout_backward"]
     everything, _ = with_programs(lambda: backward_of(grad, *arguments, [True] * 6))
     mask = [name == wanted for name in checks.NAMES]
@@ -506,10 +543,10 @@ def test_shipped_forms_are_few_and_complete():
 def test_opcheck(on_gpu):
     grad, arguments = plain_call()
     leaves = [v.clone().requires_grad_() for v in arguments[:6]]
-    torch.library.opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *arguments[6:]))
-    for mask in ([True] * 6, [False, True, False, True, False, False]):
-        torch.library.opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad, *arguments, mask))
-    torch.library.opcheck(torch.ops.v1fast.philox_normal, (arguments[7], 6, 72, None, 1))
+    opcheck(torch.ops.v1fast.gaussian_readout, (*leaves, *arguments[6:]))
+    for mask in ([True] * 6, [False, *[True] * 5]):
+        opcheck(torch.ops.v1fast.gaussian_readout_backward, (grad, *arguments, mask), traced=all(mask))
+    opcheck(torch.ops.v1fast.philox_normal, (arguments[7], 6, 72, None, 1))
 
 
 def test_compiles_fullgraph(on_gpu):
@@ -543,13 +580,13 @@ def test_a_plan_is_remembered_of_a_form_as_long_as_it_is_kept():
 
 @pytest.mark.skipif(not NATIVE, reason="compared with the compiled CPU kernels")
 def test_layer_trains_as_on_the_cpu(monkeypatch):
-    features, grad = torch.randn(3, 20, 6, 9), torch.randn(3, 11)
+    features, shift, grad = torch.randn(3, 20, 6, 9), torch.full((3, 2), 0.05, requires_grad=True), torch.randn(3, 11)
     layer = FullGaussian2d(in_shape=(20, 6, 9), outdims=11, bias=True)
 
     def step():
         torch.manual_seed(5)
-        out = layer(features, shift=torch.full((3, 2), 0.05))
-        return out, *torch.autograd.grad(out, list(layer.parameters()), grad)
+        out = layer(features, shift=shift)
+        return out, *torch.autograd.grad(out, [*layer.parameters(), shift], grad)
 
     want = step()
     with gpu(90):

@@ -279,7 +279,7 @@ def test_as_the_op(on_gpu, test):
 
 
 def test_the_order_of_blocks_does_not_matter():
-    x, grad = torch.randn(2, 70, 600), torch.randn(2, 70, 70)
+    x, grad = torch.randn(1, 70, 300), torch.randn(1, 70, 70)  # two tiles of rows, and shared columns
     found = []
     for order in ("forward", "reverse", 7):
         with emulator.active(80, order=order):

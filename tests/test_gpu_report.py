@@ -6,24 +6,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[1]
-REHEARSAL = """
+ON_FAKE_DEVICE = """
 import fake_cuda
 fake_cuda.install()
+import gc
 import json
+import os
 import sys
 from pathlib import Path
 import pytest
-import torch._dynamo  # once, not in each child
+import torch
 from fake_cuda import processes
-from v1fast.benchmarks import run
-from v1fast.benchmarks.gpu_report import __main__, testing
-from v1fast.benchmarks.gpu_report.record import Part
+out = Path(sys.argv[1])
+"""
+REPORT = """
+import torch._dynamo  # once, not in each child
+from v1fast.benchmarks.gpu_report import __main__
 
 x = torch.ones(3, device="cuda")  # no backward pass here: its threads would not survive a fork
 for refused in (lambda: x + torch.ones(3), lambda: torch.stack([x, torch.ones(3)]), x.numpy):
@@ -42,10 +47,17 @@ graph.replay()
 assert doubled.tolist() == [8, 8, 8] and not drawn.equal(before)
 
 processes.install()
-out = Path(sys.argv[1])
+gc.freeze()  # what is imported is never freed: no child need search it
 sys.argv = ["gpu_report", str(out / "report"), "--quick", "--seconds", "560"]
 assert __main__.main() == 0
+"""
+BENCH_AND_CRASHES = """
+from v1fast.benchmarks import run
+from v1fast.benchmarks.gpu_report import testing
+from v1fast.benchmarks.gpu_report.record import Part
 
+processes.install()
+gc.freeze()
 rows = run.main(out / "bench", ["tiny", "rdm-small"], ["v1fast", "eager-chain", "corrcoef"], "cuda", quick=True)
 bench = [[row.provider, row.clock, row.status, row.milliseconds != {}] for row in rows]
 (out / "bench.json").write_text(json.dumps(bench))
@@ -91,10 +103,8 @@ def _module(name):
     return importlib.import_module(f"v1fast.benchmarks.gpu_report.{name}")
 
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory):
-    """The folder of what one process has made that has the fake device, and whose children are forks of it."""
-    folder = tmp_path_factory.mktemp("rehearsal")
+def on_fake_device(code, folder):
+    """Return the folder of what one process has made that has the fake device, and whose children are forks of it."""
     (folder / "test_it.py").write_text(TESTS)
     tools = folder / "tools"
     tools.mkdir()
@@ -108,16 +118,46 @@ def rehearsed(tmp_path_factory):
         "OMP_NUM_THREADS": "1",
         "V1FAST_KERNELS": "triton,native,fallback",
         "TRITON_CACHE_DIR": str(Path(os.environ.get("V1FAST_EMULATOR_CACHE", folder)) / "triton"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # each child would import plugins for a second, which nothing needs
     }
-    command = [sys.executable, "-c", REHEARSAL, str(folder)]
+    leave = "\nsys.stdout.flush()\nos._exit(0)\n"  # at once: to clean up takes a second
+    command = [sys.executable, "-c", ON_FAKE_DEVICE + code + leave, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory):
+    return on_fake_device(BENCH_AND_CRASHES, tmp_path_factory.mktemp("bench"))
+
+
 @pytest.mark.once
-def test_rehearsal_of_the_whole_report(rehearsed):
-    out = rehearsed / "report"
+def test_crashes_end_no_more_than_their_test(benched):
+    """Neither one that ends the process nor an error after which the device refuses everything."""
+    found = json.loads((benched / "crashes" / "parts" / "tests.json").read_text())
+    (row,) = found["rows"]
+    assert row["counts"] == {"passed": 5, "failed": 2, "crashed": 1, "skipped": 1}
+    messages = {each["test"].rpartition("::")[2]: each.get("message", "") for each in row["failures"]}
+    assert messages.keys() == {"test_1", "test_2", "test_5"}
+    assert "a reason" in messages["test_1"]
+    assert found["missing"] == []
+
+
+@pytest.mark.once
+def test_bench_replays_graphs(benched):
+    """What cannot be captured gets no time, and the reason."""
+    rows = json.loads((benched / "bench.json").read_text())
+    assert {name for name, *_ in rows} == {"v1fast", "eager-chain", "corrcoef"}
+    for name, clock, status, timed in rows:
+        assert clock == "cuda graph"
+        assert timed == (name != "corrcoef")
+        assert status == "measured" or (name == "corrcoef" and "called a synchronizing CUDA operation" in status)
+
+
+@pytest.mark.once
+def test_rehearsal_of_the_whole_report(tmp_path):
+    out = on_fake_device(REPORT, tmp_path) / "report"
     found = json.loads((out / "report.json").read_text())
     for name, part in found["parts"].items():
         assert part["status"] == "done", (name, part)
@@ -134,29 +174,6 @@ def test_rehearsal_of_the_whole_report(rehearsed):
         assert f"## {title}\n" in text
     assert "| forward_kernel | 160 |" in text
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.once
-def test_crashes_end_no_more_than_their_test(rehearsed):
-    """Neither one that ends the process nor an error after which the device refuses everything."""
-    found = json.loads((rehearsed / "crashes" / "parts" / "tests.json").read_text())
-    (row,) = found["rows"]
-    assert row["counts"] == {"passed": 5, "failed": 2, "crashed": 1, "skipped": 1}
-    messages = {each["test"].rpartition("::")[2]: each.get("message", "") for each in row["failures"]}
-    assert messages.keys() == {"test_1", "test_2", "test_5"}
-    assert "a reason" in messages["test_1"]
-    assert found["missing"] == []
-
-
-@pytest.mark.once
-def test_bench_replays_graphs(rehearsed):
-    """What cannot be captured gets no time, and the reason."""
-    rows = json.loads((rehearsed / "bench.json").read_text())
-    assert {name for name, *_ in rows} == {"v1fast", "eager-chain", "corrcoef"}
-    for name, clock, status, timed in rows:
-        assert clock == "cuda graph"
-        assert timed == (name != "corrcoef")
-        assert status == "measured" or (name == "corrcoef" and "called a synchronizing CUDA operation" in status)
 
 
 def run_on_fake_device(selection, **environment):
@@ -186,6 +203,26 @@ def test_the_tests_for_a_gpu_run_on_a_device_that_is_none():
 def test_some_of_the_tests_for_a_gpu_run_on_the_emulator():
     selection = "(autotuning and scatter) or rdm_out or autocast or stream or (16_bits and correlation)"
     run_on_fake_device(selection, FAKE_CUDA="emulated")
+
+
+def test_the_fake_device_is_built_for_each_torch(monkeypatch, tmp_path):
+    """For each version, and in each place: the library is linked with those of one environment."""
+    fake_cuda = importlib.import_module("fake_cuda")
+    monkeypatch.setenv("V1FAST_EMULATOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fake_cuda.subprocess, "run", lambda command, check: Path(command[-3]).write_text(""))
+
+    def built(environment, version):
+        folder = tmp_path / environment
+        folder.mkdir(exist_ok=True)
+        (folder / "version.py").write_text(version)
+        found = SimpleNamespace(origin=str(folder / "__init__.py"))
+        monkeypatch.setattr(fake_cuda.importlib.util, "find_spec", lambda name: found)
+        return fake_cuda._library()
+
+    one = built("one", "2.13.0")
+    assert built("one", "2.13.0") == one
+    assert len({one, built("other", "2.13.0"), built("one", "2.12.0")}) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 # Processes ---------------------------------------------------------------------------------------------------------

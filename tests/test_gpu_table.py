@@ -17,9 +17,8 @@ FEW = [  # the first of the largest kernels
 ]
 
 
-def assert_as_documented(calls=None):
+def assert_as_documented(compiled):
     """Numbers of registers depend on the version of Triton. No version may spill, or need too much memory."""
-    compiled = gpu_table.compile_table(calls)
     assert not gpu_table.faults(compiled)
     version, _, table = gpu_table.read(TABLE.read_text())
     if triton.__version__ == version:
@@ -32,13 +31,15 @@ def test_the_kernels_are_those_of_the_table():
     assert gpu_table.read(TABLE.read_text())[1] == gpu_table.fingerprint(), OUTDATED
 
 
-def test_some_kernels_fit_and_the_table_says_how():
-    assert_as_documented(FEW)
+def test_some_kernels_fit_and_the_table_says_how(monkeypatch, tmp_path):
+    """Compiled here: for a few, other processes take longer to import Triton."""
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    assert_as_documented({name: {architecture: gpu_table.usage(name, architecture)} for name, architecture in FEW})
 
 
 @pytest.mark.slow
 def test_all_kernels_fit_on_all_architectures():
-    assert_as_documented()
+    assert_as_documented(gpu_table.compile_table())
 
 
 def test_table_is_complete_and_free_of_faults():

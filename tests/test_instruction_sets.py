@@ -3,11 +3,11 @@
 import functools
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import cases
+import new_processes
 import pytest
 import torch
 
@@ -85,10 +85,9 @@ def trial_results():
 def test_every_instruction_set_gives_the_same(isa, tmp_path):
     """The same bits of noise, and results that differ by rounding only."""
     path = tmp_path / "results.pt"
-    code = f"import torch, test_instruction_sets as t; torch.save(t.results(), {str(path)!r})"
-    folders = [str(Path(__file__).parent), *sys.path]
-    environment = os.environ | {"V1FAST_MAX_ISA": isa, "PYTHONPATH": os.pathsep.join(folders)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    code = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
+    code += f"import torch, test_instruction_sets as t; torch.save(t.results(), {str(path)!r})"
+    new_processes.run([code], os.environ | {"V1FAST_MAX_ISA": isa})
     other, mine = torch.load(path), results()
     assert other["normals"].equal(mine["normals"])
     assert other.keys() == mine.keys()

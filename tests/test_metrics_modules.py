@@ -1,9 +1,9 @@
 """The torchmetrics classes: any split into batches and processes gives what the function gives."""
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import new_processes
 import pytest
 import torch
 import torch.distributed as dist
@@ -154,9 +154,19 @@ def process(rank, folder):
     dist.destroy_process_group()
 
 
+def both(folder):
+    """The two processes, which share the imports."""
+    child = os.fork()
+    process(0 if child else 1, folder)
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_two_processes_give_the_same(tmp_path):
     folder = str(tmp_path)
-    subprocess.run([sys.executable, __file__, folder], check=True, timeout=120)
+    here = str(Path(__file__).parent)
+    new_processes.run([f"import sys; sys.path.append({here!r}); import test_metrics_modules as t; t.both({folder!r})"])
     data = trials()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"results.{rank}")
@@ -194,14 +204,6 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed == 'v1fast.metrics.FEVE is a torchmetrics metric: pip install "v1fast[train]"\n'
+    assert new_processes.run([code]) == ['v1fast.metrics.FEVE is a torchmetrics metric: pip install "v1fast[train]"']
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         metrics.Nothing  # noqa: B018
-
-
-if __name__ == "__main__":  # two processes, which share the imports
-    child = os.fork()
-    process(0 if child else 1, sys.argv[1])
-    if child:
-        sys.exit(os.waitpid(child, 0)[1])

@@ -1,8 +1,6 @@
 """The ops called without the checks of the public functions: the reference's result or an error, never a signal."""
 
-import subprocess
-import sys
-
+import new_processes
 import pytest
 import torch
 from raw_calls import REFUSED, RETURNED
@@ -17,10 +15,11 @@ z = torch.zeros
 SEED = z(1, dtype=torch.int64)
 
 CHILD = """
-import sys, torch, v1fast
+import warnings
+warnings.simplefilter("ignore")
+import torch, v1fast
 o, z, s = torch.ops.v1fast, torch.zeros, torch.zeros(1, dtype=torch.int64)
-for line in sys.stdin:
-    name, call = line.rstrip("\\n").split("\\t")
+for name, call in {calls}.items():
     print(name, end=": ", flush=True)
     try:
         eval(call)
@@ -32,13 +31,10 @@ for line in sys.stdin:
 
 def test_raw_calls_are_survived():
     """The calls run in a new process. Its last line names the call that ended it."""
-    calls = "".join(f"{name}\t{call}\n" for name, call in (REFUSED | RETURNED).items())
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CHILD], input=calls, capture_output=True, text=True, timeout=300
-    )
+    status, said = new_processes.ended(CHILD.format(calls=REFUSED | RETURNED))
     want = [f"{name}: refused" for name in REFUSED] + [f"{name}: returned" for name in RETURNED]
-    assert found.stdout.splitlines() == want, f"exit {found.returncode}\n{found.stderr[-2000:]}"
-    assert found.returncode == 0
+    assert said.splitlines() == want, f"exit {status}\n{said[-2000:]}"
+    assert status == 0
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -2,8 +2,9 @@
 
 import os
 import re
+import subprocess
+import sys
 
-import new_processes
 import numpy as np
 import pytest
 import scipy.stats
@@ -235,8 +236,8 @@ print((everywhere - here) / here)
 @pytest.mark.once
 def test_rdm_correlation_works_on_no_other_threads_than_torchs():
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "4"}
-    (elsewhere,) = new_processes.run([OTHER_THREADS], environment)
-    assert float(elsewhere) < 0.1
+    options = {"env": environment, "check": True, "capture_output": True, "text": True}
+    assert float(subprocess.run([sys.executable, "-c", OTHER_THREADS], **options).stdout) < 0.1
 
 
 # Inference -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from v1fast import functional, readouts
+from v1fast.ops import gaussian_readout as op
 from v1fast.ops._define import has_kernel
 
 SHAPE, NEURONS = (3, 5, 6), 7
@@ -93,8 +94,7 @@ NOISE = torch.randn(2, 4, 2, dtype=torch.float64, generator=torch.Generator().ma
 
 
 def of_stored(features, mu, sigma, weight, bias, shift):
-    return functional.gaussian_readout_of_stored(
-        (mu, sigma, weight),
+    operands = functional.gaussian_operands(
         features,
         mu.detach().view(4, 2),
         sigma.detach().view(4, 2, 2),
@@ -103,6 +103,7 @@ def of_stored(features, mu, sigma, weight, bias, shift):
         shift,
         noise=NOISE,
     )
+    return op.of_stored((mu, sigma, weight), *operands)
 
 
 def step_by_step(features, mu, sigma, weight, bias, shift):

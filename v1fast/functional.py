@@ -130,42 +130,30 @@ def gaussian_readout(
     torch.Size([1, 3])
     """
     return ops.gaussian_readout.gaussian_readout(
-        features,
-        mu,
-        sigma,
-        weight,
-        bias,
-        *_sampling(features, shift, noise, seed, neuron_index),
-        image_offset,
-        share_noise,
-        align_corners,
+        *gaussian_operands(
+            features,
+            mu,
+            sigma,
+            weight,
+            bias,
+            shift,
+            noise=noise,
+            seed=seed,
+            neuron_index=neuron_index,
+            image_offset=image_offset,
+            share_noise=share_noise,
+            align_corners=align_corners,
+        )
     )
 
 
-def _sampling(
-    features: Tensor, shift: Tensor | None, noise: Tensor | None, seed: int | Tensor | None, neuron_index: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Shift, noise, seed and neuron_index as the op takes them."""
-    key = seed if seed is None or isinstance(seed, Tensor) else seed_tensor(seed, features.device)
-    shift = None if shift is None else shift_of_images(shift, features.shape[0])
-    if neuron_index is not None:
-        _check_neuron_index(neuron_index)
-    if noise is not None and noise.requires_grad:
-        raise ValueError("noise: want a constant, got a tensor that requires grad; pass noise.detach()")
-    return shift, noise, key, neuron_index
-
-
-suits_stored = ops.gaussian_readout.of_stored.suits
-
-
-def gaussian_readout_of_stored(
-    stored: Sequence[Tensor],
+def gaussian_operands(
     features: Tensor,
     mu: Tensor,
-    sigma: Tensor,
+    sigma: Tensor | None,
     weight: Tensor,
-    bias: Tensor | None,
-    shift: Tensor | None,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
     *,
     noise: Tensor | None = None,
     seed: int | Tensor | None = None,
@@ -173,32 +161,24 @@ def gaussian_readout_of_stored(
     image_offset: int = 0,
     share_noise: bool = False,
     align_corners: bool = True,
-) -> Tensor:
-    """:func:`gaussian_readout`, for layers: the gradients of mu, sigma and weight go to the tensors that store them.
+) -> tuple[Any, ...]:
+    """The arguments of a call of :func:`gaussian_readout`, as the op takes them.
 
-    Call it where ``suits_stored`` says so of all tensors. Autograd then records one step, not one more for each view.
-
-    Args:
-        stored: tensors (1, N, 1, 2), (1, N, rows, columns) and (1, C, 1, N) with the values of ``mu``, ``sigma`` and
-            ``weight``, which are views or copies without autograd. mu's may lie outside the map; the gradient passes.
-        features, mu, sigma, weight, bias, shift: as there.
-        noise, seed, neuron_index, image_offset, share_noise, align_corners: as there.
-
-    Returns:
-        [B, N].
+    Raises:
+        ValueError: a seed, index, shift or noise does not fit. The op checks the rest.
     """
-    return ops.gaussian_readout.of_stored(
-        stored,
-        features,
-        mu,
-        sigma,
-        weight,
-        bias,
-        *_sampling(features, shift, noise, seed, neuron_index),
-        image_offset,
-        share_noise,
-        align_corners,
-    )
+    key = seed if seed is None or isinstance(seed, Tensor) else seed_tensor(seed, features.device)
+    shift = None if shift is None else shift_of_images(shift, features.shape[0])
+    if neuron_index is not None:
+        _check_neuron_index(neuron_index)
+    if noise is not None and noise.requires_grad:
+        raise ValueError("noise: want a constant, got a tensor that requires grad; pass noise.detach()")
+    return (
+        features, mu, sigma, weight, bias, shift, noise, key, neuron_index, image_offset, share_noise, align_corners,
+    )  # fmt: skip
+
+
+suits_stored = ops.gaussian_readout.of_stored.suits
 
 
 def philox_normal(

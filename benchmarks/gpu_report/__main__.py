@@ -17,7 +17,13 @@ import torch
 
 from v1fast._version import __version__
 
-from . import page, plan, schedule
+from .. import no_kernels
+
+try:
+    from . import page, plan, schedule
+except ImportError as missing:
+    no_kernels.end(__name__, missing)
+    raise
 from .record import Part
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..gpu_costs import H100, SORT_START, SORTED, Device
-from ..gpu_costs_rdm import FLOAT32_FLOPS, HALF_FLOPS, TF32_FLOPS
+from ..gpu_costs import FLOAT32_FLOPS, H100, HALF_FLOPS, SORT_START, SORTED, TF32_FLOPS, Device
 from .record import Part, read
 from .timing import replayed
 

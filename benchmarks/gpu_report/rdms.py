@@ -12,6 +12,7 @@ from v1fast import functional
 
 from .. import bench_rdm as bench
 from .. import gpu_costs_rdm as sheet
+from ..gpu_costs import HALF_FLOPS
 from .ceilings import Rates
 from .record import Part
 from .steps import line
@@ -24,7 +25,7 @@ def sizes_of(quick: bool) -> dict[str, tuple[int, int]]:
 
 def figures(passes: Sequence[sheet.Pass], rates: Rates) -> dict[str, Any]:
     """Return in us: the floor of bytes and operations, and the prediction of docs/gpu.md."""
-    faster = rates.of("product in float16", sheet.HALF_FLOPS) / sheet.HALF_FLOPS
+    faster = rates.of("product in float16", HALF_FLOPS) / HALF_FLOPS
     floor = sum(max(work.dram_bytes / rates.copy, work.seconds_of_arithmetic / faster) for work in passes)
     predicted = 1e6 * sum(work.seconds()[0] for work in passes)
     return {"floor_us": 1e6 * floor, "predicted_us": [predicted, predicted]}

@@ -18,8 +18,7 @@ from .. import bench_gaussian_readout as bench
 from .. import bench_pooled_readout as pooled
 from ..contract import Check, Step, relative_error
 from ..exact_gaussian_readout import ReadoutCase, operands
-from ..gpu_costs import GAUSSIAN, H100, POINTS, Cost, costs, gathered, pooled_costs
-from ..gpu_costs_rdm import FLOAT32_FLOPS
+from ..gpu_costs import FLOAT32_FLOPS, GAUSSIAN, H100, POINTS, Cost, costs, gathered, pooled_costs
 from .ceilings import Rates
 from .record import Part
 from .steps import line
@@ -37,8 +36,8 @@ ALL = ("features", "mu", "sigma", "weight", "bias")
 
 
 def sizes_of(quick: bool) -> dict[str, tuple[int, int, int, int, int]]:
-    """Return the sizes of the cases, or as small ones."""
-    return {"sensorium": (2, 8, 5, 6, 21), "lurz": (3, 8, 4, 6, 9)} if quick else dict(SIZES)
+    """Return the sizes of the cases, or of a small one."""
+    return {"sensorium": (2, 8, 5, 6, 21)} if quick else dict(SIZES)
 
 
 def case_of(name: str, sizes: Sequence[int], dtype: str, gradients: Sequence[str] = ALL) -> ReadoutCase:

@@ -110,7 +110,7 @@ def tests(part: Part) -> None:
 
 def compiled_tests(part: Part) -> None:
     """The tests that torch.compile compiles, in one process."""
-    run_shares(part, 1, COMPILES + (" and rdm" if part.quick else ""))
+    run_shares(part, 1, COMPILES + (" and correlation" if part.quick else ""))
 
 
 def sanitize(part: Part, tool: str) -> None:

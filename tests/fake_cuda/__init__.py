@@ -18,18 +18,22 @@ from pathlib import Path
 
 
 def _library():
-    """The path of the compiled device.cpp. It takes seconds, once per version of it and of torch."""
+    """The path of the compiled device.cpp. It takes seconds, once per version of it, torch and place of that torch.
+
+    It is bound to the libraries of the torch that it was linked with: another environment may have the same version.
+    """
     source = Path(__file__).with_name("device.cpp")
     torch = Path(importlib.util.find_spec("torch").origin).parent
-    key = hashlib.sha256(source.read_bytes() + (torch / "version.py").read_bytes()).hexdigest()[:16]
+    paths = [f"-I{torch / 'include'}", f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}"]
+    command = ["g++", "-std=c++20", "-shared", "-fPIC", "-O0", "-w", *paths]
+    made_of = source.read_bytes(), (torch / "version.py").read_bytes(), "\0".join(command).encode()
+    key = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
     folder = Path(os.environ.get("V1FAST_EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"v1fast-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"fake-cuda-{key}.so"
     if not path.exists():
         made = path.with_suffix(f".{os.getpid()}")
-        paths = [f"-I{torch / 'include'}", f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}"]
-        command = ["g++", "-std=c++20", "-shared", "-fPIC", "-O0", "-w", *paths, str(source), "-o", str(made)]
-        subprocess.run([*command, "-ltorch_cpu", "-lc10"], check=True)
+        subprocess.run([*command, str(source), "-o", str(made), "-ltorch_cpu", "-lc10"], check=True)
         made.replace(path)
     return path
 

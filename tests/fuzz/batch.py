@@ -5,11 +5,10 @@ import faulthandler
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import hypothesis
+import new_processes
 import torch
 
 from . import public, raw
@@ -60,24 +59,13 @@ def _make_calls(module, name, examples, seed, journal):
 def run(names, examples, seed, folder):
     """As ``make_calls``, in a process which may die: AssertionError with the call that did it, and what was said."""
     journal = Path(folder) / f"{'-'.join(names[-1])}-{seed}"
-    arguments = [str(journal), str(seed), str(examples), *(f"{group}.{name}" for group, name in names)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *_path()])}
-    found = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-m", "fuzz", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if found.returncode == 0:
+    code = "import faulthandler, sys, warnings; faulthandler.enable(); warnings.simplefilter('ignore')\n"
+    code += f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+    code += f"from fuzz import batch; batch.make_calls({str(journal)!r}, {seed}, {examples}, {list(names)!r})"
+    status, said = new_processes.ended(code)
+    if status == 0:
         return
     with contextlib.suppress(OSError):
-        if "Falsifying example" not in found.stderr:  # hypothesis had no chance to make it smaller
-            raise Died(f"exit {found.returncode} in {journal.read_text()}\n{found.stderr[-6000:]}")
-    raise AssertionError(found.stderr[-6000:])
-
-
-def _path():
-    given = os.environ.get("PYTHONPATH")
-    return [given] if given else []
+        if "Falsifying example" not in said:  # hypothesis had no chance to make it smaller
+            raise Died(f"exit {status} in {journal.read_text()}\n{said[-6000:]}")
+    raise AssertionError(said[-6000:])

@@ -31,7 +31,7 @@ from v1fast.readouts import (
     MultiReadoutBase,
     MultiReadoutSharedParametersBase,
 )
-from v1fast.training import EarlyStopping, History, NonFiniteLossError, TensorBatches, cache_features, fit, without_core
+from v1fast.training import EarlyStopping, History, TensorBatches, cache_features, fit, without_core
 
 Kind = Literal["gaussian", "factorized", "pooled", "dense"]
 Retinotopy = Literal["none", "predicted", "residual"]
@@ -437,7 +437,7 @@ def fit_model(
         )
         if frozen:
             encoder = without_core(encoder.freeze_core())
-        history = _fit_or_say(
+        history = fit(
             encoder,
             {name: _batches(session, settings, seed) for name, session in sessions.items()},
             {name: cast("Any", session.validation) for name, session in sessions.items()},
@@ -454,14 +454,6 @@ def fit_model(
     if history.interrupted:
         raise KeyboardInterrupt
     return Fitted(encoder, history, time.perf_counter() - start)
-
-
-def _fit_or_say(encoder: FiringRateEncoder, *data: Any, **options: Any) -> History:
-    """:func:`v1fast.training.fit`; ValueError where the loss became NaN: data or settings of a user are to blame."""
-    try:
-        return fit(encoder, *data, **options)
-    except NonFiniteLossError as error:
-        raise ValueError(str(error)) from error
 
 
 def _learning_rates(variant: Variant, sessions: Sessions, settings: ModelSettings) -> dict[str, float] | None:

@@ -23,7 +23,7 @@ FORWARD_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
 ROUNDING_PIXELS = 5e-6  # of a float32 position in a map 56 pixels wide
 
 
-class MismatchError(RuntimeError):
+class MismatchError(RuntimeError, ValueError):
     """The trained model computes something else than its original implementation."""
 
 

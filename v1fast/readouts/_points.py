@@ -369,11 +369,10 @@ class GaussianPointReadout(PointReadout, ABC):
     def _read_stored(
         self, stored: tuple[Tensor, Tensor, Tensor], x: Tensor, shift: Tensor | None, noise: Noise
     ) -> Tensor:
-        """Responses [B, N] by one step of autograd's."""
+        """Responses [B, N] by one step of autograd's, not one more for each view: see ``suits_stored``."""
         range_of_mu, range_of_sigma = self._ranges_of_stored()
         shape = matrix_shape(stored[1])
-        return functional.gaussian_readout_of_stored(
-            stored,
+        operands = functional.gaussian_operands(
             x,
             unrecorded(stored[0], range_of_mu, self.training, (shape[0], 2)),
             unrecorded(stored[1], range_of_sigma, self.training, shape),
@@ -384,6 +383,8 @@ class GaussianPointReadout(PointReadout, ABC):
             align_corners=self.align_corners,
             **noise,
         )
+        responses: Tensor = op.of_stored(stored, *operands)
+        return responses
 
     def _read_small(
         self,

@@ -34,7 +34,7 @@ def require_finite(name: str, positions: ArrayLike | Tensor) -> None:
         )
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(ValueError):
     """Arguments of a readout exclude one another."""
 
 

@@ -23,8 +23,11 @@ from v1fast.training.batches import Share, as_fields, sessions_in, share_batches
 from v1fast.training.schedule import EarlyStopping, Schedule, parameter_groups
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite. The message says in which session and step, and which operand is to blame."""
+class NonFiniteLossError(RuntimeError, ValueError):
+    """The loss is NaN or infinite: data or settings are to blame.
+
+    The message says in which session and step, which operand it comes from, and what to do.
+    """
 
 
 class EncodingModule(lightning.LightningModule):
@@ -246,15 +249,15 @@ class EncodingModule(lightning.LightningModule):
         """What is to blame, of operands that are not finite, finite rates or not, and magnitudes of parameters."""
         for name in ("the images", "the responses"):
             if name in bad:
-                return f"{name} hold NaN or infinite values"
+                return f"{name} hold NaN or infinite values: mend them, or leave these trials out"
         pairs = zip(self.encoder.named_parameters(), sizes.tolist(), strict=True)
         names = [name for (name, _), size in pairs if not math.isfinite(size)]
         if bad and not (names or rates):
-            return f"{bad[0]} holds NaN or infinite values"
+            return f"{bad[0]} holds NaN or infinite values: mend them, or leave these trials out"
         others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
         what = "the rates" if not rates else "the loss of finite rates"
         blame = f"the parameter {names[0]}{others} is not finite" if names else f"{what} overflowed"
-        return f"{blame}: the learning rate may be too high"
+        return f"{blame}: the learning rate may be too high: begin anew with a lower one"
 
     # validation
 
