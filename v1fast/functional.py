@@ -468,8 +468,13 @@ def rdm(
     >>> rdm(responses, condensed=True)
     array([0., 2., 2.])
     """
+    found: Tensor
+    if ops.rdm.small is not None and nan == "propagate" and noise is folds is stimuli is None:
+        small = ops.rdm.small(responses, method, condensed, accuracy)
+        if small is not None:
+            return small
     if not isinstance(responses, Tensor):
-        found: Tensor = rdm(
+        found = rdm(
             _arrays.to_tensor("responses", responses),
             method=method,
             noise=cast("Any", noise),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 LITTLE = 2**20  # multiplications: for fewer, a call of oneDNN takes longer than the work
+PAIRS = 2**12  # products, for fewer of which the same holds in each chain of columns
 COLUMNS = 384  # that are summed in one chain, so that rounding errors are those of MKL; oneDNN has one for many more
 
 
@@ -78,6 +79,7 @@ def treats_rows_alike(a: Tensor, count: int) -> bool:  # [B, s, K]
     """
     return (
         a.shape[0] == 1
+        and a.shape[1] * count >= PAIRS
         and a.shape[1] * count * a.shape[2] >= LITTLE
         and a.dtype == torch.float32
         and a.device.type == "cpu"

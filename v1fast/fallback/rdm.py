@@ -109,6 +109,8 @@ def _fill(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 def _fill_alone(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
     dtype = compute_dtype(x, None, accuracy)
     batch, rows, columns = x.shape
+    if small_rdm.write(x, method, condensed, accuracy, out):
+        return
     if batch == 1:
         _fill_some(x, method, condensed, dtype, out)
         return
@@ -120,7 +122,7 @@ def _fill_some(x: Tensor, method: str, condensed: bool, dtype: torch.dtype, out:
     found = few_values.find(x, dtype)
     if isinstance(found, Places):
         _write_mixed(x, found, method, condensed, dtype, out)
-    elif not (small_rdm.takes(x, dtype) and small_rdm.write(x, found, method, condensed, BLOCK, out)):
+    else:
         _write(x, None if found is None else found.whole(x, dtype), method, condensed, dtype, out)
 
 

@@ -1,234 +1,484 @@
-"""Dissimilarities of a small matrix in few operations of torch, which take a microsecond each, whatever they compute.
+"""Dissimilarities of small matrices in few operations of torch, which take a microsecond each, whatever they compute.
 
-What needs more care is left to ``rdm``: a row with a value that is not finite, or without a direction, or almost; and
+An op that Python computes passes through the dispatcher, and its backward too. For a matrix of twenty rows that takes
+longer than all of ``torch.corrcoef``. Here, ``torch.autograd.Function`` is called at once where nothing but autograd
+looks on. Second derivatives are those of the op.
+
+What needs more care is left to the op: a row with a value that is not finite, or without a direction, or almost; and
 counts of which float64 does not decide how a pair is rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _AutoDispatchBelowAutograd
 
+from v1fast._torch import any_requires_grad, is_plain
 from v1fast.fallback import few_values
 from v1fast.fallback.few_values import Multiples
-from v1fast.fallback.matmul import square, upper_products
-from v1fast.fallback.rdm_rows import ALL, Panels, Write, plan, power_of_two
+from v1fast.fallback.matmul import columns_of_chain, square, treats_rows_alike, upper_products
+from v1fast.fallback.rdm_rows import ALL, power_of_two
+from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype
 
 MOST = 2**18  # values of a matrix, and pairs of its rows
+ELEMENTS = 2**17  # of a batch that are worked on at a time
+BLOCK = 128  # rows that are multiplied at a time, so that most pairs are multiplied once
+BY_PAIRS = 2**20  # differences of values, of fewer than which their squares take no longer than products
+FEW = 2**13  # values that torch's norm of layers takes no time for
+LITTLE = 2**20  # multiplications of a member of a batch, which is computed by itself if it takes more
+SHORT = 16, 128  # columns of which norms of layers, and of vectors, have small rounding errors
+MEAN = 4.0  # and largest mean of a row that a norm of layers subtracts, in standard deviations
 NEAR = 2.0**8  # means squared, in variances: of such a mean, what rounding left changes no digit of a correlation
-LEAST_SQUARE = 2.0**-60  # of a row: without scaling, its products are normal numbers, and its rounding errors small
-
-Finish = Callable[[Tensor, slice, slice], Tensor | None]
-"""Turns products [s, t] of some rows and others, float64, into dissimilarities. None: they need more care."""
-
-
-def takes(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether matrices [B, S, K] are for this module, for products of this dtype."""
-    batch, rows, columns = x.shape
-    is_small = batch == 1 and rows * columns <= MOST and rows * rows <= MOST
-    return is_small and x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
+FAR = 2.0**30  # and of such a mean, what rounding left is small
+LEAST = 2.0**-41  # a norm: without scaling, what is lost of its products is nothing beside their rounding errors
+MOST_FORMS = 1000  # of calls that are remembered
+Op = Callable[..., Any]
+Compute = Callable[[Tensor], Tensor | None]
+"""Turns a matrix [S, K], or several [B, S, K], contiguous, into dissimilarities. None: they need more care."""
 
 
-def write(x: Tensor, found: Multiples | None, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    """Write the dissimilarities of a matrix [1, S, K]. False if they need more care.
-
-    Args:
-        x: the matrix.
-        found: its values as whole numbers, if they are few.
-        method: "correlation", "cosine" or "euclidean".
-        condensed: as for the op.
-        size: rows of the result that are computed at once.
-        out: the result.
-    """
-    if found is not None:
-        return out.dtype == torch.float32 and _write_multiples(x, found, method, condensed, size, out[0])
-    if _write_responses(x, method, condensed, size, out[0]):
-        return True
-    scaled = None if method == "euclidean" else _scaled(x)
-    return scaled is not None and _write_responses(scaled, method, condensed, size, out[0])
+@lru_cache(maxsize=4)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.full((), value, dtype=dtype, device="cpu")
 
 
-def _scaled(x: Tensor) -> Tensor | None:
+@lru_cache(maxsize=16)
+def _upper(rows: int) -> Tensor:  # int64 [P]
+    """Return where the pairs i < j of a square matrix are, row by row."""
+    i, j = torch.triu_indices(rows, rows, 1, device="cpu").unbind()
+    return i * rows + j
+
+
+@lru_cache(maxsize=16)
+def _spread(rows: int) -> Tensor:  # int64 [S, S]
+    """Return which pair stands where in a square matrix; the first on the diagonal."""
+    where = torch.zeros(rows * rows, dtype=torch.long, device="cpu")
+    where[_upper(rows)] = torch.arange(rows * (rows - 1) // 2, device="cpu")
+    where = where.view(rows, rows)
+    return where + where.t()
+
+
+# Which form? ------------------------------------------------------------------------------------------------------
+
+
+def compute_of(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool, accuracy: str) -> Compute | None:
+    """Return what computes matrices [B, S, K] on the CPU of this form, or [S, K] if B is 1. None: the op does."""
+    if method not in METHODS or accuracy not in ACCURACIES or dtype not in (torch.float32, torch.float64):
+        return None
+    batch, rows, columns = shape
+    like = torch.empty((), dtype=dtype, device="cpu")
+    if not (batch > 0 and rows > 1 and columns > 0 and rows * columns <= MOST and rows * rows <= MOST):
+        return None
+    if compute_dtype(like, None, accuracy) != dtype:
+        return None
+    if batch == 1:
+        return _single(shape, dtype, method, condensed)
+    if rows * rows * columns >= LITTLE:
+        return partial(_one_by_one, _single((1, rows, columns), dtype, method, condensed))
+    return _batch(shape, dtype, method, condensed)
+
+
+_known = lru_cache(maxsize=MOST_FORMS)(compute_of)
+
+
+def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
+    _, rows, columns = shape
+    look, forms = few_values.look(shape, dtype), [_of_products]
+    if method == "euclidean":
+        if rows * rows * columns <= BY_PAIRS:
+            forms = [_of_pairs, *forms]
+    elif rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1]):
+        forms = [_of_units, *forms]
+
+    def of_many(x: Tensor) -> Tensor | None:
+        for form in forms:
+            found = form(x, method, condensed)
+            if found is not None:
+                return found
+        return None
+
+    def single(x: Tensor) -> Tensor | None:
+        some = look(x)
+        if some is not None:
+            few = few_values.find(x.unsqueeze(0), dtype, some)
+            if few is not None:
+                is_known = isinstance(few, Multiples) and dtype == torch.float32
+                return _of_multiples(x.unsqueeze(0), few, method, condensed) if is_known else None
+        found = of_many(x)
+        if found is None and method != "euclidean":
+            scaled = _scaled(x)
+            found = None if scaled is None else of_many(scaled)
+        return found
+
+    return single
+
+
+def _scaled(x: Tensor) -> Tensor | None:  # [S, K]
     """Return the rows scaled by powers of two, which is exact; None if one has no finite value other than 0."""
     largest = x.abs().amax(-1, keepdim=True)
     return x * power_of_two(largest, x.dtype) if bool(((largest > 0) & largest.isfinite()).all()) else None
 
 
-def _write_blocks(blocks: list[Tensor], finish: Finish, condensed: bool, out: Tensor) -> bool:
-    """Finish products of rows with themselves and all later ones, and write them."""
-    if len(blocks) == 1 and not condensed:
-        values = finish(blocks[0], ALL, ALL)
-        if values is None:
-            return False
-        out.copy_(values).fill_diagonal_(0)
-        return True
-    start = filled = 0
-    for block in blocks:
-        some = slice(start, start + block.shape[0])
-        values = finish(block, some, slice(start, None))
-        if values is None:
-            return False
-        if condensed:
-            pairs = values[values.new_ones(values.shape, dtype=torch.bool).triu_(1)]
-            out[filled : filled + len(pairs)] = pairs
-            filled += len(pairs)
-        else:
-            out[some, start:] = values
-            out[some.stop :, some] = values[:, len(block) :].t()
-        start += block.shape[0]
-    if not condensed:
-        out.fill_diagonal_(0)
-    return True
+def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
+    batch, rows, columns = shape
+    size = max(1, ELEMENTS // (rows * max(rows, columns)))
+    single = _single((1, rows, columns), dtype, method, condensed)
+
+    def some(x: Tensor) -> Tensor | None:
+        are_many = few_values.are_continuous(x, dtype)
+        found = _of_products(x, method, condensed) if are_many.any() else _of_counts(x, method, condensed)
+        if found is None:
+            return _one_by_one(single, x)
+        if are_many.any():
+            for member in np.flatnonzero(~are_many).tolist():
+                one = single(x[member])
+                if one is None:
+                    return None
+                found[member] = one
+        return found
+
+    def several(x: Tensor) -> Tensor | None:
+        if batch <= size:
+            return some(x)
+        parts = []
+        for members in x.split(size):
+            part = some(members)
+            if part is None:
+                return None
+            parts.append(part)
+        return torch.cat(parts)
+
+    return several
 
 
-def _products(panels: Iterable[Tensor], count: int, size: int, symmetric: bool) -> list[Tensor]:
-    """Return products of rows with themselves and all later ones, [s, t] float64."""
-    blocks = [block[0].double() for block in upper_products(panels, count, size)]
-    if symmetric:
-        return blocks
-    if len(blocks) == 1:
-        return [blocks[0].triu() + blocks[0].triu(1).t()]
-    for block in blocks:
-        corner = block[:, : len(block)]
-        corner.copy_(corner.triu() + corner.triu(1).t())
-    return blocks
+def _one_by_one(single: Compute, x: Tensor) -> Tensor | None:
+    found = []
+    for member in x:
+        one = single(member)
+        if one is None:
+            return None
+        found.append(one)
+    return torch.stack(found)
 
 
-def _squares(blocks: list[Tensor]) -> Tensor:  # [S]
-    return blocks[0].diagonal() if len(blocks) == 1 else torch.cat([block.diagonal() for block in blocks])
-
-
-def _write_responses(x: Tensor, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    count, columns = x.shape[1:]
-    if method == "euclidean":
-        return _write_points(x, condensed, size, out)
-    panels, mean = plan(x, count, x.dtype), x.mean(2, keepdim=True) if method == "correlation" else None
-    blocks = _products_of_centred(x, mean, panels, size)
-    own = _squares(blocks)
-    least, most = _ends(own)
-    if mean is not None:
-        far = max(map(abs, _ends(mean)))
-        if not far * far * columns <= NEAR * least:
-            # What rounding left of the mean.
-            rest = (x - mean).mean(2)[0].double()
-            _add_products(blocks, rest, -columns)
-            own = _squares(blocks)
-            least, most = _ends(own)
-    if not LEAST_SQUARE <= least <= most <= 1 / LEAST_SQUARE:
-        return False
-    return _write_blocks(blocks, _angles(own.rsqrt()), condensed, out)
-
-
-def _products_of_centred(x: Tensor, mean: Tensor | None, panels: Panels, size: int) -> list[Tensor]:
-    """Return ``_products`` of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
-    if panels.padded or x.shape[1] > size:
-        return _products(panels.of(x, _centred(x, mean)), x.shape[1], size, not panels.padded)
-    # In the fewest operations.
-    parts: Iterable[Tensor] = x[0].split(panels.width, 1)
-    if mean is None:
-        parts = map(Tensor.contiguous, parts)
-    elif mean.shape[2] == 1:
-        parts = map(partial(torch.sub, other=mean[0]), parts)
-    else:
-        parts = map(torch.sub, parts, mean[0].split(panels.width, 1))
-    return [square(parts).double()]
-
-
-def _centred(x: Tensor, mean: Tensor | None) -> Write:
-    """Return what writes columns of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
-
-    def write(_: slice, some: slice, out: Tensor) -> None:
-        part = x[:, :, some]
-        if mean is None:
-            out.copy_(part)
-        else:
-            torch.sub(part, mean if mean.shape[2] == 1 else mean[:, :, some], out=out)
-
-    return write
-
-
-def _angles(inverse: Tensor) -> Finish:
-    """Return what makes angles of products, from 1 / norms of rows [S]."""
-    column, one = inverse.unsqueeze(1), _one()
-
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        outer = column * inverse if some is ALL else column[some] * inverse[others]
-        return torch.addcmul(one, gram, outer, value=-1).clamp_(0, 2)
-
-    return finish
+# Responses of many values -----------------------------------------------------------------------------------------
 
 
 def _ends(values: Tensor) -> tuple[float, float]:
-    least, most = torch.aminmax(values)
-    return least.item(), most.item()
+    """Return the least and the largest value; NaN if one is."""
+    if values.numel() > 256:
+        least, most = torch.aminmax(values)
+        return least.item(), most.item()
+    given = values.flatten().tolist() if values.dim() > 1 else values.tolist()
+    return (min(given), max(given)) if math.isfinite(sum(given)) else (math.nan, math.nan)
 
 
-def _add_products(blocks: list[Tensor], values: Tensor, factor: float) -> None:
-    """Add the products of values of rows to those of rows."""
-    start = 0
+def _of_pairs(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
+    """Distances, by the differences of rows."""
+    rows, columns = x.shape
+    distances = torch.pdist(x)
+    found = distances.square_().mul_(1 / columns)
+    # Written so that NaN is refused.
+    if not LEAST * LEAST <= found.amax().item() <= 1 / LEAST:
+        return None
+    return found if condensed else found.take(_spread(rows)).fill_diagonal_(0)
+
+
+def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
+    """By rows of length 1, of the order of 1 for torch's norm of layers, which centres them too."""
+    columns = x.shape[1]
+    if method == "correlation":
+        units, mean, inverse = torch.native_layer_norm(x, [columns], None, None, 0.0)
+        means, sizes = mean.view(-1).tolist(), inverse.view(-1).tolist()
+        most = max(sizes)
+        if not (most * max(means) <= MEAN and most * min(means) >= -MEAN):
+            return None
+        factor = -1 / columns
+    else:
+        norms = torch.linalg.vector_norm(x, 2, 1)
+        sizes, factor = norms.tolist(), -1.0
+        units = x / norms.unsqueeze(1)
+    if not (LEAST <= min(sizes) and sum(sizes) <= 1 / LEAST):
+        return None
+    found = torch.addmm(_number(1, x.dtype), units, units.t(), alpha=factor)
+    return _finished(torch.maximum(found, found.t()).clamp_(0, 2), condensed)
+
+
+def _one(x: Tensor) -> Tensor:
+    return x.unsqueeze(0)
+
+
+def _products(x: Tensor, mean: Tensor | None, factor: float) -> Tensor:
+    """Return the products of rows with each other [..., S, S], symmetric in every bit.
+
+    A mean of rows, [..., S, 1] or [..., 1, K], is subtracted first, times the factor.
+    """
+    rows, columns = x.shape[-2:]
+    if x.dim() == 3 or not treats_rows_alike(x.unsqueeze(0), rows):
+        if mean is not None:
+            x = x.sub(mean, alpha=factor)
+        found = torch.mm(x, x.t()) if x.dim() == 2 else torch.bmm(x, x.mT)
+        return torch.maximum(found, found.mT)
+    width = columns_of_chain(columns)
+    parts: Iterable[Tensor] = x.split(width, 1)
+    if mean is None:
+        parts = map(Tensor.contiguous, parts)
+    elif mean.shape[1] == 1:
+        parts = map(partial(torch.sub, other=mean, alpha=factor), parts)
+    else:
+        parts = map(partial(torch.sub, alpha=factor), parts, mean.split(width, 1))
+    if rows <= BLOCK:
+        return square(parts)
+    return _assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
+
+
+def _assembled(blocks: list[Tensor], rows: int) -> Tensor:  # [S, S]
+    """Return the matrix whose rows are given from their diagonal on, [s, t] each."""
+    if len(blocks) == 1:
+        return blocks[0]
+    found, start = blocks[0].new_empty(rows, rows), 0
     for block in blocks:
-        others = values[start:] if start else values
-        block.addr_(others[: len(block)] if len(blocks) > 1 else others, others, alpha=factor)
-        start += len(block)
+        stop = start + block.shape[0]
+        found[start:stop, start:] = block
+        found[stop:, start:stop] = block[:, stop - start :].t()
+        corner = found[start:stop, start:stop]
+        corner.copy_(torch.maximum(corner, corner.t()))
+        start = stop
+    return found
 
 
-@lru_cache(maxsize=1)
-def _one() -> Tensor:
-    return torch.ones((), dtype=torch.float64, device="cpu")
-
-
-def _write_points(x: Tensor, condensed: bool, size: int, out: Tensor) -> bool:
-    count, columns = x.shape[1:]
-    panels, mean = plan(x, count, x.dtype), x.mean(1, keepdim=True)
-    blocks = _products_of_centred(x, mean, panels, size)
-    own = _squares(blocks)
-    if not LEAST_SQUARE <= own.amax().item() <= 1 / LEAST_SQUARE:
-        return False
-    column = own.unsqueeze(1).clone()
-
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        return gram.mul_(-2).add_(column[some] + column.t()[0, others]).mul_(1 / columns).clamp_(min=0)
-
-    return _write_blocks(blocks, finish, condensed, out)
-
-
-def _write_multiples(x: Tensor, found: Multiples, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    if method == "cosine" and found.offset:
-        return False
-    columns = x.shape[2]
-    m = found.of(x) if found.all is None else found.all
-    blocks = _products([m.to(found.dtype)], x.shape[1], size, True)
-    own = _squares(blocks)
+def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K] or [B, S, K]
+    rows, columns = x.shape[-2:]
     if method == "euclidean":
-        return _write_blocks(blocks, _exact_distances(own.clone(), found.step or 1.0, columns), condensed, out)
-    sums = None if method == "cosine" else found.sums[0].double()
+        products = _products(x, x.sum(-2, keepdim=True), 1 / rows)
+        own = products.diagonal(dim1=-2, dim2=-1)
+        least, most = _ends(own.amax(-1, keepdim=True))
+        if not LEAST * LEAST <= least <= most <= 1 / LEAST:
+            return None
+        found = (own.unsqueeze(-1) + own.unsqueeze(-2)).sub_(products, alpha=2).mul_(1 / columns).clamp_(min=0)
+        return _finished(found, condensed)
+    far, sums = 0.0, x.sum(-1, keepdim=True) if method == "correlation" else None
+    if sums is not None:
+        low, high = _ends(sums)
+        far = max(-low, high) / columns
+    products = _products(x, sums, 1 / columns)
+    own = products.diagonal(dim1=-2, dim2=-1)
+    least, most = _ends(own)
+    if sums is not None and not far * far * columns <= NEAR * least:
+        if not far * far * columns <= FAR * least:
+            return None
+        rest = x.sub(sums, alpha=1 / columns).sum(-1).mul_(1 / columns)  # what rounding left of the mean
+        products.addcmul_(rest.unsqueeze(-1), rest.unsqueeze(-2), value=-columns)
+        least, most = _ends(own)
+    if not LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST):
+        return None
+    inverse = own.rsqrt()
+    outer = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
+    return _finished(torch.addcmul(_number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
+
+
+def _finished(found: Tensor, condensed: bool) -> Tensor:
+    """Return the requested form of [..., S, S], whose diagonal may be anything."""
+    if condensed:
+        upper = _upper(found.shape[-1])
+        return found.take(upper) if found.dim() == 2 else found.flatten(1).index_select(1, upper)
+    if found.dim() == 2:
+        return found.fill_diagonal_(0)
+    found.diagonal(dim1=-2, dim2=-1).zero_()
+    return found
+
+
+# Responses of few values ------------------------------------------------------------------------------------------
+
+
+def _of_multiples(x: Tensor, found: Multiples, method: str, condensed: bool) -> Tensor | None:  # [1, S, K]
+    if method == "cosine" and found.offset:
+        return None
+    m = found.of(x) if found.all is None else found.all
+    blocks = [block[0] for block in upper_products([m.to(found.dtype)], x.shape[1], BLOCK)]
+    own = (blocks[0].diagonal() if len(blocks) == 1 else torch.cat([block.diagonal() for block in blocks])).double()
+    if method == "euclidean":
+        finish: Finish | None = _distances(own, found.step or 1.0, x.shape[2])
+    else:
+        finish = _angles(own, None if method == "cosine" else found.sums[0].double(), x.shape[2])
+    if finish is None:
+        return None
+    finished, start = [], 0
+    for block in blocks:
+        values = finish(block.double(), slice(start, start + len(block)), slice(start, None))
+        if values is None:
+            return None
+        finished.append(values)
+        start += len(block)
+    return _finished(_assembled(finished, x.shape[1]), condensed)
+
+
+def _of_counts(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [B, S, K]
+    """Matrices of whole numbers, the commonest of few values."""
+    if x.dtype != torch.float32 or not few_values.are_whole(x):
+        return None
+    gram = torch.bmm(x, x.mT).double()
+    own = gram.diagonal(dim1=-2, dim2=-1).clone()
+    if method == "euclidean":
+        finish: Finish | None = _distances(own, 1.0, x.shape[2])
+    else:
+        finish = _angles(own, None if method == "cosine" else x.sum(-1).double(), x.shape[2])
+    found = None if finish is None else finish(gram, ALL, ALL)
+    return None if found is None else _finished(found, condensed)
+
+
+Finish = Callable[[Tensor, slice, slice], Tensor | None]
+"""Turns products [..., s, t] of some rows and others, float64, into dissimilarities. None: they need more care. It may
+overwrite them.
+"""
+
+
+def _distances(own: Tensor, step: float, columns: int) -> Finish:  # [..., S]
+    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
+        # In the order of the reference, for the same bits.
+        values = (own[..., some, None] + own[..., None, others]).sub_(gram, alpha=2)
+        return values.mul_(step).mul_(step).div_(columns).float()
+
+    return finish
+
+
+def _angles(own: Tensor, sums: Tensor | None, columns: int) -> Finish | None:  # [..., S]
     norms = own if sums is None else own * columns - sums * sums
     if not norms.amin().item() > 0:
-        return False
-    inverse, one = norms.rsqrt(), _one()
-    column = inverse.unsqueeze(1)
+        return None
+    inverse, one = norms.rsqrt(), _number(1, torch.float64)
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor | None:
         if sums is not None:
-            gram = torch.addr(gram, sums[some], sums[others], beta=columns, alpha=-1)
-        values = torch.addcmul(one, gram, column[some] * inverse[others], value=-1)
-        values.fill_diagonal_(1)  # of a row with itself, which is 0 in the end
+            gram.mul_(columns).addcmul_(sums[..., some, None], sums[..., None, others], value=-1)
+        outer = inverse[..., some, None] * inverse[..., None, others]
+        values = torch.addcmul(one, gram, outer, value=-1)
+        values.diagonal(dim1=-2, dim2=-1).fill_(1)  # of a row with itself, which is 0 in the end
         below, above = few_values.between(values)
         if not torch.equal(below, above):
             # Of equal rows, near whose dissimilarity of 0 all numbers differ.
-            same = (gram == norms[some, None]) & (gram == norms[others])
+            same = (gram == norms[..., some, None]) & (gram == norms[..., None, others])
             below, above = below.masked_fill_(same, 0), above.masked_fill_(same, 0)
         return below if torch.equal(below, above) else None
 
-    return _write_blocks(blocks, finish, condensed, out)
-
-
-def _exact_distances(own: Tensor, step: float, columns: int) -> Finish:
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        # In the order of the reference, for the same bits.
-        return (own[some, None] + own[others]).sub_(gram, alpha=2).mul_(step).mul_(step).div_(columns)
-
     return finish
+
+
+def write(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> bool:
+    """Write the dissimilarities of matrices [B, S, K]. False if they are not small, or need more care."""
+    if x.layout != torch.strided or not x.is_cpu:
+        return False
+    compute = _known(x.shape, x.dtype, method, condensed, accuracy)
+    found = None if compute is None else _computed(compute, x.detach())
+    if found is None:
+        return False
+    out.copy_(found)
+    return True
+
+
+# Without the dispatcher --------------------------------------------------------------------------------------------
+
+
+def _by_batch(x: Tensor) -> Tensor:
+    return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
+
+
+def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor:
+    """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``."""
+    rows, columns = x.shape[-2:]
+    if condensed:
+        spread = _spread(rows).view(-1)
+        grad, matrix = (t.index_select(-1, spread).view(*x.shape[:-1], rows) for t in (grad, matrix))
+        pairs = grad
+    else:
+        pairs = grad + grad.mT
+    pairs.diagonal(dim1=-2, dim2=-1).zero_()
+    if method == "euclidean":
+        x = x.sub(x.sum(-2, keepdim=True), alpha=1 / rows)
+        return (x * pairs.sum(-1, keepdim=True)).sub_(pairs @ x).mul_(2 / columns)
+    if method == "correlation":
+        x = x.sub(x.sum(-1, keepdim=True), alpha=1 / columns)
+        x.sub_(x.sum(-1, keepdim=True), alpha=1 / columns)  # what rounding left of a large mean
+    inverse = torch.linalg.vecdot(x, x).rsqrt_().unsqueeze(-1)
+    u = x * inverse
+    total = (pairs - pairs * matrix).sum(-1, keepdim=True)
+    return (u * total).sub_(pairs @ u).mul_(inverse)
+
+
+def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
+    """Return what computes matrices [..., S, N] of a method, condensed or not, of an accuracy; None is for the op.
+
+    Args:
+        backward_op: the derivative of the op.
+        launchers: kernels in Python by type of device: where there is one for the CPU, all is for the op.
+    """
+    forms: dict[Hashable, Compute | None] = {}
+
+    class Small(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, others: tuple[Any, ...]) -> Tensor:
+            output: Tensor
+            output, *ctx.options = others
+            ctx.save_for_backward(x, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            x, matrix = ctx.saved_tensors
+            method, condensed, accuracy = ctx.options
+            if not torch.is_grad_enabled() and is_plain((grad,)):
+                with _AutoDispatchBelowAutograd():
+                    return _gradient(grad, matrix, x, method, condensed), None
+            dims = 1 if condensed else 2
+            grad, matrix = (t.reshape(-1, *t.shape[t.dim() - dims :]) for t in (grad, matrix))
+            given = None if method == "euclidean" else matrix
+            found = backward_op(grad, given, _by_batch(x), None, method, condensed, accuracy, [True, False])
+            return found[0].view(x.shape), None
+
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    record = partial(super(torch.autograd.Function, Small).apply)
+
+    def call(x: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor | None:
+        if not is_plain((x,)) or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or launchers:
+            return None
+        form = (x.shape, x.dtype, x.is_cpu, x.layout, method, condensed, accuracy)
+        try:
+            compute = forms[form]
+        except KeyError:
+            if len(forms) >= MOST_FORMS:
+                forms.clear()
+            compute = forms[form] = _compute_of_call(*form)
+        if compute is None:
+            return None
+        if torch.is_grad_enabled() and x.requires_grad:
+            with _AutoDispatchBelowAutograd():
+                found = _computed(compute, x.detach())
+            return None if found is None else record(x, (found, method, condensed, accuracy))
+        return _computed(compute, x)
+
+    return call
+
+
+def _compute_of_call(
+    shape: torch.Size, dtype: torch.dtype, is_cpu: bool, layout: torch.layout, *options: Any
+) -> Compute | None:
+    if len(shape) < 2 or not is_cpu or layout != torch.strided:
+        return None
+    return compute_of((math.prod(shape[:-2]), *shape[-2:]), dtype, *options)
+
+
+def _computed(compute: Compute, x: Tensor) -> Tensor | None:
+    x = x if x.is_contiguous() else x.contiguous()
+    if x.dim() == 2:
+        return compute(x)
+    *leading, rows, columns = x.shape
+    batch = math.prod(leading)
+    found = compute(x.view(rows, columns) if batch == 1 else x.view(batch, rows, columns))
+    return None if found is None else found.view(*leading, *found.shape[batch != 1 :])

@@ -12,8 +12,8 @@ import torch
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK, small, small_pooled
-from v1fast.ops import gaussian_readout, pooled_readout
+from v1fast.fallback import FALLBACK, small, small_pooled, small_rdm
+from v1fast.ops import gaussian_readout, pooled_readout, rdm
 from v1fast.ops._define import launchers_of, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
@@ -91,6 +91,7 @@ def _load_fallback() -> str:
             launchers_of("pooled_readout"),
         )
         pooled_readout.STORING.discard("cpu")
+        rdm.small = small_rdm.matrices(rdm.rdm_backward, launchers_of("rdm"))
     return "loaded"
 
 
