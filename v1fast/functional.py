@@ -579,6 +579,11 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
     >>> cross_rdm(np.array([[0.0, 1, 2]]), np.array([[0.0, 1, 2], [2, 1, 0]]))
     array([[0., 2.]])
     """
+    found: Tensor
+    if ops.rdm.small_cross is not None:
+        small = ops.rdm.small_cross(x, y, method, accuracy)
+        if small is not None:
+            return small
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")

@@ -499,3 +499,36 @@ def _finish_certain(found: Whole, squares: Tensor, angles: Angles) -> Finish:
         return values
 
     return finish
+
+
+def between_sets(
+    angles: Angles,
+    own: tuple[Tensor, Tensor],  # squares and sums [B, S] of one set of rows
+    other: tuple[Tensor, Tensor],  # and [B, T] of another
+) -> Callable[[Tensor, slice, torch.dtype], Tensor]:
+    """Return what makes dissimilarities of products [B, s, T] of some rows with all others, in float64.
+
+    For a float32, they are computed exactly only where float64 does not decide how they are rounded.
+    """
+    (squares, sums), (other_squares, other_sums) = own, other
+    inverse, _ = whole_numbers.norms(angles, squares.unsqueeze(-1), sums.unsqueeze(-1))
+    other_inverse, _ = whole_numbers.norms(angles, other_squares.unsqueeze(-2), other_sums.unsqueeze(-2))
+
+    def finish(gram: Tensor, some: slice, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float64:
+            return whole_numbers.dissimilarities(angles, gram, (squares[:, some], sums[:, some]), other)
+        products, _ = angles.products(gram, sums[:, some, None], other_sums[:, None])
+        near = (products * inverse[:, some]).mul_(other_inverse).neg_().add_(1)
+        below, above = between(near)
+        uncertain = (below != above).nonzero(as_tuple=True)
+        values = below.double()
+        if len(uncertain[0]):
+            member, i, j = uncertain
+            first = squares[member, some.start + i, None], sums[member, some.start + i, None]
+            second = other_squares[member, j, None], other_sums[member, j, None]
+            of_pairs = angles._replace(offset=angles.offset[member])
+            exact = whole_numbers.dissimilarities(of_pairs, gram[uncertain][:, None, None], first, second)
+            values[uncertain] = exact.flatten()
+        return values
+
+    return finish

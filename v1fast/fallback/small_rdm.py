@@ -45,7 +45,7 @@ Compute = Callable[[Tensor], Tensor | None]
 
 
 @lru_cache(maxsize=4)
-def _number(value: float, dtype: torch.dtype) -> Tensor:
+def number(value: float, dtype: torch.dtype) -> Tensor:
     return torch.full((), value, dtype=dtype, device="cpu")
 
 
@@ -171,7 +171,7 @@ def _one_by_one(single: Compute, x: Tensor) -> Tensor | None:
 # Responses of many values -----------------------------------------------------------------------------------------
 
 
-def _ends(values: Tensor) -> tuple[float, float]:
+def ends(values: Tensor) -> tuple[float, float]:
     """Return the least and the largest value; NaN if one is."""
     if values.numel() > 256:
         least, most = torch.aminmax(values)
@@ -207,7 +207,7 @@ def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, 
         units = x / norms.unsqueeze(1)
     if not (LEAST <= min(sizes) and sum(sizes) <= 1 / LEAST):
         return None
-    found = torch.addmm(_number(1, x.dtype), units, units.t(), alpha=factor)
+    found = torch.addmm(number(1, x.dtype), units, units.t(), alpha=factor)
     return _finished(torch.maximum(found, found.t()).clamp_(0, 2), condensed)
 
 
@@ -259,29 +259,29 @@ def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [
     if method == "euclidean":
         products = _products(x, x.sum(-2, keepdim=True), 1 / rows)
         own = products.diagonal(dim1=-2, dim2=-1)
-        least, most = _ends(own.amax(-1, keepdim=True))
+        least, most = ends(own.amax(-1, keepdim=True))
         if not LEAST * LEAST <= least <= most <= 1 / LEAST:
             return None
         found = (own.unsqueeze(-1) + own.unsqueeze(-2)).sub_(products, alpha=2).mul_(1 / columns).clamp_(min=0)
         return _finished(found, condensed)
     far, sums = 0.0, x.sum(-1, keepdim=True) if method == "correlation" else None
     if sums is not None:
-        low, high = _ends(sums)
+        low, high = ends(sums)
         far = max(-low, high) / columns
     products = _products(x, sums, 1 / columns)
     own = products.diagonal(dim1=-2, dim2=-1)
-    least, most = _ends(own)
+    least, most = ends(own)
     if sums is not None and not far * far * columns <= NEAR * least:
         if not far * far * columns <= FAR * least:
             return None
         rest = x.sub(sums, alpha=1 / columns).sum(-1).mul_(1 / columns)  # what rounding left of the mean
         products.addcmul_(rest.unsqueeze(-1), rest.unsqueeze(-2), value=-columns)
-        least, most = _ends(own)
+        least, most = ends(own)
     if not LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST):
         return None
     inverse = own.rsqrt()
     outer = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
-    return _finished(torch.addcmul(_number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
+    return _finished(torch.addcmul(number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
 
 
 def _finished(found: Tensor, condensed: bool) -> Tensor:
@@ -353,7 +353,7 @@ def _angles(own: Tensor, sums: Tensor | None, columns: int) -> Finish | None:  #
     norms = own if sums is None else own * columns - sums * sums
     if not norms.amin().item() > 0:
         return None
-    inverse, one = norms.rsqrt(), _number(1, torch.float64)
+    inverse, one = norms.rsqrt(), number(1, torch.float64)
 
     def finish(gram: Tensor, some: slice, others: slice) -> Tensor | None:
         if sums is not None:
@@ -386,13 +386,14 @@ def write(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -
 # Without the dispatcher --------------------------------------------------------------------------------------------
 
 
-def _by_batch(x: Tensor) -> Tensor:
+def by_batch(x: Tensor) -> Tensor:  # [..., S, K] -> [B, S, K]
     return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
 
 
 def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor:
     """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``."""
     rows, columns = x.shape[-2:]
+    grad = grad.contiguous()  # for the same bits of any layout
     if condensed:
         spread = _spread(rows).view(-1)
         grad, matrix = (t.index_select(-1, spread).view(*x.shape[:-1], rows) for t in (grad, matrix))
@@ -439,7 +440,7 @@ def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
             dims = 1 if condensed else 2
             grad, matrix = (t.reshape(-1, *t.shape[t.dim() - dims :]) for t in (grad, matrix))
             given = None if method == "euclidean" else matrix
-            found = backward_op(grad, given, _by_batch(x), None, method, condensed, accuracy, [True, False])
+            found = backward_op(grad, given, by_batch(x), None, method, condensed, accuracy, [True, False])
             return found[0].view(x.shape), None
 
     # What Function.apply calls if no transform is active; it would look at each argument first.

@@ -12,7 +12,7 @@ import torch
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK, small, small_pooled, small_rdm
+from v1fast.fallback import FALLBACK, cross_rdm, small, small_pooled, small_rdm
 from v1fast.ops import gaussian_readout, pooled_readout, rdm
 from v1fast.ops._define import launchers_of, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
@@ -92,6 +92,7 @@ def _load_fallback() -> str:
         )
         pooled_readout.STORING.discard("cpu")
         rdm.small = small_rdm.matrices(rdm.rdm_backward, launchers_of("rdm"))
+        rdm.small_cross = cross_rdm.pairs_of_sets(rdm.cross_rdm_backward, launchers_of("cross_rdm"))
     return "loaded"
 
 

@@ -85,3 +85,6 @@ cross_rdm_backward = define(
 
 small: Callable[..., Any] | None = None
 """Where the fallback runs on the CPU: what computes small matrices (``v1fast.fallback.small_rdm.matrices``)."""
+
+small_cross: Callable[..., Any] | None = None
+"""And what computes small calls of ``cross_rdm`` (``v1fast.fallback.cross_rdm.pairs_of_sets``)."""
