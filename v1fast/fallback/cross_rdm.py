@@ -18,12 +18,25 @@ from v1fast._torch import any_requires_grad, is_plain, without_autocast
 from v1fast.fallback import few_values, rdm_rows
 from v1fast.fallback.few_values import Multiples
 from v1fast.fallback.matmul import columns_of_chain, rows_by_rows, treats_rows_alike
-from v1fast.fallback.rdm_rows import Rows, angles, chunks, plan
-from v1fast.fallback.small_rdm import FAR, LEAST, MOST_FORMS, NEAR, SHORT, Op, by_batch, ends, number
+from v1fast.fallback.rdm_rows import ALL, Rows, angles, chunks, plan
+from v1fast.fallback.small_rdm import (
+    FAR,
+    LEAST,
+    MOST_FORMS,
+    NEAR,
+    Op,
+    angles_of_sets,
+    by_batch,
+    ends,
+    has_units,
+    number,
+    units,
+)
 from v1fast.reference import rdm as reference
 from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype, output_dtype
 from v1fast.reference.whole_numbers import Angles
 
+PAIRS = 2**14  # for fewer, oneDNN saves less time than copies of its operands take
 MOST = 2**20  # values of a set of rows, all of which are centred at once
 
 
@@ -34,118 +47,145 @@ def _is_plain_form(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
 # Responses of many values -----------------------------------------------------------------------------------------
 
 
-def _products(x: Tensor, y: Tensor) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
-    if not treats_rows_alike(x, y.shape[1]):
+def _products(x: Tensor, y: Tensor) -> Tensor:  # [..., S, K], [..., T, K] -> [..., S, T]
+    if x.dim() == 3:
         return torch.bmm(x, y.mT)
-    width, found = columns_of_chain(x.shape[2]), None
-    for a, b in zip(x.split(width, 2), y.split(width, 2), strict=True):
-        products = rows_by_rows(a.contiguous(), b)
+    if len(x) * len(y) < PAIRS or not treats_rows_alike(x.unsqueeze(0), len(y)):
+        return torch.mm(x, y.t())
+    width, found = columns_of_chain(x.shape[1]), None
+    for a, b in zip(x.split(width, 1), y.split(width, 1), strict=True):
+        products = rows_by_rows(a.contiguous().unsqueeze(0), b.unsqueeze(0))[0]
         found = products if found is None else found.add_(products)
     assert found is not None
     return found
 
 
-def _squares(x: Tensor) -> Tensor:  # [B, S]
-    if x.shape[-1] <= SHORT[1]:
-        return torch.linalg.vector_norm(x, 2, -1).square_()
-    return torch.linalg.vecdot(x, x)
-
-
 def _distances(x: Tensor, y: Tensor) -> Tensor | None:
     """By products of rows less the mean row of the first set, which avoids cancellation of what all rows share."""
-    rows, columns = x.shape[1:]
-    mean = x.sum(1, keepdim=True)
-    x, y = (t.sub(mean, alpha=1 / rows) for t in (x, y))
-    own, other = _squares(x), _squares(y)
+    rows, columns = x.shape[-2:]
+    mean = x.sum(-2, keepdim=True)
+    x, y = x.sub(mean, alpha=1 / rows), y.sub(mean, alpha=1 / rows)
+    own, other = (torch.linalg.vector_norm(t, 2, -1).square_() for t in (x, y))
     most = max(ends(own)[1], ends(other)[1])
     if not LEAST * LEAST <= most <= 1 / LEAST:
         return None
-    sums = own.unsqueeze(2) + other.unsqueeze(1)
+    sums = own.unsqueeze(-1) + other.unsqueeze(-2)
     return sums.sub_(_products(x, y), alpha=2).mul_(1 / columns).clamp_(min=0)
 
 
 def _correlations(x: Tensor, y: Tensor, method: str) -> Tensor | None:
-    columns, rests = x.shape[2], None
-    if method == "correlation":
-        sums = [t.sum(2, keepdim=True) for t in (x, y)]
-        x, y = (t.sub(s, alpha=1 / columns) for t, s in zip((x, y), sums, strict=True))
-        far = max(max(-low, high) for low, high in map(ends, sums)) / columns
-    own, other = _squares(x), _squares(y)
+    columns, is_centred, far, rests = x.shape[-1], method == "correlation", 0.0, None
+    if is_centred:
+        sums, other_sums = x.sum(-1, keepdim=True), y.sum(-1, keepdim=True)
+        x, y = x.sub(sums, alpha=1 / columns), y.sub(other_sums, alpha=1 / columns)
+        (low, high), (other_low, other_high) = ends(sums), ends(other_sums)
+        far = max(-low, high, -other_low, other_high) / columns
+    own, other = torch.linalg.vector_norm(x, 2, -1), torch.linalg.vector_norm(y, 2, -1)
     (least, most), (other_least, other_most) = ends(own), ends(other)
     least, most = min(least, other_least), max(most, other_most)
-    if method == "correlation" and not far * far * columns <= NEAR * least:
-        if not far * far * columns <= FAR * least:
-            return None
-        rests = [t.sum(2).mul_(1 / columns) for t in (x, y)]  # what rounding left of the means
-        own, other = (t.addcmul_(r, r, value=-columns) for t, r in zip((own, other), rests, strict=True))
-    if not LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST):
+    # Written so that NaN is refused.
+    if not (LEAST <= least <= other_least and most + other_most <= 1 / LEAST):
         return None
+    if not far * far * columns <= NEAR * least * least:
+        if not far * far * columns <= FAR * least * least:
+            return None
+        rests = [t.sum(-1).mul_(1 / columns) for t in (x, y)]  # what rounding left of the means
+        own, other = (
+            t.square_().addcmul_(r, r, value=-columns).sqrt_() for t, r in zip((own, other), rests, strict=True)
+        )
     products = _products(x, y)
     if rests is not None:
-        products.addcmul_(rests[0].unsqueeze(2), rests[1].unsqueeze(1), value=-columns)
-    outer = own.rsqrt_().unsqueeze(2) * other.rsqrt_().unsqueeze(1)
-    return torch.addcmul(number(1, x.dtype), products, outer, value=-1).clamp_(0, 2)
+        products.addcmul_(rests[0].unsqueeze(-1), rests[1].unsqueeze(-2), value=-columns)
+    norms = own.unsqueeze(-1) * other.unsqueeze(-2)
+    return products.div_(norms).neg_().add_(1).clamp_(0, 2)
 
 
 # Responses of few values ------------------------------------------------------------------------------------------
 
 
 def _of_multiples(x: Tensor, y: Tensor, found: Multiples, method: str) -> Tensor:
-    """Return [1, S, T] of two sets of rows whose values share their places."""
+    """Return [B, S, T] of two sets of rows whose values share their places."""
     columns = x.shape[2]
     m = [found.of(t).contiguous() for t in (x, y)]
-    sides = [
+    (own, sums), (other, other_sums) = (
         (torch.linalg.vecdot(t, t).double(), s.double())
         for t, s in zip(m, found.sums.split([x.shape[1], y.shape[1]], 1), strict=True)
-    ]
-    (own, sums), (other, other_sums) = sides
+    )
     gram = rows_by_rows(*(t.to(found.dtype) for t in m))
-    out = x.new_empty(gram.shape, dtype=output_dtype(x, y))
-    offset = torch.full((1, 1, 1), found.offset, dtype=torch.float64)
-    finish = few_values.between_sets(Angles(method == "correlation", columns, offset), (own, sums), (other, other_sums))
-    for some in chunks(gram.shape[1], rdm_rows.ELEMENTS // gram.shape[2]):
+    out = x.new_empty(gram.shape, dtype=x.dtype)
+    offset = torch.full((x.shape[0], 1, 1), found.offset, dtype=torch.float64)
+    centred, quick = method == "correlation", None
+    if method != "euclidean" and x.dtype == torch.float32 and (centred or not found.offset):
+        sides = [(own, sums if centred else None), (other, other_sums if centred else None)]
+        quick = angles_of_sets(*sides, columns)
+    exact: Any = None
+    for some in chunks(gram.shape[1], rdm_rows.ELEMENTS // (gram.shape[0] * gram.shape[2])):
         wide = gram[:, some].double()
         if method == "euclidean":
             step = found.step or 1.0
             values = own[:, some, None] + other[:, None]
             out[:, some] = values.sub_(wide, alpha=2).mul_(step).mul_(step).div_(columns)
-        else:
-            out[:, some] = finish(wide, some, out.dtype)
+            continue
+        angles = None if quick is None else quick(wide, some, ALL, False)
+        if angles is None:
+            exact = exact or few_values.between_sets(Angles(centred, columns, offset), (own, sums), (other, other_sums))
+            angles = exact(gram[:, some].double(), some, out.dtype)
+        out[:, some] = angles
     return out
 
 
 # Which form? ------------------------------------------------------------------------------------------------------
 
 
-def _alone(x: Tensor, y: Tensor, method: str, dtype: torch.dtype) -> Tensor | None:  # [1, S, K], [1, T, K]
-    looks = [few_values.look(tuple(t.shape), dtype)(t) for t in (x, y)]
-    if None not in looks:
-        both = torch.cat((x, y), 1)
-        few = few_values.find(both, dtype, sorted(v for look in looks if look for v in look))
-        if isinstance(few, Multiples):
-            return _of_multiples(x, y, few, method)
-        if few is not None:
-            return None
+def _of_many(x: Tensor, y: Tensor, method: str) -> Tensor | None:  # [..., S, K], [..., T, K]
     if method == "euclidean":
         return _distances(x, y)
-    return _correlations(x, y, method) if max(x.numel(), y.numel()) <= MOST else None
+    if max(x.numel(), y.numel()) > MOST:
+        return None
+    if x.dim() == 2 and has_units(*x.shape, method) and has_units(*y.shape, method):
+        own = units(x, method)
+        other = None if own is None else units(y, method)
+        if own is not None and other is not None:
+            return torch.addmm(number(1, x.dtype), own[0], other[0].t(), alpha=-own[1]).clamp_(0, 2)
+    return _correlations(x, y, method)
+
+
+def _alone(x: Tensor, y: Tensor, method: str, dtype: torch.dtype) -> Tensor | None:  # [S, K], [T, K]
+    seen = few_values.look(x.shape, dtype)(x)
+    others = None if seen is None else few_values.look(y.shape, dtype)(y)
+    if seen is not None and others is not None:
+        few = few_values.find(torch.cat((x, y)).unsqueeze(0), dtype, sorted(seen + others))
+        if isinstance(few, Multiples):
+            return _of_multiples(x.unsqueeze(0), y.unsqueeze(0), few, method)[0]
+        if few is not None:
+            return None
+    return _of_many(x, y, method)
 
 
 def _quick(x: Tensor, y: Tensor, method: str, dtype: torch.dtype) -> Tensor | None:  # [B, S, K], [B, T, K]
     """Return the dissimilarities; None if they need more care, or less memory."""
     x, y = x.contiguous(), y.contiguous()
-    if x.shape[0] == 1:
-        return _alone(x, y, method, dtype)
     if max(x.numel(), y.numel()) <= MOST:
-        if (few_values.are_continuous(x, dtype) | few_values.are_continuous(y, dtype)).all():
-            return _distances(x, y) if method == "euclidean" else _correlations(x, y, method)
+        are_many = few_values.are_continuous(x, dtype)
+        if are_many.all() or (are_many | few_values.are_continuous(y, dtype)).all():
+            return _of_many(x, y, method)
+        whole = few_values.whole_of_sets(x, y) if not are_many.any() else None
+        if whole is not None:
+            return _of_multiples(x, y, whole, method)
     found = []
-    for a, b in zip(x.split(1), y.split(1), strict=True):
+    for a, b in zip(x, y, strict=True):
         one = _alone(a, b, method, dtype)
         if one is None:
             return None
         found.append(one)
-    return torch.cat(found)
+    return torch.stack(found)
+
+
+def _quick_of(x: Tensor, y: Tensor, method: str, dtype: torch.dtype) -> Tensor | None:  # [..., S, K], [..., T, K]
+    if x.dim() == 2:
+        return _alone(x.contiguous(), y.contiguous(), method, dtype)
+    found = _quick(by_batch(x), by_batch(y), method, dtype)
+    return None if found is None else found.view(*x.shape[:-1], y.shape[-2])
 
 
 def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
@@ -155,7 +195,10 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
         return reference.cross_rdm(x, y, method, accuracy)
     with without_autocast(x.device):
         if _is_plain_form(x, y, dtype):
-            found = _quick(x.detach(), y.detach(), method, dtype)
+            given = (x[0], y[0]) if x.shape[0] == 1 else (x, y)
+            found = _quick_of(*(t.detach() for t in given), method, dtype)
+            if found is not None and x.shape[0] == 1:
+                return found.unsqueeze(0)
             if found is not None:
                 return found
         if method == "euclidean" or few_values.may_have_places(x, y, dtype):
@@ -244,7 +287,7 @@ def pairs_of_sets(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
         def backward(ctx: Any, grad: Tensor) -> Any:
             x, y, matrix = ctx.saved_tensors
             (method, accuracy), wanted = ctx.options, ctx.needs_input_grad[:2]
-            if not torch.is_grad_enabled() and is_plain((grad,)):
+            if not torch.is_grad_enabled() and is_plain((grad,)) and not torch.is_autocast_enabled("cpu"):
                 with _AutoDispatchBelowAutograd():
                     return (*_gradients(grad, matrix, x, y, method, wanted), None)
             given = None if method == "euclidean" else by_batch(matrix)
@@ -267,14 +310,11 @@ def pairs_of_sets(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
             suits = forms[form] = _suits(x, y, method, accuracy)
         if not suits:
             return None
-        with _AutoDispatchBelowAutograd():
-            found = _quick(by_batch(x.detach()), by_batch(y.detach()), method, x.dtype)
-            if found is None:
-                return None
-            found = found.view(*x.shape[:-1], y.shape[-2])
         if torch.is_grad_enabled() and any_requires_grad(*given):
-            return record(x, y, (found, method, accuracy))
-        return found
+            with _AutoDispatchBelowAutograd():
+                found = _quick_of(x.detach(), y.detach(), method, x.dtype)
+            return None if found is None else record(x, y, (found, method, accuracy))
+        return _quick_of(x, y, method, x.dtype)
 
     return call
 

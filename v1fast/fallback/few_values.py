@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from operator import sub
 from typing import NamedTuple
 
@@ -187,6 +188,7 @@ def _are_continuous(few: list[float], eps: float, most: int, places: int) -> boo
     return gap < SURE * width / min(most, places) or any(((value - low) / unit) % 1 for value in few)
 
 
+@lru_cache(maxsize=1000)
 def look(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[Tensor], list[float] | None]:
     """Return what looks at some values of a contiguous matrix [S, K] of this form [1, S, K].
 
@@ -310,6 +312,16 @@ def are_whole(x: Tensor) -> bool:  # [B, S, K], contiguous
     """Whether all values of matrices are whole numbers, of which all sums are exact in their dtype."""
     (low, high), most = _ends(x), most_places(x.shape[2], x.dtype)
     return _is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x)
+
+
+def whole_of_sets(x: Tensor, y: Tensor) -> Multiples | None:  # [B, S, K], [B, T, K], contiguous
+    """Return two sets of rows of matrices as whole numbers, if ``are_whole`` holds for all together."""
+    most = most_places(x.shape[2], x.dtype)
+    each = [_ends(t) for t in (x, y)]
+    low, high = min(low for low, _ in each), max(high for _, high in each)
+    if not (_is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x) and _are_whole(y)):
+        return None
+    return Multiples(0.0, None, 0.0, 0.0, torch.cat((x.sum(2), y.sum(2)), 1), x.dtype)
 
 
 def _find_whole(x: Tensor, most: int, dtype: torch.dtype) -> Multiples | None:

@@ -94,7 +94,7 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
     if method == "euclidean":
         if rows * rows * columns <= BY_PAIRS:
             forms = [_of_pairs, *forms]
-    elif rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1]):
+    elif has_units(rows, columns, method):
         forms = [_of_units, *forms]
 
     def of_many(x: Tensor) -> Tensor | None:
@@ -173,11 +173,8 @@ def _one_by_one(single: Compute, x: Tensor) -> Tensor | None:
 
 def ends(values: Tensor) -> tuple[float, float]:
     """Return the least and the largest value; NaN if one is."""
-    if values.numel() > 256:
-        least, most = torch.aminmax(values)
-        return least.item(), most.item()
-    given = values.flatten().tolist() if values.dim() > 1 else values.tolist()
-    return (min(given), max(given)) if math.isfinite(sum(given)) else (math.nan, math.nan)
+    least, most = torch.aminmax(values)
+    return least.item(), most.item()
 
 
 def _of_pairs(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
@@ -191,24 +188,36 @@ def _of_pairs(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, 
     return found if condensed else found.take(_spread(rows)).fill_diagonal_(0)
 
 
-def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
-    """By rows of length 1, of the order of 1 for torch's norm of layers, which centres them too."""
-    columns = x.shape[1]
+def has_units(rows: int, columns: int, method: str) -> bool:
+    """Whether ``units`` has small rounding errors and takes little time."""
+    return rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1])
+
+
+def units(x: Tensor, method: str) -> tuple[Tensor, float] | None:  # [S, K]
+    """Return rows of equal length, centred for method "correlation", and 1 / their squares. None: they need more care.
+
+    For a correlation, by torch's norm of layers.
+    """
     if method == "correlation":
-        units, mean, inverse = torch.native_layer_norm(x, [columns], None, None, 0.0)
-        means, sizes = mean.view(-1).tolist(), inverse.view(-1).tolist()
+        found, mean, inverse = torch.native_layer_norm(x, x.shape[1:], None, None, 0.0)
+        means, sizes, factor = mean.view(-1).tolist(), inverse.view(-1).tolist(), 1 / x.shape[1]
         most = max(sizes)
         if not (most * max(means) <= MEAN and most * min(means) >= -MEAN):
             return None
-        factor = -1 / columns
     else:
         norms = torch.linalg.vector_norm(x, 2, 1)
-        sizes, factor = norms.tolist(), -1.0
-        units = x / norms.unsqueeze(1)
-    if not (LEAST <= min(sizes) and sum(sizes) <= 1 / LEAST):
+        found, sizes, factor = x / norms.unsqueeze(1), norms.tolist(), 1.0
+    # Written so that NaN is refused.
+    return (found, factor) if LEAST <= min(sizes) and sum(sizes) <= 1 / LEAST else None
+
+
+def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
+    found = units(x, method)
+    if found is None:
         return None
-    found = torch.addmm(number(1, x.dtype), units, units.t(), alpha=factor)
-    return _finished(torch.maximum(found, found.t()).clamp_(0, 2), condensed)
+    rows, factor = found
+    values = torch.addmm(number(1, x.dtype), rows, rows.t(), alpha=-factor)
+    return _finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
 
 
 def _one(x: Tensor) -> Tensor:
@@ -350,21 +359,45 @@ def _distances(own: Tensor, step: float, columns: int) -> Finish:  # [..., S]
 
 
 def _angles(own: Tensor, sums: Tensor | None, columns: int) -> Finish | None:  # [..., S]
-    norms = own if sums is None else own * columns - sums * sums
-    if not norms.amin().item() > 0:
+    finish = angles_of_sets((own, sums), (own, sums), columns)
+    if finish is None:
+        return None
+
+    def of_one_set(gram: Tensor, some: slice, others: slice) -> Tensor | None:
+        return finish(gram, some, others, True)
+
+    return of_one_set
+
+
+def angles_of_sets(
+    own: tuple[Tensor, Tensor | None], other: tuple[Tensor, Tensor | None], columns: int
+) -> Callable[[Tensor, slice, slice, bool], Tensor | None] | None:
+    """Return what makes angles of products of whole numbers, which it may overwrite, from squares and sums of rows.
+
+    Of one set, what stands on the diagonal may be anything. The sums are None for method "cosine".
+    """
+    (squares, sums), (others_squares, other_sums) = own, other
+    norms = squares if sums is None else squares * columns - sums * sums
+    is_one = own is other or squares is others_squares
+    others_norms = norms
+    if not is_one:
+        others_norms = others_squares if other_sums is None else others_squares * columns - other_sums * other_sums
+    if not (norms.amin().item() > 0 and (is_one or others_norms.amin().item() > 0)):
         return None
     inverse, one = norms.rsqrt(), number(1, torch.float64)
+    other_inverse = inverse if is_one else others_norms.rsqrt()
 
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor | None:
-        if sums is not None:
-            gram.mul_(columns).addcmul_(sums[..., some, None], sums[..., None, others], value=-1)
-        outer = inverse[..., some, None] * inverse[..., None, others]
+    def finish(gram: Tensor, some: slice, others: slice, is_symmetric: bool) -> Tensor | None:
+        if sums is not None and other_sums is not None:
+            gram.mul_(columns).addcmul_(sums[..., some, None], other_sums[..., None, others], value=-1)
+        outer = inverse[..., some, None] * other_inverse[..., None, others]
         values = torch.addcmul(one, gram, outer, value=-1)
-        values.diagonal(dim1=-2, dim2=-1).fill_(1)  # of a row with itself, which is 0 in the end
+        if is_symmetric:
+            values.diagonal(dim1=-2, dim2=-1).fill_(1)  # of a row with itself, which is 0 in the end
         below, above = few_values.between(values)
         if not torch.equal(below, above):
             # Of equal rows, near whose dissimilarity of 0 all numbers differ.
-            same = (gram == norms[..., some, None]) & (gram == norms[..., None, others])
+            same = (gram == norms[..., some, None]) & (gram == others_norms[..., None, others])
             below, above = below.masked_fill_(same, 0), above.masked_fill_(same, 0)
         return below if torch.equal(below, above) else None
 
@@ -434,7 +467,7 @@ def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
         def backward(ctx: Any, grad: Tensor) -> Any:
             x, matrix = ctx.saved_tensors
             method, condensed, accuracy = ctx.options
-            if not torch.is_grad_enabled() and is_plain((grad,)):
+            if not torch.is_grad_enabled() and is_plain((grad,)) and not torch.is_autocast_enabled("cpu"):
                 with _AutoDispatchBelowAutograd():
                     return _gradient(grad, matrix, x, method, condensed), None
             dims = 1 if condensed else 2
