@@ -19,19 +19,19 @@ from v1fast.fallback import few_values, rdm_rows
 from v1fast.fallback.few_values import Multiples
 from v1fast.fallback.matmul import columns_of_chain, rows_by_rows, treats_rows_alike
 from v1fast.fallback.rdm_rows import ALL, Rows, angles, chunks, plan
+from v1fast.fallback.small_few import angles_of_sets
 from v1fast.fallback.small_rdm import (
     FAR,
     LEAST,
     MOST_FORMS,
     NEAR,
     Op,
-    angles_of_sets,
     by_batch,
     ends,
     has_units,
-    number,
     units,
 )
+from v1fast.fallback.square_forms import number
 from v1fast.reference import rdm as reference
 from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype, output_dtype
 from v1fast.reference.whole_numbers import Angles
@@ -116,8 +116,7 @@ def _of_multiples(x: Tensor, y: Tensor, found: Multiples, method: str) -> Tensor
     offset = torch.full((x.shape[0], 1, 1), found.offset, dtype=torch.float64)
     centred, quick = method == "correlation", None
     if method != "euclidean" and x.dtype == torch.float32 and (centred or not found.offset):
-        sides = [(own, sums if centred else None), (other, other_sums if centred else None)]
-        quick = angles_of_sets(*sides, columns)
+        quick = angles_of_sets((own, sums if centred else None), (other, other_sums if centred else None), columns)
     exact: Any = None
     for some in chunks(gram.shape[1], rdm_rows.ELEMENTS // (gram.shape[0] * gram.shape[2])):
         wide = gram[:, some].double()
@@ -142,7 +141,7 @@ def _of_many(x: Tensor, y: Tensor, method: str) -> Tensor | None:  # [..., S, K]
         return _distances(x, y)
     if max(x.numel(), y.numel()) > MOST:
         return None
-    if x.dim() == 2 and has_units(*x.shape, method) and has_units(*y.shape, method):
+    if x.dim() == 2 and has_units(x.shape, method) and has_units(y.shape, method):
         own = units(x, method)
         other = None if own is None else units(y, method)
         if own is not None and other is not None:
@@ -195,10 +194,11 @@ def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B
         return reference.cross_rdm(x, y, method, accuracy)
     with without_autocast(x.device):
         if _is_plain_form(x, y, dtype):
-            given = (x[0], y[0]) if x.shape[0] == 1 else (x, y)
-            found = _quick_of(*(t.detach() for t in given), method, dtype)
-            if found is not None and x.shape[0] == 1:
-                return found.unsqueeze(0)
+            if x.shape[0] > 1:
+                found = _quick_of(x.detach(), y.detach(), method, dtype)
+            else:
+                one = _quick_of(x[0].detach(), y[0].detach(), method, dtype)
+                found = None if one is None else one.unsqueeze(0)
             if found is not None:
                 return found
         if method == "euclidean" or few_values.may_have_places(x, y, dtype):
@@ -300,7 +300,7 @@ def pairs_of_sets(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
 
     def call(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor | None:
         given = (x, y)
-        if not is_plain(given) or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or launchers:
+        if torch.compiler.is_compiling() or not is_plain(given) or torch.is_autocast_enabled("cpu") or launchers:
             return None
         form = (*(x.shape, x.dtype, x.is_cpu, x.layout), *(y.shape, y.dtype, y.is_cpu, y.layout), method, accuracy)
         suits = forms.get(form)

@@ -179,7 +179,7 @@ def _are_continuous(few: list[float], eps: float, most: int, places: int) -> boo
     low, high = few[0], few[-1]
     gap, width, tolerance = min(map(sub, few[1:], few)), high - low, TOLERANCE * eps * max(-low, high)
     closest, step = 2 * tolerance, max(width / min(MOST_ROUNDED, most), CLEARANCE * tolerance)
-    if not (0 < gap and width < math.inf):
+    if not (gap > 0 and width < math.inf):
         return False
     bound = SURE * (step - closest)
     if not (closest < gap < bound or any(closest < gap < bound for gap in _gaps(few))):
@@ -319,7 +319,9 @@ def whole_of_sets(x: Tensor, y: Tensor) -> Multiples | None:  # [B, S, K], [B, T
     most = most_places(x.shape[2], x.dtype)
     each = [_ends(t) for t in (x, y)]
     low, high = min(low for low, _ in each), max(high for _, high in each)
-    if not (_is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x) and _are_whole(y)):
+    if not (
+        _is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x) and _are_whole(y)
+    ):
         return None
     return Multiples(0.0, None, 0.0, 0.0, torch.cat((x.sum(2), y.sum(2)), 1), x.dtype)
 
@@ -348,7 +350,7 @@ def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> 
     values = np.sort(np.append(values[np.isfinite(values)], (found.low, found.high)))
     gaps = np.diff(values)
     if x.numel() <= SMALL:
-        are_many = whole_numbers.is_continuous([x], False, places)
+        are_many = _is_continuous(x, places)
     else:
         are_many = bool(np.count_nonzero(gaps) > MOST_ROUNDED) and not found.are_at_fine_places(values.tolist(), places)
     if are_many:
@@ -364,6 +366,24 @@ def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> 
         gaps = np.diff(values)
         n = next((n for n in _numbers(gaps, found, most) if _are_near(values, found, n)), None)
     return None, _exclude_rule_2(values.tolist(), gaps.tolist(), found, most, places)
+
+
+@lru_cache(maxsize=16)
+def _positions(rows: int, columns: int) -> NDArray[np.int64]:
+    count = min(SAMPLED, rows * columns)
+    return np.arange(count) * (rows * columns) // count
+
+
+def _is_continuous(x: Tensor, places: int) -> bool:  # [1, S, K], contiguous
+    """``whole_numbers.is_continuous`` of one matrix, by NumPy."""
+    seen = x.numpy().reshape(-1)[_positions(*x.shape[1:])].astype(np.float64)
+    seen = np.sort(np.where(np.isfinite(seen), seen, 0))
+    width = seen[-1] - seen[0]
+    if np.count_nonzero(np.diff(seen)) <= MOST_ROUNDED:
+        return False
+    exponent = math.frexp(width)[1] - (places.bit_length() - 1)
+    z = (seen - seen[0]) / 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, min(exponent, whole_numbers.LARGEST_EXPONENT))
+    return bool((z != np.rint(z)).any())
 
 
 def _are_near(values: NDArray[np.float64], found: _Range, n: int) -> bool:

@@ -20,19 +20,21 @@ import torch
 from torch import Tensor
 from torch._C import _AutoDispatchBelowAutograd
 
-from v1fast._torch import any_requires_grad, is_plain
+from v1fast._torch import is_plain
 from v1fast.fallback import few_values
 from v1fast.fallback.few_values import Multiples
 from v1fast.fallback.matmul import columns_of_chain, square, treats_rows_alike, upper_products
-from v1fast.fallback.rdm_rows import ALL, power_of_two
+from v1fast.fallback.rdm_rows import power_of_two
+from v1fast.fallback.small_few import BLOCK, of_counts, of_few_counts, of_multiples
+from v1fast.fallback.square_forms import assembled, finished, number, spread
 from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype
 
 MOST = 2**18  # values of a matrix, and pairs of its rows
 ELEMENTS = 2**17  # of a batch that are worked on at a time
-BLOCK = 128  # rows that are multiplied at a time, so that most pairs are multiplied once
 BY_PAIRS = 2**20  # differences of values, of fewer than which their squares take no longer than products
 FEW = 2**13  # values that torch's norm of layers takes no time for
 LITTLE = 2**20  # multiplications of a member of a batch, which is computed by itself if it takes more
+BYTES = 2**8  # columns, of which all sums of products of differences of bytes are exact in float32
 SHORT = 16, 128  # columns of which norms of layers, and of vectors, have small rounding errors
 MEAN = 4.0  # and largest mean of a row that a norm of layers subtracts, in standard deviations
 NEAR = 2.0**8  # means squared, in variances: of such a mean, what rounding left changes no digit of a correlation
@@ -44,31 +46,12 @@ Compute = Callable[[Tensor], Tensor | None]
 """Turns a matrix [S, K], or several [B, S, K], contiguous, into dissimilarities. None: they need more care."""
 
 
-@lru_cache(maxsize=4)
-def number(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.full((), value, dtype=dtype, device="cpu")
-
-
-@lru_cache(maxsize=16)
-def _upper(rows: int) -> Tensor:  # int64 [P]
-    """Return where the pairs i < j of a square matrix are, row by row."""
-    i, j = torch.triu_indices(rows, rows, 1, device="cpu").unbind()
-    return i * rows + j
-
-
-@lru_cache(maxsize=16)
-def _spread(rows: int) -> Tensor:  # int64 [S, S]
-    """Return which pair stands where in a square matrix; the first on the diagonal."""
-    where = torch.zeros(rows * rows, dtype=torch.long, device="cpu")
-    where[_upper(rows)] = torch.arange(rows * (rows - 1) // 2, device="cpu")
-    where = where.view(rows, rows)
-    return where + where.t()
-
-
 # Which form? ------------------------------------------------------------------------------------------------------
 
 
-def compute_of(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool, accuracy: str) -> Compute | None:
+def compute_of(
+    shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool, accuracy: str
+) -> Compute | None:
     """Return what computes matrices [B, S, K] on the CPU of this form, or [S, K] if B is 1. None: the op does."""
     if method not in METHODS or accuracy not in ACCURACIES or dtype not in (torch.float32, torch.float64):
         return None
@@ -94,8 +77,11 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
     if method == "euclidean":
         if rows * rows * columns <= BY_PAIRS:
             forms = [_of_pairs, *forms]
-    elif has_units(rows, columns, method):
+    elif has_units((rows, columns), method):
         forms = [_of_units, *forms]
+
+    # A matrix of one value only is none of few; but its dissimilarities are the same.
+    may_be_counts = dtype == torch.float32 and rows * max(rows, columns) <= FEW and columns <= BYTES
 
     def of_many(x: Tensor) -> Tensor | None:
         for form in forms:
@@ -107,10 +93,12 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
     def single(x: Tensor) -> Tensor | None:
         some = look(x)
         if some is not None:
+            found = of_few_counts(x, method, condensed) if may_be_counts and float.is_integer(some[0]) else None
+            if found is not None:
+                return found
             few = few_values.find(x.unsqueeze(0), dtype, some)
             if few is not None:
-                is_known = isinstance(few, Multiples) and dtype == torch.float32
-                return _of_multiples(x.unsqueeze(0), few, method, condensed) if is_known else None
+                return of_multiples(x.unsqueeze(0), few, method, condensed) if isinstance(few, Multiples) else None
         found = of_many(x)
         if found is None and method != "euclidean":
             scaled = _scaled(x)
@@ -133,7 +121,7 @@ def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: b
 
     def some(x: Tensor) -> Tensor | None:
         are_many = few_values.are_continuous(x, dtype)
-        found = _of_products(x, method, condensed) if are_many.any() else _of_counts(x, method, condensed)
+        found = _of_products(x, method, condensed) if are_many.any() else of_counts(x, method, condensed)
         if found is None:
             return _one_by_one(single, x)
         if are_many.any():
@@ -185,11 +173,12 @@ def _of_pairs(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, 
     # Written so that NaN is refused.
     if not LEAST * LEAST <= found.amax().item() <= 1 / LEAST:
         return None
-    return found if condensed else found.take(_spread(rows)).fill_diagonal_(0)
+    return found if condensed else found.take(spread(rows)).fill_diagonal_(0)
 
 
-def has_units(rows: int, columns: int, method: str) -> bool:
-    """Whether ``units`` has small rounding errors and takes little time."""
+def has_units(shape: tuple[int, ...], method: str) -> bool:
+    """Whether ``units`` has small rounding errors for [S, K], and takes little time."""
+    rows, columns = shape
     return rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1])
 
 
@@ -208,7 +197,7 @@ def units(x: Tensor, method: str) -> tuple[Tensor, float] | None:  # [S, K]
         norms = torch.linalg.vector_norm(x, 2, 1)
         found, sizes, factor = x / norms.unsqueeze(1), norms.tolist(), 1.0
     # Written so that NaN is refused.
-    return (found, factor) if LEAST <= min(sizes) and sum(sizes) <= 1 / LEAST else None
+    return (found, factor) if min(sizes) >= LEAST and sum(sizes) <= 1 / LEAST else None
 
 
 def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
@@ -217,7 +206,7 @@ def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, 
         return None
     rows, factor = found
     values = torch.addmm(number(1, x.dtype), rows, rows.t(), alpha=-factor)
-    return _finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
+    return finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
 
 
 def _one(x: Tensor) -> Tensor:
@@ -245,22 +234,7 @@ def _products(x: Tensor, mean: Tensor | None, factor: float) -> Tensor:
         parts = map(partial(torch.sub, alpha=factor), parts, mean.split(width, 1))
     if rows <= BLOCK:
         return square(parts)
-    return _assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
-
-
-def _assembled(blocks: list[Tensor], rows: int) -> Tensor:  # [S, S]
-    """Return the matrix whose rows are given from their diagonal on, [s, t] each."""
-    if len(blocks) == 1:
-        return blocks[0]
-    found, start = blocks[0].new_empty(rows, rows), 0
-    for block in blocks:
-        stop = start + block.shape[0]
-        found[start:stop, start:] = block
-        found[stop:, start:stop] = block[:, stop - start :].t()
-        corner = found[start:stop, start:stop]
-        corner.copy_(torch.maximum(corner, corner.t()))
-        start = stop
-    return found
+    return assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
 
 
 def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K] or [B, S, K]
@@ -272,7 +246,7 @@ def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [
         if not LEAST * LEAST <= least <= most <= 1 / LEAST:
             return None
         found = (own.unsqueeze(-1) + own.unsqueeze(-2)).sub_(products, alpha=2).mul_(1 / columns).clamp_(min=0)
-        return _finished(found, condensed)
+        return finished(found, condensed)
     far, sums = 0.0, x.sum(-1, keepdim=True) if method == "correlation" else None
     if sums is not None:
         low, high = ends(sums)
@@ -290,118 +264,7 @@ def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [
         return None
     inverse = own.rsqrt()
     outer = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
-    return _finished(torch.addcmul(number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
-
-
-def _finished(found: Tensor, condensed: bool) -> Tensor:
-    """Return the requested form of [..., S, S], whose diagonal may be anything."""
-    if condensed:
-        upper = _upper(found.shape[-1])
-        return found.take(upper) if found.dim() == 2 else found.flatten(1).index_select(1, upper)
-    if found.dim() == 2:
-        return found.fill_diagonal_(0)
-    found.diagonal(dim1=-2, dim2=-1).zero_()
-    return found
-
-
-# Responses of few values ------------------------------------------------------------------------------------------
-
-
-def _of_multiples(x: Tensor, found: Multiples, method: str, condensed: bool) -> Tensor | None:  # [1, S, K]
-    if method == "cosine" and found.offset:
-        return None
-    m = found.of(x) if found.all is None else found.all
-    blocks = [block[0] for block in upper_products([m.to(found.dtype)], x.shape[1], BLOCK)]
-    own = (blocks[0].diagonal() if len(blocks) == 1 else torch.cat([block.diagonal() for block in blocks])).double()
-    if method == "euclidean":
-        finish: Finish | None = _distances(own, found.step or 1.0, x.shape[2])
-    else:
-        finish = _angles(own, None if method == "cosine" else found.sums[0].double(), x.shape[2])
-    if finish is None:
-        return None
-    finished, start = [], 0
-    for block in blocks:
-        values = finish(block.double(), slice(start, start + len(block)), slice(start, None))
-        if values is None:
-            return None
-        finished.append(values)
-        start += len(block)
-    return _finished(_assembled(finished, x.shape[1]), condensed)
-
-
-def _of_counts(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [B, S, K]
-    """Matrices of whole numbers, the commonest of few values."""
-    if x.dtype != torch.float32 or not few_values.are_whole(x):
-        return None
-    gram = torch.bmm(x, x.mT).double()
-    own = gram.diagonal(dim1=-2, dim2=-1).clone()
-    if method == "euclidean":
-        finish: Finish | None = _distances(own, 1.0, x.shape[2])
-    else:
-        finish = _angles(own, None if method == "cosine" else x.sum(-1).double(), x.shape[2])
-    found = None if finish is None else finish(gram, ALL, ALL)
-    return None if found is None else _finished(found, condensed)
-
-
-Finish = Callable[[Tensor, slice, slice], Tensor | None]
-"""Turns products [..., s, t] of some rows and others, float64, into dissimilarities. None: they need more care. It may
-overwrite them.
-"""
-
-
-def _distances(own: Tensor, step: float, columns: int) -> Finish:  # [..., S]
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        # In the order of the reference, for the same bits.
-        values = (own[..., some, None] + own[..., None, others]).sub_(gram, alpha=2)
-        return values.mul_(step).mul_(step).div_(columns).float()
-
-    return finish
-
-
-def _angles(own: Tensor, sums: Tensor | None, columns: int) -> Finish | None:  # [..., S]
-    finish = angles_of_sets((own, sums), (own, sums), columns)
-    if finish is None:
-        return None
-
-    def of_one_set(gram: Tensor, some: slice, others: slice) -> Tensor | None:
-        return finish(gram, some, others, True)
-
-    return of_one_set
-
-
-def angles_of_sets(
-    own: tuple[Tensor, Tensor | None], other: tuple[Tensor, Tensor | None], columns: int
-) -> Callable[[Tensor, slice, slice, bool], Tensor | None] | None:
-    """Return what makes angles of products of whole numbers, which it may overwrite, from squares and sums of rows.
-
-    Of one set, what stands on the diagonal may be anything. The sums are None for method "cosine".
-    """
-    (squares, sums), (others_squares, other_sums) = own, other
-    norms = squares if sums is None else squares * columns - sums * sums
-    is_one = own is other or squares is others_squares
-    others_norms = norms
-    if not is_one:
-        others_norms = others_squares if other_sums is None else others_squares * columns - other_sums * other_sums
-    if not (norms.amin().item() > 0 and (is_one or others_norms.amin().item() > 0)):
-        return None
-    inverse, one = norms.rsqrt(), number(1, torch.float64)
-    other_inverse = inverse if is_one else others_norms.rsqrt()
-
-    def finish(gram: Tensor, some: slice, others: slice, is_symmetric: bool) -> Tensor | None:
-        if sums is not None and other_sums is not None:
-            gram.mul_(columns).addcmul_(sums[..., some, None], other_sums[..., None, others], value=-1)
-        outer = inverse[..., some, None] * other_inverse[..., None, others]
-        values = torch.addcmul(one, gram, outer, value=-1)
-        if is_symmetric:
-            values.diagonal(dim1=-2, dim2=-1).fill_(1)  # of a row with itself, which is 0 in the end
-        below, above = few_values.between(values)
-        if not torch.equal(below, above):
-            # Of equal rows, near whose dissimilarity of 0 all numbers differ.
-            same = (gram == norms[..., some, None]) & (gram == others_norms[..., None, others])
-            below, above = below.masked_fill_(same, 0), above.masked_fill_(same, 0)
-        return below if torch.equal(below, above) else None
-
-    return finish
+    return finished(torch.addcmul(number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
 
 
 def write(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> bool:
@@ -420,6 +283,7 @@ def write(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -
 
 
 def by_batch(x: Tensor) -> Tensor:  # [..., S, K] -> [B, S, K]
+    """Return matrices whose leading dimensions are one."""
     return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
 
 
@@ -428,8 +292,8 @@ def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: b
     rows, columns = x.shape[-2:]
     grad = grad.contiguous()  # for the same bits of any layout
     if condensed:
-        spread = _spread(rows).view(-1)
-        grad, matrix = (t.index_select(-1, spread).view(*x.shape[:-1], rows) for t in (grad, matrix))
+        where = spread(rows).view(-1)
+        grad, matrix = (t.index_select(-1, where).view(*x.shape[:-1], rows) for t in (grad, matrix))
         pairs = grad
     else:
         pairs = grad + grad.mT
@@ -480,7 +344,7 @@ def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
     record = partial(super(torch.autograd.Function, Small).apply)
 
     def call(x: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor | None:
-        if not is_plain((x,)) or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or launchers:
+        if torch.compiler.is_compiling() or not is_plain((x,)) or torch.is_autocast_enabled("cpu") or launchers:
             return None
         form = (x.shape, x.dtype, x.is_cpu, x.layout, method, condensed, accuracy)
         try:
