@@ -6,6 +6,7 @@ time, in memory that is used again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from torch._C import _AutoDispatchBelowAutograd
 from v1fast._torch import any_requires_grad, is_plain, without_autocast
 from v1fast.fallback import few_values, rdm_rows
 from v1fast.fallback.few_values import Multiples
-from v1fast.fallback.matmul import columns_of_chain, rows_by_rows, treats_rows_alike
+from v1fast.fallback.matmul import columns_of_chain, rows_by_rows, treats_alike
 from v1fast.fallback.rdm_rows import ALL, Rows, angles, chunks, plan
 from v1fast.fallback.small_few import angles_of_sets
 from v1fast.fallback.small_rdm import (
@@ -50,7 +51,7 @@ def _is_plain_form(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
 def _products(x: Tensor, y: Tensor) -> Tensor:  # [..., S, K], [..., T, K] -> [..., S, T]
     if x.dim() == 3:
         return torch.bmm(x, y.mT)
-    if len(x) * len(y) < PAIRS or not treats_rows_alike(x.unsqueeze(0), len(y)):
+    if len(x) * len(y) < PAIRS or not treats_alike(x, len(x), len(y), x.shape[1]):
         return torch.mm(x, y.t())
     width, found = columns_of_chain(x.shape[1]), None
     for a, b in zip(x.split(width, 1), y.split(width, 1), strict=True):
@@ -150,9 +151,9 @@ def _of_many(x: Tensor, y: Tensor, method: str) -> Tensor | None:  # [..., S, K]
 
 
 def _alone(x: Tensor, y: Tensor, method: str, dtype: torch.dtype) -> Tensor | None:  # [S, K], [T, K]
-    seen = few_values.look(x.shape, dtype)(x)
-    others = None if seen is None else few_values.look(y.shape, dtype)(y)
-    if seen is not None and others is not None:
+    largest, seen = few_values.look(x.shape, dtype)(x)
+    largest, others = (largest, []) if largest == math.inf else few_values.look(y.shape, dtype)(y)
+    if largest < math.inf:
         few = few_values.find(torch.cat((x, y)).unsqueeze(0), dtype, sorted(seen + others))
         if isinstance(few, Multiples):
             return _of_multiples(x.unsqueeze(0), y.unsqueeze(0), few, method)[0]

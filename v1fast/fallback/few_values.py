@@ -22,6 +22,7 @@ SAMPLED = 512  # values that are looked at first, as many as the reference's
 SMALL = 2**12  # values of a matrix, of which the reference's own sample is looked at
 EACH = 5  # of these, one in so many is looked at before the others
 FIRST = 40  # about as many are looked at before these
+MORE = 170  # and as many of a matrix of which half of the values are equal
 LARGEST = 2**12  # magnitude of a whole number: its product with a number of half the bits of the dtype is exact
 BITS = {torch.float32: 24 - 13, torch.float64: 53 - 13}  # of such a number
 SURE = 1 - 2.0**-6  # of a bound: what is closer is left to float64
@@ -136,9 +137,9 @@ def _exclude_rule_2(values: list[float], gaps: list[float], found: _Range, most:
     return any(0 < gap < step for gap in gaps) or not found.are_at_fine_places(values, places)
 
 
-def _first(count: int) -> tuple[int, int]:
-    """Return how many values of so many are looked at first, and how far apart."""
-    step = count // FIRST | 1
+def _first(count: int, number: int) -> tuple[int, int]:
+    """Return how many values of so many are looked at, about this number, and how far apart."""
+    step = count // number | 1
     return -(-count // step), step
 
 
@@ -156,7 +157,7 @@ def _is_one(x: Tensor) -> bool:
 
 def _few(x: Tensor, are_first: bool) -> list[float]:
     """Return some values that are finite: the first that are looked at, or more."""
-    size, step = _first(x.numel())
+    size, step = _first(x.numel(), FIRST)
     few: list[float] = (x.as_strided((size,), (step,)) if are_first else _sample(x, EACH)).tolist()
     return few if math.isfinite(sum(few)) else list(filter(math.isfinite, few))
 
@@ -166,48 +167,65 @@ def _exclude_both(values: list[float], found: _Range, most: int, places: int) ->
     return _exclude_rule_1(gaps, found, most) and _exclude_rule_2(values, gaps, found, most, places)
 
 
-def _are_continuous(few: list[float], eps: float, most: int, places: int) -> bool:
-    """Whether some sorted values alone show that a matrix has not few. They are distinct.
+def _largest_if_continuous(few: list[float], eps: float, most: int, places: int) -> float:
+    """Return the largest magnitude of all values of a matrix for which some sorted ones show that it has not few.
 
-    Where the largest value is unknown, a far larger one than those seen would have all these at a single place. What
-    ``_exclude_both`` computes is written out, and looks at the closest values first: a call would take longer.
+    0: they do not show it. Infinity: they are distinct, and show it by themselves. A far larger value than those seen
+    would have all these at a single place.
+
+    What ``_exclude_both`` computes is written out, and looks at the closest values first: a call would take longer.
     """
     if most < 1:
-        return True
-    if len(few) < 3:
-        return False
-    low, high = few[0], few[-1]
-    gap, width, tolerance = min(map(sub, few[1:], few)), high - low, TOLERANCE * eps * max(-low, high)
+        return math.inf
+    if len(few) < 3 or not few[-1] - few[0] < math.inf:
+        return 0.0
+    low, high, gap = few[0], few[-1], min(map(sub, few[1:], few))
+    width, tolerance = high - low, TOLERANCE * eps * max(-low, high)
     closest, step = 2 * tolerance, max(width / min(MOST_ROUNDED, most), CLEARANCE * tolerance)
-    if not (gap > 0 and width < math.inf):
-        return False
-    bound = SURE * (step - closest)
-    if not (closest < gap < bound or any(closest < gap < bound for gap in _gaps(few))):
-        return False
+    bound, largest = SURE * (step - closest), math.inf
+    if gap == 0:
+        gaps = _gaps(sorted(set(few)))
+        gap, step = min(gaps, default=0.0), width / min(MOST_ROUNDED, most)
+        closest = min(gap, step - gap / SURE)
+        if closest < SURE * step / 64:  # of all gaps the best one
+            closest = max((min(gap, step - gap / SURE) for gap in gaps), default=0.0)
+        largest = SURE * closest / (2.0 * TOLERANCE * eps)
+        if not largest > max(-low, high):
+            return 0.0
+    elif not (closest < gap < bound or any(closest < gap < bound for gap in _gaps(few))):
+        return 0.0
     unit = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, math.frexp(width)[1] - (places.bit_length() - 1))
-    return gap < SURE * width / min(most, places) or any(((value - low) / unit) % 1 for value in few)
+    is_shown = gap < SURE * width / min(most, places) or any(((value - low) / unit) % 1 for value in few)
+    return largest if is_shown else 0.0
 
 
 @lru_cache(maxsize=1000)
-def look(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[Tensor], list[float] | None]:
+def look(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[Tensor], tuple[float, list[float]]]:
     """Return what looks at some values of a contiguous matrix [S, K] of this form [1, S, K].
 
-    It returns these values, sorted, or None where they alone show that the matrix has not few.
+    It returns ``_largest_if_continuous`` of these values, and the values, sorted.
     """
-    size, step = _first(math.prod(shape))
+    size, step = _first(math.prod(shape), FIRST)
     sizes, strides, columns = (size,), (step,), shape[-1]
     eps, most, places = torch.finfo(dtype).eps, most_places(columns, dtype), whole_numbers.most_exact(dtype)
 
-    def some(x: Tensor) -> list[float] | None:
+    more = _first(math.prod(shape), MORE)
+
+    def some(x: Tensor) -> tuple[float, list[float]]:
         few: list[float] = x.as_strided(sizes, strides).tolist()
         few.sort()
-        return None if _are_continuous(few, eps, most, places) else few
+        largest = _largest_if_continuous(few, eps, most, places)
+        if not largest and not all(map(float.is_integer, few)):
+            few = x.as_strided(more[:1], more[1:]).tolist()
+            few.sort()
+            largest = _largest_if_continuous(few, eps, most, places)
+        return largest, few
 
     return some
 
 
 def are_continuous(x: Tensor, dtype: torch.dtype) -> NDArray[np.bool_]:  # [B, S, K], contiguous -> [B]
-    """Which matrices are known from some values alone to have not few: ``_are_continuous`` for all at once.
+    """Which matrices are known from some values to have not few: ``_largest_if_continuous`` of all at once.
 
     By NumPy, which sorts short rows ten times as fast as torch.
     """
@@ -215,14 +233,19 @@ def are_continuous(x: Tensor, dtype: torch.dtype) -> NDArray[np.bool_]:  # [B, S
     most, places = most_places(columns, dtype), whole_numbers.most_exact(dtype)
     if most < 1:
         return np.ones(batch, np.bool_)
-    size, step = _first(rows * columns)
+    size, step = _first(rows * columns, FIRST)
     few = np.sort(x.as_strided((batch, size), (rows * columns, step)).numpy().astype(np.float64), -1)
     if size < 3:
         return np.zeros(batch, np.bool_)
     low, high = few[:, 0], few[:, -1]
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        gap, width = np.diff(few).min(-1), high - low
-        tolerance = TOLERANCE * torch.finfo(x.dtype).eps * np.maximum(-low, high)
+        gaps, width, largest = np.diff(few), high - low, np.maximum(-low, high)
+        gap = gaps.min(-1)
+        are_repeated = gap == 0
+        if are_repeated.any():
+            largest = np.where(are_repeated, max(map(abs, _ends(x))), largest)
+            gap = np.where(gaps > 0, gaps, np.inf).min(-1)
+        tolerance = TOLERANCE * torch.finfo(x.dtype).eps * largest
         step_1 = np.maximum(width / min(MOST_ROUNDED, most), CLEARANCE * tolerance)
         found: NDArray[np.bool_] = (2 * tolerance < gap) & (gap < SURE * (step_1 - 2 * tolerance)) & (width < np.inf)
         unit = np.ldexp(1.0, np.frexp(width)[1] - (places.bit_length() - 1))
@@ -248,7 +271,7 @@ def find(
         found = _find_whole(x, most, dtype)
         if found is not None:
             return found
-    elif not were_looked_at and _are_continuous(few, torch.finfo(x.dtype).eps, most, places):
+    elif not were_looked_at and _largest_if_continuous(few, torch.finfo(x.dtype).eps, most, places) == math.inf:
         return None
     ends = _range(x, few)
     if ends is None:
@@ -263,8 +286,9 @@ def may_have_places(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
     """Whether two sets of rows, [B, S, K] and [B, T, K], have few values between them."""
     most, places = most_places(x.shape[2], dtype), whole_numbers.most_exact(dtype)
     each = [sorted(_few(t, True)) if _is_one(t) else [] for t in (x, y)]
-    if any(_are_continuous(few, torch.finfo(t.dtype).eps, most, places) for few, t in zip(each, (x, y), strict=True)):
-        return False
+    for few, t in zip(each, (x, y), strict=True):
+        if _largest_if_continuous(few, torch.finfo(t.dtype).eps, most, places) == math.inf:
+            return False
     ranges = [_range(t, few) if few else None for few, t in zip(each, (x, y), strict=True)]
     if ranges[0] is not None and ranges[1] is not None:
         wider = x.dtype if torch.finfo(x.dtype).eps > torch.finfo(y.dtype).eps else y.dtype

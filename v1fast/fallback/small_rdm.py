@@ -23,7 +23,7 @@ from torch._C import _AutoDispatchBelowAutograd
 from v1fast._torch import is_plain
 from v1fast.fallback import few_values
 from v1fast.fallback.few_values import Multiples
-from v1fast.fallback.matmul import columns_of_chain, square, treats_rows_alike, upper_products
+from v1fast.fallback.matmul import columns_of_chain, square, treats_alike, upper_products
 from v1fast.fallback.rdm_rows import power_of_two
 from v1fast.fallback.small_few import BLOCK, of_counts, of_few_counts, of_multiples
 from v1fast.fallback.square_forms import assembled, finished, number, spread
@@ -32,8 +32,10 @@ from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype
 MOST = 2**18  # values of a matrix, and pairs of its rows
 ELEMENTS = 2**17  # of a batch that are worked on at a time
 BY_PAIRS = 2**20  # differences of values, of fewer than which their squares take no longer than products
-FEW = 2**13  # values that torch's norm of layers takes no time for
+FEW = 2**12  # values, of fewer of which the norm of layers saves time
+WHOLE = 256  # rows, of fewer of which all pairs are multiplied twice: halves would have to be put together
 LITTLE = 2**20  # multiplications of a member of a batch, which is computed by itself if it takes more
+LITTLE_COUNTS = 2**13  # values of a matrix of counts, and pairs of its rows, for which NumPy is faster
 BYTES = 2**8  # columns, of which all sums of products of differences of bytes are exact in float32
 SHORT = 16, 128  # columns of which norms of layers, and of vectors, have small rounding errors
 MEAN = 4.0  # and largest mean of a row that a norm of layers subtracts, in standard deviations
@@ -81,28 +83,32 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
         forms = [_of_units, *forms]
 
     # A matrix of one value only is none of few; but its dissimilarities are the same.
-    may_be_counts = dtype == torch.float32 and rows * max(rows, columns) <= FEW and columns <= BYTES
+    may_be_counts = dtype == torch.float32 and rows * max(rows, columns) <= LITTLE_COUNTS and columns <= BYTES
 
-    def of_many(x: Tensor) -> Tensor | None:
+    def of_many(x: Tensor, largest: float) -> Tensor | None:
         for form in forms:
-            found = form(x, method, condensed)
+            found = form(x, method, condensed, largest)
             if found is not None:
                 return found
         return None
 
     def single(x: Tensor) -> Tensor | None:
-        some = look(x)
-        if some is not None:
-            found = of_few_counts(x, method, condensed) if may_be_counts and float.is_integer(some[0]) else None
-            if found is not None:
-                return found
+        largest, some = look(x)
+        found = of_many(x, largest) if largest else None
+        if found is not None:
+            return found
+        if largest < math.inf:
+            if may_be_counts and float.is_integer(some[0]):
+                found = of_few_counts(x, method, condensed)
+                if found is not None:
+                    return found
             few = few_values.find(x.unsqueeze(0), dtype, some)
             if few is not None:
                 return of_multiples(x.unsqueeze(0), few, method, condensed) if isinstance(few, Multiples) else None
-        found = of_many(x)
+            found = of_many(x, math.inf)
         if found is None and method != "euclidean":
             scaled = _scaled(x)
-            found = None if scaled is None else of_many(scaled)
+            found = None if scaled is None else of_many(scaled, math.inf)
         return found
 
     return single
@@ -165,8 +171,10 @@ def ends(values: Tensor) -> tuple[float, float]:
     return least.item(), most.item()
 
 
-def _of_pairs(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
+def _of_pairs(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor | None:  # [S, K]
     """Distances, by the differences of rows."""
+    if largest < math.inf:  # it is not known of x
+        return None
     rows, columns = x.shape
     distances = torch.pdist(x)
     found = distances.square_().mul_(1 / columns)
@@ -182,8 +190,10 @@ def has_units(shape: tuple[int, ...], method: str) -> bool:
     return rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1])
 
 
-def units(x: Tensor, method: str) -> tuple[Tensor, float] | None:  # [S, K]
-    """Return rows of equal length, centred for method "correlation", and 1 / their squares. None: they need more care.
+def units(x: Tensor, method: str, largest: float = math.inf) -> tuple[Tensor, float] | None:  # [S, K]
+    """Return rows of equal length, centred for method "correlation", and 1 / their squares.
+
+    None: they need more care, or a value may be larger than the largest.
 
     For a correlation, by torch's norm of layers.
     """
@@ -191,22 +201,30 @@ def units(x: Tensor, method: str) -> tuple[Tensor, float] | None:  # [S, K]
         found, mean, inverse = torch.native_layer_norm(x, x.shape[1:], None, None, 0.0)
         means, sizes, factor = mean.view(-1).tolist(), inverse.view(-1).tolist(), 1 / x.shape[1]
         most = max(sizes)
+        if largest < math.inf and max(max(means), -min(means)) + x.shape[1] ** 0.5 / min(sizes) > largest:
+            return None
         if not (most * max(means) <= MEAN and most * min(means) >= -MEAN):
             return None
     else:
         norms = torch.linalg.vector_norm(x, 2, 1)
         found, sizes, factor = x / norms.unsqueeze(1), norms.tolist(), 1.0
+        if max(sizes) > largest:
+            return None
     # Written so that NaN is refused.
     return (found, factor) if min(sizes) >= LEAST and sum(sizes) <= 1 / LEAST else None
 
 
-def _of_units(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K]
-    found = units(x, method)
+def _of_units(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor | None:  # [S, K]
+    found = units(x, method, largest)
     if found is None:
         return None
     rows, factor = found
-    values = torch.addmm(number(1, x.dtype), rows, rows.t(), alpha=-factor)
-    return finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
+    one = number(1, x.dtype)
+    if x.shape[1] <= SHORT[1]:
+        values = torch.addmm(one, rows, rows.t(), alpha=-factor)
+        return finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
+    # Sums of more columns are rounded less before 1 is added.
+    return finished(torch.add(one, _products(rows, None, 0.0), alpha=-factor).clamp_(0, 2), condensed)
 
 
 def _one(x: Tensor) -> Tensor:
@@ -219,12 +237,14 @@ def _products(x: Tensor, mean: Tensor | None, factor: float) -> Tensor:
     A mean of rows, [..., S, 1] or [..., 1, K], is subtracted first, times the factor.
     """
     rows, columns = x.shape[-2:]
-    if x.dim() == 3 or not treats_rows_alike(x.unsqueeze(0), rows):
+    if x.dim() == 3 or not treats_alike(x, rows, rows, columns):
         if mean is not None:
             x = x.sub(mean, alpha=factor)
         found = torch.mm(x, x.t()) if x.dim() == 2 else torch.bmm(x, x.mT)
         return torch.maximum(found, found.mT)
     width = columns_of_chain(columns)
+    if width == columns and rows <= WHOLE:
+        return square((x.contiguous() if mean is None else x.sub(mean, alpha=factor),))
     parts: Iterable[Tensor] = x.split(width, 1)
     if mean is None:
         parts = map(Tensor.contiguous, parts)
@@ -232,14 +252,22 @@ def _products(x: Tensor, mean: Tensor | None, factor: float) -> Tensor:
         parts = map(partial(torch.sub, other=mean, alpha=factor), parts)
     else:
         parts = map(partial(torch.sub, alpha=factor), parts, mean.split(width, 1))
-    if rows <= BLOCK:
+    if rows <= WHOLE:
         return square(parts)
     return assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
 
 
-def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [S, K] or [B, S, K]
+def _of_products(
+    x: Tensor,  # [S, K] or [B, S, K]
+    method: str,
+    condensed: bool,
+    largest: float = math.inf,
+) -> Tensor | None:
+    """None: they need more care, or a value may be larger than the largest."""
     rows, columns = x.shape[-2:]
     if method == "euclidean":
+        if largest < math.inf:  # it is not known of x
+            return None
         products = _products(x, x.sum(-2, keepdim=True), 1 / rows)
         own = products.diagonal(dim1=-2, dim2=-1)
         least, most = ends(own.amax(-1, keepdim=True))
@@ -254,6 +282,8 @@ def _of_products(x: Tensor, method: str, condensed: bool) -> Tensor | None:  # [
     products = _products(x, sums, 1 / columns)
     own = products.diagonal(dim1=-2, dim2=-1)
     least, most = ends(own)
+    if largest < math.inf and not far + max(most, 0) ** 0.5 <= largest:
+        return None
     if sums is not None and not far * far * columns <= NEAR * least:
         if not far * far * columns <= FAR * least:
             return None
