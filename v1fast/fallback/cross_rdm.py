@@ -30,6 +30,8 @@ from v1fast.fallback.small_rdm import (
     by_batch,
     ends,
     has_units,
+    is_usual,
+    mean_of,
     units,
 )
 from v1fast.fallback.square_forms import number
@@ -63,9 +65,9 @@ def _products(x: Tensor, y: Tensor) -> Tensor:  # [..., S, K], [..., T, K] -> [.
 
 def _distances(x: Tensor, y: Tensor) -> Tensor | None:
     """By products of rows less the mean row of the first set, which avoids cancellation of what all rows share."""
-    rows, columns = x.shape[-2:]
-    mean = x.sum(-2, keepdim=True)
-    x, y = x.sub(mean, alpha=1 / rows), y.sub(mean, alpha=1 / rows)
+    columns = x.shape[-1]
+    mean = mean_of(x, -2)
+    x, y = x - mean, y - mean
     own, other = (torch.linalg.vector_norm(t, 2, -1).square_() for t in (x, y))
     most = max(ends(own)[1], ends(other)[1])
     if not LEAST * LEAST <= most <= 1 / LEAST:
@@ -77,10 +79,10 @@ def _distances(x: Tensor, y: Tensor) -> Tensor | None:
 def _correlations(x: Tensor, y: Tensor, method: str) -> Tensor | None:
     columns, is_centred, far, rests = x.shape[-1], method == "correlation", 0.0, None
     if is_centred:
-        sums, other_sums = x.sum(-1, keepdim=True), y.sum(-1, keepdim=True)
-        x, y = x.sub(sums, alpha=1 / columns), y.sub(other_sums, alpha=1 / columns)
-        (low, high), (other_low, other_high) = ends(sums), ends(other_sums)
-        far = max(-low, high, -other_low, other_high) / columns
+        mean, other_mean = mean_of(x, -1), mean_of(y, -1)
+        x, y = x - mean, y - other_mean
+        (low, high), (other_low, other_high) = ends(mean), ends(other_mean)
+        far = max(-low, high, -other_low, other_high)
     own, other = torch.linalg.vector_norm(x, 2, -1), torch.linalg.vector_norm(y, 2, -1)
     (least, most), (other_least, other_most) = ends(own), ends(other)
     least, most = min(least, other_least), max(most, other_most)
@@ -90,7 +92,7 @@ def _correlations(x: Tensor, y: Tensor, method: str) -> Tensor | None:
     if not far * far * columns <= NEAR * least * least:
         if not far * far * columns <= FAR * least * least:
             return None
-        rests = [t.sum(-1).mul_(1 / columns) for t in (x, y)]  # what rounding left of the means
+        rests = [mean_of(t, -1).squeeze(-1) for t in (x, y)]  # what rounding left of the means
         own, other = (
             t.square_().addcmul_(r, r, value=-columns).sqrt_() for t, r in zip((own, other), rests, strict=True)
         )
@@ -243,22 +245,25 @@ def _products_of_rows(x: Tensor, y: Tensor, rows: Rows, others: Rows) -> tuple[T
 
 def _gradients(
     grad: Tensor, matrix: Tensor, x: Tensor, y: Tensor, method: str, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of both sets, [..., S, K] and [..., T, K], that are wanted."""
-    rows, columns = x.shape[-2:]
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """Return the gradients of both sets, [..., S, K] and [..., T, K], that are wanted. None: for the op."""
+    columns = x.shape[-1]
     grad = grad.contiguous()
     d_x = d_y = None
     if method == "euclidean":
-        mean = x.sum(-2, keepdim=True)
-        x, y = (t.sub(mean, alpha=1 / rows) for t in (x, y))
+        mean = mean_of(x, -2)
+        x, y = x - mean, y - mean
         weights, inverse, other_inverse, factor = grad, None, None, 2 / columns
         u, v = x, y
     else:
         if method == "correlation":
-            x, y = (t.sub(t.sum(-1, keepdim=True), alpha=1 / columns) for t in (x, y))
+            x, y = (t - mean_of(t, -1) for t in (x, y))
             for t in (x, y):
-                t.sub_(t.sum(-1, keepdim=True), alpha=1 / columns)  # what rounding left of a large mean
-        inverse, other_inverse = (torch.linalg.vecdot(t, t).rsqrt_().unsqueeze(-1) for t in (x, y))
+                t -= mean_of(t, -1)  # what rounding left of a large mean
+        squares, other_squares = (torch.linalg.vecdot(t, t) for t in (x, y))
+        if not (is_usual(squares) and is_usual(other_squares)):
+            return None
+        inverse, other_inverse = (t.rsqrt_().unsqueeze(-1) for t in (squares, other_squares))
         u, v, factor = x * inverse, y * other_inverse, 1.0
         weights = grad - grad * matrix
     if wanted[0]:
@@ -290,7 +295,9 @@ def pairs_of_sets(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
             (method, accuracy), wanted = ctx.options, ctx.needs_input_grad[:2]
             if not torch.is_grad_enabled() and is_plain((grad,)) and not torch.is_autocast_enabled("cpu"):
                 with _AutoDispatchBelowAutograd():
-                    return (*_gradients(grad, matrix, x, y, method, wanted), None)
+                    gradients = _gradients(grad, matrix, x, y, method, wanted)
+                if gradients is not None:
+                    return (*gradients, None)
             given = None if method == "euclidean" else by_batch(matrix)
             found = backward_op(by_batch(grad), given, by_batch(x), by_batch(y), method, accuracy, list(wanted))
             d_x, d_y = (d.view(t.shape) if w else None for d, t, w in zip(found, (x, y), wanted, strict=True))

@@ -63,11 +63,38 @@ def compute_of(
         return None
     if compute_dtype(like, None, accuracy) != dtype:
         return None
+    one = _or_of_valid_rows(partial(_single, (1, rows, columns), dtype, method), method, condensed)
     if batch == 1:
-        return _single(shape, dtype, method, condensed)
+        return one
     if rows * rows * columns >= LITTLE:
-        return partial(_one_by_one, _single((1, rows, columns), dtype, method, condensed))
-    return _batch(shape, dtype, method, condensed)
+        return partial(_one_by_one, one)
+    return _or_of_valid_rows(partial(_batch, shape, dtype, method), method, condensed)
+
+
+def _or_of_valid_rows(form: Callable[[bool], Compute], method: str, condensed: bool) -> Compute:
+    """Return what computes matrices by a form, condensed or not, and then those of which some rows are invalid."""
+    compute, square_form = form(condensed), form(False)
+
+    def computed(x: Tensor) -> Tensor | None:
+        found = compute(x)
+        if found is not None:
+            return found
+        low, high = x.amin(-1), x.amax(-1)
+        valid = (low > -torch.inf) & (high < torch.inf)  # and not NaN
+        if method != "euclidean":
+            valid &= low < high if method == "correlation" else (low != 0) | (high != 0)
+        if bool(valid.all()) or not bool(valid.any(-1).all()):
+            return None
+        # Copies of valid rows in their place. No other value is among the few, then.
+        first = valid.to(torch.uint8).argmax(-1, keepdim=True)
+        others = x.take_along_dim(first.unsqueeze(-1), -2)
+        found = square_form(torch.where(valid.unsqueeze(-1), x, others))
+        if found is None:
+            return None
+        found.masked_fill_(~(valid.unsqueeze(-1) & valid.unsqueeze(-2)), torch.nan)
+        return finished(found, True) if condensed else found
+
+    return computed
 
 
 _known = lru_cache(maxsize=MOST_FORMS)(compute_of)
@@ -114,7 +141,7 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
     return single
 
 
-def _scaled(x: Tensor) -> Tensor | None:  # [S, K]
+def _scaled(x: Tensor) -> Tensor | None:  # [..., S, K]
     """Return the rows scaled by powers of two, which is exact; None if one has no finite value other than 0."""
     largest = x.abs().amax(-1, keepdim=True)
     return x * power_of_two(largest, x.dtype) if bool(((largest > 0) & largest.isfinite()).all()) else None
@@ -128,6 +155,9 @@ def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: b
     def some(x: Tensor) -> Tensor | None:
         are_many = few_values.are_continuous(x, dtype)
         found = _of_products(x, method, condensed) if are_many.any() else of_counts(x, method, condensed)
+        if found is None and are_many.any() and method != "euclidean":
+            scaled = _scaled(x)
+            found = None if scaled is None else _of_products(scaled, method, condensed)
         if found is None:
             return _one_by_one(single, x)
         if are_many.any():
@@ -169,6 +199,11 @@ def ends(values: Tensor) -> tuple[float, float]:
     """Return the least and the largest value; NaN if one is."""
     least, most = torch.aminmax(values)
     return least.item(), most.item()
+
+
+def mean_of(x: Tensor, dim: int) -> Tensor:
+    """Return the mean along a dimension, which is kept. ``torch.mean`` takes twice as long for few values."""
+    return x.sum(dim, keepdim=True).mul_(1 / x.shape[dim])
 
 
 def _of_pairs(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor | None:  # [S, K]
@@ -224,34 +259,34 @@ def _of_units(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor
         values = torch.addmm(one, rows, rows.t(), alpha=-factor)
         return finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
     # Sums of more columns are rounded less before 1 is added.
-    return finished(torch.add(one, _products(rows, None, 0.0), alpha=-factor).clamp_(0, 2), condensed)
+    return finished(torch.add(one, _products(rows, None), alpha=-factor).clamp_(0, 2), condensed)
 
 
 def _one(x: Tensor) -> Tensor:
     return x.unsqueeze(0)
 
 
-def _products(x: Tensor, mean: Tensor | None, factor: float) -> Tensor:
+def _products(x: Tensor, mean: Tensor | None) -> Tensor:
     """Return the products of rows with each other [..., S, S], symmetric in every bit.
 
-    A mean of rows, [..., S, 1] or [..., 1, K], is subtracted first, times the factor.
+    A mean of rows, [..., S, 1] or [..., 1, K], is subtracted first.
     """
     rows, columns = x.shape[-2:]
     if x.dim() == 3 or not treats_alike(x, rows, rows, columns):
         if mean is not None:
-            x = x.sub(mean, alpha=factor)
+            x = x - mean
         found = torch.mm(x, x.t()) if x.dim() == 2 else torch.bmm(x, x.mT)
         return torch.maximum(found, found.mT)
     width = columns_of_chain(columns)
     if width == columns and rows <= WHOLE:
-        return square((x.contiguous() if mean is None else x.sub(mean, alpha=factor),))
+        return square((x.contiguous() if mean is None else x - mean,))
     parts: Iterable[Tensor] = x.split(width, 1)
     if mean is None:
         parts = map(Tensor.contiguous, parts)
     elif mean.shape[1] == 1:
-        parts = map(partial(torch.sub, other=mean, alpha=factor), parts)
+        parts = map(partial(torch.sub, other=mean), parts)
     else:
-        parts = map(partial(torch.sub, alpha=factor), parts, mean.split(width, 1))
+        parts = map(torch.sub, parts, mean.split(width, 1))
     if rows <= WHOLE:
         return square(parts)
     return assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
@@ -264,31 +299,31 @@ def _of_products(
     largest: float = math.inf,
 ) -> Tensor | None:
     """None: they need more care, or a value may be larger than the largest."""
-    rows, columns = x.shape[-2:]
+    columns = x.shape[-1]
     if method == "euclidean":
         if largest < math.inf:  # it is not known of x
             return None
-        products = _products(x, x.sum(-2, keepdim=True), 1 / rows)
+        products = _products(x, mean_of(x, -2))
         own = products.diagonal(dim1=-2, dim2=-1)
         least, most = ends(own.amax(-1, keepdim=True))
         if not LEAST * LEAST <= least <= most <= 1 / LEAST:
             return None
         found = (own.unsqueeze(-1) + own.unsqueeze(-2)).sub_(products, alpha=2).mul_(1 / columns).clamp_(min=0)
         return finished(found, condensed)
-    far, sums = 0.0, x.sum(-1, keepdim=True) if method == "correlation" else None
-    if sums is not None:
-        low, high = ends(sums)
-        far = max(-low, high) / columns
-    products = _products(x, sums, 1 / columns)
+    far, mean = 0.0, mean_of(x, -1) if method == "correlation" else None
+    if mean is not None:
+        low, high = ends(mean)
+        far = max(-low, high)
+    products = _products(x, mean)
     own = products.diagonal(dim1=-2, dim2=-1)
     least, most = ends(own)
     if largest < math.inf and not far + max(most, 0) ** 0.5 <= largest:
         return None
-    if sums is not None and not far * far * columns <= NEAR * least:
+    if mean is not None and not far * far * columns <= NEAR * least:
         if not far * far * columns <= FAR * least:
             return None
-        rest = x.sub(sums, alpha=1 / columns).sum(-1).mul_(1 / columns)  # what rounding left of the mean
-        products.addcmul_(rest.unsqueeze(-1), rest.unsqueeze(-2), value=-columns)
+        rest = mean_of(x - mean, -1).squeeze(-1)  # what rounding left of the mean
+        products.sub_(rest.unsqueeze(-1) * rest.unsqueeze(-2), alpha=columns)  # in this order symmetric
         least, most = ends(own)
     if not LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST):
         return None
@@ -317,8 +352,14 @@ def by_batch(x: Tensor) -> Tensor:  # [..., S, K] -> [B, S, K]
     return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
 
 
-def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor:
-    """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``."""
+def is_usual(squares: Tensor) -> bool:
+    """Whether these squares of rows, without scaling, have small rounding errors."""
+    least, most = ends(squares)
+    return LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST)
+
+
+def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor | None:
+    """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``. None: for the op."""
     rows, columns = x.shape[-2:]
     grad = grad.contiguous()  # for the same bits of any layout
     if condensed:
@@ -329,12 +370,15 @@ def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: b
         pairs = grad + grad.mT
     pairs.diagonal(dim1=-2, dim2=-1).zero_()
     if method == "euclidean":
-        x = x.sub(x.sum(-2, keepdim=True), alpha=1 / rows)
+        x = x - mean_of(x, -2)
         return (x * pairs.sum(-1, keepdim=True)).sub_(pairs @ x).mul_(2 / columns)
     if method == "correlation":
-        x = x.sub(x.sum(-1, keepdim=True), alpha=1 / columns)
-        x.sub_(x.sum(-1, keepdim=True), alpha=1 / columns)  # what rounding left of a large mean
-    inverse = torch.linalg.vecdot(x, x).rsqrt_().unsqueeze(-1)
+        x = x - mean_of(x, -1)
+        x -= mean_of(x, -1)  # what rounding left of a large mean
+    squares = torch.linalg.vecdot(x, x)
+    if not is_usual(squares):
+        return None
+    inverse = squares.rsqrt_().unsqueeze(-1)
     u = x * inverse
     total = (pairs - pairs * matrix).sum(-1, keepdim=True)
     return (u * total).sub_(pairs @ u).mul_(inverse)
@@ -363,7 +407,9 @@ def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
             method, condensed, accuracy = ctx.options
             if not torch.is_grad_enabled() and is_plain((grad,)) and not torch.is_autocast_enabled("cpu"):
                 with _AutoDispatchBelowAutograd():
-                    return _gradient(grad, matrix, x, method, condensed), None
+                    gradient = _gradient(grad, matrix, x, method, condensed)
+                if gradient is not None:
+                    return gradient, None
             dims = 1 if condensed else 2
             grad, matrix = (t.reshape(-1, *t.shape[t.dim() - dims :]) for t in (grad, matrix))
             given = None if method == "euclidean" else matrix
