@@ -477,7 +477,7 @@ SMALL_MATRICES = {
 
 
 @pytest.mark.parametrize("name", SMALL_MATRICES)
-@pytest.mark.parametrize("shape", [(1, 9, 40), (1, 70, 130), (4, 20, 50)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 70, 130), (4, 20, 50)], ids=str)
 @pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
 def test_small_matrices_are_those_of_the_reference(method, shape, name):
     """In the form for them, which refuses none of these, and of few values in every bit."""

@@ -102,7 +102,8 @@ _known = lru_cache(maxsize=MOST_FORMS)(compute_of)
 
 def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
     _, rows, columns = shape
-    look, forms = few_values.look(shape, dtype), [_of_products]
+    look = few_values.look(shape, dtype)
+    forms: list[Callable[[Tensor, str, bool, float], Tensor | None]] = [_of_products]
     if method == "euclidean":
         if rows * rows * columns <= BY_PAIRS:
             forms = [_of_pairs, *forms]
