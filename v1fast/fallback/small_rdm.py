@@ -75,26 +75,40 @@ def _or_of_valid_rows(form: Callable[[bool], Compute], method: str, condensed: b
     """Return what computes matrices by a form, condensed or not, and then those of which some rows are invalid."""
     compute, square_form = form(condensed), form(False)
 
-    def computed(x: Tensor) -> Tensor | None:
-        found = compute(x)
-        if found is not None:
-            return found
+    def of_others(x: Tensor) -> Tensor | None:
         low, high = x.amin(-1), x.amax(-1)
         valid = (low > -torch.inf) & (high < torch.inf)  # and not NaN
         if method != "euclidean":
             valid &= low < high if method == "correlation" else (low != 0) | (high != 0)
-        if bool(valid.all()) or not bool(valid.any(-1).all()):
+        if not bool(valid.any(-1).all()):
             return None
-        # Copies of valid rows in their place. No other value is among the few, then.
-        first = valid.to(torch.uint8).argmax(-1, keepdim=True)
-        others = x.take_along_dim(first.unsqueeze(-1), -2)
-        found = square_form(torch.where(valid.unsqueeze(-1), x, others))
+        are_valid, found = bool(valid.all()), None
+        if not are_valid:
+            # Copies of valid rows in their place. No other value is among the few, then.
+            first = valid.to(torch.uint8).argmax(-1, keepdim=True)
+            x = torch.where(valid.unsqueeze(-1), x, x.take_along_dim(first.unsqueeze(-1), -2))
+            found = square_form(x)
+        if found is None and method != "euclidean":
+            # Scaled by powers of two, which is exact.
+            found = square_form(x * power_of_two(x.abs().amax(-1, keepdim=True), x.dtype))
         if found is None:
             return None
-        found.masked_fill_(~(valid.unsqueeze(-1) & valid.unsqueeze(-2)), torch.nan)
+        if not are_valid:
+            found.masked_fill_(~(valid.unsqueeze(-1) & valid.unsqueeze(-2)), torch.nan)
         return finished(found, True) if condensed else found
 
+    def computed(x: Tensor) -> Tensor | None:
+        try:
+            found = compute(x)
+            return of_others(x) if found is None else found
+        except _UndecidedError:
+            return None
+
     return computed
+
+
+class _UndecidedError(Exception):
+    """A matrix of few values needs more care."""
 
 
 _known = lru_cache(maxsize=MOST_FORMS)(compute_of)
@@ -132,20 +146,14 @@ def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: 
                     return found
             few = few_values.find(x.unsqueeze(0), dtype, some)
             if few is not None:
-                return of_multiples(x.unsqueeze(0), few, method, condensed) if isinstance(few, Multiples) else None
+                found = of_multiples(x.unsqueeze(0), few, method, condensed) if isinstance(few, Multiples) else None
+                if found is None:
+                    raise _UndecidedError
+                return found
             found = of_many(x, math.inf)
-        if found is None and method != "euclidean":
-            scaled = _scaled(x)
-            found = None if scaled is None else of_many(scaled, math.inf)
         return found
 
     return single
-
-
-def _scaled(x: Tensor) -> Tensor | None:  # [..., S, K]
-    """Return the rows scaled by powers of two, which is exact; None if one has no finite value other than 0."""
-    largest = x.abs().amax(-1, keepdim=True)
-    return x * power_of_two(largest, x.dtype) if bool(((largest > 0) & largest.isfinite()).all()) else None
 
 
 def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
@@ -156,11 +164,8 @@ def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: b
     def some(x: Tensor) -> Tensor | None:
         are_many = few_values.are_continuous(x, dtype)
         found = _of_products(x, method, condensed) if are_many.any() else of_counts(x, method, condensed)
-        if found is None and are_many.any() and method != "euclidean":
-            scaled = _scaled(x)
-            found = None if scaled is None else _of_products(scaled, method, condensed)
         if found is None:
-            return _one_by_one(single, x)
+            return None if are_many.all() else _one_by_one(single, x)
         if are_many.any():
             for member in np.flatnonzero(~are_many).tolist():
                 one = single(x[member])
