@@ -29,6 +29,7 @@ from v1fast.fallback.small_rdm import (
     Op,
     by_batch,
     ends,
+    has_nan,
     has_units,
     is_usual,
     mean_of,
@@ -248,6 +249,8 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None] | None:
     """Return the gradients of both sets, [..., S, K] and [..., T, K], that are wanted. None: for the op."""
     columns = x.shape[-1]
+    if has_nan(matrix):
+        return None
     grad = grad.contiguous()
     d_x = d_y = None
     if method == "euclidean":

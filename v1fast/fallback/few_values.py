@@ -400,7 +400,7 @@ def _positions(rows: int, columns: int) -> NDArray[np.int64]:
 
 def _is_continuous(x: Tensor, places: int) -> bool:  # [1, S, K], contiguous
     """``whole_numbers.is_continuous`` of one matrix, by NumPy."""
-    seen = x.numpy().reshape(-1)[_positions(*x.shape[1:])].astype(np.float64)
+    seen = x.double().numpy().reshape(-1)[_positions(*x.shape[1:])]
     seen = np.sort(np.where(np.isfinite(seen), seen, 0))
     width = seen[-1] - seen[0]
     if np.count_nonzero(np.diff(seen)) <= MOST_ROUNDED:

@@ -358,6 +358,11 @@ def by_batch(x: Tensor) -> Tensor:  # [..., S, K] -> [B, S, K]
     return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
 
 
+def has_nan(matrix: Tensor) -> bool:
+    """Whether a row is invalid."""
+    return math.isnan(torch.aminmax(matrix)[0].item())
+
+
 def is_usual(squares: Tensor) -> bool:
     """Whether these squares of rows, without scaling, have small rounding errors."""
     least, most = ends(squares)
@@ -367,6 +372,8 @@ def is_usual(squares: Tensor) -> bool:
 def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor | None:
     """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``. None: for the op."""
     rows, columns = x.shape[-2:]
+    if has_nan(matrix):
+        return None
     grad = grad.contiguous()  # for the same bits of any layout
     if condensed:
         where = spread(rows).view(-1)
