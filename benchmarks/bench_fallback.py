@@ -12,12 +12,12 @@ from typing import Any
 
 from v1fast import ops
 
-from . import bench_gaussian_readout, bench_pooled_readout, bench_rdm, rows
+from . import bench_gaussian_readout, bench_pooled_readout, bench_rdm, bench_small_rdm, rows
 from .clocks import CpuClock
 from .contract import Case
 from .harness import Contest, Effort
 
-BENCHES: tuple[Any, ...] = (bench_gaussian_readout, bench_pooled_readout, bench_rdm)
+BENCHES: tuple[Any, ...] = (bench_gaussian_readout, bench_pooled_readout, bench_rdm, bench_small_rdm)
 OURS = ("v1fast", "v1fast-nchw", "v1fast-layer")
 HEADER = ("case", "provider", "noise", "forward", "step", "fastest baseline", "its extra memory", "extra memory")
 WIDTHS = (14, 13, 6, 8, 8, 22, 17, 13)

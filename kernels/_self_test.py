@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from v1fast import _eager as eager
+from v1fast.fallback import cross_rdm as cross_dissimilarities
 from v1fast.fallback import philox_normal as philox
 from v1fast.fallback import pooled_readout as pooling
 from v1fast.fallback import rdm as dissimilarities
@@ -248,7 +249,7 @@ def _cross_rdm_backward(call: Sequence[Any]) -> Iterator[Arguments]:
     *_, x, y, method, accuracy, mask = call
     draw = _Draw()
     one, other = _rows(draw, x, 20, LONG, False), _rows(draw, y, 23, LONG, False)
-    matrix = dissimilarities.cross_rdm(one, other, method, accuracy)
+    matrix = cross_dissimilarities.cross_rdm(one, other, method, accuracy)
     grad = draw.normal(*matrix.shape).to(output_dtype(one, other))
     yield [grad, None if method == "euclidean" else matrix, one, other, method, accuracy, mask]
 

@@ -16,6 +16,7 @@ from rdm_checks import naive
 from v1fast import ops
 from v1fast.fallback import (
     FALLBACK,
+    cross_rdm,
     direct,
     few_values,
     matmul,
@@ -26,6 +27,7 @@ from v1fast.fallback import (
     rdm_rows,
     small,
     small_pooled,
+    small_rdm,
 )
 from v1fast.ops import _define
 from v1fast.reference import philox, whole_numbers
@@ -417,6 +419,172 @@ def test_few_values_are_those_of_the_reference(dtype, name):
             {"rtol": 0, "atol": 0} if places is not None else {"rtol": 1e-5, "atol": 1e-5 * largest(want.nan_to_num())}
         )
         torch.testing.assert_close(got, want, equal_nan=True, **same)
+
+
+def of_small(x, method="correlation", condensed=False):
+    """Of [S, K] or [B, S, K], without the op."""
+    shape = (1, *x.shape)[-3:]
+    return small_rdm.compute_of(shape, x.dtype, method, condensed, "float32")(x)
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (20, 100), (64, 256), (40, 500), (16, 2000), (100, 1000), (300, 200)], ids=str
+)
+@pytest.mark.parametrize("name", ["gaussian", "correlated", "sparse, heavy-tailed", "offset 1e2", "offset 1e4"])
+def test_small_matrices_err_no_more_than_corrcoef(name, shape):
+    x = data.make(name, *shape)
+    if name.startswith("sparse"):
+        x += 1e-3 * torch.randn(shape)
+    got, exact = of_small(x), data.exact(x)
+    assert got.equal(got.T)
+    assert got.diagonal().eq(0).all()
+    off = ~torch.eye(len(x), dtype=torch.bool)
+    assert rms((got - exact)[off]) <= 2 * rms((1 - torch.corrcoef(x) - exact)[off])
+
+
+def with_a(row, x):
+    x[..., 2, :] = row
+    return x
+
+
+def with_one_not_finite(x):
+    x[..., 2, 5], x[..., 4, 0] = NAN, INF
+    return x
+
+
+SMALL_MATRICES = {
+    "normal": lambda x: x,
+    "rectified": lambda x: x.relu(),
+    "counts": lambda x: (x * 2).round(),
+    "tenths": lambda x: (x * 20).round() / 10,
+    "hundreds": lambda x: (x * 60).round(),
+    "a constant row": lambda x: with_a(1.5, x),
+    "a row of zeros": lambda x: with_a(0.0, x),
+    "counts, a constant row": lambda x: with_a(3.0, (x * 2).round()),
+    "counts, not finite": lambda x: with_one_not_finite((x * 2).round()),
+    "not finite": with_one_not_finite,
+    "tiny": lambda x: x * 1e-30,
+    "huge": lambda x: x * 1e25,
+    "far from zero": lambda x: x + 1000,
+    "equal rows": lambda x: with_a(x[..., 1, :].clone(), x),
+    "members of all kinds": lambda x: torch.cat(
+        (x[:1], (x[1:2] * 2).round(), x[2:3].relu(), (x[3:] * 20).round() / 10)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_MATRICES)
+@pytest.mark.parametrize("shape", [(1, 70, 130), (4, 20, 50)], ids=str)
+@pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
+def test_small_matrices_are_those_of_the_reference(method, shape, name):
+    """In the form for them, which refuses none of these, and of few values in every bit."""
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        x = SMALL_MATRICES[name](torch.randn(shape, dtype=dtype))
+        want = _define.references["rdm"](x, None, method, False, "float32")
+        got = of_small(x[0] if len(x) == 1 else x, method)
+        if got is None:  # a huge distance, a direction of nothing but rounding errors, or an undecided rounding
+            assert method == "euclidean" or name.startswith(("counts", "members", "hundreds", "tenths"))
+            continue
+        got = got.view(want.shape)
+        scale = 1 if method != "euclidean" else largest(want.nan_to_num(0, 0, 0))
+        error = (2e-6 if name == "far from zero" else 5e-7) if dtype == torch.float32 else 1e-13
+        torch.testing.assert_close(got, want, rtol=0, atol=error * scale, equal_nan=True)
+        if whole_numbers.find([x], dtype) is not None and len(x) == 1:
+            assert got.equal(want) or "row" in name or "finite" in name
+        condensed = of_small(x[0] if len(x) == 1 else x, method, True).view(len(x), -1)
+        i, j = torch.triu_indices(*want.shape[1:], 1).unbind()
+        torch.testing.assert_close(condensed, got[:, i, j], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", [*SMALL_MATRICES])
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
+def test_cross_rdm_of_every_kind(method, batch, name):
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        x = SMALL_MATRICES[name](torch.randn(4, 47, 150, dtype=dtype))[:batch]
+        call = (x[:, :30], x[:, 30:], method, "float32")
+        got, want = FALLBACK["cross_rdm"](*call), _define.references["cross_rdm"](*call)
+        scale = 1 if method != "euclidean" else largest(want.nan_to_num(0, 0, 0))
+        error = 1e-6 if dtype == torch.float32 else 1e-13
+        torch.testing.assert_close(got, want, rtol=0, atol=error * scale, equal_nan=True)
+        if name in ("counts", "tenths"):
+            assert got.equal(want)
+
+
+@pytest.mark.parametrize("name", ["normal", "counts", "tiny", "a constant row", "not finite"])
+@pytest.mark.parametrize("condensed", [True, False])
+@pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
+def test_gradients_of_small_matrices(method, condensed, name):
+    backward = {n: _define.references[f"{n}_backward"] for n in ("rdm", "cross_rdm")}
+    one = small_rdm.matrices(backward["rdm"], {})
+    two = cross_rdm.pairs_of_sets(backward["cross_rdm"], {})
+    torch.manual_seed(0)
+    for shape in ((9, 40), (2, 3, 20, 100)):
+        given = SMALL_MATRICES[name](torch.randn(shape))
+        x, y = given.clone().requires_grad_(), given[..., 2:7, :].flip(-1).requires_grad_()
+
+        def gradients(function, *leaves):
+            out = function(*leaves)
+            if out is None:  # tiny distances
+                return ()
+            torch.manual_seed(1)
+            return torch.autograd.grad(out, leaves, torch.randn_like(out))
+
+        def reference(x, *y):
+            if y:
+                found = _define.references["cross_rdm"](*map(small_rdm.by_batch, (x, *y)), method, "float32")
+            else:
+                found = _define.references["rdm"](small_rdm.by_batch(x), None, method, condensed, "float32")
+            return found.view(*x.shape[:-2], *found.shape[1:])
+
+        for call, leaves in (
+            (lambda x: one(x, method, condensed, "float32"), (x,)),
+            (lambda x, y: two(x, y, method, "float32"), (x, y)),
+        ):
+            for got, want in zip(gradients(call, *leaves), gradients(reference, *leaves), strict=False):
+                torch.testing.assert_close(got, want, rtol=0, atol=3e-6 * largest(want.nan_to_num()), equal_nan=True)
+
+
+def test_small_matrices_leave_all_else_to_the_op():
+    """Calls that are large, illegal, of another dtype, or that something besides autograd looks at."""
+    one, two = small_rdm.matrices(refuse, {}), cross_rdm.pairs_of_sets(refuse, {})
+    x = torch.randn(5, 30)
+    for given, method, accuracy in (
+        (x.bfloat16(), "correlation", "float32"),
+        (x, "poisson", "float32"),
+        (x, "correlation", "high"),
+        (x, "correlation", "low"),
+        (x[0], "correlation", "float32"),
+        (x[:, :0], "correlation", "float32"),
+        (torch.randn(2000, 600), "correlation", "float32"),
+        (x.numpy(), "correlation", "float32"),
+        (x.to_sparse(), "correlation", "float32"),
+        (torch.empty(5, 30, device="meta"), "correlation", "float32"),
+    ):
+        assert one(given, method, False, accuracy) is None
+        assert two(given, given, method, accuracy) is None
+    assert two(x, x[:, 1:], "correlation", "float32") is None
+    assert two(x, x[None], "correlation", "float32") is None
+    assert two(x, x.double(), "correlation", "float32") is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert one(x, "correlation", False, "float32") is None
+        assert two(x, x, "correlation", "float32") is None
+    assert small_rdm.matrices(refuse, {"cpu": refuse})(x, "correlation", False, "float32") is None
+
+
+def test_a_far_larger_value_makes_others_equal():
+    """Rectified responses are known from some of them to be of many values, unless there is such a value."""
+    torch.manual_seed(0)
+    x = torch.randn(20, 100).sub(0.5).relu()
+    for size in (1.0, 1e3, 1e9):
+        x[3, 4] = size
+        found = whole_numbers.find([x[None]], torch.float32)
+        assert (found is None) == (size < 1e9)
+        got = FALLBACK["rdm"](x[None], None, "cosine", False, "float32")
+        want = _define.references["rdm"](x[None], None, "cosine", False, "float32")
+        torch.testing.assert_close(got, want, rtol=0, atol=3e-7, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["tenths", "counts far from zero", "rectified", "four irregular", "rarely finer"])

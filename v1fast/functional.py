@@ -448,8 +448,13 @@ def rdm(
     >>> rdm(responses, condensed=True)
     array([0., 2., 2.])
     """
+    found: Tensor
+    if ops.rdm.small is not None and nan == "propagate" and noise is folds is stimuli is None:
+        small = ops.rdm.small(responses, method, condensed, accuracy)
+        if small is not None:
+            return small
     if not isinstance(responses, Tensor):
-        found: Tensor = rdm(
+        found = rdm(
             _arrays.to_tensor("responses", responses),
             method=method,
             noise=cast("Any", noise),
@@ -554,6 +559,11 @@ def cross_rdm(x: Array, y: Array, *, method: str = "correlation", accuracy: str 
     >>> cross_rdm(np.array([[0.0, 1, 2]]), np.array([[0.0, 1, 2], [2, 1, 0]]))
     array([[0., 2.]])
     """
+    found: Tensor
+    if ops.rdm.small_cross is not None:
+        small = ops.rdm.small_cross(x, y, method, accuracy)
+        if small is not None:
+            return small
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         if isinstance(x, Tensor) or isinstance(y, Tensor):
             raise ValueError(f"y: want what x is, a tensor or an array, got {type(y).__name__}")

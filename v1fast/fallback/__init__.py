@@ -7,7 +7,7 @@ computes again what it needs. See docs/fallback.md.
 from collections.abc import Callable
 from typing import Any
 
-from v1fast.fallback import gaussian_readout, philox_normal, point_gather, pooled_readout, rdm
+from v1fast.fallback import cross_rdm, gaussian_readout, philox_normal, point_gather, pooled_readout, rdm
 
 FALLBACK: dict[str, Callable[..., Any]] = {
     "gaussian_readout": gaussian_readout.gaussian_readout,
@@ -21,6 +21,6 @@ FALLBACK: dict[str, Callable[..., Any]] = {
     "rdm": rdm.rdm,
     "rdm_out": rdm.rdm_out,
     "rdm_backward": rdm.rdm_backward,
-    "cross_rdm": rdm.cross_rdm,
+    "cross_rdm": cross_rdm.cross_rdm,
 }
 """Op name -> function with exactly that op's arguments. Other ops run on their reference, which is as fast."""

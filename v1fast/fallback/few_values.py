@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from operator import sub
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ from v1fast.reference.whole_numbers import CLEARANCE, MOST_ROUNDED, TOLERANCE, A
 
 SAMPLED = 512  # values that are looked at first, as many as the reference's
 SMALL = 2**12  # values of a matrix, of which the reference's own sample is looked at
-EACH = 17  # of these, one in so many is looked at before the others
+EACH = 5  # of these, one in so many is looked at before the others
+FIRST = 40  # about as many are looked at before these
+MORE = 170  # and as many of a matrix of which half of the values are equal
 LARGEST = 2**12  # magnitude of a whole number: its product with a number of half the bits of the dtype is exact
 BITS = {torch.float32: 24 - 13, torch.float64: 53 - 13}  # of such a number
 SURE = 1 - 2.0**-6  # of a bound: what is closer is left to float64
@@ -134,6 +137,12 @@ def _exclude_rule_2(values: list[float], gaps: list[float], found: _Range, most:
     return any(0 < gap < step for gap in gaps) or not found.are_at_fine_places(values, places)
 
 
+def _first(count: int, number: int) -> tuple[int, int]:
+    """Return how many values of so many are looked at, about this number, and how far apart."""
+    step = count // number | 1
+    return -(-count // step), step
+
+
 def _sample(x: Tensor, each: int) -> Tensor:
     """Return some values from all over a matrix."""
     count = x.numel()
@@ -146,9 +155,10 @@ def _is_one(x: Tensor) -> bool:
     return x.shape[0] == 1 and x.device.type == "cpu" and x.is_contiguous()
 
 
-def _few(x: Tensor) -> list[float]:
-    """Return some values that are finite, and the first to be looked at."""
-    few: list[float] = _sample(x, EACH).tolist()
+def _few(x: Tensor, are_first: bool) -> list[float]:
+    """Return some values that are finite: the first that are looked at, or more."""
+    size, step = _first(x.numel(), FIRST)
+    few: list[float] = (x.as_strided((size,), (step,)) if are_first else _sample(x, EACH)).tolist()
     return few if math.isfinite(sum(few)) else list(filter(math.isfinite, few))
 
 
@@ -157,34 +167,116 @@ def _exclude_both(values: list[float], found: _Range, most: int, places: int) ->
     return _exclude_rule_1(gaps, found, most) and _exclude_rule_2(values, gaps, found, most, places)
 
 
-def _are_continuous(few: list[float], dtype: torch.dtype, most: int, places: int) -> bool:
-    """Whether some sorted values alone show that a matrix has not few. They are distinct.
+def _largest_if_continuous(few: list[float], eps: float, most: int, places: int) -> float:
+    """Return the largest magnitude of all values of a matrix for which some sorted ones show that it has not few.
 
-    Where the largest value is unknown, a far larger one than those seen would have all these at a single place.
+    0: they do not show it. Infinity: they are distinct, and show it by themselves. A far larger value than those seen
+    would have all these at a single place.
+
+    What ``_exclude_both`` computes is written out, and looks at the closest values first: a call would take longer.
     """
     if most < 1:
-        return True
-    if len(few) < 3 or min(_gaps(few)) == 0 or few[-1] - few[0] == math.inf:
-        return False
-    return _exclude_both(few, _Range.of(few[0], few[-1], dtype), most, places)
+        return math.inf
+    if len(few) < 3 or not few[-1] - few[0] < math.inf:
+        return 0.0
+    low, high, gap = few[0], few[-1], min(map(sub, few[1:], few))
+    width, tolerance = high - low, TOLERANCE * eps * max(-low, high)
+    closest, step = 2 * tolerance, max(width / min(MOST_ROUNDED, most), CLEARANCE * tolerance)
+    bound, largest = SURE * (step - closest), math.inf
+    if gap == 0:
+        gaps = _gaps(sorted(set(few)))
+        gap, step = min(gaps, default=0.0), width / min(MOST_ROUNDED, most)
+        closest = min(gap, step - gap / SURE)
+        if closest < SURE * step / 64:  # of all gaps the best one
+            closest = max((min(gap, step - gap / SURE) for gap in gaps), default=0.0)
+        largest = SURE * closest / (2.0 * TOLERANCE * eps)
+        if not largest > max(-low, high):
+            return 0.0
+    elif not (closest < gap < bound or any(closest < gap < bound for gap in _gaps(few))):
+        return 0.0
+    unit = 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, math.frexp(width)[1] - (places.bit_length() - 1))
+    is_shown = gap < SURE * width / min(most, places) or any(((value - low) / unit) % 1 for value in few)
+    return largest if is_shown else 0.0
 
 
-def find(x: Tensor, dtype: torch.dtype) -> Multiples | Places | None:  # [B, S, K]
-    """Return how the values of a few matrices are whole numbers, for products of this dtype. None if none's are."""
+@lru_cache(maxsize=1000)
+def look(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[Tensor], tuple[float, list[float]]]:
+    """Return what looks at some values of a contiguous matrix [S, K] of this form [1, S, K].
+
+    It returns ``_largest_if_continuous`` of these values, and the values, sorted.
+    """
+    size, step = _first(math.prod(shape), FIRST)
+    sizes, strides, columns = (size,), (step,), shape[-1]
+    eps, most, places = torch.finfo(dtype).eps, most_places(columns, dtype), whole_numbers.most_exact(dtype)
+
+    more = _first(math.prod(shape), MORE)
+
+    def some(x: Tensor) -> tuple[float, list[float]]:
+        few: list[float] = x.as_strided(sizes, strides).tolist()
+        few.sort()
+        largest = _largest_if_continuous(few, eps, most, places)
+        if not largest and not all(map(float.is_integer, few)):
+            few = x.as_strided(more[:1], more[1:]).tolist()
+            few.sort()
+            largest = _largest_if_continuous(few, eps, most, places)
+        return largest, few
+
+    return some
+
+
+def are_continuous(x: Tensor, dtype: torch.dtype) -> NDArray[np.bool_]:  # [B, S, K], contiguous -> [B]
+    """Which matrices are known from some values to have not few: ``_largest_if_continuous`` of all at once.
+
+    By NumPy, which sorts short rows ten times as fast as torch.
+    """
+    batch, rows, columns = x.shape
+    most, places = most_places(columns, dtype), whole_numbers.most_exact(dtype)
+    if most < 1:
+        return np.ones(batch, np.bool_)
+    size, step = _first(rows * columns, FIRST)
+    few = np.sort(x.as_strided((batch, size), (rows * columns, step)).numpy().astype(np.float64), -1)
+    if size < 3:
+        return np.zeros(batch, np.bool_)
+    low, high = few[:, 0], few[:, -1]
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        gaps, width, largest = np.diff(few), high - low, np.maximum(-low, high)
+        gap = gaps.min(-1)
+        are_repeated = gap == 0
+        if are_repeated.any():
+            largest = np.where(are_repeated, max(map(abs, _ends(x))), largest)
+            gap = np.where(gaps > 0, gaps, np.inf).min(-1)
+        tolerance = TOLERANCE * torch.finfo(x.dtype).eps * largest
+        step_1 = np.maximum(width / min(MOST_ROUNDED, most), CLEARANCE * tolerance)
+        found: NDArray[np.bool_] = (2 * tolerance < gap) & (gap < SURE * (step_1 - 2 * tolerance)) & (width < np.inf)
+        unit = np.ldexp(1.0, np.frexp(width)[1] - (places.bit_length() - 1))
+        off = ((few[:, 1:4] - low[:, None]) / unit[:, None] % 1 != 0).any(-1)
+        return found & (off | (gap < SURE * width / min(most, places)))
+
+
+def find(
+    x: Tensor,  # [B, S, K]
+    dtype: torch.dtype,
+    few: list[float] | None = None,
+) -> Multiples | Places | None:
+    """Return how the values of a few matrices are whole numbers, for products of this dtype. None if none's are.
+
+    ``few``: some values of a matrix, sorted, which show nothing by themselves.
+    """
     places = whole_numbers.most_exact(dtype)
     if not _is_one(x):
         return None if whole_numbers.is_continuous([x], False, places) else _find_exactly(x, dtype)
-    most, few = most_places(x.shape[2], dtype), sorted(_few(x))
+    most, were_looked_at = most_places(x.shape[2], dtype), few is not None
+    few = sorted(_few(x, True)) if few is None else list(filter(math.isfinite, few))
     if all(map(float.is_integer, few)):
         found = _find_whole(x, most, dtype)
         if found is not None:
             return found
-    elif _are_continuous(few, x.dtype, most, places):
+    elif not were_looked_at and _largest_if_continuous(few, torch.finfo(x.dtype).eps, most, places) == math.inf:
         return None
     ends = _range(x, few)
     if ends is None:
         return _find_exactly(x, dtype)
-    if most < 1 or _exclude_both(few, ends, most, places):
+    if most < 1 or _exclude_both(few, ends, most, places) or _exclude_both(sorted(_few(x, False)), ends, most, places):
         return None
     found, is_clear = _find_multiples(x, ends, most, dtype)
     return found if is_clear else _find_exactly(x, dtype)
@@ -193,9 +285,10 @@ def find(x: Tensor, dtype: torch.dtype) -> Multiples | Places | None:  # [B, S, 
 def may_have_places(x: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
     """Whether two sets of rows, [B, S, K] and [B, T, K], have few values between them."""
     most, places = most_places(x.shape[2], dtype), whole_numbers.most_exact(dtype)
-    each = [sorted(_few(t)) if _is_one(t) else [] for t in (x, y)]
-    if any(_are_continuous(few, t.dtype, most, places) for few, t in zip(each, (x, y), strict=True)):
-        return False
+    each = [sorted(_few(t, True)) if _is_one(t) else [] for t in (x, y)]
+    for few, t in zip(each, (x, y), strict=True):
+        if _largest_if_continuous(few, torch.finfo(t.dtype).eps, most, places) == math.inf:
+            return False
     ranges = [_range(t, few) if few else None for few, t in zip(each, (x, y), strict=True)]
     if ranges[0] is not None and ranges[1] is not None:
         wider = x.dtype if torch.finfo(x.dtype).eps > torch.finfo(y.dtype).eps else y.dtype
@@ -211,7 +304,8 @@ def _find_exactly(x: Tensor, dtype: torch.dtype) -> Places | None:
 
 def _ends(x: Tensor) -> tuple[float, float]:
     """Return the least and the largest value."""
-    return x.amin().item(), x.amax().item()
+    low, high = torch.aminmax(x)
+    return low.item(), high.item()
 
 
 def _range(x: Tensor, few: list[float]) -> _Range | None:
@@ -224,21 +318,48 @@ def _range(x: Tensor, few: list[float]) -> _Range | None:
     return found if 0 < found.width < math.inf and found.tolerance > 0 else None
 
 
+def _is_range_of_whole(low: float, high: float, most: int, dtype: torch.dtype) -> bool:
+    """Whether values between these, of this dtype, may be whole numbers whose places are their own."""
+    if not (low % 1 == high % 1 == 0 and 0 < high - low <= min(most, whole_numbers.most_exact(torch.float32) - 1)):
+        return False
+    # Near enough to other places of rule 1 is none: from those of n steps, whole numbers are 1 / n away.
+    largest = max(-low, high)
+    return largest <= LARGEST and TOLERANCE * torch.finfo(dtype).eps * largest * MOST_ROUNDED < 1
+
+
+def _are_whole(x: Tensor) -> bool:
+    rest = x.frac().view(-1)
+    return not rest.dot(rest).item()
+
+
+def are_whole(x: Tensor) -> bool:  # [B, S, K], contiguous
+    """Whether all values of matrices are whole numbers, of which all sums are exact in their dtype."""
+    (low, high), most = _ends(x), most_places(x.shape[2], x.dtype)
+    return _is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x)
+
+
+def whole_of_sets(x: Tensor, y: Tensor) -> Multiples | None:  # [B, S, K], [B, T, K], contiguous
+    """Return two sets of rows of matrices as whole numbers, if ``are_whole`` holds for all together."""
+    most = most_places(x.shape[2], x.dtype)
+    each = [_ends(t) for t in (x, y)]
+    low, high = min(low for low, _ in each), max(high for _, high in each)
+    if not (
+        _is_range_of_whole(low, high, most, x.dtype) and max(-low, high) <= most and _are_whole(x) and _are_whole(y)
+    ):
+        return None
+    return Multiples(0.0, None, 0.0, 0.0, torch.cat((x.sum(2), y.sum(2)), 1), x.dtype)
+
+
 def _find_whole(x: Tensor, most: int, dtype: torch.dtype) -> Multiples | None:
     """Return a matrix of whole numbers, the commonest of few values. None if it is another one."""
     low, high = _ends(x)
-    largest = max(-low, high)
-    if not (low % 1 == high % 1 == 0 and 0 < high - low <= min(most, whole_numbers.most_exact(torch.float32) - 1)):
+    if not _is_range_of_whole(low, high, most, x.dtype):
         return None
-    # Near enough to other places of rule 1 is none: from those of n steps, whole numbers are 1 / n away.
-    if not (largest <= LARGEST and TOLERANCE * torch.finfo(x.dtype).eps * largest * MOST_ROUNDED < 1):
-        return None
-    shift = 0.0 if largest <= most else low
+    shift = 0.0 if max(-low, high) <= most else low
     sums = x.new_empty(x.shape[:2], dtype=dtype)
     for rows in row_chunks(x):
         part = x[:, rows].to(dtype)
-        rest = part.frac().view(-1)
-        if rest.dot(rest).item():
+        if not _are_whole(part):
             return None
         torch.sum(part - shift if shift else part, -1, out=sums[:, rows])
     return Multiples(0.0, None, shift, shift, sums, _dtype_of_products(low - shift, high - shift, x.shape[2], dtype))
@@ -253,7 +374,7 @@ def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> 
     values = np.sort(np.append(values[np.isfinite(values)], (found.low, found.high)))
     gaps = np.diff(values)
     if x.numel() <= SMALL:
-        are_many = whole_numbers.is_continuous([x], False, places)
+        are_many = _is_continuous(x, places)
     else:
         are_many = bool(np.count_nonzero(gaps) > MOST_ROUNDED) and not found.are_at_fine_places(values.tolist(), places)
     if are_many:
@@ -269,6 +390,24 @@ def _find_multiples(x: Tensor, found: _Range, most: int, dtype: torch.dtype) -> 
         gaps = np.diff(values)
         n = next((n for n in _numbers(gaps, found, most) if _are_near(values, found, n)), None)
     return None, _exclude_rule_2(values.tolist(), gaps.tolist(), found, most, places)
+
+
+@lru_cache(maxsize=16)
+def _positions(rows: int, columns: int) -> NDArray[np.int64]:
+    count = min(SAMPLED, rows * columns)
+    return np.arange(count) * (rows * columns) // count
+
+
+def _is_continuous(x: Tensor, places: int) -> bool:  # [1, S, K], contiguous
+    """``whole_numbers.is_continuous`` of one matrix, by NumPy."""
+    seen = x.double().numpy().reshape(-1)[_positions(*x.shape[1:])]
+    seen = np.sort(np.where(np.isfinite(seen), seen, 0))
+    width = seen[-1] - seen[0]
+    if np.count_nonzero(np.diff(seen)) <= MOST_ROUNDED:
+        return False
+    exponent = math.frexp(width)[1] - (places.bit_length() - 1)
+    z = (seen - seen[0]) / 2.0 ** max(-whole_numbers.LARGEST_EXPONENT, min(exponent, whole_numbers.LARGEST_EXPONENT))
+    return bool((z != np.rint(z)).any())
 
 
 def _are_near(values: NDArray[np.float64], found: _Range, n: int) -> bool:
@@ -413,6 +552,39 @@ def _finish_certain(found: Whole, squares: Tensor, angles: Angles) -> Finish:
             other = squares[member, others.start + j, None], sums[member, others.start + j, None]
             of_pairs, products = angles._replace(offset=angles.offset[member]), wide[uncertain][:, None, None]
             values[uncertain] = whole_numbers.dissimilarities(of_pairs, products, own, other).flatten()
+        return values
+
+    return finish
+
+
+def between_sets(
+    angles: Angles,
+    own: tuple[Tensor, Tensor],  # squares and sums [B, S] of one set of rows
+    other: tuple[Tensor, Tensor],  # and [B, T] of another
+) -> Callable[[Tensor, slice, torch.dtype], Tensor]:
+    """Return what makes dissimilarities of products [B, s, T] of some rows with all others, in float64.
+
+    For a float32, they are computed exactly only where float64 does not decide how they are rounded.
+    """
+    (squares, sums), (other_squares, other_sums) = own, other
+    inverse, _ = whole_numbers.norms(angles, squares.unsqueeze(-1), sums.unsqueeze(-1))
+    other_inverse, _ = whole_numbers.norms(angles, other_squares.unsqueeze(-2), other_sums.unsqueeze(-2))
+
+    def finish(gram: Tensor, some: slice, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float64:
+            return whole_numbers.dissimilarities(angles, gram, (squares[:, some], sums[:, some]), other)
+        products, _ = angles.products(gram, sums[:, some, None], other_sums[:, None])
+        near = (products * inverse[:, some]).mul_(other_inverse).neg_().add_(1)
+        below, above = between(near)
+        uncertain = (below != above).nonzero(as_tuple=True)
+        values = below.double()
+        if len(uncertain[0]):
+            member, i, j = uncertain
+            first = squares[member, some.start + i, None], sums[member, some.start + i, None]
+            second = other_squares[member, j, None], other_sums[member, j, None]
+            of_pairs = angles._replace(offset=angles.offset[member])
+            exact = whole_numbers.dissimilarities(of_pairs, gram[uncertain][:, None, None], first, second)
+            values[uncertain] = exact.flatten()
         return values
 
     return finish

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LITTLE = 2**20  # multiplications: for fewer, a call of oneDNN takes longer than the work
+LITTLE = 2**19  # multiplications: for fewer, a call of oneDNN takes longer than the work
+PAIRS = 2**12  # products, for fewer of which the same holds in each chain of columns
 COLUMNS = 384  # that are summed in one chain, so that rounding errors are those of MKL; oneDNN has one for many more
 
 
@@ -76,11 +77,17 @@ def treats_rows_alike(a: Tensor, count: int) -> bool:  # [B, s, K]
     """Whether the products of these rows with ``count`` others are oneDNN's: those of equal rows are equal, and those
     of rows with themselves are symmetric.
     """
+    batch, rows, columns = a.shape
+    return batch == 1 and treats_alike(a, rows, count, columns)
+
+
+def treats_alike(a: Tensor, rows: int, count: int, columns: int) -> bool:
+    """``treats_rows_alike`` for a tensor of which all but the sizes counts."""
     return (
-        a.shape[0] == 1
-        and a.shape[1] * count * a.shape[2] >= LITTLE
+        rows * count >= PAIRS
+        and rows * count * columns >= LITTLE
         and a.dtype == torch.float32
-        and a.device.type == "cpu"
+        and a.is_cpu
         and torch._C._get_mkldnn_enabled()
         and _inner_product() is not None
     )

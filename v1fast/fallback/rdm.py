@@ -10,7 +10,7 @@ from torch import Tensor
 
 from v1fast.fallback import few_values, rdm_rows, small_rdm
 from v1fast.fallback.few_values import Finish, Whole
-from v1fast.fallback.matmul import rows_by_rows, upper_products
+from v1fast.fallback.matmul import upper_products
 from v1fast.fallback.rdm_rows import Rows, angles, chunks, plan, plan_exact, points, row_chunks, units, whole_rows
 from v1fast.reference import rdm as reference
 from v1fast.reference.rdm import compute_dtype, output_dtype
@@ -109,6 +109,8 @@ def _fill(x: Tensor, y: Tensor | None, method: str, condensed: bool, accuracy: s
 def _fill_alone(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> None:
     dtype = compute_dtype(x, None, accuracy)
     batch, rows, columns = x.shape
+    if small_rdm.write(x, method, condensed, accuracy, out):
+        return
     if batch == 1:
         _fill_some(x, method, condensed, dtype, out)
         return
@@ -120,7 +122,7 @@ def _fill_some(x: Tensor, method: str, condensed: bool, dtype: torch.dtype, out:
     found = few_values.find(x, dtype)
     if isinstance(found, Places):
         _write_mixed(x, found, method, condensed, dtype, out)
-    elif not (small_rdm.takes(x, dtype) and small_rdm.write(x, found, method, condensed, BLOCK, out)):
+    else:
         _write(x, None if found is None else found.whole(x, dtype), method, condensed, dtype, out)
 
 
@@ -197,40 +199,3 @@ def _project(values: Tensor, pairs: Tensor, total: Tensor, factor: Tensor) -> Te
         part = values[:, rows].mul_(total[:, rows]).sub_(found[:, rows])
         torch.mul(part, factor if factor.shape[1] == 1 else factor[:, rows], out=found[:, rows])
     return found
-
-
-def cross_rdm(x: Tensor, y: Tensor, method: str, accuracy: str) -> Tensor:  # [B, S, K], [B, T, K] -> [B, S, T]
-    """The op ``v1fast::cross_rdm``."""
-    dtype = compute_dtype(x, y, accuracy)
-    empty = x.numel() == 0 or y.numel() == 0
-    if empty or method == "euclidean" or few_values.may_have_places(x, y, dtype):
-        return reference.cross_rdm(x, y, method, accuracy)
-    rows, others = (angles(t, method, dtype) for t in (x, y))
-    with torch.autocast(x.device.type, enabled=False):
-        gram, own, other = _cross_products(x, y, rows, others)
-    rest, other_rest = (None if t.rest is None else t.rest.double() * t.shape[2] ** 0.5 for t in (rows, others))
-    if rest is not None and other_rest is not None:
-        own, other = own.sub_(rest.square()), other.sub_(other_rest.square())
-    # NaN where a row is invalid, whose square may be 0.
-    inverse, other_inverse = (torch.where(t.valid, s.rsqrt(), torch.nan) for t, s in ((rows, own), (others, other)))
-    out = x.new_empty(gram.shape, dtype=output_dtype(x, y))
-    for some in chunks(gram.shape[1], rdm_rows.ELEMENTS // (gram.shape[0] * gram.shape[2])):
-        values = gram[:, some].double()
-        if rest is not None and other_rest is not None:
-            values -= rest[:, some] * other_rest.mT
-        out[:, some] = values.mul_(inverse[:, some]).mul_(other_inverse.mT).neg_().add_(1).clamp_(0, 2)
-    return out
-
-
-def _cross_products(x: Tensor, y: Tensor, rows: Rows, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the products of all rows with all others, and the squares [B, S, 1] and [B, T, 1] in float64."""
-    parts = plan(x, y.shape[1], rows.scale.dtype)._replace(padded=False)
-    gram: Tensor | None = None
-    own, other = (torch.zeros_like(t.scale, dtype=torch.float64) for t in (rows, others))
-    for a, b in zip(parts.of(x, rows.write), parts.of(y, others.write), strict=True):
-        products = rows_by_rows(a, b)
-        gram = products if gram is None else gram.add_(products)
-        for total, t in ((own, a), (other, b)):
-            total += t.square().sum(-1, keepdim=True)
-    assert gram is not None
-    return gram, own, other

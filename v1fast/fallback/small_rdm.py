@@ -1,234 +1,471 @@
-"""Dissimilarities of a small matrix in few operations of torch, which take a microsecond each, whatever they compute.
+"""Dissimilarities of small matrices in few operations of torch, which take a microsecond each, whatever they compute.
 
-What needs more care is left to ``rdm``: a row with a value that is not finite, or without a direction, or almost; and
+An op that Python computes passes through the dispatcher, and its backward too. For a matrix of twenty rows that takes
+longer than all of ``torch.corrcoef``. Here, ``torch.autograd.Function`` is called at once where nothing but autograd
+looks on. Second derivatives are those of the op.
+
+What needs more care is left to the op: a row with a value that is not finite, or without a direction, or almost; and
 counts of which float64 does not decide how a pair is rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _AutoDispatchBelowAutograd
 
+from v1fast._torch import is_plain
 from v1fast.fallback import few_values
 from v1fast.fallback.few_values import Multiples
-from v1fast.fallback.matmul import square, upper_products
-from v1fast.fallback.rdm_rows import ALL, Panels, Write, plan, power_of_two
+from v1fast.fallback.matmul import columns_of_chain, square, treats_alike, upper_products
+from v1fast.fallback.rdm_rows import power_of_two
+from v1fast.fallback.small_few import BLOCK, of_counts, of_few_counts, of_multiples
+from v1fast.fallback.square_forms import assembled, finished, number, spread
+from v1fast.reference.rdm import ACCURACIES, METHODS, compute_dtype
 
 MOST = 2**18  # values of a matrix, and pairs of its rows
+ELEMENTS = 2**17  # of a batch that are worked on at a time
+BY_PAIRS = 2**20  # differences of values, of fewer than which their squares take no longer than products
+FEW = 2**12  # values, of fewer of which the norm of layers saves time
+WHOLE = 256  # rows, of fewer of which all pairs are multiplied twice: halves would have to be put together
+LITTLE = 2**20  # multiplications of a member of a batch, which is computed by itself if it takes more
+LITTLE_COUNTS = 2**13  # values of a matrix of counts, and pairs of its rows, for which NumPy is faster
+BYTES = 2**8  # columns, of which all sums of products of differences of bytes are exact in float32
+SHORT = 16, 128  # columns of which norms of layers, and of vectors, have small rounding errors
+MEAN = 4.0  # and largest mean of a row that a norm of layers subtracts, in standard deviations
 NEAR = 2.0**8  # means squared, in variances: of such a mean, what rounding left changes no digit of a correlation
-LEAST_SQUARE = 2.0**-60  # of a row: without scaling, its products are normal numbers, and its rounding errors small
-
-Finish = Callable[[Tensor, slice, slice], Tensor | None]
-"""Turns products [s, t] of some rows and others, float64, into dissimilarities. None: they need more care."""
-
-
-def takes(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether matrices [B, S, K] are for this module, for products of this dtype."""
-    batch, rows, columns = x.shape
-    is_small = batch == 1 and rows * columns <= MOST and rows * rows <= MOST
-    return is_small and x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
+FAR = 2.0**30  # and of such a mean, what rounding left is small
+LEAST = 2.0**-41  # a norm: without scaling, what is lost of its products is nothing beside their rounding errors
+MOST_FORMS = 1000  # of calls that are remembered
+Op = Callable[..., Any]
+Compute = Callable[[Tensor], Tensor | None]
+"""Turns a matrix [S, K], or several [B, S, K], contiguous, into dissimilarities. None: they need more care."""
 
 
-def write(x: Tensor, found: Multiples | None, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    """Write the dissimilarities of a matrix [1, S, K]. False if they need more care.
-
-    Args:
-        x: the matrix.
-        found: its values as whole numbers, if they are few.
-        method: "correlation", "cosine" or "euclidean".
-        condensed: as for the op.
-        size: rows of the result that are computed at once.
-        out: the result.
-    """
-    if found is not None:
-        return out.dtype == torch.float32 and _write_multiples(x, found, method, condensed, size, out[0])
-    if _write_responses(x, method, condensed, size, out[0]):
-        return True
-    scaled = None if method == "euclidean" else _scaled(x)
-    return scaled is not None and _write_responses(scaled, method, condensed, size, out[0])
+# Which form? ------------------------------------------------------------------------------------------------------
 
 
-def _scaled(x: Tensor) -> Tensor | None:
-    """Return the rows scaled by powers of two, which is exact; None if one has no finite value other than 0."""
-    largest = x.abs().amax(-1, keepdim=True)
-    return x * power_of_two(largest, x.dtype) if bool(((largest > 0) & largest.isfinite()).all()) else None
+def compute_of(
+    shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool, accuracy: str
+) -> Compute | None:
+    """Return what computes matrices [B, S, K] on the CPU of this form, or [S, K] if B is 1. None: the op does."""
+    if method not in METHODS or accuracy not in ACCURACIES or dtype not in (torch.float32, torch.float64):
+        return None
+    batch, rows, columns = shape
+    like = torch.empty((), dtype=dtype, device="cpu")
+    if not (batch > 0 and rows > 1 and columns > 0 and rows * columns <= MOST and rows * rows <= MOST):
+        return None
+    if compute_dtype(like, None, accuracy) != dtype:
+        return None
+    one = _or_of_valid_rows(partial(_single, (1, rows, columns), dtype, method), method, condensed)
+    if batch == 1:
+        return one
+    if rows * rows * columns >= LITTLE:
+        return partial(_one_by_one, one)
+    return _or_of_valid_rows(partial(_batch, shape, dtype, method), method, condensed)
 
 
-def _write_blocks(blocks: list[Tensor], finish: Finish, condensed: bool, out: Tensor) -> bool:
-    """Finish products of rows with themselves and all later ones, and write them."""
-    if len(blocks) == 1 and not condensed:
-        values = finish(blocks[0], ALL, ALL)
-        if values is None:
-            return False
-        out.copy_(values).fill_diagonal_(0)
-        return True
-    start = filled = 0
-    for block in blocks:
-        some = slice(start, start + block.shape[0])
-        values = finish(block, some, slice(start, None))
-        if values is None:
-            return False
-        if condensed:
-            pairs = values[values.new_ones(values.shape, dtype=torch.bool).triu_(1)]
-            out[filled : filled + len(pairs)] = pairs
-            filled += len(pairs)
-        else:
-            out[some, start:] = values
-            out[some.stop :, some] = values[:, len(block) :].t()
-        start += block.shape[0]
-    if not condensed:
-        out.fill_diagonal_(0)
-    return True
+def _or_of_valid_rows(form: Callable[[bool], Compute], method: str, condensed: bool) -> Compute:
+    """Return what computes matrices by a form, condensed or not, and then those of which some rows are invalid."""
+    compute, square_form = form(condensed), form(False)
+
+    def of_others(x: Tensor) -> Tensor | None:
+        low, high = x.amin(-1), x.amax(-1)
+        valid = (low > -torch.inf) & (high < torch.inf)  # and not NaN
+        if method != "euclidean":
+            valid &= low < high if method == "correlation" else (low != 0) | (high != 0)
+        if not bool(valid.any(-1).all()):
+            return None
+        are_valid, found = bool(valid.all()), None
+        if not are_valid:
+            # Copies of valid rows in their place. No other value is among the few, then.
+            first = valid.to(torch.uint8).argmax(-1, keepdim=True)
+            x = torch.where(valid.unsqueeze(-1), x, x.take_along_dim(first.unsqueeze(-1), -2))
+            found = square_form(x)
+        if found is None and method != "euclidean":
+            # Scaled by powers of two, which is exact.
+            found = square_form(x * power_of_two(x.abs().amax(-1, keepdim=True), x.dtype))
+        if found is None:
+            return None
+        if not are_valid:
+            found.masked_fill_(~(valid.unsqueeze(-1) & valid.unsqueeze(-2)), torch.nan)
+        return finished(found, True) if condensed else found
+
+    def computed(x: Tensor) -> Tensor | None:
+        try:
+            found = compute(x)
+            return of_others(x) if found is None else found
+        except _UndecidedError:
+            return None
+
+    return computed
 
 
-def _products(panels: Iterable[Tensor], count: int, size: int, symmetric: bool) -> list[Tensor]:
-    """Return products of rows with themselves and all later ones, [s, t] float64."""
-    blocks = [block[0].double() for block in upper_products(panels, count, size)]
-    if symmetric:
-        return blocks
-    if len(blocks) == 1:
-        return [blocks[0].triu() + blocks[0].triu(1).t()]
-    for block in blocks:
-        corner = block[:, : len(block)]
-        corner.copy_(corner.triu() + corner.triu(1).t())
-    return blocks
+class _UndecidedError(Exception):
+    """A matrix of few values needs more care."""
 
 
-def _squares(blocks: list[Tensor]) -> Tensor:  # [S]
-    return blocks[0].diagonal() if len(blocks) == 1 else torch.cat([block.diagonal() for block in blocks])
+_known = lru_cache(maxsize=MOST_FORMS)(compute_of)
 
 
-def _write_responses(x: Tensor, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    count, columns = x.shape[1:]
+def _single(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
+    _, rows, columns = shape
+    look = few_values.look(shape, dtype)
+    forms: list[Callable[[Tensor, str, bool, float], Tensor | None]] = [_of_products]
     if method == "euclidean":
-        return _write_points(x, condensed, size, out)
-    panels, mean = plan(x, count, x.dtype), x.mean(2, keepdim=True) if method == "correlation" else None
-    blocks = _products_of_centred(x, mean, panels, size)
-    own = _squares(blocks)
-    least, most = _ends(own)
-    if mean is not None:
-        far = max(map(abs, _ends(mean)))
-        if not far * far * columns <= NEAR * least:
-            # What rounding left of the mean.
-            rest = (x - mean).mean(2)[0].double()
-            _add_products(blocks, rest, -columns)
-            own = _squares(blocks)
-            least, most = _ends(own)
-    if not LEAST_SQUARE <= least <= most <= 1 / LEAST_SQUARE:
-        return False
-    return _write_blocks(blocks, _angles(own.rsqrt()), condensed, out)
+        if rows * rows * columns <= BY_PAIRS:
+            forms = [_of_pairs, *forms]
+    elif has_units((rows, columns), method):
+        forms = [_of_units, *forms]
+
+    # A matrix of one value only is none of few; but its dissimilarities are the same.
+    may_be_counts = dtype == torch.float32 and rows * max(rows, columns) <= LITTLE_COUNTS and columns <= BYTES
+
+    def of_many(x: Tensor, largest: float) -> Tensor | None:
+        for form in forms:
+            found = form(x, method, condensed, largest)
+            if found is not None:
+                return found
+        return None
+
+    def single(x: Tensor) -> Tensor | None:
+        largest, some = look(x)
+        found = of_many(x, largest) if largest else None
+        if found is not None:
+            return found
+        if largest < math.inf:
+            if may_be_counts and float.is_integer(some[0]):
+                found = of_few_counts(x, method, condensed)
+                if found is not None:
+                    return found
+            few = few_values.find(x.unsqueeze(0), dtype, some)
+            if few is not None:
+                found = of_multiples(x.unsqueeze(0), few, method, condensed) if isinstance(few, Multiples) else None
+                if found is None:
+                    raise _UndecidedError
+                return found
+            found = of_many(x, math.inf)
+        return found
+
+    return single
 
 
-def _products_of_centred(x: Tensor, mean: Tensor | None, panels: Panels, size: int) -> list[Tensor]:
-    """Return ``_products`` of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
-    if panels.padded or x.shape[1] > size:
-        return _products(panels.of(x, _centred(x, mean)), x.shape[1], size, not panels.padded)
-    # In the fewest operations.
-    parts: Iterable[Tensor] = x[0].split(panels.width, 1)
-    if mean is None:
-        parts = map(Tensor.contiguous, parts)
-    elif mean.shape[2] == 1:
-        parts = map(partial(torch.sub, other=mean[0]), parts)
-    else:
-        parts = map(torch.sub, parts, mean[0].split(panels.width, 1))
-    return [square(parts).double()]
+def _batch(shape: tuple[int, ...], dtype: torch.dtype, method: str, condensed: bool) -> Compute:
+    batch, rows, columns = shape
+    size = max(1, ELEMENTS // (rows * max(rows, columns)))
+    single = _single((1, rows, columns), dtype, method, condensed)
+
+    def some(x: Tensor) -> Tensor | None:
+        are_many = few_values.are_continuous(x, dtype)
+        found = _of_products(x, method, condensed) if are_many.any() else of_counts(x, method, condensed)
+        if found is None:
+            return None if are_many.all() else _one_by_one(single, x)
+        if are_many.any():
+            for member in np.flatnonzero(~are_many).tolist():
+                one = single(x[member])
+                if one is None:
+                    return None
+                found[member] = one
+        return found
+
+    def several(x: Tensor) -> Tensor | None:
+        if batch <= size:
+            return some(x)
+        parts = []
+        for members in x.split(size):
+            part = some(members)
+            if part is None:
+                return None
+            parts.append(part)
+        return torch.cat(parts)
+
+    return several
 
 
-def _centred(x: Tensor, mean: Tensor | None) -> Write:
-    """Return what writes columns of the rows from which a mean is subtracted: [1, S, 1] or [1, 1, K]."""
-
-    def write(_: slice, some: slice, out: Tensor) -> None:
-        part = x[:, :, some]
-        if mean is None:
-            out.copy_(part)
-        else:
-            torch.sub(part, mean if mean.shape[2] == 1 else mean[:, :, some], out=out)
-
-    return write
+def _one_by_one(single: Compute, x: Tensor) -> Tensor | None:
+    found = []
+    for member in x:
+        one = single(member)
+        if one is None:
+            return None
+        found.append(one)
+    return torch.stack(found)
 
 
-def _angles(inverse: Tensor) -> Finish:
-    """Return what makes angles of products, from 1 / norms of rows [S]."""
-    column, one = inverse.unsqueeze(1), _one()
-
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        outer = column * inverse if some is ALL else column[some] * inverse[others]
-        return torch.addcmul(one, gram, outer, value=-1).clamp_(0, 2)
-
-    return finish
+# Responses of many values -----------------------------------------------------------------------------------------
 
 
-def _ends(values: Tensor) -> tuple[float, float]:
+def ends(values: Tensor) -> tuple[float, float]:
+    """Return the least and the largest value; NaN if one is."""
     least, most = torch.aminmax(values)
     return least.item(), most.item()
 
 
-def _add_products(blocks: list[Tensor], values: Tensor, factor: float) -> None:
-    """Add the products of values of rows to those of rows."""
-    start = 0
-    for block in blocks:
-        others = values[start:] if start else values
-        block.addr_(others[: len(block)] if len(blocks) > 1 else others, others, alpha=factor)
-        start += len(block)
+def mean_of(x: Tensor, dim: int) -> Tensor:
+    """Return the mean along a dimension, which is kept. ``torch.mean`` takes twice as long for few values."""
+    return x.sum(dim, keepdim=True).mul_(1 / x.shape[dim])
 
 
-@lru_cache(maxsize=1)
-def _one() -> Tensor:
-    return torch.ones((), dtype=torch.float64, device="cpu")
+def _of_pairs(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor | None:  # [S, K]
+    """Distances, by the differences of rows."""
+    if largest < math.inf:  # it is not known of x
+        return None
+    rows, columns = x.shape
+    distances = torch.pdist(x)
+    found = distances.square_().mul_(1 / columns)
+    # Written so that NaN is refused.
+    if not LEAST * LEAST <= found.amax().item() <= 1 / LEAST:
+        return None
+    return found if condensed else found.take(spread(rows)).fill_diagonal_(0)
 
 
-def _write_points(x: Tensor, condensed: bool, size: int, out: Tensor) -> bool:
-    count, columns = x.shape[1:]
-    panels, mean = plan(x, count, x.dtype), x.mean(1, keepdim=True)
-    blocks = _products_of_centred(x, mean, panels, size)
-    own = _squares(blocks)
-    if not LEAST_SQUARE <= own.amax().item() <= 1 / LEAST_SQUARE:
-        return False
-    column = own.unsqueeze(1).clone()
-
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        return gram.mul_(-2).add_(column[some] + column.t()[0, others]).mul_(1 / columns).clamp_(min=0)
-
-    return _write_blocks(blocks, finish, condensed, out)
+def has_units(shape: tuple[int, ...], method: str) -> bool:
+    """Whether ``units`` has small rounding errors for [S, K], and takes little time."""
+    rows, columns = shape
+    return rows * columns <= FEW and (SHORT[0] <= columns if method == "correlation" else columns <= SHORT[1])
 
 
-def _write_multiples(x: Tensor, found: Multiples, method: str, condensed: bool, size: int, out: Tensor) -> bool:
-    if method == "cosine" and found.offset:
-        return False
-    columns = x.shape[2]
-    m = found.of(x) if found.all is None else found.all
-    blocks = _products([m.to(found.dtype)], x.shape[1], size, True)
-    own = _squares(blocks)
+def units(x: Tensor, method: str, largest: float = math.inf) -> tuple[Tensor, float] | None:  # [S, K]
+    """Return rows of equal length, centred for method "correlation", and 1 / their squares.
+
+    None: they need more care, or a value may be larger than the largest.
+
+    For a correlation, by torch's norm of layers.
+    """
+    if method == "correlation":
+        found, mean, inverse = torch.native_layer_norm(x, x.shape[1:], None, None, 0.0)
+        means, sizes, factor = mean.view(-1).tolist(), inverse.view(-1).tolist(), 1 / x.shape[1]
+        most = max(sizes)
+        if largest < math.inf and max(max(means), -min(means)) + x.shape[1] ** 0.5 / min(sizes) > largest:
+            return None
+        if not (most * max(means) <= MEAN and most * min(means) >= -MEAN):
+            return None
+    else:
+        norms = torch.linalg.vector_norm(x, 2, 1)
+        found, sizes, factor = x / norms.unsqueeze(1), norms.tolist(), 1.0
+        if max(sizes) > largest:
+            return None
+    # Written so that NaN is refused.
+    return (found, factor) if min(sizes) >= LEAST and sum(sizes) <= 1 / LEAST else None
+
+
+def _of_units(x: Tensor, method: str, condensed: bool, largest: float) -> Tensor | None:  # [S, K]
+    found = units(x, method, largest)
+    if found is None:
+        return None
+    rows, factor = found
+    one = number(1, x.dtype)
+    if x.shape[1] <= SHORT[1]:
+        values = torch.addmm(one, rows, rows.t(), alpha=-factor)
+        return finished(torch.maximum(values, values.t()).clamp_(0, 2), condensed)
+    # Sums of more columns are rounded less before 1 is added.
+    return finished(torch.add(one, _products(rows, None), alpha=-factor).clamp_(0, 2), condensed)
+
+
+def _one(x: Tensor) -> Tensor:
+    return x.unsqueeze(0)
+
+
+def _products(x: Tensor, mean: Tensor | None) -> Tensor:
+    """Return the products of rows with each other [..., S, S], symmetric in every bit.
+
+    A mean of rows, [..., S, 1] or [..., 1, K], is subtracted first.
+    """
+    rows, columns = x.shape[-2:]
+    if x.dim() == 3 or not treats_alike(x, rows, rows, columns):
+        if mean is not None:
+            x = x - mean
+        found = torch.mm(x, x.t()) if x.dim() == 2 else torch.bmm(x, x.mT)
+        return torch.maximum(found, found.mT)
+    width = columns_of_chain(columns)
+    if width == columns and rows <= WHOLE:
+        return square((x.contiguous() if mean is None else x - mean,))
+    parts: Iterable[Tensor] = x.split(width, 1)
+    if mean is None:
+        parts = map(Tensor.contiguous, parts)
+    elif mean.shape[1] == 1:
+        parts = map(partial(torch.sub, other=mean), parts)
+    else:
+        parts = map(torch.sub, parts, mean.split(width, 1))
+    if rows <= WHOLE:
+        return square(parts)
+    return assembled([block[0] for block in upper_products(map(_one, parts), rows, BLOCK)], rows)
+
+
+def _of_products(
+    x: Tensor,  # [S, K] or [B, S, K]
+    method: str,
+    condensed: bool,
+    largest: float = math.inf,
+) -> Tensor | None:
+    """None: they need more care, or a value may be larger than the largest."""
+    columns = x.shape[-1]
     if method == "euclidean":
-        return _write_blocks(blocks, _exact_distances(own.clone(), found.step or 1.0, columns), condensed, out)
-    sums = None if method == "cosine" else found.sums[0].double()
-    norms = own if sums is None else own * columns - sums * sums
-    if not norms.amin().item() > 0:
+        if largest < math.inf:  # it is not known of x
+            return None
+        products = _products(x, mean_of(x, -2))
+        own = products.diagonal(dim1=-2, dim2=-1)
+        least, most = ends(own.amax(-1, keepdim=True))
+        if not LEAST * LEAST <= least <= most <= 1 / LEAST:
+            return None
+        found = (own.unsqueeze(-1) + own.unsqueeze(-2)).sub_(products, alpha=2).mul_(1 / columns).clamp_(min=0)
+        return finished(found, condensed)
+    far, mean = 0.0, mean_of(x, -1) if method == "correlation" else None
+    if mean is not None:
+        low, high = ends(mean)
+        far = max(-low, high)
+    products = _products(x, mean)
+    own = products.diagonal(dim1=-2, dim2=-1)
+    least, most = ends(own)
+    if largest < math.inf and not far + max(most, 0) ** 0.5 <= largest:
+        return None
+    if mean is not None and not far * far * columns <= NEAR * least:
+        if not far * far * columns <= FAR * least:
+            return None
+        rest = mean_of(x - mean, -1).squeeze(-1)  # what rounding left of the mean
+        products.sub_(rest.unsqueeze(-1) * rest.unsqueeze(-2), alpha=columns)  # in this order symmetric
+        least, most = ends(own)
+    if not LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST):
+        return None
+    inverse = own.rsqrt()
+    outer = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
+    return finished(torch.addcmul(number(1, x.dtype), products, outer, value=-1).clamp_(0, 2), condensed)
+
+
+def write(x: Tensor, method: str, condensed: bool, accuracy: str, out: Tensor) -> bool:
+    """Write the dissimilarities of matrices [B, S, K]. False if they are not small, or need more care."""
+    if x.layout != torch.strided or not x.is_cpu:
         return False
-    inverse, one = norms.rsqrt(), _one()
-    column = inverse.unsqueeze(1)
-
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor | None:
-        if sums is not None:
-            gram = torch.addr(gram, sums[some], sums[others], beta=columns, alpha=-1)
-        values = torch.addcmul(one, gram, column[some] * inverse[others], value=-1)
-        values.fill_diagonal_(1)  # of a row with itself, which is 0 in the end
-        below, above = few_values.between(values)
-        if not torch.equal(below, above):
-            # Of equal rows, near whose dissimilarity of 0 all numbers differ.
-            same = (gram == norms[some, None]) & (gram == norms[others])
-            below, above = below.masked_fill_(same, 0), above.masked_fill_(same, 0)
-        return below if torch.equal(below, above) else None
-
-    return _write_blocks(blocks, finish, condensed, out)
+    compute = _known(x.shape, x.dtype, method, condensed, accuracy)
+    found = None if compute is None else _computed(compute, x.detach())
+    if found is None:
+        return False
+    out.copy_(found)
+    return True
 
 
-def _exact_distances(own: Tensor, step: float, columns: int) -> Finish:
-    def finish(gram: Tensor, some: slice, others: slice) -> Tensor:
-        # In the order of the reference, for the same bits.
-        return (own[some, None] + own[others]).sub_(gram, alpha=2).mul_(step).mul_(step).div_(columns)
+# Without the dispatcher --------------------------------------------------------------------------------------------
 
-    return finish
+
+def by_batch(x: Tensor) -> Tensor:  # [..., S, K] -> [B, S, K]
+    """Return matrices whose leading dimensions are one."""
+    return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
+
+
+def has_nan(matrix: Tensor) -> bool:
+    """Whether a row is invalid."""
+    return math.isnan(torch.aminmax(matrix)[0].item())
+
+
+def is_usual(squares: Tensor) -> bool:
+    """Whether these squares of rows, without scaling, have small rounding errors."""
+    least, most = ends(squares)
+    return LEAST * LEAST <= least <= most <= 1 / (LEAST * LEAST)
+
+
+def _gradient(grad: Tensor, matrix: Tensor, x: Tensor, method: str, condensed: bool) -> Tensor | None:
+    """Return the gradient of responses [..., S, K]: see ``v1fast.reference.rdm.rdm_backward``. None: for the op."""
+    rows, columns = x.shape[-2:]
+    if has_nan(matrix):
+        return None
+    grad = grad.contiguous()  # for the same bits of any layout
+    if condensed:
+        where = spread(rows).view(-1)
+        grad, matrix = (t.index_select(-1, where).view(*x.shape[:-1], rows) for t in (grad, matrix))
+        pairs = grad
+    else:
+        pairs = grad + grad.mT
+    pairs.diagonal(dim1=-2, dim2=-1).zero_()
+    if method == "euclidean":
+        x = x - mean_of(x, -2)
+        return (x * pairs.sum(-1, keepdim=True)).sub_(pairs @ x).mul_(2 / columns)
+    if method == "correlation":
+        x = x - mean_of(x, -1)
+        x -= mean_of(x, -1)  # what rounding left of a large mean
+    squares = torch.linalg.vecdot(x, x)
+    if not is_usual(squares):
+        return None
+    inverse = squares.rsqrt_().unsqueeze(-1)
+    u = x * inverse
+    total = (pairs - pairs * matrix).sum(-1, keepdim=True)
+    return (u * total).sub_(pairs @ u).mul_(inverse)
+
+
+def matrices(backward_op: Op, launchers: Mapping[str, Any]) -> Op:
+    """Return what computes matrices [..., S, N] of a method, condensed or not, of an accuracy; None is for the op.
+
+    Args:
+        backward_op: the derivative of the op.
+        launchers: kernels in Python by type of device: where there is one for the CPU, all is for the op.
+    """
+    forms: dict[Hashable, Compute | None] = {}
+
+    class Small(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, others: tuple[Any, ...]) -> Tensor:
+            output: Tensor
+            output, *ctx.options = others
+            ctx.save_for_backward(x, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            x, matrix = ctx.saved_tensors
+            method, condensed, accuracy = ctx.options
+            if not torch.is_grad_enabled() and is_plain((grad,)) and not torch.is_autocast_enabled("cpu"):
+                with _AutoDispatchBelowAutograd():
+                    gradient = _gradient(grad, matrix, x, method, condensed)
+                if gradient is not None:
+                    return gradient, None
+            dims = 1 if condensed else 2
+            grad, matrix = (t.reshape(-1, *t.shape[t.dim() - dims :]) for t in (grad, matrix))
+            given = None if method == "euclidean" else matrix
+            found = backward_op(grad, given, by_batch(x), None, method, condensed, accuracy, [True, False])
+            return found[0].view(x.shape), None
+
+    # What Function.apply calls if no transform is active; it would look at each argument first.
+    record = partial(super(torch.autograd.Function, Small).apply)
+
+    def call(x: Tensor, method: str, condensed: bool, accuracy: str) -> Tensor | None:
+        if torch.compiler.is_compiling() or not is_plain((x,)) or torch.is_autocast_enabled("cpu") or launchers:
+            return None
+        form = (x.shape, x.dtype, x.is_cpu, x.layout, method, condensed, accuracy)
+        try:
+            compute = forms[form]
+        except KeyError:
+            if len(forms) >= MOST_FORMS:
+                forms.clear()
+            compute = forms[form] = _compute_of_call(*form)
+        if compute is None:
+            return None
+        if torch.is_grad_enabled() and x.requires_grad:
+            with _AutoDispatchBelowAutograd():
+                found = _computed(compute, x.detach())
+            return None if found is None else record(x, (found, method, condensed, accuracy))
+        return _computed(compute, x)
+
+    return call
+
+
+def _compute_of_call(
+    shape: torch.Size, dtype: torch.dtype, is_cpu: bool, layout: torch.layout, *options: Any
+) -> Compute | None:
+    if len(shape) < 2 or not is_cpu or layout != torch.strided:
+        return None
+    return compute_of((math.prod(shape[:-2]), *shape[-2:]), dtype, *options)
+
+
+def _computed(compute: Compute, x: Tensor) -> Tensor | None:
+    x = x if x.is_contiguous() else x.contiguous()
+    if x.dim() == 2:
+        return compute(x)
+    *leading, rows, columns = x.shape
+    batch = math.prod(leading)
+    found = compute(x.view(rows, columns) if batch == 1 else x.view(batch, rows, columns))
+    return None if found is None else found.view(*leading, *found.shape[batch != 1 :])

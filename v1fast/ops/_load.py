@@ -12,8 +12,8 @@ import torch
 from v1fast._build import left_out, ops_binary, release, why_absent
 from v1fast._torch import too_old_for_triton
 from v1fast._warnings import warn_caller
-from v1fast.fallback import FALLBACK, small, small_layers, small_pooled
-from v1fast.ops import gaussian_readout, pooled_readout
+from v1fast.fallback import FALLBACK, cross_rdm, small, small_layers, small_pooled, small_rdm
+from v1fast.ops import gaussian_readout, pooled_readout, rdm
 from v1fast.ops._define import launchers_of, register_defaults, register_launcher
 from v1fast.ops._gpu_check import guarded, is_off
 
@@ -94,6 +94,8 @@ def _load_fallback() -> str:
         pooled_readout.of_parameters = small_pooled.of_parameters
         pooled_readout.of_levels = small_pooled.of_levels
         pooled_readout.STORING.discard("cpu")
+        rdm.small = small_rdm.matrices(rdm.rdm_backward, launchers_of("rdm"))
+        rdm.small_cross = cross_rdm.pairs_of_sets(rdm.cross_rdm_backward, launchers_of("cross_rdm"))
     return "loaded"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -81,3 +82,9 @@ cross_rdm_backward = define(
     setup_context=save_tensors(4),
     backward=derivative_of(reference.cross_rdm_backward),
 )
+
+small: Callable[..., Any] | None = None
+"""Where the fallback runs on the CPU: what computes small matrices (``v1fast.fallback.small_rdm.matrices``)."""
+
+small_cross: Callable[..., Any] | None = None
+"""And what computes small calls of ``cross_rdm`` (``v1fast.fallback.cross_rdm.pairs_of_sets``)."""
