@@ -184,14 +184,25 @@ def test_all_else_is_refused(read, form):
     assert (layer[0] == 1).all()
 
 
-@pytest.mark.parametrize(("read", "form"), LAYERS.values(), ids=LAYERS)
-def test_clamp_without_gradient_at_its_bounds(read, form, monkeypatch):
-    """As in torch 2.15: a neuron at the edge of the map would keep its place for ever."""
-    monkeypatch.setattr(bilinear, "clamp_passes_at_bounds", lambda: False)
-    leaves = leaves_of(*form)
-    assert read(*leaves) is None
-    with torch.no_grad():
-        assert read(*leaves) is not None
+@pytest.mark.parametrize("by_clamp", [True, False])
+def test_positions_at_the_edge_keep_their_gradient(by_clamp, monkeypatch):
+    """Those beyond have none. As the reference has it, also where ``clamp`` passes none at its bounds (torch 2.14)."""
+    if by_clamp and not bilinear.clamp_passes_at_bounds():
+        pytest.skip("this torch's clamp passes no gradient at its bounds")
+    monkeypatch.setattr(bilinear, "clamp_passes_at_bounds", lambda: by_clamp)
+    features, mu, sigma, weight, bias = leaves_of(0, (1, 2))
+    mu.data[0, 1], sigma.data[0, 1] = 1, 0
+    noise = torch.full((B, N, 1, 2), 0.5, dtype=features.dtype)
+    noise[0, 0], noise[1, 2] = 9, torch.nan
+    out = gaussian(features, mu, sigma, weight, bias, noise=noise)
+    operands = operands_of(mu, sigma, weight)
+    call = (*operands, bias, None, noise.squeeze(2), None, None, 0, False, True)
+    want = _define.references["gaussian_readout"](features, *call)
+    torch.testing.assert_close(out, want, equal_nan=True)
+    kept = torch.arange(B)[:, None] * N + torch.arange(N) != N + 2  # not the response at NaN
+    found = torch.autograd.grad(out[kept].sum(), mu)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(want[kept].sum(), mu)[0])
+    assert (found[0, 1] != 0).any()
 
 
 @pytest.mark.parametrize(("read", "form"), LAYERS.values(), ids=LAYERS)

@@ -35,8 +35,6 @@ def is_usual(arguments: tuple[Any, ...], dtype: torch.dtype, name: str) -> bool:
         and is_plain(arguments)
         and "cpu" not in _launchers[name]
         and not torch.is_autocast_enabled("cpu")
-        # The op's gradient passes at the edges of the map.
-        and (bilinear.clamp_passes_at_bounds() or not torch.is_grad_enabled())
     )
 
 
@@ -142,7 +140,7 @@ def of_parameters(
     if positive:
         sigma = in_range(sigma, 0, math.inf, write)
     mu = in_range(mu, -1, 1, write)
-    p = _means(mu, sigma) if eps is None else _displaced(mu, sigma, eps).clamp(-1, 1)
+    p = _means(mu, sigma) if eps is None else bilinear.clamped_to_map(_displaced(mu, sigma, eps))
     if shift is not None:
         p = p + shift.view(-1, 1, 1, 2)
     if p.shape[0] != batch:
