@@ -505,9 +505,9 @@ def test_small_matrices_are_those_of_the_reference(method, shape, name):
 @pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
 def test_cross_rdm_of_every_kind(method, batch, name):
     torch.manual_seed(0)
-    for dtype in (torch.float32, torch.float64):
-        x = SMALL_MATRICES[name](torch.randn(4, 47, 150, dtype=dtype))[:batch]
-        call = (x[:, :30], x[:, 30:], method, "float32")
+    for dtype in (torch.float32, torch.float64)[: 2 if batch == 1 else 1]:
+        x = SMALL_MATRICES[name](torch.randn(4, 30, 150, dtype=dtype))[:batch]
+        call = (x[:, :17], x[:, 17:], method, "float32")
         got, want = FALLBACK["cross_rdm"](*call), _define.references["cross_rdm"](*call)
         scale = 1 if method != "euclidean" else largest(want.nan_to_num(0, 0, 0))
         error = 1e-6 if dtype == torch.float32 else 1e-13
