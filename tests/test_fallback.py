@@ -473,13 +473,14 @@ SMALL_MATRICES = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SMALL_MATRICES)
 @pytest.mark.parametrize("shape", [(1, 70, 130), (4, 20, 50)], ids=str)
 @pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
 def test_small_matrices_are_those_of_the_reference(method, shape, name):
     """In the form for them, which refuses none of these, and of few values in every bit."""
     torch.manual_seed(0)
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, torch.float64)[: 1 if shape[0] == 1 else 2]:
         x = SMALL_MATRICES[name](torch.randn(shape, dtype=dtype))
         want = _define.references["rdm"](x, None, method, False, "float32")
         got = of_small(x[0] if len(x) == 1 else x, method)
@@ -497,14 +498,15 @@ def test_small_matrices_are_those_of_the_reference(method, shape, name):
         torch.testing.assert_close(condensed, got[:, i, j], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", [*SMALL_MATRICES])
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
 def test_cross_rdm_of_every_kind(method, batch, name):
     torch.manual_seed(0)
-    for dtype in (torch.float32, torch.float64):
-        x = SMALL_MATRICES[name](torch.randn(4, 47, 150, dtype=dtype))[:batch]
-        call = (x[:, :30], x[:, 30:], method, "float32")
+    for dtype in (torch.float32, torch.float64)[: 2 if batch == 1 else 1]:
+        x = SMALL_MATRICES[name](torch.randn(4, 30, 150, dtype=dtype))[:batch]
+        call = (x[:, :17], x[:, 17:], method, "float32")
         got, want = FALLBACK["cross_rdm"](*call), _define.references["cross_rdm"](*call)
         scale = 1 if method != "euclidean" else largest(want.nan_to_num(0, 0, 0))
         error = 1e-6 if dtype == torch.float32 else 1e-13
@@ -513,6 +515,7 @@ def test_cross_rdm_of_every_kind(method, batch, name):
             assert got.equal(want)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["normal", "counts", "tiny", "a constant row", "not finite"])
 @pytest.mark.parametrize("condensed", [True, False])
 @pytest.mark.parametrize("method", ["correlation", "cosine", "euclidean"])
