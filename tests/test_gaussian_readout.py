@@ -85,7 +85,7 @@ def point(x, y, features, align_corners, through_shift=False, grad=True):
 
 
 def clamp_passes_gradients_at_its_bounds():
-    """As v1fast does, so that a neuron can leave the edge of the map. torch does not from 2.15 on."""
+    """As v1fast does, so that a neuron can leave the edge of the map. torch does not from 2.14 on."""
     bound = torch.ones((), requires_grad=True)
     return bool(torch.autograd.grad(bound.clamp(-1, 1), bound)[0])
 

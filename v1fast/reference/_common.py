@@ -14,7 +14,7 @@ def compute_dtype(*operands: Tensor | None) -> torch.dtype:
 def clamped_to_map(positions: Tensor) -> Tensor:
     """Clamp positions to [-1, 1]. The gradient passes at the edges too, and not beyond.
 
-    ``torch.clamp`` passes it at exactly -1 and 1 up to torch 2.14, and not from 2.15 on. Neurons at the edge of a map
+    ``torch.clamp`` passes it at exactly -1 and 1 up to torch 2.13, and not in 2.14.1. Neurons at the edge of a map
     lie there: without a gradient, they would stay.
     """
     inside = (positions >= -1) & (positions <= 1)
