@@ -21,8 +21,8 @@ def second_order(request, monkeypatch):
     if not instead and not bilinear.gradients_have_derivatives():
         pytest.skip("this torch lacks them")
     monkeypatch.setattr(bilinear, "gradients_have_derivatives", lambda: not instead)
-    backward = bilinear.op.point_gather_backward
-    monkeypatch.setattr(bilinear.op, "point_gather_backward", lambda *a: calls.append(1) or backward(*a))
+    backward = bilinear.reference.point_gather_backward
+    monkeypatch.setattr(bilinear.reference, "point_gather_backward", lambda *a: calls.append(1) or backward(*a))
     yield
     assert bool(calls) == instead
 
@@ -77,7 +77,7 @@ def test_gaussian(sigma, kind, shifts, write, second_order, monkeypatch):
     want = _define.references["gaussian_readout"](features, *operands_of(*layer), bias, all_shifts, *noise, True)
     want = want.detach(), derivatives(want, leaves)
     assert layer[0].abs().max() > 1
-    out = small_layers.of_parameters(features, *layer, bias, shift, lambda: drawn, True, write, False)
+    out = small_layers.of_parameters({}, features, *layer, bias, shift, lambda: drawn, True, write, False)
     assert (layer[0].abs().max() <= 1) == write
     torch.testing.assert_close((out.detach(), derivatives(out, leaves)), want)
 
@@ -93,7 +93,7 @@ def test_sigma_in_range(write):
     want = _define.references["gaussian_readout"](features, *call)
     want = want.detach(), torch.autograd.grad(want.sum(), sigma)
     assert (sigma < 0).any()
-    out = small_layers.of_parameters(features, mu, sigma, weight, bias, None, lambda: noise, True, write, True)
+    out = small_layers.of_parameters({}, features, mu, sigma, weight, bias, None, lambda: noise, True, write, True)
     torch.testing.assert_close((out.detach(), torch.autograd.grad(out.sum(), sigma)), want)
     assert (sigma >= 0).all() == write
 
@@ -112,7 +112,7 @@ def test_pooled(steps, shifts, channels_last, second_order, monkeypatch):
     want = want.detach(), derivatives(want, leaves)
     for compute in (
         lambda: small_pooled.small(*call),
-        lambda: small_pooled.of_parameters(features, grid, weight, bias, shift, False, 2, steps, True),
+        lambda: small_pooled.of_parameters({}, features, grid, weight, bias, shift, False, 2, steps, True),
     ):
         out = compute()
         torch.testing.assert_close((out.detach(), derivatives(out, leaves)), want)
@@ -131,26 +131,26 @@ def test_levels(shifts, second_order):
     want = reference(features, inside, parts[0], bias, shift, None, True, 1, 0)
     want = want + reference(coarse, inside, parts[1], None, shift, None, True, 1, 0)
     want = want.detach(), derivatives(want, leaves)
-    out = small_pooled.of_levels([features, coarse], grid, weight, bias, shift, True, True)
+    out = small_pooled.of_levels({}, [features, coarse], grid, weight, bias, shift, True, True)
     torch.testing.assert_close((out.detach(), derivatives(out, leaves)), want)
 
 
 def test_levels_that_differ_are_refused():
     features, grid, weight, bias = leaves_of(1)
     for other in (features[:1], features.float(), features.to("meta")):
-        assert small_pooled.of_levels([features, other], grid, weight, bias, None, True, True) is None
+        assert small_pooled.of_levels({}, [features, other], grid, weight, bias, None, True, True) is None
 
 
 def gaussian(*leaves, **changes):
     features, mu, sigma, weight, bias = leaves
     options = {"shift": None, "noise": None} | changes
     return small_layers.of_parameters(
-        features, mu, sigma, weight, bias, options["shift"], lambda: options["noise"], True, True, False
+        {}, features, mu, sigma, weight, bias, options["shift"], lambda: options["noise"], True, True, False
     )
 
 
 def pooled(*leaves, **changes):
-    return small_pooled.of_parameters(*leaves, changes.get("shift"), True, 2, 1, True)
+    return small_pooled.of_parameters({}, *leaves, changes.get("shift"), True, 2, 1, True)
 
 
 LAYERS = {"gaussian": (gaussian, (0, (2, 2))), "pooled": (pooled, (1,))}

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from v1fast.ops import point_gather as op
+from v1fast.reference import point_gather as reference
 
 
 def read(maps: Tensor, points: Tensor, align_corners: bool) -> Tensor:  # [B, C, H, W], [B, N, 1, 2] -> [B, C, N, 1]
@@ -23,7 +23,7 @@ def read(maps: Tensor, points: Tensor, align_corners: bool) -> Tensor:  # [B, C,
     """
     if reads_none_at_nan() or math.isfinite(points.sum().item()):
         return torch.grid_sampler_2d(maps, points, 0, 0, align_corners)
-    return op.point_gather(maps, points.squeeze(2), None, align_corners).mT.unsqueeze(3)
+    return reference.point_gather(maps, points.squeeze(2), None, align_corners).mT.unsqueeze(3)
 
 
 def with_derivatives(result: Tensor, points: Tensor, align_corners: bool, *parts: tuple[Tensor, Tensor]) -> Tensor:
@@ -71,7 +71,7 @@ def _with_graph(
         return None
     wanted = [gradient is not None for gradient in found]
     operands = (grad.squeeze(3).mT, maps, points.squeeze(2), None, align_corners)
-    gradients = op.point_gather_backward(*operands, [*wanted, False])
+    gradients = reference.point_gather_backward(*operands, [*wanted, False])
     d_points = gradients[1].unsqueeze(2) if wanted[1] else None
     return gradients[0] if wanted[0] else None, d_points
 

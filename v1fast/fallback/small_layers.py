@@ -8,7 +8,7 @@ eager model, but fewer of them. Derivatives of any order are those of the op.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,23 +17,15 @@ from torch import Tensor
 from v1fast._torch import is_plain
 from v1fast.fallback import bilinear, philox_cpu
 from v1fast.fallback.small import FEATURES, VALUES
-from v1fast.ops._define import launchers_of
 
 FEW = 2**8  # numbers, of which few operations are faster than fast ones
 
 
-_launchers = {name: launchers_of(name) for name in ("gaussian_readout", "pooled_readout")}
-
-
-def is_usual(arguments: tuple[Any, ...], dtype: torch.dtype, name: str) -> bool:
-    """Whether autograd alone looks on at a call with these arguments, and its dtype is computed in.
-
-    A kernel in Python for the op of this name is called in any case.
-    """
+def is_usual(arguments: tuple[Any, ...], dtype: torch.dtype) -> bool:
+    """Whether autograd alone looks on at a call with these arguments, and its dtype is computed in."""
     return (
         (dtype is torch.float32 or dtype is torch.float64)
         and is_plain(arguments)
-        and "cpu" not in _launchers[name]
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -90,6 +82,7 @@ def _displaced(mu: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
 
 
 def of_parameters(
+    launchers: Mapping[str, Any],
     features: Tensor,
     mu: Tensor,
     sigma: Tensor,
@@ -104,6 +97,7 @@ def of_parameters(
     """Return the readout by the parameters of a layer, None where it is not faster, or not to be computed here.
 
     Args:
+        launchers: kernels in Python by type of device: one for the CPU is called in any case.
         features: [B, C, H, W] on the CPU.
         mu: (1, N, 1, 2). A pass reads it in range.
         sigma: (1, N, rows, columns): (2, 2) for a full covariance, (1, 2) uncorrelated, (1, 1) isotropic.
@@ -131,7 +125,8 @@ def of_parameters(
         and features.layout is torch.strided
         and (bias is None or (bias.dtype is dtype and bias.is_cpu and 2 * bias.numel() == numbers))
         and (shift is None or has(shift, (batch, 2), dtype) or has(shift, (1, 2), dtype))
-        and is_usual((features, mu, sigma, weight, bias, shift), dtype, "gaussian_readout")
+        and "cpu" not in launchers
+        and is_usual((features, mu, sigma, weight, bias, shift), dtype)
     ):
         return None
     drawn = draw()

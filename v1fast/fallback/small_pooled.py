@@ -132,6 +132,7 @@ def small(
 
 
 def of_parameters(
+    launchers: Mapping[str, Any],
     features: Tensor,
     grid: Tensor,
     weight: Tensor,
@@ -145,6 +146,7 @@ def of_parameters(
     """Return the readout by the parameters of a layer, None where it is not faster, or not to be computed here.
 
     Args:
+        launchers: kernels in Python by type of device: one for the CPU is called in any case.
         features: [B, C, H, W] on the CPU, of sizes that the layer takes.
         grid: (1, N, 1, 2). A pass reads it in range.
         weight: (1, (steps + 1) C, 1, N).
@@ -156,7 +158,9 @@ def of_parameters(
         write: whether positions out of range are written, as in training.
     """
     batch, channels, height, width = features.shape
-    if min(height, width) < kernel**steps or not _fits(features, (steps + 1) * channels, grid, weight, bias, shift):
+    if "cpu" in launchers or min(height, width) < kernel**steps:
+        return None
+    if not _fits(features, (steps + 1) * channels, grid, weight, bias, shift):
         return None
     points = _points(grid, shift, batch, write)
     levels = _poolings(features, kernel, steps)
@@ -165,6 +169,7 @@ def of_parameters(
 
 
 def of_levels(
+    launchers: Mapping[str, Any],
     levels: Sequence[Tensor],
     grid: Tensor,
     weight: Tensor,
@@ -180,7 +185,7 @@ def of_levels(
     first, channels = levels[0], [level.shape[1] for level in levels]
     if any(x.dtype is not first.dtype or x.shape[0] != first.shape[0] or not x.is_cpu for x in levels):
         return None
-    if not (is_plain(tuple(levels)) and _fits(first, sum(channels), grid, weight, bias, shift)):
+    if "cpu" in launchers or not (is_plain(tuple(levels)) and _fits(first, sum(channels), grid, weight, bias, shift)):
         return None
     points = _of_images(_points(grid, shift, len(first), write), shift, len(first))
     outputs = []
@@ -209,7 +214,7 @@ def _fits(
         and features.layout is torch.strided
         and (bias is None or (bias.dtype is dtype and bias.is_cpu and 2 * bias.numel() == numbers))
         and (shift is None or small_layers.has(shift, (batch, 2), dtype) or small_layers.has(shift, (1, 2), dtype))
-        and small_layers.is_usual((features, grid, weight, bias, shift), dtype, "pooled_readout")
+        and small_layers.is_usual((features, grid, weight, bias, shift), dtype)
     )
 
 

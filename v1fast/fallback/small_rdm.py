@@ -107,8 +107,8 @@ def _or_of_valid_rows(form: Callable[[bool], Compute], method: str, condensed: b
     return computed
 
 
-class _UndecidedError(Exception):
-    """A matrix of few values needs more care."""
+class _UndecidedError(ValueError):
+    """A matrix of few values needs more care. Nobody sees it: the op computes the matrix."""
 
 
 _known = lru_cache(maxsize=MOST_FORMS)(compute_of)

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -80,19 +81,19 @@ def _loaded_with_triton(version: str) -> str:
 def _load_fallback() -> str:
     register_defaults(FALLBACK)
     if not _has_kernel("CPU"):
-        op = gaussian_readout
-        launchers = launchers_of("gaussian_readout")
+        op, launchers = gaussian_readout, launchers_of("gaussian_readout")
         op.gaussian_readout = small.readout(op.gaussian_readout, op.gaussian_readout_backward, launchers)
-        op.of_parameters = small_layers.of_parameters
+        op.of_parameters = partial(small_layers.of_parameters, launchers)
+        launchers = launchers_of("pooled_readout")
         pooled_readout.pooled_readout = small_pooled.first(
             pooled_readout.pooled_readout,
             pooled_readout.pooled_readout_backward,
             FALLBACK["pooled_readout"],
             FALLBACK["pooled_readout_backward"],
-            launchers_of("pooled_readout"),
+            launchers,
         )
-        pooled_readout.of_parameters = small_pooled.of_parameters
-        pooled_readout.of_levels = small_pooled.of_levels
+        pooled_readout.of_parameters = partial(small_pooled.of_parameters, launchers)
+        pooled_readout.of_levels = partial(small_pooled.of_levels, launchers)
         pooled_readout.STORING.discard("cpu")
         rdm.small = small_rdm.matrices(rdm.rdm_backward, launchers_of("rdm"))
         rdm.small_cross = cross_rdm.pairs_of_sets(rdm.cross_rdm_backward, launchers_of("cross_rdm"))
