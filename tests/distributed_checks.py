@@ -453,7 +453,7 @@ def ranks_draw_their_own_samples():
 def fully_sharded_training_keeps_means_in_the_map():
     """Where passes compute with gathered parameters, the sharded ones are brought into their range by project_.
 
-    In float64: for float32, fully_shard asks gloo for an average, and gets the sum with torch 2.8.
+    In float64: for float32, fully_shard asks gloo for an average, and up to torch 2.8 gets the sum.
     """
 
     def train(model, forward):

@@ -6,6 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from v1fast._build import release
+
+SHARDS_ON_CPUS = release(torch.__version__) >= (2, 7)
+"""Whether ``fully_shard`` takes CPUs: torch 2.5 has none of that name, and that of 2.6 fails in its first pass."""
+
 PROGRAM = """
 import importlib, json, os, sys, traceback
 import torch

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import ranks
-from torch.distributed import fsdp
 
 import v1fast
 from v1fast.rsa._sums import PairSums
@@ -24,7 +23,7 @@ IMAGES = [
     "distributed_data_parallel",
     "ranks_draw_their_own_samples",
 ]
-if hasattr(fsdp, "fully_shard"):  # from torch 2.6 on
+if ranks.SHARDS_ON_CPUS:
     IMAGES += ["fully_sharded_data_parallel", "fully_sharded_training_keeps_means_in_the_map"]
 MATRICES = ["matrices_are_those_of_one_process", "correlations_are_those_of_one_process", "one_file_holds_the_matrix"]
 
