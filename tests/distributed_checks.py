@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+import v1fast
 from v1fast import functional, ops, readouts
 from v1fast.distributed import (
     dissimilarities,
@@ -100,6 +101,11 @@ def a_step(layer, x, shift, upstream, reduction="sum"):
     ((out * upstream).sum() + sum(penalties)).backward()
     found = {name: parameter.grad for name, parameter in layer.named_parameters()}
     return out, found | {"features": x.grad, "shift": shift.grad}
+
+
+def ranks_have_the_v1fast_of_the_tests():
+    """With its kernels: no other one, as that of the folder at hand."""
+    assert v1fast.__file__ == os.environ["V1FAST_OF_THE_TESTS"]
 
 
 def every_point_readout_has_the_gradients_of_one_process():
@@ -445,21 +451,24 @@ def ranks_draw_their_own_samples():
 
 
 def fully_sharded_training_keeps_means_in_the_map():
-    """Where passes compute with gathered parameters, the sharded ones are brought into their range by project_."""
+    """Where passes compute with gathered parameters, the sharded ones are brought into their range by project_.
+
+    In float64: for float32, fully_shard asks gloo for an average, and up to torch 2.8 gets the sum.
+    """
 
     def train(model, forward):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         for step in range(4):
             optimizer.zero_grad()
             draw = torch.Generator().manual_seed(step)
-            x, upstream = (torch.randn(2, *shape, generator=draw) for shape in (MAP, (8,)))
+            x, upstream = (torch.randn(2, *shape, generator=draw).double() for shape in (MAP, (8,)))
             (forward(x, seed=step) * upstream).sum().backward()
             optimizer.step()
             model.project_()
         return model._mu
 
     torch.manual_seed(0)
-    one = readouts.FullGaussian2d(MAP, 8, bias=True, init_mu_range=1.0)
+    one = readouts.FullGaussian2d(MAP, 8, bias=True, init_mu_range=1.0).double()
     several = copy.deepcopy(one)
     fsdp.fully_shard(several, mesh=image_mesh(), shard_placement_fn=placement_for_fsdp(dist.get_world_size()))
     found, want = whole(train(several, several)), train(one, one)

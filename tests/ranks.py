@@ -6,6 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from v1fast._build import release
+
+SHARDS_ON_CPUS = release(torch.__version__) >= (2, 7)
+"""Whether ``fully_shard`` takes CPUs: torch 2.5 has none of that name, and that of 2.6 fails in its first pass."""
+
 PROGRAM = """
 import importlib, json, os, sys, traceback
 import torch
@@ -48,7 +55,8 @@ sys.exit(failed)
 def run(module, functions, ranks, folder, **environment):
     """Call the functions, one after the other, on each rank; AssertionError with what they said if one fails."""
     number = len(list(folder.glob("store*")))  # a file of its own for each call
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    # An empty path would be the folder at hand, and its v1fast not the one that is installed.
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps([module, functions, ranks, f"{folder}/store{number}"]),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import ranks
-from torch.distributed import fsdp
 
+import v1fast
 from v1fast.rsa._sums import PairSums
 
 NEURONS = [
@@ -23,9 +23,15 @@ IMAGES = [
     "distributed_data_parallel",
     "ranks_draw_their_own_samples",
 ]
-if hasattr(fsdp, "fully_shard"):  # from torch 2.6 on
+if ranks.SHARDS_ON_CPUS:
     IMAGES += ["fully_sharded_data_parallel", "fully_sharded_training_keeps_means_in_the_map"]
 MATRICES = ["matrices_are_those_of_one_process", "correlations_are_those_of_one_process", "one_file_holds_the_matrix"]
+
+
+def test_ranks_have_the_v1fast_of_the_tests(tmp_path):
+    ranks.run(
+        "distributed_checks", ["ranks_have_the_v1fast_of_the_tests"], 1, tmp_path, V1FAST_OF_THE_TESTS=v1fast.__file__
+    )
 
 
 def test_two_ranks(tmp_path):

@@ -133,7 +133,7 @@ def test_triton_is_imported_where_its_kernels_can_be_used_or_are_asked_for():
     for (_, kernels, loads), said in zip(BUILDS, new_processes.run(codes, environment), strict=True):
         imported, state = said.split(" ", 1)
         assert imported == str(loads), (kernels, said)
-        assert (state == "loaded") == loads
+        assert state.startswith("loaded") == loads  # with an older Triton: "loaded, but for ..."
         if kernels is None and not loads:
             assert "built for the CPU alone" in state
 

@@ -109,5 +109,6 @@ def _says_that_it_exports() -> bool:
 
 
 # torch.compile takes torch's own for true while it traces, at least up to torch 2.10: it is called there, not traced.
-is_exporting = _says_that_it_exports if hasattr(torch.compiler, "is_exporting") else _is_exporting
-"""Whether ``torch.export`` traces the call; torch says it from 2.7 on."""
+# torch 2.7 has it too, and then it is false in a strict export.
+is_exporting = _says_that_it_exports if release(torch.__version__) >= (2, 8) else _is_exporting
+"""Whether ``torch.export`` traces the call; torch says it in every export from 2.8 on."""

@@ -61,7 +61,7 @@ def placement_for_fsdp(ranks: int) -> Callable[[nn.Parameter], Shard | None]:
 
     The weights of readouts, (1, C, 1, N), have a first axis of length 1, along which ``fully_shard`` would leave all of
     them to the first rank. It splits axes other than the first only evenly. A parameter without such an axis is left to
-    its default. torch has ``fully_shard`` from 2.6 on.
+    its default. torch has ``fully_shard`` from 2.6 on, for CPUs from 2.7 on.
 
     Args:
         ranks: number of ranks that parameters are sharded over, >= 1.
