@@ -36,7 +36,7 @@ test: $(VENV)/.built
 VERSION ?= 2.8.0
 OTHER := .venv-torch-$(VERSION)
 OTHER_PIP := $(OTHER)/bin/python -m pip --disable-pip-version-check
-TORCH_TESTS := $(OP_TESTS) $(addprefix tests/test_,doctor.py imports.py distributed.py)
+TORCH_TESTS := $(OP_TESTS) $(addprefix tests/test_,doctor.py imports.py distributed.py fallback.py small_layers.py)
 test-torch: $(OTHER)/.built
 	$(OTHER)/bin/python -P -m v1fast.doctor
 	$(OTHER)/bin/pytest -m "not slow" $(TORCH_TESTS)
