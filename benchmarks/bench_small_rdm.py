@@ -57,7 +57,7 @@ CASES = (
     _case("rdm-rectified", 100, 1000, kind="rectified"),
     _case("rdm-counts", 100, 1000, kind="counts"),
     _case("rdm-tenths", 100, 1000, kind="tenths"),
-    _case("rdm-wide", 50, 4000),
+    _case("rdm-few-rows", 50, 4000),
     _case("rdm-step-small", 100, 1000, gradient=True),
     _case("rdm-tiny-step", 20, 100, gradient=True),
     _case("rdm-batch", 32, 20, 50),
