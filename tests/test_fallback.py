@@ -193,6 +193,13 @@ def test_draws_are_those_of_the_reference(draw, offset, images, monkeypatch):
             torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("images", "neurons"), [(1, 2**63 - 1), (2**40, 2**31 - 1), (2**62, 1)])
+def test_more_draws_than_there_is_memory_for(images, neurons):
+    """The error is torch's, as with every other kernel."""
+    with pytest.raises(RuntimeError):
+        philox_cpu.normals(torch.tensor([7]), images, neurons, None, 0)
+
+
 @pytest.mark.parametrize("offset", [0, 1, 2**40 + 3])
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_few_draws_some_and_many_have_the_same_bits(images, offset, monkeypatch):

@@ -166,6 +166,11 @@ def test_pool_levels():
     ]
 
 
+def test_pool_levels_wants_floats():
+    with pytest.raises(ValueError, match="features: want one of float64, float32, bfloat16, float16, got int32"):
+        functional.pool_levels(torch.zeros(1, 2, 4, 4, dtype=torch.int32), kernel=2, steps=1)
+
+
 def test_only_what_is_asked_for_gets_a_gradient():
     operands, options = make(CASE, 2, f32, f32, f32)
     for name in operands:

@@ -230,13 +230,15 @@ def pool_levels(features: Tensor, *, kernel: int, steps: int, stride: int | None
         ``steps + 1`` maps, the first of which is ``features``. Each is rounded to the dtype of the features.
 
     Raises:
-        ValueError: an argument out of range, or a pooling would leave nothing of a map that is smaller than ``kernel``.
+        ValueError: an argument out of range, features that are no floats, or a pooling would leave nothing of a map
+            that is smaller than ``kernel``.
 
     >>> import torch
     >>> [tuple(level.shape) for level in pool_levels(torch.zeros(1, 8, 28, 56), kernel=2, steps=2)]
     [(1, 8, 28, 56), (1, 8, 14, 28), (1, 8, 7, 14)]
     """
     _checks.feature_map("features", features)
+    _checks.floating("features", features)
     stride = kernel if stride is None else stride
     _checks.poolings(features, kernel, stride, steps)
     levels = [features]

@@ -112,23 +112,29 @@ def _parts(blocks: int, neurons: int) -> Iterator[tuple[slice, slice]]:
             yield slice(first, first + rows), slice(neuron, neuron + columns)
 
 
-def _draw(seed: int, neuron: Words, images: int, image_offset: int) -> NDArray[np.float32]:  # [B, N, 2]
-    """Return the draws of these neurons. Of a block that serves one image, half is left."""
-    block = np.arange(image_offset >> 1, (image_offset + images + 1) >> 1).astype(np.uint32)[:, None]
+def _draw(
+    seed: int, neuron: Words | None, neurons: int, images: int, image_offset: int
+) -> NDArray[np.float32]:  # [B, N, 2]
+    """Return the draws of these neurons, or of so many. Of a block that serves one image, half is left."""
+    first_block, last_block = image_offset >> 1, (image_offset + images + 1) >> 1
     odd, served = image_offset & 1, min(images, 2)
-    out = np.empty((len(block), served, len(neuron), 2), np.float32)
-    for rows, columns in _parts(len(block), len(neuron)):
+    # By torch, and before all else: where memory does not suffice, the error is torch's.
+    shape = (last_block - first_block, served, neurons, 2)
+    out = torch.empty(shape, dtype=torch.float32, device="cpu").numpy()
+    block = np.arange(first_block, last_block).astype(np.uint32)[:, None]
+    for rows, columns in _parts(len(block), neurons):
         into = out[rows, :, columns]
         count = into.shape[0] * into.shape[2]
         sides = [slice(count), slice(None, ~count, -1)]
         words = _words if count <= SOME else _many_words
-        first, second = words(neuron[columns], block[rows], seed)
+        some = np.arange(columns.start, columns.start + into.shape[2]) if neuron is None else neuron[columns]
+        first, second = words(some.astype(np.uint32, copy=False), block[rows], seed)
         if served == 1:
             first, second, sides = first[sides[odd]], second[sides[odd]], [slice(None)]
         for axis, values in enumerate(_normals(first, second)):
             for image, side in enumerate(sides):
                 into[:, image, :, axis] = values[side].reshape(len(into), -1)
-    return out.reshape(-1, len(neuron), 2)[odd if served == 2 else 0 :][:images]
+    return out.reshape(-1, neurons, 2)[odd if served == 2 else 0 :][:images]
 
 
 ONE = 0x3FF << 52  # the bits of 1.0 in float64: with 24 bits below them, a number from 1 to 2
@@ -211,5 +217,5 @@ def normals(
     key: Any = seed.item()
     if neuron_index is None and images * neurons <= FEW:
         return _draw_few(key, images, neurons, image_offset)
-    index = np.arange(neurons) if neuron_index is None else neuron_index.numpy()
-    return torch.from_numpy(_draw(key, index.astype(np.uint32), images, image_offset))
+    index = None if neuron_index is None else neuron_index.numpy().astype(np.uint32)
+    return torch.from_numpy(_draw(key, index, neurons, images, image_offset))
